@@ -1,0 +1,187 @@
+"""How fast the default model trains and plays, as ratios to yardsticks measured in the same run.
+
+    python benchmarks/speed.py [--json] [--write]
+
+Yardsticks: the best matrix product of this machine in the precision of the training, and a bare `nn.LSTM` of the same
+size. `--write` renews benchmarks/RESULTS.md.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from continuo import metadata
+from continuo.device import choose_precision
+from continuo.piece import Piece
+from predictor import Predictor
+from trainer import Trainer
+
+STEPS = 15  # timed training steps, after 5 of warm-up
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print the results as one JSON object on the last line")
+    parser.add_argument("--write", action="store_true", help="renew benchmarks/RESULTS.md")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        results = measure(Path(folder))
+    table = "\n".join(f"| {name} | {value:,.3g} |" for name, value in results.items())
+    head = f"# Speed of the default model\n\n{machine()} Made by `python benchmarks/speed.py --write`.\n\n"
+    page = f"{head}| | |\n|---|---|\n{table}\n"
+    print(page)
+    if arguments.write:
+        (ROOT / "benchmarks" / "RESULTS.md").write_text(page)
+    if arguments.json:
+        print(json.dumps(results))
+    return 0
+
+
+def machine() -> str:
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
+    return f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, {versions}."
+
+
+def measure(folder: Path) -> dict[str, float]:
+    trainer = trainer_on_chords(folder)
+    t, device = trainer.metadata.training, trainer.device
+    frames = t.batch_size * t.window
+    precision = choose_precision("auto", device)
+    seconds = per_step(trainer)
+    trainer.save()
+    peak = matmul_peak(precision)
+    bare = frames / bare_lstm(trainer, precision)
+    flops = 3 * 2 * multiplications(trainer)  # forward, and twice that backward
+    results = {
+        "train_frames_per_second": frames / seconds,
+        "bare_lstm_frames_per_second": bare,
+        "train_vs_bare_lstm": frames / seconds / bare,
+        "matmul_peak_gflops": peak / 1e9,
+        "train_vs_matmul_peak": flops * frames / seconds / peak,
+    }
+    return results | playing(folder)
+
+
+def trainer_on_chords(folder: Path) -> Trainer:
+    """The default preset over four minutes of made-up chords, so that nothing needs to be rendered."""
+    import soundfile
+
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        time_s = np.arange(24000 * 60) / 24000
+        tones = [
+            np.sin(2 * np.pi * rng.uniform(80, 3000) * time_s) * (np.sin(rng.uniform(0.5, 4) * time_s) > 0)
+            for _ in range(30)
+        ]
+        noise = rng.standard_normal(len(time_s)) * 0.02
+        soundfile.write(folder / f"{number}.wav", 0.02 * np.sum(tones, axis=0) + noise, 24000)
+    made = metadata.from_preset(
+        metadata.DEFAULT_PRESET, {"corpus.path": str(folder), "training.steps": 10**6}, state="model.safetensors"
+    )
+    metadata.save(made, folder / "model.json")
+    return Trainer(made, folder / "model.safetensors", torch.device("cpu"))
+
+
+def per_step(trainer: Trainer) -> float:
+    """Seconds of one whole training step: windows, forward, backward, optimizer, average."""
+    times: list[float] = []
+    last = time.perf_counter()
+
+    def tick(running: Trainer) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        times.append(now - last)
+        last = now
+        if len(times) == STEPS + 5:
+            running.stop()
+
+    trainer.run(tick)
+    return statistics.median(times[5:])
+
+
+def matmul_peak(dtype: torch.dtype) -> float:
+    """The best of some large square products, in FLOP per second."""
+    best = 0.0
+    for size in (1024, 2048):
+        a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+        best = max(best, 2 * size**3 / best_seconds(partial(torch.matmul, a, b), 8))
+    return best
+
+
+def bare_lstm(trainer: Trainer, dtype: torch.dtype) -> float:
+    """Seconds of forward and backward through `nn.LSTM` alone, at the size of the model's."""
+    t, section = trainer.metadata.training, trainer.metadata.architecture
+    lstm = nn.LSTM(section.hidden, section.hidden, section.layers, batch_first=True)
+    x = torch.randn(t.batch_size, t.window, section.hidden)
+
+    def step() -> None:
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            out = lstm(x)[0]
+        out.float().sum().backward()
+
+    return best_seconds(step, 8)
+
+
+def best_seconds(work: Callable[[], object], times: int) -> float:
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def multiplications(trainer: Trainer) -> int:
+    """Multiply-adds per frame: every weight matrix once, those of the head once per level."""
+    model, total = trainer.model, 0
+    for name, parameter in model.named_parameters():
+        if parameter.dim() >= 2 and not name.endswith("head.level"):
+            shared = name.startswith("head.") and not name.endswith("head.out")
+            total += parameter.numel() * (model.spec.levels if shared else 1)
+    return total
+
+
+def playing(folder: Path) -> dict[str, float]:
+    """One stream, 500 steps after a prompt of 4 s: steps per second, real-time factor, first audio."""
+    torch.set_num_threads(1)  # as predict.py does
+    predictor = Predictor.load(folder / "model.json")
+    prompt = Piece.from_samples(np.random.default_rng(1).standard_normal(4 * 24000) * 0.1, 24000)
+    started = time.perf_counter()
+    take = predictor.take(prompt, seed=0)
+    first, made = 0.0, 0
+    for block in take.samples(500):
+        made += len(block)
+        if made > take.overlap_samples and not first:
+            first = time.perf_counter() - started
+            begun = time.perf_counter()
+            count = made
+    seconds = time.perf_counter() - begun
+    return {
+        "generate_realtime_factor": (made - count) / predictor.sample_rate_hz / seconds,
+        "generate_steps_per_second": (made - count) / predictor.sample_rate_hz * predictor.steps_per_second / seconds,
+        "first_audio_s": first,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

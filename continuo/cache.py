@@ -1,0 +1,108 @@
+"""The cache on disk: decoded audio and performed scores, keyed by content, each entry whole or absent."""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from continuo.files import replacing, write_text
+
+VERSION = 1
+
+
+def folder() -> Path:
+    """Where entries live: CONTINUO_CACHE, else the platform's cache folder."""
+    if chosen := os.environ.get("CONTINUO_CACHE"):
+        return Path(chosen)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "continuo"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "continuo"
+
+
+def key_of_values(*values: object) -> str:
+    """A key from values with a stable `repr`."""
+    return hashlib.blake2b(repr((VERSION, *values)).encode(), digest_size=20).hexdigest()
+
+
+def key_of(path: Path, *parameters: object) -> str:
+    """A key from the content of a file and everything else that the entry depends on."""
+    digest = hashlib.blake2b(repr((VERSION, *parameters)).encode(), digest_size=20)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def entry(key: str, ending: str) -> Path:
+    """The path of an entry; its folder exists afterwards."""
+    path = folder() / key[:2] / f"{key}{ending}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"the cache {folder()} cannot be written ({error.strerror}): set CONTINUO_CACHE to another folder"
+        raise OSError(error.errno, reason) from None
+    return path
+
+
+def put_audio(key: str, blocks: Iterable[np.ndarray], describe: Any) -> dict[str, Any]:
+    """Store float32 blocks, then what `describe(path)` says of them; that is written last and seals the entry."""
+    audio = entry(key, ".f32")
+    with replacing(audio) as temporary:
+        with open(temporary, "wb") as file:
+            for block in blocks:
+                file.write(np.ascontiguousarray(block, dtype=np.float32).tobytes())
+        facts: dict[str, Any] = describe(temporary) | {"bytes": temporary.stat().st_size}
+    write_text(entry(key, ".json"), json.dumps(facts))
+    return facts
+
+
+def get_audio(key: str) -> tuple[Path, dict[str, Any]] | None:
+    """The samples' path and their description, or None where the entry is missing or damaged."""
+    facts, audio = get_json(key), entry(key, ".f32")
+    if isinstance(facts, dict) and audio.is_file() and audio.stat().st_size == facts.get("bytes"):
+        return audio, facts
+    return None
+
+
+def put_json(key: str, content: Any) -> None:
+    write_text(entry(key, ".json"), json.dumps(content))
+
+
+def get_json(key: str) -> Any:
+    """What was stored, or None where it is missing or damaged."""
+    try:
+        return json.loads(entry(key, ".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def put_array(key: str, array: np.ndarray) -> None:
+    """Store an array."""
+    with replacing(entry(key, ".npy")) as temporary:
+        np.save(temporary, array)
+
+
+def get_array(key: str) -> np.ndarray | None:
+    """The array, memory-mapped, or None where it is missing or damaged."""
+    try:
+        return np.asarray(np.load(entry(key, ".npy"), mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def size_bytes() -> int:
+    """Size of everything that is cached."""
+    return sum(path.stat().st_size for path in folder().rglob("*") if path.is_file())
+
+
+def clear() -> int:
+    """Remove every entry; returns the bytes freed."""
+    freed = size_bytes()
+    shutil.rmtree(folder(), ignore_errors=True)
+    return freed

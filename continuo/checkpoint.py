@@ -1,0 +1,74 @@
+"""The state of a model in one safetensors file: tensors by name, and JSON in its header.
+
+Written under a temporary name, synced and renamed: a reader sees the state before or the state after, never a part.
+Nothing is ever unpickled.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from continuo.files import replacing
+
+FORMAT = "continuo-1"
+Tensors = dict[str, torch.Tensor]
+
+
+def save(path: Path, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any]) -> None:
+    """Write tensors and facts (plain JSON types) to `path`, whole or not at all."""
+    header = {"format": FORMAT, "facts": json.dumps(facts)}
+    with replacing(path) as temporary:
+        try:
+            safetensors.torch.save_file(
+                {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary, header
+            )
+        except SafetensorError as error:
+            raise OSError(f"cannot save {path} ({error}): free some space; the state before is intact") from None
+
+
+def load(path: Path, *prefixes: str) -> tuple[Tensors, dict[str, Any]]:
+    """The tensors whose names begin with one of `prefixes` (all, where none is given), on the CPU, and the facts.
+
+    Raises:
+        ValueError: the file is missing, truncated, or not a state of this format.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"there is no state {path} yet: train first (python train.py), the first save comes within a minute"
+        )
+    content = path.read_bytes()  # at once, by one handle: a trainer may put another state in its place at any time
+    try:
+        tensors = safetensors.torch.load(content)
+        header_length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + header_length]).get("__metadata__", {})
+        if header.get("format") != FORMAT:
+            found = header.get("format", "unknown")
+            raise ValueError(f"{path} is a state of another format ({found}, not {FORMAT}): train anew with --fresh")
+        wanted = [name for name in tensors if not prefixes or name.startswith(prefixes)]
+        return {name: tensors[name] for name in wanted}, json.loads(header["facts"])
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path} is damaged or not a state ({error}): restore a copy, or train anew with --fresh"
+        ) from None
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The facts alone, without reading any tensor."""
+    return load(path, "\0")[1]
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    """Tensors under `prefix.`."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def under_prefix(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    """The inverse of `with_prefix`: the tensors under `prefix.`, by their own names."""
+    return {
+        name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
+    }

@@ -1,0 +1,98 @@
+"""Residual vector quantisation: vectors become a few small integers, each level refining what the levels before left.
+
+Juang and Gray, Multiple stage vector quantization for speech coding, 1982. Principal components first (scikit-learn's
+PCA, no whitening: distances keep their meaning), then k-means (scikit-learn) on the residual of every level.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+ENCODE_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class ResidualCodebook:
+    """A fitted quantiser.
+
+    Attributes:
+        mean: `(F,)` of the fitted vectors.
+        components: `(P, F)` orthonormal rows.
+        centroids: `(L, V, P)`.
+    """
+
+    mean: torch.Tensor
+    components: torch.Tensor
+    centroids: torch.Tensor
+
+    @property
+    def levels(self) -> int:
+        return self.centroids.shape[0]
+
+    def encode(self, vectors: torch.Tensor) -> torch.Tensor:
+        """`(T, F)` float32 to codes `(T, L)` int64, the nearest centroid level after level."""
+        return torch.cat([self._encode_rows(rows) for rows in vectors.split(ENCODE_ROWS)])
+
+    def _encode_rows(self, vectors: torch.Tensor) -> torch.Tensor:
+        residual = (vectors - self.mean) @ self.components.T  # (T, P)
+        codes = []
+        for centroids in self.centroids:
+            code = nearest(residual, centroids)
+            residual = residual - centroids[code]
+            codes.append(code)
+        return torch.stack(codes, dim=-1)
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes `(T, L)` to vectors `(T, F)`: the sum of the levels' centroids, out of the principal components."""
+        levels = torch.arange(self.levels, device=codes.device)
+        return self.centroids[levels, codes].sum(-2) @ self.components + self.mean
+
+
+def nearest(vectors: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
+    """Index of the nearest centroid, `(T, P)` and `(V, P)` to `(T,)`, by |v - c|^2 = |v|^2 - 2 v c + |c|^2."""
+    return torch.addmm(centroids.square().sum(-1), vectors, centroids.T, alpha=-2).argmin(-1)
+
+
+def fit(
+    vectors: np.ndarray, *, components: int, levels: int, centroids: int, seed: int, advance: Callable[[str], None]
+) -> ResidualCodebook:
+    """Fit PCA and residual k-means on a sample of vectors.
+
+    Args:
+        vectors: `(T, F)` float32.
+        components: principal components kept, at most F.
+        levels, centroids: stages of the quantiser and classes of each.
+        seed: of k-means' starting points.
+        advance: called with a few words before each part of the work.
+
+    Raises:
+        ValueError: fewer vectors than centroids or components.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
+    from sklearn.exceptions import ConvergenceWarning
+
+    least = max(components, centroids)
+    if len(vectors) < least:
+        raise ValueError(
+            f"the corpus has {len(vectors)} frames, too few for {least} centroids or components: "
+            "add recordings, or lower representation.centroids and representation.components"
+        )
+    advance("principal components")
+    pca = PCA(components, svd_solver="covariance_eigh").fit(vectors)
+    residual = ((vectors - pca.mean_) @ pca.components_.T).astype(np.float32)
+    stages = []
+    for level in range(levels):
+        advance(f"codebook level {level + 1} of {levels}")
+        kmeans = KMeans(
+            centroids, init="random", n_init=1, max_iter=15, algorithm="lloyd", random_state=(seed + level) % 2**32
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # where vectors are few, some centroids idle
+            residual -= kmeans.fit(residual).cluster_centers_[kmeans.labels_]
+        stages.append(kmeans.cluster_centers_)
+    as_tensor = lambda array: torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))  # noqa: E731
+    return ResidualCodebook(as_tensor(pca.mean_), as_tensor(pca.components_), as_tensor(np.stack(stages)))

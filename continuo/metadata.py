@@ -1,0 +1,292 @@
+"""The metadata dictionary (`model.json`): every choice of a model in one validated, immutable place.
+
+Sections: corpus (what is heard), representation (how sound becomes a stream), architecture (what continues the
+stream), training (how long and how), and `state`, the file beside the JSON that training writes. Keys are checked at
+the border: an unknown key or an impossible value is refused by name.
+"""
+
+import difflib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import regex
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from continuo.files import write_text
+
+PRESETS = Path(__file__).resolve().parents[1] / "models"
+DEFAULT_PRESET = "codebook-lstm"
+EMBEDDED_CORPUS = "music21:bach"
+
+
+class Section(BaseModel):
+    """A part of the metadata: unknown keys, NaN and later changes are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class CorpusSection(Section):
+    """What is heard. `include` and `exclude` are regular expressions (of the `regex` package) on relative paths."""
+
+    path: str = EMBEDDED_CORPUS
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    sample_rate_hz: int = Field(24000, ge=4000, le=192000)
+    program: int | None = Field(None, ge=0, le=127, description="General MIDI program for scores; null: as written")
+    soundfont: str | None = None
+    validation_share: float = Field(0.1, gt=0, lt=1)
+    pieces: int | None = Field(None, ge=1, description="use at most so many pieces, chosen by the seed")
+
+
+class StftSection(Section):
+    """Short-time Fourier transform: `n_fft` samples under a Hann window, every `hop` samples."""
+
+    n_fft: int = Field(1536, ge=16, le=32768)
+    hop: int = Field(384, ge=1)
+
+    @model_validator(mode="after")
+    def _window_allows_hop(self) -> "StftSection":
+        if self.n_fft % 2:
+            raise ValueError(f"n_fft must be even, not {self.n_fft}")
+        if self.hop > self.n_fft // 2:
+            raise ValueError(f"hop {self.hop} is more than half of n_fft {self.n_fft}: the window leaves gaps")
+        return self
+
+
+class SpectrumSection(StftSection):
+    """Frames of [magnitude | phase] as they are."""
+
+    kind: Literal["spectrum"]
+
+
+class CodebookSection(StftSection):
+    """Log-magnitude, PCA and residual k-means: a frame becomes `levels` codes of `centroids` values each."""
+
+    kind: Literal["codebook"]
+    floor: float = Field(
+        4e-4, gt=0, lt=1, description="added to a magnitude (1 = full-scale sine) before its logarithm"
+    )
+    components: int = Field(160, ge=1)
+    levels: int = Field(4, ge=1, le=64)
+    centroids: int = Field(1024, ge=2, le=32768)
+    fit_frames: int = Field(60_000, ge=100, description="frames that PCA and k-means are fitted on, at most")
+
+    @model_validator(mode="after")
+    def _components_fit(self) -> "CodebookSection":
+        if self.components > self.n_fft // 2 + 1:
+            raise ValueError(
+                f"components {self.components} exceeds the {self.n_fft // 2 + 1} bins of n_fft {self.n_fft}"
+            )
+        return self
+
+
+class LstmSection(Section):
+    """`torch.nn.LSTM` over time; `code_dropout`: the share of training lanes that hear only the coarse levels."""
+
+    kind: Literal["lstm"]
+    hidden: int = Field(512, ge=1, le=8192)
+    layers: int = Field(2, ge=1, le=16)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    code_dropout: float = Field(0.5, ge=0, le=1)
+    head_width: int = Field(512, ge=1, le=8192)
+
+
+class TrainingSection(Section):
+    """How long (`steps` if given, else `minutes` in all) and how. Every number that a resumed run depends on."""
+
+    minutes: float | None = Field(10.0, gt=0)
+    steps: int | None = Field(None, ge=1)
+    batch_size: int = Field(32, ge=1, le=65536, description="lanes trained side by side")
+    window: int = Field(64, ge=1, le=65536, description="steps per lane and batch")
+    learning_rate: float = Field(2e-3, gt=0)
+    warmup_steps: int = Field(100, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    average_decay: float = Field(0.998, ge=0, lt=1)
+    validate_every_steps: int = Field(120, ge=1)
+    validation_frames: int = Field(16384, ge=1)
+    checkpoint_every_s: float = Field(30.0, gt=0)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = Field(0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _has_budget(self) -> "TrainingSection":
+        if self.minutes is None and self.steps is None:
+            raise ValueError("give a budget: minutes or steps")
+        return self
+
+
+Representation = Annotated[SpectrumSection | CodebookSection, Field(discriminator="kind")]
+Architecture = LstmSection
+
+
+class Metadata(Section):
+    """The whole dictionary. `state` is a file name relative to the JSON's folder."""
+
+    corpus: CorpusSection = CorpusSection()
+    representation: Representation
+    architecture: Architecture
+    training: TrainingSection = TrainingSection()
+    state: str = Field(min_length=1)
+
+    @field_validator("state")
+    @classmethod
+    def _state_stays_inside(cls, value: str) -> str:
+        path = Path(value)
+        if path.is_absolute() or ".." in path.parts or path.name in ("", "."):
+            raise ValueError(f"{value!r} must be a file name in or below the folder of the metadata file")
+        if path.suffix != ".safetensors":
+            raise ValueError(f"{value!r} must end in .safetensors, so that no other file is ever overwritten")
+        return value
+
+
+def load(path: Path, overrides: dict[str, Any] | None = None) -> Metadata:
+    """Read and check a metadata file; `overrides` are dotted keys with values, as of `--set`.
+
+    Raises:
+        ValueError: the file is missing, not JSON, or holds an unknown key or an impossible value.
+    """
+    return validated(read_json(path), overrides or {}, source=path.name)
+
+
+def from_preset(name: str, overrides: dict[str, Any], *, state: str) -> Metadata:
+    """The complete metadata of the preset `name` in `models/`, with overrides applied.
+
+    A corpus of the user's own is rendered with the instruments its scores name, not with the preset's piano.
+
+    Raises:
+        ValueError: there is no such preset, or an override is refused.
+    """
+    presets = sorted(p.stem for p in PRESETS.glob("*.json"))
+    if name not in presets:
+        raise ValueError(f"there is no preset {name!r}, only {', '.join(presets)}{suggestion(name, presets)}")
+    content = read_json(PRESETS / f"{name}.json") | {"state": state}
+    if overrides.get("corpus.path", EMBEDDED_CORPUS) != EMBEDDED_CORPUS:
+        content["corpus"] = content["corpus"] | {"program": None}
+    return validated(content, overrides, source=f"preset {name}")
+
+
+def is_of_preset(metadata: Metadata, name: str) -> bool:
+    """Whether metadata has the representation and the architecture that a preset names."""
+    preset = from_preset(name, {}, state="any.safetensors")
+    ours = (metadata.representation.kind, metadata.architecture.kind)
+    return ours == (preset.representation.kind, preset.architecture.kind)
+
+
+def validated(content: Any, overrides: dict[str, Any], *, source: str) -> Metadata:
+    """Check a dictionary, after overrides, and name what is wrong in it."""
+    for key, value in overrides.items():
+        content = _with_key(content, key.split("."), value, key)
+    try:
+        return Metadata.model_validate(content)
+    except ValidationError as error:
+        reasons = "; ".join(dict.fromkeys(_reason(entry) for entry in error.errors()))
+        raise ValueError(f"{source}: {reasons}") from None
+
+
+def check_same_model(ours: Metadata, saved: dict[str, Any], state_path: Path) -> None:
+    """Refuse a state that was trained with other metadata than ours, as far as the two could not work together.
+
+    Raises:
+        ValueError: names the first key that differs.
+    """
+    mine = ours.model_dump(mode="json")
+    pairs = [
+        (f"{section}.{key}", mine[section].get(key), saved.get(section, {}).get(key))
+        for section in ("representation", "architecture")
+        for key in sorted(mine[section].keys() | saved.get(section, {}).keys())
+    ]
+    pairs.append(
+        ("corpus.sample_rate_hz", mine["corpus"]["sample_rate_hz"], saved.get("corpus", {}).get("sample_rate_hz"))
+    )
+    for key, here, there in pairs:
+        if here != there:
+            raise ValueError(
+                f"{state_path.name} was trained with {key} = {there!r}, now it is {here!r}: "
+                "set it back, name another state, or train anew with --fresh"
+            )
+
+
+def save(metadata: Metadata, path: Path) -> None:
+    """Write the metadata as readable JSON, whole or not at all."""
+    write_text(path, json.dumps(metadata.model_dump(mode="json"), indent=2) + "\n")
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """`KEY=VALUE` words to a dictionary; VALUE is JSON where it parses as JSON, else a string.
+
+    >>> parse_assignments(["training.batch_size=16", "corpus.path=~/music"])
+    {'training.batch_size': 16, 'corpus.path': '~/music'}
+    """
+    result = {}
+    for word in assignments:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ValueError(f"--set {word}: write KEY=VALUE, for example training.batch_size=16")
+        try:
+            result[key] = json.loads(value)
+        except json.JSONDecodeError:
+            result[key] = value
+    return result
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` where something known is close to `word`, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or ValueError with the reason in one line."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path} does not exist: check the spelling, or create it with python train.py --meta {path}"
+        ) from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder: name a metadata file in it, such as {path / 'model.json'}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): mend it, or name another file") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, not {type(content).__name__}")
+    return content
+
+
+def _with_key(content: Any, keys: list[str], value: Any, whole: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError(f"--set {whole}: there is no such section")
+    head, *rest = keys
+    return content | {head: _with_key(content.get(head, {}), rest, value, whole) if rest else value}
+
+
+def _reason(entry: Any) -> str:
+    """One pydantic error in words; the tag of a discriminated union is left out of the key."""
+    parts = [str(part) for part in entry["loc"] if part not in ("spectrum", "codebook")]
+    key = ".".join(parts)
+    if entry["type"] == "extra_forbidden":
+        return f"unknown key {key}{suggestion(key, known_keys())}"
+    if entry["type"] == "union_tag_invalid":
+        tag, known = entry["ctx"]["tag"], entry["ctx"]["expected_tags"]
+        return f"{key}.kind: there is no {tag!r}, only {known}{suggestion(tag, regex.findall(r'[a-z]+', known))}"
+    if entry["type"] in ("missing", "union_tag_not_found"):
+        return f"the key {key}{'.kind' if entry['type'] == 'union_tag_not_found' else ''} is missing"
+    if entry["type"] == "value_error":
+        return f"{key}: {entry['ctx']['error']}"
+    return f"{key}: {entry['msg'].lower()}, not {entry['input']!r:.80}"
+
+
+def known_keys() -> list[str]:
+    """Every dotted key that a metadata file may hold."""
+    keys = list(Metadata.model_fields)
+    sections: dict[str, tuple[type[BaseModel], ...]] = {
+        "corpus": (CorpusSection,),
+        "representation": (SpectrumSection, CodebookSection),
+        "architecture": (LstmSection,),
+        "training": (TrainingSection,),
+    }
+    for name, models in sections.items():
+        keys += [f"{name}.{field}" for model in models for field in model.model_fields]
+    return sorted(set(keys))

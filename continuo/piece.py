@@ -1,0 +1,80 @@
+"""One piece of music, as audio that is read from disk only where it is looked at."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from continuo.audio import REFERENCE_DB, loudness_db
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece, or a stretch of one.
+
+    Attributes:
+        id: unique and stable within a corpus.
+        source: where it came from, for people.
+        sample_rate_hz: of `samples`.
+        samples: float32 `(N,)`, an array or a memory-mapped file.
+        loudness_db: gated RMS of the whole, dB below full scale.
+        key: changes with the samples; empty where nothing about the piece is to be cached.
+    """
+
+    id: str
+    source: str
+    sample_rate_hz: int
+    samples: np.ndarray
+    loudness_db: float
+    key: str = ""
+
+    @classmethod
+    def from_samples(cls, samples: np.ndarray, sample_rate_hz: int, *, source: str = "samples") -> "Piece":
+        """A piece that lives in memory; its loudness is measured here."""
+        samples = np.ascontiguousarray(samples, dtype=np.float32)
+        return cls(source, source, sample_rate_hz, samples, loudness_db(samples, sample_rate_hz))
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.sample_rate_hz
+
+    @cached_property
+    def gain(self) -> float:
+        """What brings the piece to the loudness that every model hears, `REFERENCE_DB`; divide by it to come back."""
+        return 10 ** ((REFERENCE_DB - self.loudness_db) / 20)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Samples `start` to `stop` at the models' loudness, float32; silence outside the piece."""
+        inside = self.samples[max(start, 0) : max(stop, 0)].astype(np.float32) * np.float32(self.gain)
+        before = min(max(-start, 0), stop - start)
+        return np.pad(inside, (before, stop - start - before - len(inside)))
+
+    def stretch(self, start: int, stop: int, name: str) -> "Piece":
+        """A part of the piece, as a piece of its own, at the gain of the whole."""
+        samples, key = self.samples[start:stop], self.key and f"{self.key}#{start}-{stop}"
+        source = f"{self.source} ({name})"
+        return Piece(f"{self.id}#{name}", source, self.sample_rate_hz, samples, self.loudness_db, key)
+
+
+def check_audible(samples: np.ndarray, sample_rate_hz: int, *, least_samples: int, source: str) -> None:
+    """Refuse audio that nothing can be learned or continued from.
+
+    Raises:
+        ValueError: empty, shorter than `least_samples`, silent (peak below -80 dB), or not finite.
+    """
+    if len(samples) < least_samples:
+        raise ValueError(
+            f"{source} is too short: {len(samples) / sample_rate_hz:.3f} s, "
+            f"at least {least_samples / sample_rate_hz:.3f} s are needed"
+        )
+    peak = float(np.max([0.0, *(np.abs(samples[i : i + 2**20]).max() for i in range(0, len(samples), 2**20))]))
+    if not np.isfinite(peak):
+        raise ValueError(f"{source} holds samples that are not numbers (NaN or infinity): export it again")
+    if peak < 1e-4:
+        raise ValueError(f"{source} is silent (its peak is below -80 dB)")
+
+
+def lazy_samples(path: Path) -> np.ndarray:
+    """A raw float32 file as an array that is paged in where it is read."""
+    return np.memmap(path, dtype=np.float32, mode="r") if path.stat().st_size else np.zeros(0, np.float32)

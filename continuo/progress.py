@@ -1,0 +1,99 @@
+"""Progress with the time remaining: a live display on a terminal (rich), plain lines at intervals on a pipe.
+
+Everything goes to standard error; standard output belongs to results.
+"""
+
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from continuo.command import printable
+
+PLAIN_EVERY_S = 10.0
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, with days in front where there are any: it never wraps.
+
+    >>> duration(75), duration(90_061)
+    ('01:15', '1 d 01:01:01')
+    """
+    whole = max(0, round(seconds))
+    days, rest = divmod(whole, 86_400)
+    hours, rest = divmod(rest, 3600)
+    minutes, second = divmod(rest, 60)
+    clock = f"{minutes:02}:{second:02}" if whole < 3600 else f"{hours:02}:{minutes:02}:{second:02}"
+    return f"{days} d {clock}" if days else clock
+
+
+class Display:
+    """Where a script tells what it is doing. Use as a context manager; `quiet` says nothing at all."""
+
+    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.quiet = quiet
+        self.live: Progress | None = None
+        if not quiet and self.stream.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[note]}", markup=False))
+            self.live = Progress(*columns, console=Console(file=self.stream), transient=True)
+
+    def __enter__(self) -> "Display":
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live:
+            self.live.stop()
+
+    def say(self, text: str) -> None:
+        """One plain line, above the live display where there is one. Control characters are shown, not obeyed."""
+        if self.quiet:
+            return
+        safe = printable(text)
+        if self.live:
+            self.live.console.print(safe, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(safe, file=self.stream, flush=True)
+
+    def task(self, name: str, total: float) -> "Task":
+        return Task(self, name, total)
+
+
+class Task:
+    """One piece of work with a known end."""
+
+    def __init__(self, display: Display, name: str, total: float) -> None:
+        self.display, self.name, self.total = display, name, total
+        self.started = self.last_line = time.monotonic()
+        self.first_done: float | None = None
+        self.bar = display.live.add_task(name, total=total, note="") if display.live else None
+
+    def update(self, done: float, note: str = "", remaining_s: float | None = None) -> None:
+        """Say how much is done; the time remaining is extrapolated unless it is given."""
+        if self.display.quiet:
+            return
+        now = time.monotonic()
+        if self.first_done is None:
+            self.first_done = done
+        if remaining_s is None:
+            progress = done - self.first_done
+            remaining_s = (now - self.started) / progress * (self.total - done) if progress > 0 else None
+        remaining = "--:--" if remaining_s is None else duration(remaining_s)
+        clock = f"elapsed {duration(now - self.started)}, remaining {remaining}"
+        text = ", ".join(filter(None, [note, clock]))
+        if self.display.live and self.bar is not None:
+            self.display.live.update(self.bar, completed=done, note=text)
+        elif now - self.last_line >= PLAIN_EVERY_S:
+            self.last_line = now
+            self.display.say(f"{self.name} {done / self.total:4.0%}: {text}")
+
+    def close(self) -> None:
+        if self.display.live and self.bar is not None:
+            self.display.live.remove_task(self.bar)

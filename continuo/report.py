@@ -1,0 +1,180 @@
+"""Pictures and curves: what was heard, what was made, how training went (matplotlib, TensorBoard)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from continuo.files import replacing
+from continuo.notes import Performance
+from continuo.stft import spectrum
+
+PICTURE_COLUMNS = 1600
+
+
+def draw_continuation(wav: Path, picture: Path, seam_s: float, title: str) -> None:
+    """A PNG of a WAV's waveform and spectrogram, the seam between prompt and continuation marked.
+
+    As much of the prompt is shown as of the continuation, and at least ten seconds.
+    """
+    length_s = soundfile.info(wav).duration
+    has_seam = 0 < seam_s < length_s
+    first_s = max(0.0, seam_s - max(length_s - seam_s, 10.0)) if has_seam else 0.0
+    sound = _look(wav, first_s, length_s)
+    plt = _pyplot()
+    figure, (wave, image) = plt.subplots(2, 1, figsize=(12, 6), height_ratios=(1, 4), sharex=True, layout="constrained")
+    wave.fill_between(sound.seconds, sound.lowest, sound.highest, linewidth=0, color="#40618f")
+    wave.set(ylim=(-1, 1), ylabel="amplitude", title=title)
+    _draw_spectrogram(figure, image, sound)
+    if has_seam:
+        for axis in (wave, image):
+            axis.axvline(seam_s, color="#38d6c0", linewidth=1.5)
+        sides = {"prompt  ": "right", "  continuation": "left"}
+        for text, side in sides.items():
+            wave.text(seam_s, 0.82, text, color="#0e7f71", weight="bold", ha=side, va="center")
+    _save(figure, picture)
+
+
+def draw_performance(performance: Performance, wav: Path, picture: Path, title: str) -> None:
+    """A PNG of a performance's piano roll, by instrument, over the spectrogram of its rendering, on one time axis.
+
+    At most the first 40 seconds are shown. The fundamentals of the notes are drawn into the spectrogram too.
+    """
+    shown_s = min(40.0, soundfile.info(wav).duration)
+    sound = _look(wav, 0.0, shown_s)
+    from pretty_midi import program_to_instrument_name
+
+    plt = _pyplot()
+    figure, (roll, image) = plt.subplots(2, 1, figsize=(12, 8), sharex=True, layout="constrained")
+    notes = [note for note in performance.notes if note.onset_s < shown_s]
+    for number, (is_drum, program) in enumerate(sorted({(note.is_drum, note.program) for note in notes})):
+        part = [note for note in notes if (note.is_drum, note.program) == (is_drum, program)]
+        pitch, onset_s, end_s = np.array([(n.pitch, n.onset_s, n.onset_s + n.duration_s) for n in part]).T
+        name = "percussion" if is_drum else program_to_instrument_name(program)
+        roll.hlines(pitch, onset_s, end_s, linewidth=4, color=f"C{number % 10}", label=name)
+        roll.plot(onset_s, pitch, "|", color="black", markersize=7)
+        if not is_drum:
+            image.hlines(440 * 2 ** ((pitch - 69) / 12), onset_s, end_s, linewidth=1, color="#38d6c0")
+    roll.set(ylabel="pitch (60 is middle C)", title=title)
+    roll.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=6)
+    _draw_spectrogram(figure, image, sound)
+    image.set(ylim=(50, min(sound.hertz[-1], 5000)), yscale="log")
+    _save(figure, picture)
+
+
+@dataclass(frozen=True)
+class _Sound:
+    """What a picture shows of a WAV: amplitudes `(C,)` and levels in dB `(K, C)` at C places."""
+
+    seconds: np.ndarray
+    hertz: np.ndarray
+    lowest: np.ndarray
+    highest: np.ndarray
+    level_db: np.ndarray
+
+
+def _look(wav: Path, first_s: float, last_s: float) -> _Sound:
+    """A stretch of a WAV in at most 1,600 places, so that memory stays flat."""
+    with soundfile.SoundFile(wav) as file:
+        rate = file.samplerate
+        n_fft = 2 ** round(np.log2(0.064 * rate))
+        first, last = first_s * rate, min(last_s * rate, len(file))
+        columns = min(PICTURE_COLUMNS, max(int(last - first) // 256, 2))
+        places = np.linspace(first, max(last - n_fft, first), columns).astype(int)
+        windows = np.array([_window(file, place, n_fft) for place in places])
+    magnitude = np.array([spectrum(window, n_fft, n_fft)[0].abs().numpy() for window in windows])
+    level_db = 20 * np.log10(magnitude.T / (n_fft / 4) + 1e-5)
+    hertz = np.arange(len(level_db)) * rate / n_fft
+    return _Sound((places + n_fft / 2) / rate, hertz, windows.min(axis=1), windows.max(axis=1), level_db)
+
+
+def _window(file: soundfile.SoundFile, place: int, length: int) -> np.ndarray:
+    file.seek(int(place))
+    return np.asarray(file.read(length, dtype="float32", always_2d=True, fill_value=0.0).mean(axis=1))
+
+
+def _draw_spectrogram(figure: Any, axis: Any, sound: _Sound) -> None:
+    mesh = axis.pcolormesh(
+        sound.seconds, sound.hertz, sound.level_db, vmin=-90, vmax=-10, cmap="magma", rasterized=True
+    )
+    axis.set(ylim=(0, min(sound.hertz[-1], 6000)), xlabel="seconds", ylabel="Hz")
+    axis.set_xlim(sound.seconds[0], sound.seconds[-1])
+    figure.colorbar(mesh, ax=axis, label="dB below full scale", pad=0.01)
+
+
+def draw_curves(history: list[list[float]], picture: Path, steps_per_second: float) -> None:
+    """A PNG of the training and held-out curves, in nats per step and bits per second of music."""
+    plt = _pyplot()
+    step, seconds, train, held_out = np.array(history).T
+    figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    time, unit = (seconds / 60, "minutes") if seconds[-1] > 90 else (seconds, "seconds")
+    axis.plot(time, train, label="training", color="#40618f")
+    axis.plot(time, held_out, label="held out (average of the weights)", color="#c05a2b")
+    best = int(np.argmin(held_out))
+    axis.plot(
+        time[best],
+        held_out[best],
+        "o",
+        color="#c05a2b",
+        label=f"best: {held_out[best]:.2f} at step {step[best]:.0f}",
+    )
+    axis.set(xlabel=f"{unit} of training", ylabel="nats per step", title="How training went")
+    to_bits = steps_per_second / np.log(2)
+    other = axis.secondary_yaxis("right", functions=(lambda nats: nats * to_bits, lambda bits: bits / to_bits))
+    other.set_ylabel("bits per second of music")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    _save(figure, picture)
+
+
+class TrainingLog:
+    """Curves beside a state file: TensorBoard events in `NAME.runs/`, and a picture, `NAME.curves.png`."""
+
+    def __init__(self, state_path: Path, *, fresh: bool) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.picture = state_path.with_suffix(".curves.png")
+        self.folder = state_path.with_suffix(".runs")
+        if fresh:
+            for old in self.folder.glob("events.out.tfevents.*"):
+                old.unlink()
+        self.writer = SummaryWriter(str(self.folder), flush_secs=30)
+
+    def __enter__(self) -> "TrainingLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.writer.close()
+
+    def write(self, step: int, train_nats: float | None, history: list[list[float]]) -> None:
+        """The training loss every 20 steps, the held-out nats whenever they are new."""
+        if train_nats is not None and step % 20 == 0:
+            self.writer.add_scalar("nats/training", train_nats, step)
+        if history and history[-1][0] == step:
+            self.writer.add_scalar("nats/held-out", history[-1][3], step)
+
+    def draw(self, history: list[list[float]], steps_per_second: float) -> None:
+        """The picture of the curves, where there is anything to draw."""
+        if len(history) >= 2:
+            draw_curves(history, self.picture, steps_per_second)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _save(figure: Any, picture: Path) -> None:
+    with replacing(picture) as temporary:
+        figure.savefig(temporary, dpi=110, format="png", metadata={"Software": None})
+    _pyplot().close(figure)

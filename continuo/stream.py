@@ -1,0 +1,35 @@
+"""What a featurizer and a model agree on, so that neither needs to know the other."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """The shape of a stream: a matrix with one row per step.
+
+    A categorical stream is `(T, L)` integers, level `l` below `vocabulary[l]`. A continuous one is `(T, F)` floats.
+
+    Attributes:
+        steps_per_second: rows per second of music.
+        vocabulary: number of classes of each level; empty for a continuous stream.
+        features: F of a continuous stream; 0 for a categorical one.
+        vectors: `(L, V, P)` the geometry of the codes, where they have one: a step is the sum of its levels' vectors.
+        mean, deviation: `(F,)` of a continuous stream's training frames, to standardise with.
+    """
+
+    steps_per_second: float
+    vocabulary: tuple[int, ...] = ()
+    features: int = 0
+    vectors: torch.Tensor | None = None
+    mean: torch.Tensor | None = None
+    deviation: torch.Tensor | None = None
+
+    @property
+    def levels(self) -> int:
+        return len(self.vocabulary)
+
+    @property
+    def continuous(self) -> bool:
+        return not self.vocabulary

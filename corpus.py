@@ -1,0 +1,309 @@
+"""The corpus: find pieces, decode or render them, keep them in a cache, say what was left out.
+
+    python corpus.py FOLDER              what would be heard, and what not
+    python corpus.py --cache             where the cache is and how large
+    python corpus.py --clear-cache       empty it
+
+A corpus is a folder (audio files, and scores that are rendered) or `music21:bach`, the chorales bundled with music21.
+Its order is that of the pieces' names; the split into training and validation is by piece, by a seed.
+"""
+
+import argparse
+import errno
+import os
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import regex
+
+from continuo import cache, synth
+from continuo.audio import AUDIO_ENDINGS, UNDECODABLE_ENDINGS, audible_range, decode_blocks, loudness_db
+from continuo.command import Parser, printable, run_main
+from continuo.files import human_size
+from continuo.metadata import EMBEDDED_CORPUS, CorpusSection
+from continuo.performance import CACHE_VERSION, SCORE_ENDINGS, perform
+from continuo.piece import Piece, check_audible, lazy_samples
+from continuo.progress import Display
+
+LEAST_SECONDS = 0.5
+AUDIO_VERSION = 2  # part of every cache key: raise it whenever the same file would be heard differently
+SPLIT_SHARE = 0.1  # of a lone recording, heard only in validation
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that may become a piece."""
+
+    id: str
+    path: Path
+    expressive: bool = False  # of a score: whether words and fermatas change its beat
+
+    @property
+    def is_score(self) -> bool:
+        return self.path.suffix.lower() in SCORE_ENDINGS
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Pieces in order of their names, and what was skipped with the reason."""
+
+    pieces: tuple[Piece, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+    @property
+    def seconds(self) -> float:
+        return sum(piece.seconds for piece in self.pieces)
+
+    def split(self, validation_share: float, seed: int) -> tuple[list[Piece], list[Piece]]:
+        """Training and validation pieces. A lone piece is cut: its last tenth is kept for validation."""
+        from sklearn.model_selection import train_test_split
+
+        if len(self.pieces) == 1:
+            piece = self.pieces[0]
+            cut = int(len(piece.samples) * (1 - SPLIT_SHARE))
+            return [piece.stretch(0, cut, "beginning")], [piece.stretch(cut, len(piece.samples), "end")]
+        held_out = min(max(1, round(validation_share * len(self.pieces))), len(self.pieces) - 1)
+        train, validation = train_test_split(list(self.pieces), test_size=held_out, random_state=seed % 2**32)
+        return sorted(train, key=lambda p: p.id), sorted(validation, key=lambda p: p.id)
+
+
+def load(section: CorpusSection, *, seed: int = 0, display: Display | None = None) -> Corpus:
+    """Every piece that the section describes, decoded (or taken from the cache).
+
+    Raises:
+        ValueError: the folder is missing, a pattern is not a regular expression, or nothing is left to hear.
+    """
+    display = display or Display(quiet=True)
+    if section.soundfont:
+        synth.find_soundfont(Path(section.soundfont).expanduser())
+    sources, skipped = find(section)
+    if section.pieces is not None and section.pieces < len(sources):
+        chosen = np.random.default_rng(seed).choice(len(sources), section.pieces, replace=False)
+        sources = [sources[i] for i in sorted(chosen)]
+    pieces: dict[str, Piece] = {}
+    for source, outcome in _prepared(sources, section, display):
+        if isinstance(outcome, str):
+            skipped.append((source.id, outcome))
+        elif outcome["key"] in pieces:
+            skipped.append((source.id, f"the same content as {pieces[outcome['key']].id}"))
+        else:
+            samples = lazy_samples(cache.entry(outcome["key"], ".f32"))[slice(*outcome["heard"])]
+            rate = section.sample_rate_hz
+            key, loudness_db = outcome["key"], outcome["loudness_db"]
+            pieces[key] = Piece(source.id, str(source.path), rate, samples, loudness_db, key)
+    for name, reason in skipped:
+        display.say(f"skipped {name}: {reason}")
+    if not pieces:
+        reasons = "; ".join(f"{printable(name)}: {reason}" for name, reason in skipped[:3])
+        raise ValueError(f"nothing to hear in {section.path}: {reasons or 'no audio file or score is in it'}")
+    return Corpus(tuple(sorted(pieces.values(), key=lambda p: p.id)), tuple(skipped))
+
+
+def find(section: CorpusSection) -> tuple[list[Source], list[tuple[str, str]]]:
+    """The files that the section names, in order, and those left out, with the reason."""
+    include, exclude = _pattern(section.include, "include"), _pattern(section.exclude, "exclude")
+    sources, skipped, other, filtered = [], [], Counter[str](), 0
+    for name, path in _files(section.path):
+        ending = path.suffix.lower()
+        text = unicodedata.normalize("NFC", name)
+        if (include and not include.search(text)) or (exclude and exclude.search(text)):
+            filtered += 1
+        elif not path.is_file():
+            skipped.append((name, _why_no_file(path)))
+        elif ending in AUDIO_ENDINGS or ending in SCORE_ENDINGS:
+            sources.append(Source(name, path))
+        elif ending in UNDECODABLE_ENDINGS:
+            skipped.append((name, f"{ending} cannot be decoded here: convert it to flac, wav, ogg or mp3"))
+        else:
+            other[ending or "no ending"] += 1
+    if filtered:
+        skipped.append((f"{filtered} files", "filtered out by corpus.include or corpus.exclude"))
+    skipped += [(f"{count} files", f"{ending}: neither audio nor a score") for ending, count in sorted(other.items())]
+    return sources, skipped
+
+
+def _files(path: str) -> Iterator[tuple[str, Path]]:
+    """Names and paths of every file, sorted by name."""
+    if path == EMBEDDED_CORPUS:
+        from music21 import corpus
+
+        chorales = [Path(p) for p in corpus.getComposer("bach") if Path(p).suffix == ".mxl"]
+        seen = set()
+        for chorale in sorted(chorales, key=lambda p: p.stem):
+            number = chorale.stem.partition("-")[
+                0
+            ]  # "bwv112.5-sc" is "bwv112.5" again: one of both, so that none leaks
+            if number.startswith("bwv") and number not in seen:
+                seen.add(number)
+                yield chorale.stem, chorale
+        return
+    folder = Path(path).expanduser()
+    if folder.is_file():
+        yield folder.name, folder
+        return
+    if not folder.is_dir():
+        raise ValueError(f"the corpus {path} is neither a folder nor {EMBEDDED_CORPUS}: check --corpus, or corpus.path")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise ValueError(f"the corpus {path} cannot be read: check its permissions")
+    found: list[Path] = []
+    unreadable = lambda error: found.append(Path(error.filename))  # noqa: E731
+    for parent, folders, names in os.walk(folder, onerror=unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        names += [name for name in folders if (Path(parent) / name).is_symlink()]
+        found += [Path(parent) / name for name in names if not name.startswith(".")]
+    yield from sorted((p.relative_to(folder).as_posix(), p) for p in found)
+
+
+def _why_no_file(path: Path) -> str:
+    if path.is_dir() and path.is_symlink():
+        return "a link to a folder is not followed"
+    if path.is_dir():
+        return "the folder cannot be read: check its permissions"
+    return "neither a file nor a folder" if path.exists() else "a link that leads nowhere"
+
+
+def _pattern(patterns: Sequence[str], key: str) -> "regex.Pattern[str] | None":
+    """The patterns as one; the package `regex` knows Unicode properties such as \\p{Greek}."""
+    if not patterns:
+        return None
+    for pattern in patterns:
+        try:
+            regex.compile(pattern, regex.V1)
+        except regex.error as error:
+            raise ValueError(f"corpus.{key}: {pattern!r} is not a regular expression ({error})") from None
+    return regex.compile("|".join(f"(?:{unicodedata.normalize('NFC', p)})" for p in patterns), regex.V1)
+
+
+def _prepared(
+    sources: list[Source], section: CorpusSection, display: Display
+) -> Iterator[tuple[Source, dict[str, Any] | str]]:
+    """Each source with the facts of its cache entry, or the reason why it has none."""
+    task = display.task("reading the corpus", len(sources))
+    with ThreadPoolExecutor(
+        min(os.cpu_count() or 1, 16)
+    ) as pool:  # decoding and synthesis run outside the interpreter lock
+        yield from _counted(sources, pool.map(partial(prepare, section=section), sources), task)
+    task.close()
+
+
+def _counted(sources: list[Source], outcomes: Iterator[Any], task: Any) -> Iterator[tuple[Source, Any]]:
+    for done, (source, outcome) in enumerate(zip(sources, outcomes, strict=True), start=1):
+        task.update(done, f"{done} of {len(sources)} pieces")
+        yield source, outcome
+
+
+def prepare(source: Source, section: CorpusSection) -> dict[str, Any] | str:
+    """Decode or render a source into the cache; returns its facts, or the reason why it cannot be heard."""
+    try:
+        key = audio_key(source, section)
+        found = cache.get_audio(key)
+        if found is None:
+            rate = section.sample_rate_hz
+            blocks = iter([render_score(source, section)]) if source.is_score else decode_blocks(source.path, rate)
+            facts = cache.put_audio(key, blocks, partial(_facts, rate=rate))
+        else:
+            facts = found[1]
+        return facts | {"key": key} if "refused" not in facts else str(facts["refused"])
+    except ValueError as error:
+        return " ".join(str(error).removeprefix(f"{source.path}: ").removeprefix(f"{source.path.name}: ").split())
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # the cache cannot be written: no file will do
+            raise
+        return error.strerror or str(error)
+
+
+def _facts(path: Path, rate: int) -> dict[str, Any]:
+    samples = lazy_samples(path)
+    try:
+        check_audible(samples, rate, least_samples=int(LEAST_SECONDS * rate), source="it")
+    except ValueError as error:
+        return {"refused": str(error)}
+    loudness = loudness_db(samples, rate)
+    return {"loudness_db": loudness, "heard": audible_range(samples, rate, loudness)}
+
+
+def audio_key(source: Source, section: CorpusSection) -> str:
+    """The cache key of a source's audio: its content, the rate and, for a score, how it is rendered."""
+    if not source.is_score:
+        return cache.key_of(source.path, "audio", section.sample_rate_hz, AUDIO_VERSION)
+    font = synth.find_soundfont(Path(section.soundfont).expanduser() if section.soundfont else None)
+    sound = (str(font), font.stat().st_size) if font else None
+    expression = ("expressive",) if source.expressive else ()
+    versions = (AUDIO_VERSION, CACHE_VERSION, synth.VERSION, version("music21"), version("symusic"))
+    return cache.key_of(source.path, "render", section.sample_rate_hz, section.program, sound, *versions, *expression)
+
+
+def render_score(source: Source, section: CorpusSection) -> np.ndarray:
+    """A score as mono audio, played by the section's program (or as written) and SoundFont."""
+    performance = perform(source.path, expressive=source.expressive)
+    if section.program is not None:
+        performance = performance.with_program(section.program)
+    font = Path(section.soundfont).expanduser() if section.soundfont else None
+    return synth.render(performance, section.sample_rate_hz, soundfont=font)
+
+
+def load_prompt(path: Path, section: CorpusSection, *, expressive: bool = False, ring_out: bool = False) -> Piece:
+    """A prompt (score, MIDI or audio) at the model's rate.
+
+    A score ends where its last bar ends, so that a continuation begins there and not after the last notes have died
+    away; with `ring_out` they are heard to their end. `expressive` is of `continuo.performance.perform`.
+
+    Raises:
+        ValueError: the file is missing, of another kind, unreadable, silent or too short.
+    """
+    if not path.exists():
+        raise ValueError(f"the prompt {path} does not exist: check the spelling")
+    source = Source(path.name, path, expressive)
+    if path.is_dir() or not (source.is_score or path.suffix.lower() in AUDIO_ENDINGS):
+        kinds = ", ".join(sorted(SCORE_ENDINGS) + sorted(AUDIO_ENDINGS))
+        raise ValueError(f"the prompt {path} is not a file of a known kind ({kinds})")
+    outcome = prepare(source, section)
+    if isinstance(outcome, str):
+        raise ValueError(f"the prompt {path} cannot be used: {outcome}")
+    samples = lazy_samples(cache.entry(outcome["key"], ".f32"))
+    if source.is_score and not ring_out:
+        samples = samples[: round(perform(path, expressive=expressive).seconds * section.sample_rate_hz)]
+    return Piece(path.name, str(path), section.sample_rate_hz, samples, outcome["loudness_db"])
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser("corpus.py", __doc__)
+    parser.add_argument("folder", nargs="?", metavar="FOLDER", help=f"a folder, or {EMBEDDED_CORPUS}")
+    parser.add_argument("--cache", action="store_true", help="say where the cache of decoded audio is, and its size")
+    parser.add_argument("--clear-cache", action="store_true", help="remove the cache; it fills again when it is needed")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if not (arguments.folder or arguments.cache or arguments.clear_cache):
+        parser.error("name a FOLDER, or give --cache or --clear-cache")
+    return run_main(lambda: _run(arguments), name="corpus.py")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.clear_cache:
+        print(f"freed {human_size(cache.clear())} in {cache.folder()}")
+    if arguments.cache:
+        print(f"{cache.folder()}: {human_size(cache.size_bytes())}")
+    if arguments.folder:
+        with Display() as display:
+            corpus = load(CorpusSection(path=arguments.folder), display=display)
+        for piece in corpus.pieces:
+            print(f"{piece.seconds:8.1f} s  {piece.loudness_db:6.1f} dB  {printable(piece.id)}")
+        print(f"{len(corpus.pieces)} pieces, {corpus.seconds / 60:.1f} minutes; {len(corpus.skipped)} skipped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Shared fixtures: a cache of its own, small corpora made on the spot, and the real data where it is there."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from continuo.notes import Performance
+from continuo.performance import perform
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+RATE_HZ = 8000
+
+SMALL = {
+    "corpus.sample_rate_hz": RATE_HZ,
+    "corpus.validation_share": 0.25,
+    "training.batch_size": 4,
+    "training.window": 16,
+    "training.warmup_steps": 2,
+    "training.validate_every_steps": 4,
+    "training.validation_frames": 200,
+    "training.precision": "float32",
+    "architecture.hidden": 24,
+    "architecture.head_width": 24,
+}
+SMALL_CODEBOOK = SMALL | {
+    "representation.n_fft": 256,
+    "representation.hop": 64,
+    "representation.components": 24,
+    "representation.levels": 3,
+    "representation.centroids": 32,
+    "representation.fit_frames": 2000,
+}
+SMALL_SPECTRUM = SMALL | {"representation.n_fft": 256, "representation.hop": 64}
+SMALL_OF = {"codebook-lstm": SMALL_CODEBOOK, "spectral-lstm": SMALL_SPECTRUM}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Tests never touch the user's cache, and small models gain nothing from a second thread."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONTINUO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def melody(seed: int, seconds: float = 3.0, rate_hz: int = RATE_HZ) -> np.ndarray:
+    """Decaying tones of a pentatonic scale, four a second."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(int(seconds * rate_hz)) / rate_hz
+    audio = np.zeros_like(time)
+    for onset in np.arange(0, seconds, 0.25):
+        hz = 220 * 2 ** (rng.choice([0, 2, 4, 7, 9, 12]) / 12)
+        heard = time >= onset
+        local = time[heard] - onset
+        for harmonic in (1, 2, 3):
+            audio[heard] += np.exp(-6 * local) * np.sin(2 * np.pi * hz * harmonic * local) / harmonic**2
+    return (0.25 * audio).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def music_folder(tmp_path_factory) -> Path:
+    """Four short recordings."""
+    folder = tmp_path_factory.mktemp("music")
+    for seed in range(4):
+        soundfile.write(folder / f"tune{seed}.wav", melody(seed), RATE_HZ)
+    return folder
+
+
+def set_flags(values: dict) -> list[str]:
+    """`--set KEY=VALUE` for every entry."""
+    return [word for key, value in values.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+
+
+def train_small(folder: Path, music: Path, preset: str = "codebook-lstm", steps: int = 12, extra: tuple = ()) -> Path:
+    """Train a tiny model in `folder`; returns its metadata file."""
+    from train import main
+
+    meta = folder / "model.json"
+    make = [] if meta.exists() else ["--preset", preset]
+    flags = ["--meta", str(meta), "--corpus", str(music), "--steps", str(steps), "--device", "cpu", "--quiet", *extra]
+    assert main([*flags, *make, *([] if meta.exists() else set_flags(SMALL_OF[preset]))]) == 0
+    return meta
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, music_folder) -> Path:
+    """The metadata file of a tiny trained codebook model."""
+    return train_small(tmp_path_factory.mktemp("trained"), music_folder)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Real music that nobody here wrote; tests that want it are skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("the shared real data is not on this machine")
+    return SHARED
+
+
+@pytest.fixture
+def heard(tmp_path, monkeypatch):
+    """Perform MusicXML text."""
+
+    def hear(xml: str | bytes, name: str = "song.musicxml", **options) -> Performance:
+        path = tmp_path / name
+        path.write_bytes(xml.encode() if isinstance(xml, str) else xml)
+        return perform(path, **options)
+
+    return hear

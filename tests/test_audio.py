@@ -1,0 +1,115 @@
+"""Decoding, resampling, level: against whole-file oracles."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torchaudio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from continuo.audio import audible_range, decode_blocks, loudness_db, read_audio, resample_blocks, soft_limit, write_wav
+
+
+def sine(hz: float, seconds: float, rate_hz: int, amplitude: float = 0.5) -> np.ndarray:
+    return (amplitude * np.sin(2 * np.pi * hz * np.arange(int(seconds * rate_hz)) / rate_hz)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("from_hz", "to_hz"), [(44100, 24000), (48000, 24000), (8000, 24000), (96000, 22050), (11025, 16000)]
+)
+def test_blockwise_resampling_equals_whole(from_hz, to_hz, monkeypatch):
+    monkeypatch.setattr("continuo.audio.BLOCK_SAMPLES", 5000)
+    audio = np.random.default_rng(0).standard_normal(30_011).astype(np.float32)
+    blocks = np.split(audio, [1, 700, 701, 9000, 21_000])
+    whole = torchaudio.transforms.Resample(from_hz, to_hz)(torch.from_numpy(audio)).numpy()
+    ours = np.concatenate([*resample_blocks(blocks, from_hz, to_hz)])
+    assert ours.shape == whole.shape
+    np.testing.assert_allclose(ours, whole, atol=2e-6)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(1, 4000), min_size=1, max_size=8), st.sampled_from([8000, 22050, 44100, 48000]))
+def test_resampled_length_never_depends_on_blocks(lengths, rate_hz):
+    blocks = [np.zeros(n, np.float32) for n in lengths]
+    made = sum(len(block) for block in resample_blocks(blocks, rate_hz, 24000))
+    assert made == -(-sum(lengths) * 24000 // rate_hz)
+
+
+@pytest.mark.parametrize(
+    ("ending", "tolerance"), [("wav", 1e-4), ("flac", 1e-4), ("aiff", 1e-4), ("ogg", 0.05), ("mp3", 0.05)]
+)
+def test_A01_every_format_is_heard_at_the_right_pitch_and_level(tmp_path, ending, tolerance):
+    path = tmp_path / f"tone.{ending}"
+    soundfile.write(path, np.stack([sine(440, 1, 44100, 0.6), sine(440, 1, 44100, 0.2)], axis=1), 44100)
+    audio = read_audio(path, 24000)
+    assert abs(len(audio) - 24000) <= 24000 * 0.06  # MP3 pads
+    spectrum = np.abs(np.fft.rfft(audio[4000:20000] * np.hanning(16000)))
+    assert abs(spectrum.argmax() * 24000 / 16000 - 440) < 2
+    assert np.sqrt(np.mean(audio[4000:20000] ** 2)) == pytest.approx(0.4 / np.sqrt(2), abs=max(tolerance, 2e-3))
+
+
+def test_A01_stereo_is_averaged_not_summed(tmp_path):
+    path = tmp_path / "loud.wav"
+    left = sine(300, 0.5, 8000, 0.9)
+    soundfile.write(path, np.stack([left, left], axis=1), 8000, subtype="FLOAT")
+    np.testing.assert_allclose(read_audio(path, 8000), left, atol=1e-7)
+
+
+def test_samples_above_full_scale_survive_decoding(tmp_path):
+    path = tmp_path / "hot.wav"
+    soundfile.write(path, sine(100, 0.2, 8000, 1.7), 8000, subtype="FLOAT")
+    assert read_audio(path, 8000).max() == pytest.approx(1.7, abs=0.01)
+
+
+@pytest.mark.parametrize("content", [b"", b"RIFF", b"OggS" + bytes(100), bytes(range(256)) * 20])
+def test_undecodable_files_are_a_value_error(tmp_path, content):
+    path = tmp_path / "broken.wav"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        list(decode_blocks(path, 8000))
+
+
+def test_soft_limit_bends_peaks_and_leaves_the_rest():
+    x = np.linspace(-4, 4, 1001).astype(np.float32)
+    y = soft_limit(x)
+    assert np.abs(y).max() <= 1
+    assert (np.diff(y) >= 0).all()
+    np.testing.assert_array_equal(y[np.abs(x) <= 0.9], x[np.abs(x) <= 0.9])
+
+
+def test_written_wav_reads_back_and_blocks_make_no_difference(tmp_path):
+    audio = sine(200, 0.3, 8000)
+    assert write_wav(tmp_path / "whole.wav", [audio], 8000) == len(audio)
+    assert write_wav(tmp_path / "parts.wav", np.split(audio, [1, 5, 900]), 8000) == len(audio)
+    assert (tmp_path / "whole.wav").read_bytes() == (tmp_path / "parts.wav").read_bytes()
+    np.testing.assert_allclose(read_audio(tmp_path / "whole.wav", 8000), audio, atol=2 / 32768)
+
+
+def test_a_wav_that_fails_half_way_leaves_nothing(tmp_path):
+    def blocks():
+        yield sine(200, 0.1, 8000)
+        raise ValueError("the source dried up")
+
+    with pytest.raises(ValueError, match="dried up"):
+        write_wav(tmp_path / "out.wav", blocks(), 8000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_silence_before_and_after_is_not_heard():
+    tone = sine(440, 1, 8000, 0.5)
+    audio = np.concatenate(
+        [np.zeros(8000, np.float32), tone, np.zeros(4000, np.float32), tone, np.zeros(16000, np.float32)]
+    )
+    start, stop = audible_range(audio, 8000, loudness_db(audio, 8000))
+    assert start == pytest.approx(8000 - 800, abs=160)
+    assert stop == pytest.approx(28000 + 800, abs=160)
+    assert audible_range(tone, 8000, loudness_db(tone, 8000)) == (0, 8000)
+
+
+def test_loudness_ignores_pauses():
+    tone = sine(440, 2, 8000, 0.5)
+    pause = np.zeros(16000, np.float32)
+    assert loudness_db(tone, 8000) == pytest.approx(20 * np.log10(0.5 / np.sqrt(2)), abs=0.05)
+    assert loudness_db(np.concatenate([tone, pause, pause]), 8000) == pytest.approx(loudness_db(tone, 8000), abs=0.05)
+    assert loudness_db(pause, 8000) == -120

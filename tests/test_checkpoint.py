@@ -1,0 +1,169 @@
+"""State files and other outputs: whole or absent."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from continuo import checkpoint
+from continuo.command import printable, run_main
+from continuo.files import check_writable, replacing, write_text
+from continuo.progress import Display, duration
+
+
+def test_tensors_and_facts_come_back(tmp_path):
+    path = tmp_path / "s.safetensors"
+    tensors = {"a.x": torch.randn(3, 4), "a.y": torch.arange(5), "b.z": torch.tensor(True), "b.t": torch.randn(4, 4).T}
+    checkpoint.save(path, tensors, {"step": 3, "names": ["é"]})
+    loaded, facts = checkpoint.load(path)
+    assert facts == {"step": 3, "names": ["é"]}
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+    assert checkpoint.load(path, "a.")[0].keys() == {"a.x", "a.y"}
+    assert checkpoint.read_facts(path) == facts
+    assert checkpoint.under_prefix("a", checkpoint.load(path, "a.")[0]).keys() == {"x", "y"}
+    assert [p.name for p in tmp_path.iterdir()] == ["s.safetensors"]
+
+
+@pytest.mark.parametrize("keep", [0, 1, 7, 8, 100, 0.5, 0.99])
+def test_truncated_states_are_one_line(tmp_path, keep):
+    path = tmp_path / "s.safetensors"
+    checkpoint.save(path, {"a": torch.randn(100)}, {"step": 1})
+    content = path.read_bytes()
+    path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
+    with pytest.raises(ValueError, match="damaged or not a state") as caught:
+        checkpoint.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_files_are_not_states(tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "s.safetensors"
+    with pytest.raises(ValueError, match="no state"):
+        checkpoint.load(path)
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="another format"):
+        checkpoint.load(path)
+    torch.save({"a": torch.zeros(1)}, path)  # a pickle is refused, never opened
+    with pytest.raises(ValueError, match="damaged or not a state"):
+        checkpoint.load(path)
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path):
+    path = tmp_path / "x.txt"
+    write_text(path, "old")
+
+    def fail() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.txt"]
+
+
+def test_written_files_have_ordinary_permissions(tmp_path):
+    write_text(tmp_path / "x", "1")
+    (tmp_path / "y").write_text("1")
+    assert (tmp_path / "x").stat().st_mode == (tmp_path / "y").stat().st_mode
+
+
+def test_A06_readers_never_see_a_part(tmp_path):
+    """One thread saves as fast as it can, this one reads: every read is of one whole state."""
+    path = tmp_path / "s.safetensors"
+    checkpoint.save(path, {"a": torch.zeros(20_000)}, {"step": 0})
+    done = threading.Event()
+
+    def write():
+        step = 0
+        while not done.is_set():
+            step += 1
+            checkpoint.save(path, {"a": torch.full((20_000 + 997 * (step % 5),), float(step))}, {"step": step})
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        seen: set[int] = set()
+        deadline = time.monotonic() + 60
+        while len(seen) < 25 and time.monotonic() < deadline:
+            tensors, facts = checkpoint.load(path)
+            assert (tensors["a"] == facts["step"]).all()
+            seen.add(facts["step"])
+    finally:
+        done.set()
+        writer.join()
+    assert len(seen) == 25
+
+
+def test_outputs_are_checked_before_the_work(tmp_path):
+    (tmp_path / "there").write_text("x")
+    check_writable(tmp_path / "new", force=False)
+    check_writable(tmp_path / "there", force=True)
+    with pytest.raises(ValueError, match="--force"):
+        check_writable(tmp_path / "there", force=False)
+    with pytest.raises(ValueError, match="is a folder"):
+        check_writable(tmp_path, force=True)
+    with pytest.raises(ValueError, match="does not exist"):
+        check_writable(tmp_path / "no" / "x", force=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("hop 0\nis impossible"), "tool: hop 0 is impossible"),
+        (OSError(28, "No space left on device", "x.wav"), "x.wav: No space left on device: free some space"),
+        (PermissionError(13, "Permission denied", "x"), "check its permissions"),
+    ],
+)
+def test_errors_are_one_line_and_status_two(error, words, capsys, monkeypatch):
+    monkeypatch.delenv("CONTINUO_DEBUG", raising=False)
+
+    def body() -> int:
+        raise error
+
+    assert run_main(body, name="tool") == 2
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert printed.count("\n") == 1
+
+
+def test_a_full_disk_keeps_the_state_before(tmp_path, monkeypatch):
+    path = tmp_path / "s.safetensors"
+    checkpoint.save(path, {"a": torch.zeros(3)}, {"step": 1})
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("continuo.files._sync", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(path, {"a": torch.ones(3)}, {"step": 2})
+    assert checkpoint.read_facts(path) == {"step": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["s.safetensors"]
+
+
+def test_time_remaining_does_not_wrap():
+    assert duration(86_399) == "23:59:59"
+    assert duration(86_400) == "1 d 00:00:00"
+    assert duration(40 * 86_400 + 3_661) == "40 d 01:01:01"
+
+
+def test_plain_progress_on_a_pipe(monkeypatch):
+    import io
+
+    stream = io.StringIO()
+    clock = iter(range(0, 10_000, 6))
+    monkeypatch.setattr("continuo.progress.time.monotonic", lambda: float(next(clock)))
+    with Display(stream=stream) as display:
+        task = display.task("work", 10)
+        for done in range(1, 6):
+            task.update(done, "note")
+        display.say("evil\x1b[31m\nname")
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "work  20%: note, elapsed 00:12, remaining 01:36"
+    assert lines[-1] == "evil\\x1b[31m\\nname"
+    assert printable("é ∑") == "é ∑"

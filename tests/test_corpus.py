@@ -1,0 +1,172 @@
+"""What is found, what is skipped and why, what is cached, how it is split."""
+
+import os
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import RATE_HZ, melody
+
+import corpus
+from continuo import cache
+from continuo.metadata import CorpusSection
+from continuo.piece import Piece, check_audible
+
+
+def section(path, **keys) -> CorpusSection:
+    return CorpusSection(path=str(path), sample_rate_hz=RATE_HZ, **keys)
+
+
+def test_A01_every_audio_file_is_found_and_every_skip_is_reported(tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for number, name in enumerate(["a.WAV", "deep/b.Flac", "deep/er/c.ogg", "d.AIFF", "e.Mp3"]):
+        kind = name.rsplit(".", 1)[1].lower()
+        soundfile.write(tmp_path / name, melody(number, rate_hz=22050), 22050, format=kind)
+    (tmp_path / "notes.txt").write_text("not music")
+    (tmp_path / "cover.m4a").write_bytes(b"x")
+    (tmp_path / "broken.ogg").write_bytes(b"OggS nothing")
+    soundfile.write(tmp_path / "silence.wav", np.zeros(RATE_HZ * 2), RATE_HZ)
+    soundfile.write(tmp_path / "blip.wav", np.ones(50), RATE_HZ)
+    soundfile.write(tmp_path / "nan.wav", np.full(RATE_HZ, np.nan), RATE_HZ, subtype="FLOAT")
+    loaded = corpus.load(section(tmp_path))
+    assert [piece.id for piece in loaded.pieces] == ["a.WAV", "d.AIFF", "deep/b.Flac", "deep/er/c.ogg", "e.Mp3"]
+    reasons = dict(loaded.skipped)
+    assert "cannot be decoded" in reasons["broken.ogg"]
+    assert "silent" in reasons["silence.wav"]
+    assert "too short" in reasons["blip.wav"]
+    assert "not numbers" in reasons["nan.wav"]
+    assert "convert it" in reasons["cover.m4a"]
+    assert reasons["1 files"] == ".txt: neither audio nor a score"
+
+
+def test_A01_audio_comes_at_the_models_rate_mono(tmp_path):
+    tone = 0.3 * np.sin(2 * np.pi * 500 * np.arange(48000) / 48000)
+    soundfile.write(tmp_path / "tone.wav", np.stack([tone, tone, 0 * tone], axis=1), 48000)
+    (piece,) = corpus.load(section(tmp_path)).pieces
+    assert piece.samples.dtype == np.float32
+    assert len(piece.samples) == RATE_HZ
+    middle = np.asarray(piece.samples[2000:6000])
+    expected = 0.2 * np.sin(2 * np.pi * 500 * np.arange(2000, 6000) / RATE_HZ)
+    np.testing.assert_allclose(middle, expected, atol=2e-3)
+
+
+def test_include_and_exclude_are_unicode_patterns(tmp_path):
+    for number, name in enumerate(["Ελλάδα.wav", "Sonata.wav", "Sonata (live).wav"]):
+        soundfile.write(tmp_path / name, melody(number), RATE_HZ)
+    names = lambda **keys: [p.id for p in corpus.load(section(tmp_path, **keys)).pieces]  # noqa: E731
+    assert names(include=(r"\p{Greek}",)) == ["Ελλάδα.wav"]
+    assert names(exclude=(r"\(live\)", r"^\p{Greek}")) == ["Sonata.wav"]
+    with pytest.raises(ValueError, match=r"corpus\.include: '\(' is not a regular expression"):
+        names(include=("(",))
+
+
+def test_what_is_no_file_is_listed(tmp_path):
+    soundfile.write(tmp_path / "a.wav", melody(0), RATE_HZ)
+    (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    (tmp_path / "away").symlink_to(tmp_path.parent)
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert dict(corpus.load(section(tmp_path)).skipped) == {
+        "away": "a link to a folder is not followed",
+        "gone.wav": "a link that leads nowhere",
+        "pipe.wav": "neither a file nor a folder",
+    }
+
+
+def test_the_same_recording_twice_is_heard_once(tmp_path):
+    soundfile.write(tmp_path / "a.wav", melody(0), RATE_HZ)
+    (tmp_path / "copy.wav").write_bytes((tmp_path / "a.wav").read_bytes())
+    loaded = corpus.load(section(tmp_path))
+    assert len(loaded.pieces) == 1
+    assert loaded.skipped == (("copy.wav", "the same content as a.wav"),)
+
+
+def test_numbers_that_are_none_are_found_wherever_they_hide():
+    audio = np.full(3 * 2**20, 0.1, np.float32)
+    for place in (0, 2**20 + 5, len(audio) - 1):
+        bad = audio.copy()
+        bad[place] = np.nan
+        with pytest.raises(ValueError, match="not numbers"):
+            check_audible(bad, RATE_HZ, least_samples=10, source="it")
+    check_audible(audio, RATE_HZ, least_samples=10, source="it")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"), [(None, "neither a folder"), ("empty", "nothing to hear"), ("text", "nothing to hear")]
+)
+def test_an_empty_corpus_is_an_error(tmp_path, make, words):
+    folder = tmp_path / "music"
+    if make:
+        folder.mkdir()
+    if make == "text":
+        (folder / "readme.txt").write_text("no music here")
+    with pytest.raises(ValueError, match=words):
+        corpus.load(section(folder))
+
+
+def test_cache_serves_the_second_run_survives_damage_and_can_be_cleared(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CONTINUO_CACHE", str(tmp_path / "cache"))
+    music = tmp_path / "music"
+    music.mkdir()
+    soundfile.write(music / "a.wav", melody(1), RATE_HZ)
+    first = np.array(corpus.load(section(music)).pieces[0].samples)
+
+    def refuse(*_):
+        raise AssertionError("decoded again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus, "decode_blocks", refuse)
+        (piece,) = corpus.load(section(music)).pieces
+        assert isinstance(piece.samples, np.memmap)
+        np.testing.assert_array_equal(piece.samples, first)
+    (stored,) = (tmp_path / "cache").rglob("*.f32")
+    stored.write_bytes(stored.read_bytes()[:100])
+    np.testing.assert_array_equal(corpus.load(section(music)).pieces[0].samples, first)
+    assert cache.size_bytes() > first.nbytes
+    assert corpus.main(["--clear-cache"]) == 0
+    assert "freed" in capsys.readouterr().out
+    assert cache.size_bytes() == 0
+
+
+def test_a_changed_file_is_decoded_anew(tmp_path):
+    soundfile.write(tmp_path / "a.wav", melody(1), RATE_HZ)
+    before = np.array(corpus.load(section(tmp_path)).pieces[0].samples)
+    soundfile.write(tmp_path / "a.wav", melody(2), RATE_HZ)
+    after = np.array(corpus.load(section(tmp_path)).pieces[0].samples)
+    assert not np.array_equal(before, after)
+
+
+def test_split_is_by_piece_seeded_and_complete(music_folder):
+    loaded = corpus.load(section(music_folder))
+    train, held_out = loaded.split(0.25, seed=3)
+    assert {p.id for p in train} | {p.id for p in held_out} == {p.id for p in loaded.pieces}
+    assert not {p.id for p in train} & {p.id for p in held_out}
+    assert len(held_out) == 1
+    assert [p.id for p in loaded.split(0.25, seed=3)[1]] == [held_out[0].id]
+    assert len({loaded.split(0.25, seed=s)[1][0].id for s in range(20)}) > 1
+
+
+def test_a_lone_recording_is_split_in_time(tmp_path):
+    soundfile.write(tmp_path / "only.wav", melody(0, seconds=10), RATE_HZ)
+    loaded = corpus.load(section(tmp_path))
+    (train,), (held_out,) = loaded.split(0.1, seed=0)
+    assert len(train.samples) + len(held_out.samples) == len(loaded.pieces[0].samples)
+    assert train.gain == held_out.gain == loaded.pieces[0].gain
+
+
+def test_reading_outside_a_piece_gives_silence():
+    piece = Piece.from_samples(np.ones(10), RATE_HZ)
+    read = piece.read(-3, 13) / piece.gain
+    np.testing.assert_allclose(read, [0] * 3 + [1] * 10 + [0] * 3, rtol=1e-6)
+    assert len(piece.read(20, 25)) == len(piece.read(-9, -4)) == 5
+    assert not piece.read(20, 25).any()
+
+
+def test_A11_embedded_chorales_are_rendered_with_no_data_of_the_users():
+    loaded = corpus.load(CorpusSection(sample_rate_hz=RATE_HZ, program=0, pieces=3), seed=1)
+    assert len(loaded.pieces) == 3
+    for piece in loaded.pieces:
+        assert piece.id.startswith("bwv")
+        assert 10 < piece.seconds < 300
+        assert piece.loudness_db > -45
+    other = corpus.load(CorpusSection(sample_rate_hz=RATE_HZ, program=0, pieces=3), seed=2)
+    assert {p.id for p in other.pieces} != {p.id for p in loaded.pieces}

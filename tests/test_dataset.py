@@ -1,0 +1,130 @@
+"""Windows and lanes: nothing crosses pieces, nothing is lost, nothing is stored twice."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import RATE_HZ, melody
+
+from continuo.metadata import CodebookSection, SpectrumSection
+from continuo.piece import Piece
+from dataset import AudioDataset, LaneSampler, collate, training_batches, validation_batches
+from featurizer import CodebookFeaturizer, SpectrumFeaturizer
+
+SECONDS = (3.0, 1.1, 0.2, 2.0)
+
+
+@pytest.fixture(scope="module")
+def pieces() -> list[Piece]:
+    made = [Piece.from_samples(melody(n, seconds), RATE_HZ, source=f"p{n}") for n, seconds in enumerate(SECONDS)]
+    return [*made, Piece("empty", "empty", RATE_HZ, np.zeros(0, np.float32), -23.0)]
+
+
+@pytest.fixture(scope="module")
+def featurizer(pieces) -> CodebookFeaturizer:
+    section = CodebookSection(kind="codebook", n_fft=256, hop=64, components=16, levels=2, centroids=16)
+    f = CodebookFeaturizer(section, RATE_HZ)
+    f.fit(pieces[:4], seed=0, advance=lambda words: None)
+    return f
+
+
+def test_A03_every_step_is_once_an_input_and_once_a_target(pieces, featurizer):
+    dataset = AudioDataset(pieces, featurizer, window=16)
+    assert dataset.skipped == [("empty", "shorter than two steps")]
+    for number, piece in enumerate(pieces[:4]):
+        stream = featurizer.encode(piece)
+        windows = [dataset[i] for i in range(len(dataset)) if dataset.locate(i)[0] == number]
+        inputs = torch.cat([w.inputs[w.mask] for w in windows])
+        targets = torch.cat([w.targets[w.mask] for w in windows])
+        assert torch.equal(inputs, stream[:-1])
+        assert torch.equal(targets, stream[1:])
+        assert [bool(w.first) for w in windows] == [True] + [False] * (len(windows) - 1)
+
+
+def test_A03_memory_holds_each_frame_once(pieces, featurizer):
+    dataset = AudioDataset(pieces, featurizer, window=16)
+    held = sum(stream.nbytes for stream in dataset.streams)
+    assert held == sum(featurizer.steps(p) for p in pieces[:4]) * 2 * 2  # two levels of 16 bits
+    small, large = AudioDataset(pieces, featurizer, window=2), AudioDataset(pieces, featurizer, window=500)
+    assert sum(s.nbytes for s in small.streams) == sum(s.nbytes for s in large.streams) == held
+
+
+def test_A03_continuous_frames_are_read_from_the_audio_when_asked_for(pieces):
+    f = SpectrumFeaturizer(SpectrumSection(kind="spectrum", n_fft=256, hop=64), RATE_HZ)
+    dataset = AudioDataset(pieces, f, window=16)
+    assert dataset.streams is None
+    window = dataset[1]
+    expected = f.encode(pieces[0])[16:33]
+    torch.testing.assert_close(window.inputs[:, :129], expected[:-1, :129])
+    torch.testing.assert_close(window.targets[:, :129], expected[1:, :129])
+
+
+def test_windows_outside_are_refused(pieces, featurizer):
+    dataset = AudioDataset(pieces, featurizer, window=16)
+    with pytest.raises(IndexError):
+        dataset[len(dataset)]
+
+
+def test_lanes_go_on_where_they_were_and_reset_at_beginnings(pieces, featurizer):
+    dataset = AudioDataset(pieces, featurizer, window=16)
+    sampler = LaneSampler(dataset.windows, lanes=3, seed=0)
+    batches = iter(sampler)
+    before = next(batches)
+    for _ in range(200):
+        after = next(batches)
+        for old, new in zip(before, after, strict=True):
+            same_piece = dataset.locate(old)[0] == dataset.locate(new)[0] and new == old + 1
+            assert same_piece or dataset[new].first
+            assert same_piece or old + 1 in dataset.first_window  # the old piece was played to its end
+        before = after
+
+
+def test_lanes_play_all_pieces_equally_often():
+    sampler = LaneSampler([5, 1, 3], lanes=2, seed=1)
+    batches = iter(sampler)
+    starts = [index for _ in range(900) for index in next(batches) if index in (0, 5, 6)]
+    counts = np.bincount(starts, minlength=7)[[0, 5, 6]]
+    assert counts.max() - counts.min() <= 3
+
+
+def test_lanes_do_not_march_in_step():
+    sampler = LaneSampler([100], lanes=32, seed=0)
+    assert len(set(next(iter(sampler)))) > 16
+
+
+def test_a_restored_sampler_goes_on_exactly():
+    sampler = LaneSampler([5, 2, 9, 4], lanes=3, seed=5)
+    batches = iter(sampler)
+    for _ in range(17):
+        next(batches)
+    state = sampler.state()
+    expected = [next(batches) for _ in range(50)]
+    other = LaneSampler([5, 2, 9, 4], lanes=3, seed=0)
+    other.load_state(state)
+    again = iter(other)
+    assert [next(again) for _ in range(50)] == expected
+
+
+def test_the_loader_leaves_the_trainings_randomness_alone(pieces, featurizer):
+    dataset = AudioDataset(pieces, featurizer, window=16)
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    batch = next(training_batches(dataset, LaneSampler(dataset.windows, 2, 0)))
+    assert batch.inputs.shape == (2, 16, 2)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_validation_hears_the_beginning_of_every_piece(pieces, featurizer):
+    dataset = AudioDataset(pieces, featurizer, window=16)
+    (row,) = validation_batches(dataset, frames=10**6)
+    for lane in range(4):
+        inputs = torch.cat([batch.inputs[lane][batch.mask[lane]] for batch in row])
+        assert torch.equal(inputs, featurizer.encode(pieces[lane])[:-1])
+    (short,) = validation_batches(dataset, frames=1)
+    assert len(short) == 1
+    assert torch.equal(short[0].inputs, collate([dataset[int(w)] for w in dataset.first_window[:-1]]).inputs)
+
+
+def test_no_piece_to_train_on_is_explained():
+    with pytest.raises(ValueError, match="add recordings"):
+        LaneSampler([], lanes=2, seed=0)

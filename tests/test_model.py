@@ -1,0 +1,194 @@
+"""The contract of models: step = forward, the future never changes the past, the head is a distribution."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from continuo.metadata import LstmSection
+from continuo.sampling import Sampling, draw
+from continuo.stream import StreamSpec
+from model_definition import MODELS, LevelHead, SequenceModel, build_model
+
+
+def spec_of(kind: str) -> StreamSpec:
+    torch.manual_seed(0)
+    if kind == "geometry":
+        return StreamSpec(62.5, (7, 7, 7), vectors=torch.randn(3, 7, 5))
+    if kind == "learned":
+        return StreamSpec(4.0, (9, 4))
+    return StreamSpec(62.5, features=10, mean=torch.randn(10), deviation=torch.rand(10) + 0.5)
+
+
+def model_of(kind: str, dropout: float = 0.0) -> SequenceModel:
+    torch.manual_seed(1)
+    section = LstmSection(kind="lstm", hidden=12, layers=2, head_width=16, dropout=dropout)
+    return build_model(section, spec_of(kind)).eval()
+
+
+def stream(spec: StreamSpec, steps: int, batch: int = 2) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(2)
+    if spec.continuous:
+        return torch.randn(batch, steps, spec.features, generator=generator).abs()
+    return torch.stack([torch.randint(v, (batch, steps), generator=generator) for v in spec.vocabulary], dim=-1)
+
+
+KINDS = ["geometry", "learned", "continuous"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_A04_forward_equals_the_steps(kind):
+    model = model_of(kind)
+    x = stream(model.spec, 9)
+    whole, end = model(x, model.initial_state(2))
+    state = model.initial_state(2)
+    for t in range(9):
+        context, state = model.step(x[:, t], state)
+        torch.testing.assert_close(context, whole[:, t], atol=1e-5, rtol=1e-4)
+    for ours, theirs in zip(state, end, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    first, middle = model(x[:, :4], model.initial_state(2))
+    torch.testing.assert_close(torch.cat([first, model(x[:, 4:], middle)[0]], 1), whole, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_future_never_changes_the_past(kind):
+    model = model_of(kind)
+    x = stream(model.spec, 8)
+    changed = x.clone()
+    changed[:, 5:] = stream(model.spec, 11)[:, 8:11]
+    a, b = model(x, model.initial_state(2))[0], model(changed, model.initial_state(2))[0]
+    assert torch.equal(a[:, :5], b[:, :5])
+    assert not torch.equal(a[:, 5:], b[:, 5:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lanes_do_not_hear_each_other_and_reset_alone(kind):
+    model = model_of(kind)
+    x = stream(model.spec, 6)
+    _, state = model(x, model.initial_state(2))
+    state = model.reset(state, torch.tensor([False, True]))
+    after = model(x, state)[0]
+    fresh = model(x, model.initial_state(2))[0]
+    torch.testing.assert_close(after[1], fresh[1])
+    assert not torch.allclose(after[0], fresh[0])
+
+
+def test_levels_are_a_distribution_over_whole_steps():
+    """The probabilities of all 9 * 4 steps sum to one, also where levels have different vocabularies."""
+    model = model_of("learned")
+    x = stream(model.spec, 3, batch=1)
+    steps = torch.cartesian_prod(torch.arange(9), torch.arange(4))
+    context, _ = model(x, model.initial_state(1))
+    last = context[:, -1:].expand(len(steps), -1, -1)
+    nats = model.head.nats(last, steps[:, None]).sum(-1)
+    assert nats.neg().exp().sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_samples_follow_the_nats():
+    model = model_of("learned")
+    x = stream(model.spec, 3, batch=1)
+    context = model(x, model.initial_state(1))[0][:, -1].expand(20_000, -1)
+    drawn = model.sample(context, generator=torch.Generator().manual_seed(0))
+    steps = torch.cartesian_prod(torch.arange(9), torch.arange(4))
+    expected = model.head.nats(context[: len(steps), None], steps[:, None]).sum(-1)[:, 0].neg().exp()
+    counted = torch.bincount(drawn[:, 0] * 4 + drawn[:, 1], minlength=36) / len(drawn)
+    assert (counted - expected).abs().max() < 0.01
+
+
+def test_refining_levels_have_a_temperature_of_their_own():
+    """At fine temperature 0 only the first level varies; levels that are music of their own ignore it."""
+    for kind, varies in [("geometry", False), ("learned", True)]:
+        model = model_of(kind)
+        context = torch.randn(1, 16).expand(300, -1)
+        how = Sampling(fine_temperature=0.0)
+        drawn = model.sample(context, generator=torch.Generator().manual_seed(0), how=how)
+        assert len(drawn[:, 0].unique()) > 1
+        of_first = [drawn[drawn[:, 0] == first, 1].unique() for first in drawn[:, 0].unique()]
+        assert any(len(seconds) > 1 for seconds in of_first) == varies
+
+
+def test_a_level_knows_the_levels_before_it_only():
+    model = model_of("geometry")
+    context = torch.randn(1, 1, 16)
+    a, b = torch.tensor([[[1, 2, 3]]]), torch.tensor([[[1, 5, 3]]])
+    x, y = model.head.nats(context, a)[0, 0], model.head.nats(context, b)[0, 0]
+    assert x[0] == y[0]
+    assert x[1] != y[1]
+    assert x[2] != y[2]
+
+
+def test_code_dropout_lets_some_lanes_hear_coarse_levels_only():
+    model = model_of("geometry")
+    assert isinstance(model.head, LevelHead)
+    x = stream(model.spec, 200, batch=64)
+    sums = model.head.embedding(x)
+    heard = model.head.embed(x, coarse_share=0.5)
+    whole = (heard == sums[-1]).all(-1)
+    share = whole.all(-1).float().mean().item()
+    assert 0.3 < share < 0.7
+    partial = ~whole.all(-1)
+    assert torch.stack([(heard == s).all(-1) for s in sums]).any(0).all()
+    assert 0.2 < whole[partial].float().mean() < 0.5  # a third of their steps are whole by chance
+    assert torch.equal(model.head.embed(x, coarse_share=0.0), sums[-1])
+
+
+def test_regression_nats_are_those_of_a_gaussian():
+    model = model_of("continuous")
+    x = stream(model.spec, 4)
+    context, _ = model(x, model.initial_state(2))
+    mean = model.head.out(context)
+    z = (x - model.spec.mean) / model.spec.deviation
+    expected = -torch.distributions.Normal(mean, 1.0).log_prob(z).sum(-1, keepdim=True)
+    torch.testing.assert_close(model.head.nats(context, x), expected)
+    frame = model.sample(context[:, -1])
+    assert frame.shape == (2, 10)
+    assert (frame[:, :5] >= 0).all()
+
+
+def test_temperature_zero_takes_the_likeliest_whatever_the_seed():
+    logits = torch.randn(50, 20, generator=torch.Generator().manual_seed(0))
+    for seed in range(3):
+        assert torch.equal(draw(logits, torch.Generator().manual_seed(seed), 0.0, 1.0), logits.argmax(-1))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0.2, 3.0), st.floats(0.05, 1.0), st.integers(0, 1000))
+def test_draws_stay_inside_the_nucleus(temperature, top_p, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(11, generator=generator)
+    drawn = draw(logits.expand(500, -1), generator, temperature, top_p)
+    probabilities, order = (logits / temperature).softmax(-1).sort(descending=True)
+    nucleus = order[: int((probabilities.cumsum(-1) - probabilities < top_p).sum())]
+    assert set(drawn.tolist()) <= set(nucleus.tolist())
+
+
+def test_draws_follow_the_softmax():
+    logits = torch.tensor([0.0, 1.0, -1.0, 2.0])
+    drawn = draw(logits.expand(40_000, -1), torch.Generator().manual_seed(0), 0.8, 1.0)
+    counted = torch.bincount(drawn, minlength=4) / len(drawn)
+    assert (counted - (logits / 0.8).softmax(-1)).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_A04_the_model_learns(kind):
+    """A repeating stream is learned far below what the untrained model needs."""
+    model = model_of(kind).train()
+    pattern = stream(model.spec, 4, batch=1).repeat(4, 8, 1)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    losses = []
+    for _ in range(150):
+        nats, _ = model.nats(pattern[:, :-1], pattern[:, 1:], model.initial_state(4))
+        loss = nats.sum(-1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    floor = 0.5 * model.spec.features * math.log(2 * math.pi)  # of the Gaussian; 0 for codes
+    assert losses[-1] - floor < 0.25 * (losses[0] - floor)
+
+
+def test_every_architecture_of_the_metadata_is_in_the_table():
+    assert set(MODELS) == {"lstm"}

@@ -1,0 +1,56 @@
+"""Real recordings and scores that nobody here wrote: trained on, continued, listened to with numbers."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import set_flags
+
+import corpus
+from continuo import checkpoint, listening
+from continuo.metadata import CorpusSection
+from predict import main as predict
+from train import main as train
+
+QUICK = {
+    "representation.components": 96,
+    "representation.levels": 4,
+    "representation.centroids": 256,
+    "representation.fit_frames": 20_000,
+    "architecture.hidden": 256,
+    "architecture.head_width": 256,
+}
+
+
+def test_A01_every_shared_recording_is_heard_or_explained(shared_data):
+    loaded = corpus.load(CorpusSection(path=str(shared_data / "audio" / "orchestral-gpl"), sample_rate_hz=24000))
+    assert len(loaded.pieces) == 11
+    assert [name for name, reason in loaded.skipped if "silent" in reason] == ["silence.ogg"]
+    loud = corpus.load(CorpusSection(path=str(shared_data / "audio" / "rock-cc0"), sample_rate_hz=24000))
+    assert len(loud.pieces) == 3
+    assert all(np.isfinite(piece.read(0, 240_000)).all() for piece in loud.pieces)
+
+
+@pytest.mark.slow
+def test_real_piano_is_learned_and_continued(shared_data, tmp_path, capsys):
+    """Two minutes on nine pieces of a real piano: the continuation lives, and its level does not leave the prompt's."""
+    meta = tmp_path / "piano.json"
+    flags = ["--meta", str(meta), "--corpus", str(shared_data / "audio" / "piano-cc0"), "--minutes", "1.5", "--quiet"]
+    assert train([*flags, "--device", "cpu", "--json", *set_flags(QUICK)]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    history = checkpoint.read_facts(tmp_path / "piano.safetensors")["progress"]["history"]
+    assert result["best_nats"] < 0.9 * history[0][3]
+    (held_out,) = checkpoint.read_facts(tmp_path / "piano.safetensors")["validation"]
+    whole, rate = soundfile.read(shared_data / "audio" / "piano-cc0" / held_out, dtype="float32", always_2d=True)
+    prompt, real = whole[: 6 * rate, 0], whole[6 * rate : 14 * rate, 0]
+    soundfile.write(tmp_path / "prompt.wav", prompt, rate)
+    out = tmp_path / "out.wav"
+    made = ["--meta", str(meta), "--prompt", str(tmp_path / "prompt.wav"), "--frames", "500", "--continuation-only"]
+    assert predict([*made, "--out", str(out), "--quiet", "--device", "cpu"]) == 0
+    audio, made_rate = soundfile.read(out, dtype="float32")
+    ours, theirs = listening.statistics(audio, made_rate), listening.statistics(real, rate)
+    assert ours["silence"] < 0.05
+    assert ours["onsets_per_s"] >= 0.25 * theirs["onsets_per_s"]  # a soft touch may count as no onset at all
+    assert 0.5 < ours["flux"] / theirs["flux"] < 2
+    assert abs(ours["drift_db"]) < 12

@@ -1,0 +1,164 @@
+"""The transform and its inverse, and frames to audio and back: physical identities."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import RATE_HZ, melody
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from continuo.metadata import CodebookSection, SpectrumSection
+from continuo.piece import Piece
+from continuo.stft import OverlapAdd, check_hop, frame_count, from_frames, hann, spectrum, to_frames
+from featurizer import CodebookFeaturizer, SpectrumFeaturizer
+
+SIGNALS = {
+    "noise": np.random.default_rng(0).standard_normal(12_345).astype(np.float32) * 0.1,
+    "sines": sum(np.sin(2 * np.pi * hz * np.arange(9001) / RATE_HZ) * 0.1 for hz in (110, 441.3, 2000.7)),
+    "music": melody(5),
+    "impulse": np.eye(1, 3000, 1234)[0],
+}
+
+
+def featurizer(n_fft: int, hop: int) -> SpectrumFeaturizer:
+    return SpectrumFeaturizer(SpectrumSection.model_construct(kind="spectrum", n_fft=n_fft, hop=hop), RATE_HZ)
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+@pytest.mark.parametrize(
+    ("n_fft", "hop"), [(1536, 384), (1024, 256), (512, 512 // 2), (256, 100), (300, 7), (1024, 800)]
+)
+def test_A02_magnitude_and_phase_invert_exactly(name, n_fft, hop):
+    piece = Piece.from_samples(SIGNALS[name], RATE_HZ)
+    heard = piece.read(0, len(piece.samples))
+    f = featurizer(n_fft, hop)
+    frames = f.encode(piece)
+    assert frames.shape == (frame_count(len(heard), hop), n_fft + 2)
+    assert (frames[:, : n_fft // 2 + 1] >= 0).all()
+    audio = f.decode(frames)[: len(heard)]
+    assert np.abs(audio - heard).max() < 1e-5 * max(1.0, np.abs(heard).max())
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(8, 200), st.floats(0.01, 0.8), st.integers(1, 2000))
+def test_A02_any_hop_that_the_window_allows(half, share, samples):
+    n_fft = 2 * half
+    hop = max(1, int(share * n_fft))
+    audio = np.random.default_rng(samples).standard_normal(samples).astype(np.float32)
+    piece = Piece("x", "x", RATE_HZ, audio, -23.0)
+    f = featurizer(n_fft, hop)
+    assert np.abs(f.decode(f.encode(piece))[:samples] - audio).max() < 1e-5 * max(1, np.abs(audio).max())
+
+
+@pytest.mark.parametrize(("n_fft", "hop"), [(512, 0), (512, -1), (512, 512), (512, 470), (511, 128), (2, 1)])
+def test_A02_other_hops_are_refused(n_fft, hop):
+    with pytest.raises(ValueError, match=r"hop|n_fft"):
+        check_hop(n_fft, hop)
+
+
+def test_A02_no_gain_between_analysis_and_synthesis():
+    tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(8000) / RATE_HZ)
+    frames = spectrum(tone, 512, 128)
+    assert frames.abs().max().item() == pytest.approx(0.5 * hann(512).sum().item() / 2, rel=1e-4)
+
+
+def test_frames_are_magnitude_then_phase():
+    z = torch.polar(torch.rand(4, 5) + 0.1, torch.rand(4, 5) * 6 - 3)
+    torch.testing.assert_close(from_frames(to_frames(z)), z)
+    torch.testing.assert_close(to_frames(z)[:, 5:], z.angle())
+
+
+def test_a_part_of_a_piece_is_encoded_like_the_whole():
+    piece = Piece.from_samples(melody(1), RATE_HZ)
+    f = featurizer(256, 64)
+    whole = f.encode(piece)
+    part = f.encode(piece, 17, 40)
+    torch.testing.assert_close(part[:, :129], whole[17:40, :129])
+    torch.testing.assert_close(from_frames(part), from_frames(whole[17:40]))
+
+
+@pytest.mark.parametrize(("n_fft", "hop"), [(512, 128), (256, 100), (256, 128)])
+def test_A09_overlap_add_continues_real_audio_without_a_seam(n_fft, hop):
+    """True frames after a true tail give back the audio itself, across the seam."""
+    audio = melody(3)
+    seam = 8000
+    later = [audio[seam - n_fft + j * hop : seam + j * hop] for j in range(1, 40)]
+    frames = [np.fft.rfft(window * hann(n_fft).numpy()) for window in later]
+    overlap = OverlapAdd(n_fft, hop, audio[seam - n_fft : seam])
+    made = np.concatenate([*map(overlap.push, frames), overlap.finish()])
+    assert len(made) == 39 * hop + n_fft - hop
+    start = seam - (n_fft - hop)
+    whole = 39 * hop  # afterwards the stream fades out
+    np.testing.assert_allclose(made[:whole], audio[start : start + whole], atol=1e-6)
+    assert np.abs(made[-8:]).max() < 1e-3
+
+
+def test_a_prompt_is_framed_so_that_its_last_frame_ends_with_it():
+    audio = melody(2)[:5003]
+    piece = Piece.from_samples(audio, RATE_HZ)
+    f = featurizer(256, 64)
+    stream = f.encode_prompt(piece)
+    last = np.fft.rfft(piece.read(5003 - 256, 5003) * hann(256).numpy())
+    np.testing.assert_allclose(from_frames(stream)[-1].numpy(), last, atol=1e-4)
+    assert len(stream) == 1 + (5003 - 256) // 64
+    with pytest.raises(ValueError, match="too short"):
+        f.encode_prompt(Piece.from_samples(audio[:255], RATE_HZ))
+
+
+def small_codebook(**keys) -> CodebookFeaturizer:
+    values = {"n_fft": 256, "hop": 64, "components": 32, "levels": 4, "centroids": 64, "fit_frames": 1500}
+    f = CodebookFeaturizer(CodebookSection(kind="codebook", **(values | keys)), RATE_HZ)
+    f.fit([Piece.from_samples(melody(seed), RATE_HZ) for seed in range(4)], seed=0, advance=lambda words: None)
+    return f
+
+
+def test_codes_of_a_piece_say_what_its_spectrum_was():
+    f = small_codebook()
+    piece = Piece.from_samples(melody(9), RATE_HZ)
+    codes = f.encode(piece)
+    assert codes.dtype == torch.int64
+    assert codes.shape == (f.steps(piece), 4)
+    assert codes.min() >= 0
+    assert codes.max() < 64
+    frames = spectrum(piece.read(-128, 64 * (len(codes) - 1) + 128), 256, 64)
+    log = f.vectors(frames)
+    error = [(f.codebook.decode(codes) - log).square().mean().sqrt().item()]
+    mean_only = (log - f.codebook.mean).square().mean().sqrt().item()
+    assert error[0] < 0.4 * mean_only
+    assert f.magnitude(codes).shape == (len(codes), 129)
+    assert (f.magnitude(codes) >= 0).all()
+
+
+def test_codebook_state_gives_the_same_featurizer_back():
+    f = small_codebook()
+    piece = Piece.from_samples(melody(9), RATE_HZ)
+    again = CodebookFeaturizer(f.section, RATE_HZ)
+    again.load_state(f.state())
+    assert torch.equal(again.encode(piece), f.encode(piece))
+    assert again.spec.vocabulary == f.spec.vocabulary == (64,) * 4
+
+
+def test_fitting_is_seeded_and_bounded():
+    a, b = small_codebook(fit_frames=300), small_codebook(fit_frames=300)
+    assert torch.equal(a.codebook.centroids, b.codebook.centroids)
+    pieces = [Piece.from_samples(melody(seed), RATE_HZ) for seed in range(4)]
+    assert sum(len(run) for run in a.sample(pieces, 300, seed=0)) <= 300
+    assert sum(len(run) for run in a.sample(pieces, 10**6, seed=0)) == sum(a.steps(p) for p in pieces)
+
+
+def test_too_small_a_corpus_is_explained():
+    f = CodebookFeaturizer(CodebookSection(kind="codebook", n_fft=256, hop=64, components=32, centroids=512), RATE_HZ)
+    with pytest.raises(ValueError, match=r"too few for 512 centroids.*lower representation.centroids"):
+        f.fit([Piece.from_samples(melody(0, seconds=1), RATE_HZ)], seed=0, advance=lambda words: None)
+
+
+def test_A09_chunked_decoding_equals_whole():
+    f = small_codebook()
+    prompt, rest = Piece.from_samples(melody(7), RATE_HZ), f.encode(Piece.from_samples(melody(8), RATE_HZ))
+    decoder = f.decoder(prompt)
+    blocks = [decoder.push(step) for step in rest]
+    streamed = np.concatenate([*blocks, decoder.finish()])
+    assert len(streamed) == len(rest) * 64 + decoder.overlap_samples
+    again = f.decoder(prompt)
+    assert np.array_equal(streamed, np.concatenate([*(again.push(step) for step in rest), again.finish()]))
+    assert len(blocks[40]) == 64  # a steady flow once the look-ahead is full

@@ -1,0 +1,287 @@
+"""Training as a user runs it: budgets, resuming, killing, refusing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, SMALL_CODEBOOK, SMALL_OF, set_flags, train_small
+
+from continuo import checkpoint, device
+from train import main
+
+
+def state_of(meta) -> tuple[dict, dict]:
+    return checkpoint.load(meta.parent / "model.safetensors")
+
+
+def without_time(facts: dict) -> dict:
+    """Facts of a state, less what the clock says."""
+    progress = facts["progress"]
+    history = [[step, train, held_out] for step, _, train, held_out in progress["history"]]
+    return facts | {"progress": progress | {"seconds": 0, "history": history}, "metadata": None}
+
+
+def assert_same_state(a, b) -> None:
+    (tensors, facts), (other_tensors, other_facts) = a, b
+    assert tensors.keys() == other_tensors.keys()
+    assert [name for name in tensors if not torch.equal(tensors[name], other_tensors[name])] == []
+    assert without_time(facts) == without_time(other_facts)
+
+
+@pytest.mark.parametrize("preset", SMALL_OF)
+def test_A05_training_makes_metadata_state_and_curves(tmp_path, music_folder, preset, capsys):
+    meta = train_small(tmp_path, music_folder, preset, steps=8, extra=("--json",))
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["step"] == 8
+    assert result["device"] == "cpu"
+    assert result["frames_per_second"] > 0
+    assert result["train_nats"] > 0
+    assert result["validation_nats"] > 0
+    saved = json.loads(meta.read_text())
+    assert saved["corpus"]["path"] == str(music_folder)
+    assert saved["training"]["steps"] == 8
+    _, facts = state_of(meta)
+    assert facts["progress"]["step"] == 8
+    assert [row[0] for row in facts["progress"]["history"]] == [4, 8]
+    assert (tmp_path / "model.curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((tmp_path / "model.runs").glob("events.out.tfevents.*"))
+
+
+def test_A06_the_state_holds_everything_to_go_on(trained):
+    tensors, facts = state_of(trained)
+    kinds = {name.split(".")[0] for name in tensors}
+    assert kinds == {"weights", "average", "best", "featurizer", "optimizer", "sampler", "lanes", "random"}
+    assert {"version", "metadata", "progress", "precision", "pieces", "validation"} == facts.keys()
+
+
+@pytest.mark.parametrize("preset", SMALL_OF)
+def test_A06_stopped_and_resumed_equals_never_stopped(tmp_path, music_folder, preset):
+    """N5: the schedule is of 20 steps in both; one run is cut after 7."""
+    extra = ("--set", "architecture.dropout=0.2")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole = train_small(tmp_path / "a", music_folder, preset, steps=20, extra=extra)
+
+    from trainer import Trainer
+
+    meta = train_small_metadata(tmp_path / "b", music_folder, preset, 20, extra)
+    interrupted = Trainer(*meta, torch.device("cpu"))
+    interrupted.run(lambda t: t.stop() if t.progress.step == 7 else None)
+    assert state_of(tmp_path / "b" / "model.json")[1]["progress"]["step"] == 7
+    cut = train_small(tmp_path / "b", music_folder, preset, steps=20, extra=extra)
+    assert_same_state(state_of(whole), state_of(cut))
+
+
+def train_small_metadata(folder, music, preset, steps, extra):
+    """What `train_small` would train, as (metadata, state path), with the metadata file written."""
+    from continuo import metadata as md
+
+    values = SMALL_OF[preset] | {"corpus.path": str(music), "training.steps": steps}
+    made = md.from_preset(preset, values | md.parse_assignments(extra[1::2]), state="model.safetensors")
+    md.save(made, folder / "model.json")
+    return made, folder / "model.safetensors"
+
+
+@pytest.mark.slow
+def test_A06_killed_at_any_moment_and_resumed_equals_never_killed(tmp_path, music_folder):
+    """kill -9 at four random moments, saving included; the state is whole each time and the end is the same."""
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        "--corpus",
+        str(music_folder),
+        "--steps",
+        "400",
+        "--device",
+        "cpu",
+    ]
+    command += ["--quiet", "--set", "training.checkpoint_every_s=0.05"]
+    values = SMALL_CODEBOOK | {"training.validate_every_steps": 20}
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+        from continuo import metadata as md
+
+        made = md.from_preset("codebook-lstm", values | {"corpus.path": str(music_folder)}, state="model.safetensors")
+        md.save(made, tmp_path / name / "model.json")
+    run = lambda name: [*command, "--meta", str(tmp_path / name / "model.json")]  # noqa: E731
+    subprocess.run(run("whole"), check=True, timeout=300)
+    state = tmp_path / "killed" / "model.safetensors"
+    kills = 0
+    for delay in (0.02, 0.35, 0.1, 0.6):
+        before = checkpoint.read_facts(state)["progress"]["step"] if state.exists() else -1
+        process = subprocess.Popen(run("killed"))
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if state.exists() and checkpoint.read_facts(state)["progress"]["step"] > before:
+                time.sleep(delay)
+                process.kill()
+                kills += 1
+                break
+            time.sleep(0.01)
+        process.wait()
+        checkpoint.load(state)
+    assert kills == 4
+    assert checkpoint.read_facts(state)["progress"]["step"] < 400
+    subprocess.run(run("killed"), check=True, timeout=300)
+    assert_same_state(checkpoint.load(tmp_path / "whole" / "model.safetensors"), checkpoint.load(state))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_A06_signals_save_and_leave(tmp_path, music_folder, signum):
+    meta = train_small_metadata(tmp_path, music_folder, "codebook-lstm", 10**6, ())[1].with_name("model.json")
+    command = [sys.executable, str(ROOT / "train.py"), "--meta", str(meta), "--device", "cpu"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
+    runs = tmp_path / "model.runs"
+    deadline = time.monotonic() + 120
+    while not runs.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(2)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "stopped and saved at step" in err
+    assert state_of(meta)[1]["progress"]["step"] > 0
+
+
+def test_a_finished_training_goes_on_only_with_a_larger_budget(tmp_path, music_folder, capsys):
+    meta = train_small(tmp_path, music_folder, steps=5)
+    before = state_of(meta)
+    train_small(tmp_path, music_folder, steps=5)
+    assert_same_state(before, state_of(meta))
+    train_small(tmp_path, music_folder, steps=9)
+    assert state_of(meta)[1]["progress"]["step"] == 9
+    train_small(tmp_path, music_folder, steps=3, extra=("--fresh",))
+    assert state_of(meta)[1]["progress"]["step"] == 3
+
+
+def test_minutes_are_a_budget_too(tmp_path, music_folder, capsys):
+    meta = tmp_path / "model.json"
+    flags = ["--meta", str(meta), "--corpus", str(music_folder), "--minutes", "0.03", "--device", "cpu", "--json"]
+    assert main([*flags, *set_flags(SMALL_CODEBOOK)]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert 1.7 < result["seconds"] < 30
+    assert result["step"] > 0
+
+
+def test_seeds_make_the_difference(tmp_path, music_folder):
+    states = []
+    for name, seed in [("a", 1), ("b", 1), ("c", 2)]:
+        (tmp_path / name).mkdir()
+        states.append(state_of(train_small(tmp_path / name, music_folder, steps=4, extra=("--seed", str(seed)))))
+    assert_same_state(states[0], states[1])
+    assert not torch.equal(states[0][0]["weights.enter.weight"], states[2][0]["weights.enter.weight"])
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path, music_folder, capsys):
+    meta = train_small(tmp_path, music_folder, steps=4)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    flags = ["--meta", str(meta), "--steps", "500", "--device", "cpu", "--quiet", "--corpus", str(music_folder)]
+    assert main([*flags, "--set", "training.learning_rate=1e30", "--set", "training.clip_norm=1e30"]) == 2
+    error = capsys.readouterr().err
+    assert "lower training.learning_rate" in error
+    assert error.count("\n") == 1
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_a_changed_corpus_is_said_and_training_goes_on(tmp_path, music_folder, capsys):
+    import shutil
+
+    music = tmp_path / "music"
+    shutil.copytree(music_folder, music)
+    train_small(tmp_path, music, steps=4)
+    (music / "tune3.wav").unlink()
+    (music / "tune0.wav").unlink()
+    flags = ["--meta", str(tmp_path / "model.json"), "--corpus", str(music), "--steps", "6", "--device", "cpu"]
+    assert main(flags) == 0
+    assert "the lanes begin anew" in capsys.readouterr().err
+    assert state_of(tmp_path / "model.json")[1]["progress"]["step"] == 6
+
+
+def test_a_slip_leaves_nothing_behind(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    flags = ["--meta", str(tmp_path / "model.json"), "--corpus", str(tmp_path / "empty"), "--quiet", "--device", "cpu"]
+    assert main(flags) == 2
+    assert "nothing to hear" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_the_same_command_with_its_preset_goes_on(tmp_path, music_folder, capsys):
+    meta = train_small(tmp_path, music_folder, "spectral-lstm", steps=2)
+    again = ["--meta", str(meta), "--corpus", str(music_folder), "--steps", "3", "--device", "cpu", "--quiet"]
+    assert main([*again, "--preset", "spectral-lstm"]) == 0
+    assert state_of(meta)[1]["progress"]["step"] == 3
+    assert main([*again, "--preset", "codebook-lstm"]) == 2
+    assert "not of the preset" in capsys.readouterr().err
+
+
+def test_a_second_start_neither_fits_nor_encodes_again(tmp_path, music_folder, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first = state_of(train_small(tmp_path / "a", music_folder, steps=3))
+
+    def refuse(*_, **__):
+        raise AssertionError("done again")
+
+    monkeypatch.setattr("continuo.codebook.fit", refuse)
+    monkeypatch.setattr("featurizer.StftFeaturizer.encode", refuse)
+    assert_same_state(first, state_of(train_small(tmp_path / "b", music_folder, steps=3)))
+
+
+def test_a_state_of_another_model_is_refused(tmp_path, music_folder, capsys):
+    meta = train_small(tmp_path, music_folder, steps=2)
+    flags = ["--meta", str(meta), "--corpus", str(music_folder), "--steps", "4", "--device", "cpu", "--quiet"]
+    assert main([*flags, "--set", "architecture.hidden=25"]) == 2
+    assert "architecture.hidden = 24, now it is 25" in capsys.readouterr().err
+    assert state_of(meta)[1]["progress"]["step"] == 2
+
+
+def test_the_average_and_the_best_are_kept(trained):
+    tensors, facts = state_of(trained)
+    history = facts["progress"]["history"]
+    best = min(history, key=lambda row: row[3])
+    assert facts["progress"]["best_step"] == best[0]
+    assert facts["progress"]["best_nats"] == best[3]
+    assert not torch.equal(tensors["average.enter.weight"], tensors["weights.enter.weight"])
+    if best[0] == facts["progress"]["step"]:
+        assert torch.equal(tensors["average.enter.weight"], tensors["best.enter.weight"])
+
+
+def test_A05_devices_are_taken_in_order(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert device.choose("auto")[0].type == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device, "compare_with_cpu", lambda there: "")
+    assert device.choose("auto")[0].type == "mps"
+    monkeypatch.setattr(device, "compare_with_cpu", lambda there: "an LSTM takes 3.0 times as long")
+    assert device.choose("auto") == (torch.device("cpu"), "MPS is left out: an LSTM takes 3.0 times as long")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert device.choose("auto")[0].type == "cpu"
+    for name in ("cuda", "mps", "tpu"):
+        with pytest.raises(ValueError, match=f"--device {name}"):
+            device.choose(name)
+    assert device.choose("cpu") == (torch.device("cpu"), "as asked")
+
+
+def test_a_device_that_agrees_with_the_cpu_passes_the_check(monkeypatch):
+    verdict = device.compare_with_cpu(torch.device("cpu"))
+    assert verdict == "" or "times as long" in verdict  # the CPU agrees with itself; its clock may not
+
+
+def test_A05_time_remaining_is_on_screen(tmp_path, music_folder, monkeypatch, capsys):
+    monkeypatch.setattr("continuo.progress.PLAIN_EVERY_S", 0.0)
+    train_small(tmp_path, music_folder, steps=2)
+    capsys.readouterr()
+    flags = ["--meta", str(tmp_path / "model.json"), "--corpus", str(music_folder), "--steps", "40", "--device", "cpu"]
+    assert main(flags) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("training")]
+    assert lines
+    for words in ("step", "loss", "held-out", "frames/s", "elapsed", "remaining"):
+        assert words in lines[0]

@@ -1,0 +1,179 @@
+"""Train a model on a folder of music, and save its state while training goes on.
+
+    python train.py                                   the default model on the embedded chorales, 10 minutes
+    python train.py --corpus ~/recordings --minutes 60
+    python train.py --meta piano.json --preset spectral-lstm --corpus ~/piano
+
+Stop it with Ctrl-C whenever you like; the same command goes on where it stopped. While it runs,
+`python predict.py` continues a score with what has been learned so far.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from continuo.command import Parser, run_main
+from continuo.files import check_writable
+
+if TYPE_CHECKING:
+    from trainer import Trainer
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser("train.py", __doc__)
+    parser.add_argument(
+        "--meta", type=Path, default=Path("model.json"), help="metadata file; created if missing (default: model.json)"
+    )
+    parser.add_argument("--preset", help="a preset of models/ to create it from (default: codebook-lstm)")
+    parser.add_argument("--corpus", help="a folder of recordings or scores, or music21:bach")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", type=float, help="train for so many minutes in all")
+    budget.add_argument("--steps", type=int, help="train for so many steps in all")
+    parser.add_argument("--device", default="auto", help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu")
+    parser.add_argument("--checkpoint-every", type=float, metavar="SECONDS", help="save so often (default: 30)")
+    parser.add_argument("--seed", type=int, help="of the split, the start and the order (default: 0)")
+    parser.add_argument("--fresh", action="store_true", help="begin anew, overwriting the state there")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. training.batch_size=16"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--json", action="store_true", help="print the results as one JSON object on the last line")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    return run_main(lambda: _run(arguments), name="train.py")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin starve when a core is shared
+    metadata, state_path = _metadata(arguments)
+
+    from continuo.device import choose
+    from continuo.metadata import save
+    from continuo.progress import Display
+    from continuo.report import TrainingLog
+    from trainer import Trainer
+
+    device, reason = choose(arguments.device)
+    with Display(quiet=arguments.quiet) as display:
+        trainer = Trainer(metadata, state_path, device, fresh=arguments.fresh, display=display)
+        if not arguments.meta.exists():  # written once the corpus is found good, so that a slip leaves nothing behind
+            save(metadata, arguments.meta)
+        _describe(trainer, reason)
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, lambda *_: trainer.stop())
+        reporter = Reporter(trainer)
+        with TrainingLog(state_path, fresh=arguments.fresh) as log:
+
+            def report(trainer: "Trainer") -> None:
+                reporter(trainer)
+                log.write(trainer.progress.step, trainer.progress.train_nats, trainer.progress.history)
+
+            trainer.run(report)
+            log.draw(trainer.progress.history, trainer.model.spec.steps_per_second)
+        _conclude(trainer, arguments)
+        if arguments.json:
+            print(json.dumps(_results(trainer, reporter)))
+    return 0
+
+
+def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
+    """The checked metadata, created where it does not exist, and the path of the state."""
+    from continuo import metadata as md
+
+    flags = {
+        "corpus.path": arguments.corpus,
+        "training.minutes": arguments.minutes,
+        "training.steps": arguments.steps,
+        "training.checkpoint_every_s": arguments.checkpoint_every,
+        "training.seed": arguments.seed,
+    }
+    overrides = {key: value for key, value in flags.items() if value is not None}
+    if arguments.minutes is not None:
+        overrides["training.steps"] = None
+    overrides |= md.parse_assignments(arguments.set)
+    path: Path = arguments.meta
+    if path.exists():
+        metadata = md.load(path, overrides)
+        if arguments.preset and not md.is_of_preset(metadata, arguments.preset):
+            raise ValueError(f"{path} exists and is not of the preset {arguments.preset}: choose another --meta")
+    else:
+        metadata = md.from_preset(arguments.preset or md.DEFAULT_PRESET, overrides, state=f"{path.stem}.safetensors")
+        check_writable(path, force=False)
+    state_path = path.parent / metadata.state
+    check_writable(state_path, force=True)
+    return metadata, state_path
+
+
+def _describe(trainer: "Trainer", reason: str) -> None:
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    frames, held_out = sum(trainer.train_set.steps), sum(trainer.validation_set.steps)
+    precision = str(trainer.precision).removeprefix("torch.")
+    trainer.display.say(f"device: {trainer.device} ({reason})")
+    trainer.display.say(
+        f"model: {parameters / 1e6:.1f} million parameters, {precision}; "
+        f"{frames:,} frames to learn, {held_out:,} held out"
+    )
+    if trainer.progress.step:
+        trainer.display.say(
+            f"going on from step {trainer.progress.step:,}, {trainer.progress.seconds / 60:.1f} minutes"
+        )
+
+
+class Reporter:
+    """Keeps the display up to date, ten times a second at most."""
+
+    def __init__(self, trainer: "Trainer") -> None:
+        self.task = trainer.display.task("training", 1.0)
+        self.first_step, self.started, self.shown = trainer.progress.step, time.monotonic(), 0.0
+        self.frames_per_second = 0.0
+
+    def __call__(self, trainer: "Trainer") -> None:
+        p, t, now = trainer.progress, trainer.metadata.training, time.monotonic()
+        self.frames_per_second = (p.step - self.first_step) * t.batch_size * t.window / max(now - self.started, 1e-9)
+        if now - self.shown < 0.1:
+            return
+        self.shown = now
+        held_out = f"{p.validation_nats:.2f}" if p.validation_nats is not None else "-"
+        note = f"step {p.step:,}, loss {p.train_nats:.2f}, held-out {held_out}, {self.frames_per_second:,.0f} frames/s"
+        self.task.update(trainer.share_done(), note, trainer.remaining_s(self.frames_per_second))
+
+
+def _conclude(trainer: "Trainer", arguments: argparse.Namespace) -> None:
+    p = trainer.progress
+    if not trainer.finished():
+        trainer.display.say(f"stopped and saved at step {p.step:,}: the same command goes on from there")
+        return
+    in_steps = trainer.metadata.training.steps is not None
+    done = f"{p.step:,} steps" if in_steps else f"{p.seconds / 60:.1f} minutes"
+    more = f"--steps {2 * p.step}" if in_steps else f"--minutes {max(1, round(p.seconds / 30))}"
+    nats = f", held-out nats per step {p.best_nats:.2f}" if p.best_nats is not None else ""
+    trainer.display.say(f"trained for {done}{nats}; state in {trainer.state_path}")
+    trainer.display.say(f"to train longer: python train.py --meta {arguments.meta} {more}")
+
+
+def _results(trainer: "Trainer", reporter: Reporter) -> dict[str, Any]:
+    p = trainer.progress
+    return {
+        "step": p.step,
+        "seconds": round(p.seconds, 3),
+        "frames_per_second": round(reporter.frames_per_second, 1),
+        "train_nats": p.train_nats,
+        "validation_nats": p.validation_nats,
+        "best_nats": p.best_nats,
+        "best_step": p.best_step,
+        "device": trainer.device.type,
+        "precision": str(trainer.precision).removeprefix("torch."),
+        "state": str(trainer.state_path),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

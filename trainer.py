@@ -1,0 +1,302 @@
+"""Trainer: a model from its metadata and a corpus, step by step, into one state file.
+
+No printing and no arguments; `train.py` and the studio drive it. What a run needs to go on exactly is in the state
+file: weights, their running average and the best average so far, the optimizer, the lanes, the sampler's position, the
+random states, the fitted featurizer and the metadata. The schedule depends on the step (or the seconds trained), which
+are in the file too, so a run that is killed and resumed ends like one that was not; bit for bit, on the CPU, where the
+budget is given in steps.
+"""
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import continuo
+import corpus
+from continuo import cache, checkpoint
+from continuo.device import choose_precision
+from continuo.files import human_size, remove_leftovers
+from continuo.metadata import Metadata, check_same_model
+from continuo.piece import Piece
+from continuo.progress import Display
+from dataset import AudioDataset, Batch, LaneSampler, training_batches, validation_batches
+from featurizer import FEATURIZERS, Featurizer
+from model_definition import SequenceModel, State, build_model
+
+FIRST_SAVE_S = 30.0
+LEAST_RATE = 0.01  # of the learning rate, at the end of the cosine
+
+
+@dataclass
+class Progress:
+    """Where a training stands; the plain part of the state."""
+
+    step: int = 0
+    seconds: float = 0.0
+    train_nats: float | None = None
+    validation_nats: float | None = None
+    best_step: int | None = None
+    best_nats: float | None = None
+    history: list[list[float]] = field(default_factory=list)  # [step, seconds, train_nats, validation_nats]
+
+
+class Trainer:
+    """Trains what `metadata` describes into `state_path`; goes on where the file there stopped, unless `fresh`.
+
+    Raises:
+        ValueError: the corpus is empty or too small, or the state there belongs to another model.
+    """
+
+    def __init__(
+        self,
+        metadata: Metadata,
+        state_path: Path,
+        device: torch.device,
+        *,
+        fresh: bool = False,
+        display: Display | None = None,
+    ) -> None:
+        self.metadata, self.state_path, self.device = metadata, state_path, device
+        self.display = display or Display(quiet=True)
+        self.stopping = False
+        remove_leftovers(state_path)
+        saved = None if fresh or not state_path.exists() else checkpoint.load(state_path)
+        if saved:
+            check_same_model(metadata, saved[1]["metadata"], state_path)
+        torch.manual_seed(metadata.training.seed)
+        self.train_pieces, self.validation_pieces = self._load_corpus()
+        self.featurizer = self._ready_featurizer(checkpoint.under_prefix("featurizer", saved[0]) if saved else None)
+        self.train_set = self._encode("encoding", self.train_pieces)
+        self.validation_set = self._encode("encoding held-out pieces", self.validation_pieces)
+        self._build()
+        if saved:
+            self._restore(*saved)
+
+    def _load_corpus(self) -> tuple[list[Piece], list[Piece]]:
+        section, seed = self.metadata.corpus, self.metadata.training.seed
+        loaded = corpus.load(section, seed=seed, display=self.display)
+        minutes, size = loaded.seconds / 60, human_size(cache.size_bytes())
+        self.display.say(f"corpus: {len(loaded.pieces)} pieces, {minutes:.1f} minutes, {len(loaded.skipped)} skipped")
+        self.display.say(f"cache of decoded audio: {size} (python corpus.py --clear-cache empties it)")
+        if len(loaded.pieces) == 1:
+            self.display.say("one recording only: its last tenth is held out to tell learning from copying")
+        return loaded.split(section.validation_share, seed)
+
+    def _ready_featurizer(self, state: checkpoint.Tensors | None) -> Featurizer:
+        section = self.metadata.representation
+        featurizer = FEATURIZERS[section.kind](section, self.metadata.corpus.sample_rate_hz)
+        if state:
+            featurizer.load_state(state)
+            return featurizer
+        keys = sorted(piece.key for piece in self.train_pieces)
+        key = cache.key_of_values("featurizer", featurizer.layout(), self.metadata.training.seed, keys)
+        kept = cache.entry(key, ".safetensors")
+        try:
+            featurizer.load_state(checkpoint.load(kept)[0])
+            return featurizer
+        except ValueError:
+            pass  # it was never fitted on this corpus, or the entry is damaged
+        started = time.monotonic()
+        task = self.display.task("fitting the featurizer", 10)
+        parts = iter(range(1, 10_000))
+        advance: Callable[[str], None] = lambda words: task.update(next(parts), words)  # noqa: E731
+        featurizer.fit(self.train_pieces, seed=self.metadata.training.seed, advance=advance)
+        task.close()
+        checkpoint.save(kept, featurizer.state(), {})
+        self.display.say(f"featurizer fitted in {time.monotonic() - started:.1f} s")
+        return featurizer
+
+    def _encode(self, name: str, pieces: list[Piece]) -> AudioDataset:
+        task = self.display.task(name, len(pieces))
+        dataset = AudioDataset(pieces, self.featurizer, self.metadata.training.window, lambda done: task.update(done))
+        task.close()
+        for piece, reason in dataset.skipped:
+            self.display.say(f"skipped {piece}: {reason}")
+        return dataset
+
+    def _build(self) -> None:
+        t = self.metadata.training
+        self.progress = Progress()
+        self.precision = choose_precision(t.precision, self.device)
+        self.model: SequenceModel = build_model(self.metadata.architecture, self.featurizer.spec).to(self.device)
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.best: checkpoint.Tensors = {}
+        fused = self.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=t.learning_rate, betas=(0.9, 0.98), weight_decay=t.weight_decay, fused=fused
+        )
+        self.sampler = LaneSampler(self.train_set.windows, t.batch_size, t.seed)
+        self.lanes: State = self.model.initial_state(t.batch_size)
+        self.held_out = validation_batches(self.validation_set, t.validation_frames)
+        self.saved_step = -1
+
+    # --- the loop ---------------------------------------------------------------------------------------------------
+
+    def run(self, report: Callable[["Trainer"], None] = lambda trainer: None) -> None:
+        """Train until the budget is used or `stop` is called; saves at intervals and at the end.
+
+        Args:
+            report: called after every step.
+
+        Raises:
+            ValueError: the loss became NaN or infinite; the last good state is on disk.
+        """
+        t = self.metadata.training
+        batches = training_batches(self.train_set, self.sampler)
+        before = self.progress.seconds
+        started = last_save = time.monotonic()
+        save_after = min(t.checkpoint_every_s, FIRST_SAVE_S)
+        while not (self.stopping or self.finished()):
+            self._train_step(next(batches))
+            self.progress.seconds = before + time.monotonic() - started
+            if self.progress.step % t.validate_every_steps == 0:
+                self._validate()
+            if time.monotonic() - last_save >= save_after:
+                self.save()
+                last_save, save_after = time.monotonic(), t.checkpoint_every_s
+            report(self)
+        if self.progress.step != self.saved_step:
+            if self.progress.step % t.validate_every_steps and not self.stopping:
+                self._validate()
+            self.save()
+
+    def stop(self) -> None:
+        """Ask the loop to save and leave after the step that it is in."""
+        self.stopping = True
+
+    def finished(self) -> bool:
+        """Whether the budget is used."""
+        return self.share_done() >= 1
+
+    def share_done(self) -> float:
+        """How much of the budget is used, 0 to 1 or more."""
+        t = self.metadata.training
+        if t.steps is not None:
+            return self.progress.step / t.steps
+        assert t.minutes is not None
+        return self.progress.seconds / (60 * t.minutes)
+
+    def remaining_s(self, frames_per_second: float) -> float:
+        """Seconds until the budget is used."""
+        t = self.metadata.training
+        if t.steps is None:
+            assert t.minutes is not None
+            return max(0.0, 60 * t.minutes - self.progress.seconds)
+        return (t.steps - self.progress.step) * t.batch_size * t.window / max(frames_per_second, 1e-9)
+
+    def learning_rate(self) -> float:
+        """Linear warm-up by steps, then a cosine over the budget."""
+        t = self.metadata.training
+        warm = min(1.0, (self.progress.step + 1) / max(1, t.warmup_steps))
+        cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, self.share_done()))
+        return t.learning_rate * warm * (LEAST_RATE + (1 - LEAST_RATE) * cosine)
+
+    def _train_step(self, batch: Batch) -> None:
+        t, p = self.metadata.training, self.progress
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        nats, count = self._nats(self.model, batch)
+        loss = nats / count
+        value = loss.item()
+        if not math.isfinite(value):
+            kept = f"; the state of step {self.saved_step} is intact" if self.saved_step >= 0 else ""
+            raise ValueError(
+                f"the loss is not a number any more at step {p.step}: "
+                f"lower training.learning_rate (now {t.learning_rate}){kept}"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), t.clip_norm)
+        self.optimizer.step()
+        p.step += 1
+        p.train_nats = value if p.train_nats is None else 0.98 * p.train_nats + 0.02 * value
+        decay = min(t.average_decay, (1 + p.step) / (10 + p.step))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+
+    def _nats(self, model: SequenceModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Nats summed over the batch, and the number of steps that count; the lanes move on."""
+        batch = batch.to(self.device)
+        self.lanes = model.reset(self.lanes, batch.first)
+        with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
+            nats, lanes = model.nats(batch.inputs, batch.targets, self.lanes)
+        self.lanes = tuple(tensor.detach().float() for tensor in lanes)
+        return (nats.sum(-1) * batch.mask).sum(), batch.mask.sum()
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        """Held-out nats of the average; the best average is kept."""
+        training_lanes, total, count = self.lanes, 0.0, 0
+        for row in self.held_out:
+            self.lanes = self.average.initial_state(len(row[0].inputs))
+            for batch in row:
+                nats, steps = self._nats(self.average, batch)
+                total, count = total + nats.item(), count + int(steps.item())
+        self.lanes = training_lanes
+        p = self.progress
+        p.validation_nats = total / max(count, 1)
+        p.history.append([p.step, round(p.seconds, 3), p.train_nats or 0.0, p.validation_nats])
+        if p.best_nats is None or p.validation_nats < p.best_nats:
+            p.best_step, p.best_nats = p.step, p.validation_nats
+            self.best = {name: tensor.cpu().clone() for name, tensor in self.average.state_dict().items()}
+
+    # --- the state --------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write the state, whole or not at all."""
+        tensors = checkpoint.with_prefix("featurizer", self.featurizer.state())
+        tensors |= checkpoint.with_prefix("weights", self.model.state_dict())
+        tensors |= checkpoint.with_prefix("average", self.average.state_dict())
+        tensors |= checkpoint.with_prefix("best", self.best)
+        tensors |= checkpoint.with_prefix("sampler", self.sampler.state())
+        tensors |= {f"lanes.{i}": tensor for i, tensor in enumerate(self.lanes)}
+        tensors |= {"random.cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            tensors |= {"random.cuda": torch.cuda.get_rng_state(self.device)}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= checkpoint.with_prefix(f"optimizer.{index}", moments)
+        facts = {
+            "version": continuo.__version__,
+            "metadata": self.metadata.model_dump(mode="json"),
+            "progress": vars(self.progress),
+            "precision": str(self.precision).removeprefix("torch."),
+            "pieces": fingerprint(self.train_pieces),
+            "validation": [piece.id for piece in self.validation_pieces],
+        }
+        checkpoint.save(self.state_path, {n: t.detach().cpu() for n, t in tensors.items()}, facts)
+        self.saved_step = self.progress.step
+
+    def _restore(self, tensors: checkpoint.Tensors, facts: dict[str, Any]) -> None:
+        self.model.load_state_dict(checkpoint.under_prefix("weights", tensors))
+        self.average.load_state_dict(checkpoint.under_prefix("average", tensors))
+        self.best = checkpoint.under_prefix("best", tensors)
+        state = self.optimizer.state_dict()
+        names = range(len(state["param_groups"][0]["params"]))
+        moments = {index: checkpoint.under_prefix(f"optimizer.{index}", tensors) for index in names}
+        self.optimizer.load_state_dict(state | {"state": {i: m for i, m in moments.items() if m}})
+        self.progress = Progress(**facts["progress"])
+        self.saved_step = self.progress.step
+        if self.metadata.training.precision == "auto" and self.device.type == "cpu":
+            self.precision = getattr(torch, facts["precision"])  # a measurement must not change a resumed run
+        lanes = [tensors[name] for name in sorted(n for n in tensors if n.startswith("lanes."))]
+        if facts["pieces"] == fingerprint(self.train_pieces) and len(lanes[0]) == self.metadata.training.batch_size:
+            self.sampler.load_state(checkpoint.under_prefix("sampler", tensors))
+            self.lanes = tuple(tensor.to(self.device) for tensor in lanes)
+        else:
+            self.display.say("the corpus or the batch size changed since the state was saved: the lanes begin anew")
+        torch.set_rng_state(tensors["random.cpu"])
+        if self.device.type == "cuda" and "random.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
+
+
+def fingerprint(pieces: list[Piece]) -> str:
+    """Changes when pieces come, go or change length."""
+    text = repr([(piece.id, len(piece.samples)) for piece in pieces])
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
