@@ -21,13 +21,17 @@ from featurizer import Featurizer
 
 
 class Batch(NamedTuple):
-    """Windows side by side. `mask` is false after a piece's end; `first` marks windows that begin a piece.
+    """Windows side by side: what is heard, and what comes next.
 
-    Shape: inputs and targets `(B, T, L)` int64 or `(B, T, F)` float32, mask `(B, T)` bool, first `(B,)` bool.
+    `ends` marks steps after which the piece ends instead (the target there means nothing); `mask` is false where there
+    is nothing to be learned, after a piece; `first` marks windows that begin a piece.
+
+    Shape: inputs and targets `(B, T, L)` int64 or `(B, T, F)` float32, ends and mask `(B, T)` bool, first `(B,)` bool.
     """
 
     inputs: torch.Tensor
     targets: torch.Tensor
+    ends: torch.Tensor
     mask: torch.Tensor
     first: torch.Tensor
 
@@ -37,6 +41,8 @@ class Batch(NamedTuple):
 
 class AudioDataset(Dataset[Batch]):
     """Every step of every piece as an input once and as a target once (a piece's first step is only an input).
+
+    After a piece's last step comes its end, unless the piece was cut there.
 
     Categorical streams are encoded once and kept as 16-bit integers, 2.7 MB per hour of audio at 62.5 steps a second
     and 6 levels; continuous ones are encoded when a window is asked for, from the memory-mapped audio. No frame is
@@ -67,7 +73,8 @@ class AudioDataset(Dataset[Batch]):
                 self.streams.append(encoded(piece, featurizer, fingerprint))
                 advance(done)
         self.steps = [featurizer.steps(piece) for piece in self.pieces]
-        self.windows = [-(-(steps - 1) // window) for steps in self.steps]  # ceil: the last one may be short
+        events = [steps if piece.ends else steps - 1 for piece, steps in zip(self.pieces, self.steps, strict=True)]
+        self.windows = [-(-count // window) for count in events]  # ceil: the last one may be short
         self.first_window = np.concatenate([[0], np.cumsum(self.windows)]).astype(np.int64)
 
     def __len__(self) -> int:
@@ -90,11 +97,11 @@ class AudioDataset(Dataset[Batch]):
         """Window `index` alone: shapes as in `Batch`, without the batch axis."""
         piece, start = self.locate(index)
         steps = self.read(piece, start, start + self.window + 1)
-        present = len(steps) - 1
-        missing = self.window - present
-        pad = lambda rows: torch.cat([rows, rows.new_zeros(missing, rows.shape[1])]) if missing else rows  # noqa: E731
-        mask = torch.arange(self.window) < present
-        return Batch(pad(steps[:-1]), pad(steps[1:]), mask, torch.tensor(start == 0))
+        following = torch.arange(start + 1, start + self.window + 1)
+        ends = (following == self.steps[piece]) & self.pieces[piece].ends
+        mask = (following < self.steps[piece]) | ends
+        whole = torch.cat([steps, steps.new_zeros(self.window + 1 - len(steps), steps.shape[1])])
+        return Batch(whole[:-1], whole[1:], ends, mask, torch.tensor(start == 0))
 
 
 def encoded(piece: Piece, featurizer: Featurizer, fingerprint: str) -> np.ndarray:

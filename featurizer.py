@@ -12,12 +12,16 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import torch
 
-from continuo import codebook
+from continuo import codebook, postfilter
 from continuo.metadata import CodebookSection, SpectrumSection, StftSection
 from continuo.phase import PhaseStream
 from continuo.piece import Piece
+from continuo.postfilter import AHEAD, PAST, Postfilter, with_edges
 from continuo.stft import OverlapAdd, check_hop, frame_count, from_frames, hann, inverse, spectrum, to_frames
 from continuo.stream import StreamSpec
+
+State = dict[str, torch.Tensor]
+RUN = 32  # frames that are sampled together
 
 
 class Decoder(ABC):
@@ -48,8 +52,14 @@ class Featurizer(ABC):
     spec: StreamSpec
 
     @abstractmethod
-    def fit(self, pieces: Sequence[Piece], *, seed: int, advance: Callable[[str], None]) -> None:
-        """Learn what encoding needs from training pieces; `advance` is told what is being done."""
+    def fit(
+        self, pieces: Sequence[Piece], *, seed: int, advance: Callable[[str], None], start: State | None = None
+    ) -> None:
+        """Learn what encoding needs from training pieces; `advance` is told what is being done.
+
+        `start` is the state of a featurizer of the same section to go on from, so that a stream of this one reads much
+        like a stream of that one.
+        """
 
     @abstractmethod
     def encode(self, piece: Piece, start: int = 0, stop: int | None = None) -> torch.Tensor:
@@ -72,7 +82,7 @@ class Featurizer(ABC):
         """A decoder that goes on where the prompt ends, or from silence."""
 
     @abstractmethod
-    def state(self) -> dict[str, torch.Tensor]:
+    def state(self) -> State:
         """Everything fitted, as tensors."""
 
     def fingerprint(self) -> str:
@@ -87,7 +97,7 @@ class Featurizer(ABC):
         """Everything that encoding depends on before fitting."""
 
     @abstractmethod
-    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+    def load_state(self, state: State) -> None:
         """Take up what `state()` gave."""
 
 
@@ -139,13 +149,12 @@ class StftFeaturizer(Featurizer):
     def sample(self, pieces: Sequence[Piece], frames: int, seed: int) -> Iterable[torch.Tensor]:
         """Complex frames in short runs from random places, about `frames` in all; every frame where there are fewer."""
         counts = np.array([self.steps(piece) for piece in pieces])
-        run = 32
-        starts = [(p, start) for p, count in enumerate(counts) for start in range(0, int(count), run)]
+        starts = [(p, start) for p, count in enumerate(counts) for start in range(0, int(count), RUN)]
         if counts.sum() > frames:
-            chosen = np.random.default_rng(seed).choice(len(starts), max(1, frames // run), replace=False)
+            chosen = np.random.default_rng(seed).choice(len(starts), max(1, frames // RUN), replace=False)
             starts = [starts[i] for i in np.sort(chosen)]
         for p, start in starts:
-            stop = min(start + run, int(counts[p]))
+            stop = min(start + RUN, int(counts[p]))
             audio = pieces[p].read(start * self.hop - self.n_fft // 2, (stop - 1) * self.hop + self.n_fft // 2)
             yield spectrum(audio, self.n_fft, self.hop)
 
@@ -157,8 +166,13 @@ class SpectrumFeaturizer(StftFeaturizer):
         super().__init__(section, sample_rate_hz)
         self._set_moments(torch.zeros(self.n_fft + 2), torch.ones(self.n_fft + 2))
 
-    def fit(self, pieces: Sequence[Piece], *, seed: int, advance: Callable[[str], None]) -> None:
-        """Mean and deviation of every value, over at most 20,000 frames."""
+    def fit(
+        self, pieces: Sequence[Piece], *, seed: int, advance: Callable[[str], None], start: State | None = None
+    ) -> None:
+        """Mean and deviation of every value, over at most 20,000 frames, or those to start from."""
+        if start:
+            self.load_state(start)
+            return
         advance("mean and deviation")
         frames = torch.cat([to_frames(run) for run in self.sample(pieces, 20_000, seed)])
         self._set_moments(frames.mean(0), frames.std(0) + 1e-3)
@@ -176,12 +190,12 @@ class SpectrumFeaturizer(StftFeaturizer):
     def decoder(self, prompt: Piece | None = None) -> "SpectrumDecoder":
         return SpectrumDecoder(self, self.tail(prompt))
 
-    def state(self) -> dict[str, torch.Tensor]:
+    def state(self) -> State:
         assert self.spec.mean is not None
         assert self.spec.deviation is not None
         return {"mean": self.spec.mean, "deviation": self.spec.deviation}
 
-    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+    def load_state(self, state: State) -> None:
         self._set_moments(state["mean"], state["deviation"])
 
 
@@ -204,30 +218,46 @@ class CodebookFeaturizer(StftFeaturizer):
 
     Bins are weighted by the square root of the mel scale's density, 1 / (1 + f / 700 Hz), so that squared errors add up
     over mels and not over hertz: low partials, which carry the harmony, are kept better than hiss. Codes hold no phase:
-    decoding gives magnitudes, and `continuo.phase` finds phases that continue the prompt's.
+    decoding gives magnitudes, which `continuo.postfilter` cleans of what quantising did, and `continuo.phase` finds
+    phases that continue the prompt's.
     """
 
     def __init__(self, section: CodebookSection, sample_rate_hz: int) -> None:
         super().__init__(section, sample_rate_hz)
         self.section: CodebookSection = section
         self.full_scale = float(hann(self.n_fft).sum()) / 2  # the magnitude of a sine of amplitude 1
-        density = 1 / (1 + torch.arange(self.n_fft // 2 + 1) * sample_rate_hz / self.n_fft / 700)
+        self.bins_hz = np.arange(self.n_fft // 2 + 1) * sample_rate_hz / self.n_fft
+        density = 1 / (1 + torch.from_numpy(self.bins_hz).float() / 700)
         self.weight = (density / density.mean()).sqrt()
+        self.postfilter = Postfilter(section.components, len(self.bins_hz))
 
-    def fit(self, pieces: Sequence[Piece], *, seed: int, advance: Callable[[str], None]) -> None:
+    def fit(
+        self, pieces: Sequence[Piece], *, seed: int, advance: Callable[[str], None], start: State | None = None
+    ) -> None:
+        s, earlier = self.section, None
+        if start:
+            self.load_state(start)
+            earlier = self.codebook
         advance("sampling frames")
-        vectors = torch.cat([self.vectors(run) for run in self.sample(pieces, self.section.fit_frames, seed)])
-        s = self.section
-        self._set_codebook(
-            codebook.fit(
-                vectors.numpy(),
-                components=s.components,
-                levels=s.levels,
-                centroids=s.centroids,
+        runs = [self.vectors(run) for run in self.sample(pieces, s.fit_frames, seed)]
+        vectors = torch.cat(runs).numpy()
+        shape = {"components": s.components, "levels": s.levels, "centroids": s.centroids}
+        self._set_codebook(codebook.fit(vectors, **shape, seed=seed, advance=advance, start=earlier))
+        whole = [run for run in runs if len(run) == RUN]
+        if s.postfilter_epochs and whole:
+            real = torch.stack(whole)  # (R, T, K)
+            quantised = self.codebook.look_up(self.codebook.encode(real.flatten(0, 1))).unflatten(0, real.shape[:2])
+            self.postfilter = postfilter.fit(
+                quantised,
+                quantised @ self.codebook.components + self.codebook.mean,
+                real,
+                self.weight,
+                bins_hz=self.bins_hz,
+                epochs=s.postfilter_epochs,
                 seed=seed,
+                start=self.postfilter.state_dict() if start else None,
                 advance=advance,
             )
-        )
 
     def _set_codebook(self, quantiser: codebook.ResidualCodebook) -> None:
         self.codebook = quantiser
@@ -243,34 +273,64 @@ class CodebookFeaturizer(StftFeaturizer):
 
     def magnitude(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes `(T, L)` to STFT magnitudes `(T, K)`."""
-        log_magnitude = self.codebook.decode(codes) / self.weight
-        return (log_magnitude.exp() - self.section.floor).clamp(min=0) * self.full_scale
+        return self.magnitude_between(with_edges(self.codebook.look_up(codes)))
+
+    @torch.no_grad()
+    def magnitude_between(self, components: torch.Tensor) -> torch.Tensor:
+        """Principal components `(PAST + T + AHEAD, P)` to STFT magnitudes `(T, K)` of all but the edges."""
+        inner = components[PAST : len(components) - AHEAD]
+        weighted = inner @ self.codebook.components + self.codebook.mean + self.postfilter(components)
+        return ((weighted / self.weight).exp() - self.section.floor).clamp(min=0) * self.full_scale
 
     def decoder(self, prompt: Piece | None = None) -> "CodebookDecoder":
-        return CodebookDecoder(self, self.tail(prompt))
+        return CodebookDecoder(self, prompt)
 
-    def state(self) -> dict[str, torch.Tensor]:
+    def state(self) -> State:
         c = self.codebook
-        return {"mean": c.mean, "components": c.components, "centroids": c.centroids}
+        learned = {f"postfilter.{name}": tensor for name, tensor in self.postfilter.state_dict().items()}
+        return {"mean": c.mean, "components": c.components, "centroids": c.centroids} | learned
 
-    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+    def load_state(self, state: State) -> None:
         self._set_codebook(codebook.ResidualCodebook(state["mean"], state["components"], state["centroids"]))
+        learned = {n.removeprefix("postfilter."): t for n, t in state.items() if n.startswith("postfilter.")}
+        self.postfilter.load_state_dict(learned)
+        self.postfilter.eval().requires_grad_(False)
 
 
 class CodebookDecoder(Decoder):
     """Codes to magnitudes, magnitudes to `[magnitude | phase]` frames, frames to audio."""
 
-    def __init__(self, featurizer: CodebookFeaturizer, tail: np.ndarray | None) -> None:
+    def __init__(self, featurizer: CodebookFeaturizer, prompt: Piece | None) -> None:
+        tail = featurizer.tail(prompt)
         self.featurizer = featurizer
         self.phase = PhaseStream(featurizer.n_fft, featurizer.hop, tail=tail)
         self.overlap = OverlapAdd(featurizer.n_fft, featurizer.hop, tail)
         self.overlap_samples = featurizer.n_fft - featurizer.hop
+        self.recent = self._heard(prompt) if prompt else None  # (PAST ... PAST + AHEAD, P)
+
+    def _heard(self, prompt: Piece) -> torch.Tensor:
+        """Principal components `(PAST, P)` of the prompt's last frames; the first is repeated where it is short."""
+        f, length = self.featurizer, len(prompt.samples)
+        count = min(PAST, 1 + (length - f.n_fft) // f.hop)
+        audio = prompt.read(length - f.n_fft - (count - 1) * f.hop, length)
+        return with_edges(f.codebook.look_up(f.from_complex(spectrum(audio, f.n_fft, f.hop))))[count : PAST + count]
 
     def push(self, step: torch.Tensor) -> np.ndarray:
-        return self._audio(self.phase.push(self.featurizer.magnitude(step[None])[0].numpy()))
+        return self._add(self.featurizer.codebook.look_up(step[None]))
 
     def finish(self) -> np.ndarray:
-        return np.concatenate([self._audio(self.phase.finish()), self.overlap.finish()])
+        rest = [self._add(self.recent[-1:]) for _ in range(AHEAD) if self.recent is not None]
+        return np.concatenate([*rest, self._audio(self.phase.finish()), self.overlap.finish()])
+
+    def _add(self, components: torch.Tensor) -> np.ndarray:
+        """One more frame `(1, P)` to the samples that are final now."""
+        before = components.expand(PAST, -1) if self.recent is None else self.recent
+        self.recent = torch.cat([before, components])
+        if len(self.recent) <= PAST + AHEAD:
+            return np.zeros(0, np.float32)
+        magnitude = self.featurizer.magnitude_between(self.recent)[0].numpy()
+        self.recent = self.recent[1:]
+        return self._audio(self.phase.push(magnitude))
 
     def _audio(self, frames: np.ndarray) -> np.ndarray:
         """Complex frames `(n, K)` to the samples that are final now."""

@@ -3,7 +3,8 @@
     stream -> embedding -> backbone (over T) -> context -> head (over L) -> next step
 
 `SequenceModel` is the contract: `forward(x, state) -> (context, state)` with the state as an argument and a return
-value; `step` is `forward` of one step; `nats` scores the next steps, `sample` draws one. For every backbone forward
+value; `step` is `forward` of one step; `nats` scores the next steps, `sample` draws one. After every step a piece may
+end (`ends`); a piece begins with a step that nothing came before (`opening`). For every backbone forward
 equals the concatenated steps, and the future never changes the past. A backbone is one entry of `MODELS`; whether a
 stream is categorical or continuous decides the head.
 """
@@ -21,6 +22,7 @@ from continuo.sampling import Sampling, draw
 from continuo.stream import StreamSpec
 
 State = tuple[torch.Tensor, ...]  # every tensor has the batch first
+RARE = -7.0  # logit of a piece's end before anything is learned: once in a thousand steps
 
 
 class Backbone(nn.Module, ABC):
@@ -139,7 +141,7 @@ class LevelHead(nn.Module):
         logits = self.logits(context.flatten(0, 1), known.flatten(1, 2), slice(None))  # (L, B * T, V)
         classes = target.permute(2, 0, 1).flatten()
         nats = F.cross_entropy(logits.float().flatten(0, 1), classes, reduction="none")
-        return nats.view(-1, *target.shape[:2]).permute(1, 2, 0)
+        return nats.view(self.levels, *target.shape[:2]).permute(1, 2, 0)
 
     def sample(self, context: torch.Tensor, generator: torch.Generator | None, how: Sampling) -> torch.Tensor:
         """Context `(B, W)` to a step `(B, L)`; a refined level and those that refine it have their own temperatures."""
@@ -206,6 +208,9 @@ class SequenceModel(nn.Module):
         self.norm = nn.LayerNorm(backbone.width)
         self.leave = nn.Linear(backbone.width, head_width)
         self.skip = nn.Linear(self.head.features, head_width)
+        self.ending = nn.Linear(head_width, 1)
+        nn.init.constant_(self.ending.bias, RARE)
+        self.begin = nn.Parameter(torch.zeros(head_width))
 
     def initial_state(self, batch: int) -> State:
         """The state before a piece begins; every tensor has the batch first."""
@@ -229,10 +234,35 @@ class SequenceModel(nn.Module):
         context, state = self(x[:, None], state)
         return context[:, 0], state
 
-    def nats(self, x: torch.Tensor, target: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        """Negative log-likelihood of the targets by step and level, `(B, T, L)` (one level for a continuous stream)."""
+    def nats(
+        self, x: torch.Tensor, target: torch.Tensor, state: State, ends: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, State]:
+        """Negative log-likelihood of what follows each step, by level: `(B, T, L)` (one level for a continuous stream).
+
+        With `ends` `(B, T)`, whether the piece goes on is part of the first level, and an end has no target.
+        """
         context, state = self(x, state)
-        return self.head.nats(context, target), state
+        nats = self.head.nats(context, target)
+        if ends is None:
+            return nats, state
+        event = F.binary_cross_entropy_with_logits(self.end_logit(context), ends.float(), reduction="none")
+        nats = nats.masked_fill(ends[..., None], 0.0)
+        return torch.cat([nats[..., :1] + event[..., None], nats[..., 1:]], dim=-1), state
+
+    def end_logit(self, context: torch.Tensor) -> torch.Tensor:
+        """Logit of the probability that the piece ends after the step that a context follows, `(..., W)` to `(...)`."""
+        return self.ending(context)[..., 0].float()
+
+    def ends(self, context: torch.Tensor, *, generator: torch.Generator | None, how: Sampling) -> torch.Tensor:
+        """Draw whether the piece ends here, `(B, W)` to `(B,)` bool; at temperature 0, whether that is likelier."""
+        probability = self.end_logit(context).sigmoid()
+        if how.temperature == 0:
+            return probability > 0.5
+        return torch.rand(probability.shape, generator=generator, device=probability.device) < probability
+
+    def opening(self, batch: int) -> torch.Tensor:
+        """The context of a piece's first step, `(B, W)`."""
+        return self.begin.expand(batch, -1)
 
     def sample(
         self, context: torch.Tensor, *, generator: torch.Generator | None = None, how: Sampling | None = None

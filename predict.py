@@ -17,6 +17,7 @@ from continuo.command import Parser, printable, run_main
 from continuo.files import check_writable
 
 MOST_FRAMES = 1_000_000  # over four hours at the default rate
+AND_THEN = ", and another one begins (--until-end stops there)"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,6 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu")
     parser.add_argument(
         "--expressive", action="store_true", help="let rit., accel. and fermatas of a score change the beat"
+    )
+    parser.add_argument(
+        "--until-end", action="store_true", help="stop where the model ends the piece; --frames is then the most"
     )
     parser.add_argument("--continuation-only", action="store_true", help="leave the prompt out of the WAV")
     parser.add_argument("--force", action="store_true", help="overwrite outputs that exist")
@@ -98,18 +102,20 @@ def _run(arguments: argparse.Namespace) -> int:
         predictor = Predictor.load(arguments.meta, device)
         prompt = predictor.prompt(arguments.prompt, expressive=arguments.expressive, ring_out=arguments.frames == 0)
         clock = Clock(display, arguments.frames, predictor)
-        take = predictor.take(prompt, seed=arguments.seed, how=how)
+        take = predictor.take(prompt, seed=arguments.seed, how=how, until_end=arguments.until_end)
         heard = 0 if arguments.continuation_only else len(prompt.samples)
         blocks = clock.watch(joined(take, prompt, arguments.frames, with_prompt=heard > 0), heard)
         written = write_wav(out, blocks, predictor.sample_rate_hz)
         seam_s = 0.0 if arguments.continuation_only else prompt.seconds
         weights = f"weights of step {predictor.weights_step:,}"
-        title = f"{printable(arguments.prompt.name)} + {arguments.frames} frames, {weights}, seed {arguments.seed}"
+        title = f"{printable(arguments.prompt.name)} + {take.made} frames, {weights}, seed {arguments.seed}"
         report.draw_continuation(out, picture, seam_s, title)
-        results = clock.results() | {"prompt_seconds": prompt.seconds, "out": str(out), "picture": str(picture)}
+        results = clock.results(take) | {"prompt_seconds": prompt.seconds, "out": str(out), "picture": str(picture)}
         results["seconds"] = written / predictor.sample_rate_hz
         summary = f"{prompt.seconds:.2f} s of prompt, {results['continuation_seconds']:.2f} s of continuation"
         display.say(f"{out}: {summary}; {picture} shows it")
+        if take.endings:
+            display.say(f"the piece ends after {take.endings[0]:.2f} s" + ("" if arguments.until_end else AND_THEN))
         judged = (
             "still improving" if predictor.weights_step == predictor.step else f"better than step {predictor.step:,}"
         )
@@ -123,7 +129,7 @@ class Clock:
     """Counts what comes out, and how fast, from the moment that the model and the prompt are loaded."""
 
     def __init__(self, display: Any, frames: int, predictor: Any) -> None:
-        self.frames, self.predictor = frames, predictor
+        self.predictor = predictor
         self.continuation_seconds = frames / predictor.steps_per_second
         self.task = display.task("continuing", max(self.continuation_seconds, 1e-9))
         self.started = time.perf_counter()
@@ -140,13 +146,15 @@ class Clock:
             yield block
         self.seconds = time.perf_counter() - self.started
 
-    def results(self) -> dict[str, Any]:
+    def results(self, take: Any) -> dict[str, Any]:
+        made_s = take.made / self.predictor.steps_per_second
         return {
-            "frames": self.frames,
-            "continuation_seconds": self.continuation_seconds,
+            "frames": take.made,
+            "continuation_seconds": made_s,
+            "endings_s": take.endings,
             "state_step": self.predictor.step,
             "weights_step": self.predictor.weights_step,
-            "realtime_factor": self.continuation_seconds / self.seconds,
+            "realtime_factor": made_s / self.seconds,
             "first_audio_s": self.first_audio_s,
             "device": self.predictor.device.type,
         }

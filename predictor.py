@@ -39,7 +39,8 @@ class Predictor:
         self.featurizer, self.model, self.device = featurizer, model.to(device).eval(), device
         self.metadata = metadata.Metadata.model_validate(facts["metadata"])
         self.step: int = facts["progress"]["step"]
-        self.weights_step: int = self.step if is_improving(facts["progress"]) else facts["progress"]["best_step"]
+        now = checkpoint.predicting(facts["progress"]) == "average"
+        self.weights_step: int = self.step if now else facts["progress"]["best_step"]
 
     @classmethod
     def load(cls, meta_path: Path, device: torch.device | None = None) -> "Predictor":
@@ -60,8 +61,7 @@ class Predictor:
         try:
             featurizer.load_state(checkpoint.under_prefix("featurizer", tensors))
             model = build_model(saved.architecture, featurizer.spec)
-            weights = "average" if is_improving(facts["progress"]) else "best"
-            model.load_state_dict(checkpoint.under_prefix(weights, tensors))
+            model.load_state_dict(checkpoint.under_prefix(checkpoint.predicting(facts["progress"]), tensors))
         except (KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"{path} lacks what its model needs ({reason}): train anew with --fresh") from None
@@ -83,14 +83,12 @@ class Predictor:
         """
         return corpus.load_prompt(path, self.metadata.corpus, expressive=expressive, ring_out=ring_out)
 
-    def take(self, prompt: Piece, *, seed: int = 0, how: Sampling | None = None) -> "Take":
-        """A continuation of `prompt`; the same seed gives the same one."""
-        return Take(self, prompt, seed, how or Sampling())
+    def take(self, prompt: Piece, *, seed: int = 0, how: Sampling | None = None, until_end: bool = False) -> "Take":
+        """A continuation of `prompt`; the same seed gives the same one.
 
-
-def is_improving(progress: dict[str, Any]) -> bool:
-    """Whether the latest validation of a state's training was the best one, or none has been made yet."""
-    return not progress["history"] or progress["history"][-1][0] == progress["best_step"]
+        Where the model ends the piece another one begins, or, `until_end`, nothing more comes.
+        """
+        return Take(self, prompt, seed, how or Sampling(), until_end)
 
 
 class Take:
@@ -100,16 +98,21 @@ class Take:
     they stand: prompt and continuation are overlap-added like any two frames. What comes out does not depend on how
     many steps are asked for at once.
 
+    Attributes:
+        endings: seconds after the prompt at which the model ended a piece.
+
     Raises:
         ValueError: the prompt is shorter than a frame.
     """
 
-    def __init__(self, predictor: Predictor, prompt: Piece, seed: int, how: Sampling) -> None:
-        self.model, self.prompt_piece, self.how = predictor.model, prompt, how
+    def __init__(self, predictor: Predictor, prompt: Piece, seed: int, how: Sampling, until_end: bool) -> None:
+        self.model, self.prompt_piece, self.how, self.until_end = predictor.model, prompt, how, until_end
+        self.steps_per_second, self.made = predictor.steps_per_second, 0
+        self.endings: list[float] = []
         self.generator = torch.Generator(predictor.device).manual_seed(seed)
+        self.context, self.state = self._prime(predictor.featurizer.encode_prompt(prompt).to(predictor.device))
         self.decoder = predictor.featurizer.decoder(prompt)
         self.overlap_samples = self.decoder.overlap_samples
-        self.context, self.state = self._prime(predictor.featurizer.encode_prompt(prompt).to(predictor.device))
 
     @torch.inference_mode()
     def _prime(self, stream: torch.Tensor) -> tuple[torch.Tensor, Any]:
@@ -120,11 +123,17 @@ class Take:
         return context[:, -1], state
 
     def steps(self, count: int) -> Iterator[torch.Tensor]:
-        """Draw `count` more steps, `(L,)` or `(F,)` each, on the CPU."""
+        """Draw `count` more steps, `(L,)` or `(F,)` each, on the CPU; fewer where the piece ends, `until_end`."""
         for _ in range(count):
             with torch.inference_mode():
+                if bool(self.model.ends(self.context, generator=self.generator, how=self.how)):
+                    self.endings.append(self.made / self.steps_per_second)
+                    if self.until_end:
+                        return
+                    self.context, self.state = self.model.opening(1), self.model.initial_state(1)
                 x = self.model.sample(self.context, generator=self.generator, how=self.how)
                 self.context, self.state = self.model.step(x, self.state)
+            self.made += 1
             yield x[0].cpu()
 
     def samples(self, count: int) -> Iterator[np.ndarray]:
@@ -140,7 +149,7 @@ class Take:
 def joined(take: Take, prompt: Piece, frames: int, *, with_prompt: bool = True) -> Iterator[np.ndarray]:
     """Prompt and continuation in one stream of blocks: `len(prompt) + frames * hop` samples, or the latter alone.
 
-    With no frames the prompt comes out alone, as it is.
+    With no frames the prompt comes out alone, as it is. A take that ends with its piece gives fewer.
     """
     overlap = take.overlap_samples if frames else 0
     if with_prompt:

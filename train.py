@@ -37,6 +37,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu")
     parser.add_argument("--checkpoint-every", type=float, metavar="SECONDS", help="save so often (default: 30)")
     parser.add_argument("--seed", type=int, help="of the split, the start and the order (default: 0)")
+    parser.add_argument(
+        "--from",
+        dest="start_from",
+        type=Path,
+        metavar="STATE",
+        help="begin with what another model has learned (its .safetensors), and teach it this corpus",
+    )
     parser.add_argument("--fresh", action="store_true", help="begin anew, overwriting the state there")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. training.batch_size=16"
@@ -63,14 +70,15 @@ def _run(arguments: argparse.Namespace) -> int:
 
     device, reason = choose(arguments.device)
     with Display(quiet=arguments.quiet) as display:
-        trainer = Trainer(metadata, state_path, device, fresh=arguments.fresh, display=display)
+        start, fresh = arguments.start_from, arguments.fresh
+        trainer = Trainer(metadata, state_path, device, fresh=fresh, start_from=start, display=display)
         if not arguments.meta.exists():  # written once the corpus is found good, so that a slip leaves nothing behind
             save(metadata, arguments.meta)
         _describe(trainer, reason)
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, lambda *_: trainer.stop())
         reporter = Reporter(trainer)
-        with TrainingLog(state_path, fresh=arguments.fresh) as log:
+        with TrainingLog(state_path, fresh=fresh) as log:
 
             def report(trainer: "Trainer") -> None:
                 reporter(trainer)
@@ -100,12 +108,20 @@ def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
         overrides["training.steps"] = None
     overrides |= md.parse_assignments(arguments.set)
     path: Path = arguments.meta
+    state = f"{path.stem}.safetensors"
+    if arguments.start_from and arguments.preset:
+        raise ValueError("--from takes the shape of the model from its state, so --preset has no say: leave one out")
     if path.exists():
         metadata = md.load(path, overrides)
         if arguments.preset and not md.is_of_preset(metadata, arguments.preset):
             raise ValueError(f"{path} exists and is not of the preset {arguments.preset}: choose another --meta")
     else:
-        metadata = md.from_preset(arguments.preset or md.DEFAULT_PRESET, overrides, state=f"{path.stem}.safetensors")
+        if arguments.start_from:
+            from continuo.checkpoint import read_facts
+
+            metadata = md.from_donor(read_facts(arguments.start_from)["metadata"], overrides, state=state)
+        else:
+            metadata = md.from_preset(arguments.preset or md.DEFAULT_PRESET, overrides, state=state)
         check_writable(path, force=False)
     state_path = path.parent / metadata.state
     check_writable(state_path, force=True)

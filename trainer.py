@@ -32,6 +32,8 @@ from featurizer import FEATURIZERS, Featurizer
 from model_definition import SequenceModel, State, build_model
 
 FIRST_SAVE_S = 30.0
+SMALL_CORPUS_S = 3600.0  # what is less is memorised, unless it is heard in other keys too
+MEMORISING = 3  # validations in a row, each worse than the best
 LEAST_RATE = 0.01  # of the learning rate, at the end of the cosine
 
 
@@ -51,8 +53,11 @@ class Progress:
 class Trainer:
     """Trains what `metadata` describes into `state_path`; goes on where the file there stopped, unless `fresh`.
 
+    A training that begins can begin with what another one learned, `start_from` its state file: its featurizer is
+    fitted to the new corpus from where it was, and its best weights are trained on.
+
     Raises:
-        ValueError: the corpus is empty or too small, or the state there belongs to another model.
+        ValueError: the corpus is empty or too small, or a state belongs to another model.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class Trainer:
         device: torch.device,
         *,
         fresh: bool = False,
+        start_from: Path | None = None,
         display: Display | None = None,
     ) -> None:
         self.metadata, self.state_path, self.device = metadata, state_path, device
@@ -69,16 +75,22 @@ class Trainer:
         self.stopping = False
         remove_leftovers(state_path)
         saved = None if fresh or not state_path.exists() else checkpoint.load(state_path)
-        if saved:
-            check_same_model(metadata, saved[1]["metadata"], state_path)
+        donor = checkpoint.load(start_from, "featurizer.", "best.", "average.") if start_from and not saved else None
+        if start_from and saved:
+            self.display.say(f"{state_path} is there already: going on from it, not from {start_from} (--fresh does)")
+        for path, state in ((state_path, saved), (start_from, donor)):
+            if path and state:
+                check_same_model(metadata, state[1]["metadata"], path)
         torch.manual_seed(metadata.training.seed)
         self.train_pieces, self.validation_pieces = self._load_corpus()
-        self.featurizer = self._ready_featurizer(checkpoint.under_prefix("featurizer", saved[0]) if saved else None)
+        self.featurizer = self._ready_featurizer(saved and saved[0], donor and donor[0])
         self.train_set = self._encode("encoding", self.train_pieces)
         self.validation_set = self._encode("encoding held-out pieces", self.validation_pieces)
         self._build()
         if saved:
             self._restore(*saved)
+        elif donor:
+            self._begin_with(*donor)
 
     def _load_corpus(self) -> tuple[list[Piece], list[Piece]]:
         section, seed = self.metadata.corpus, self.metadata.training.seed
@@ -88,16 +100,25 @@ class Trainer:
         self.display.say(f"cache of decoded audio: {size} (python corpus.py --clear-cache empties it)")
         if len(loaded.pieces) == 1:
             self.display.say("one recording only: its last tenth is held out to tell learning from copying")
-        return loaded.split(section.validation_share, seed)
+        train, validation = loaded.split(section.validation_share, seed)
+        most = section.transpose if section.transpose is not None else 2 * (loaded.seconds < SMALL_CORPUS_S)
+        if most:
+            self.display.say(f"to learn more than the notes, pieces are also heard up to {most} semitones up and down")
+        return [piece.transposed(k) for piece in train for k in range(-most, most + 1)], validation
 
-    def _ready_featurizer(self, state: checkpoint.Tensors | None) -> Featurizer:
+    def _ready_featurizer(self, saved: checkpoint.Tensors | None, donor: checkpoint.Tensors | None) -> Featurizer:
         section = self.metadata.representation
         featurizer = FEATURIZERS[section.kind](section, self.metadata.corpus.sample_rate_hz)
-        if state:
-            featurizer.load_state(state)
+        if saved:
+            featurizer.load_state(checkpoint.under_prefix("featurizer", saved))
             return featurizer
+        start = checkpoint.under_prefix("featurizer", donor) if donor else None
+        origin = ""
+        if start:
+            featurizer.load_state(start)
+            origin = featurizer.fingerprint()
         keys = sorted(piece.key for piece in self.train_pieces)
-        key = cache.key_of_values("featurizer", featurizer.layout(), self.metadata.training.seed, keys)
+        key = cache.key_of_values("featurizer", featurizer.layout(), self.metadata.training.seed, keys, origin)
         kept = cache.entry(key, ".safetensors")
         try:
             featurizer.load_state(checkpoint.load(kept)[0])
@@ -108,7 +129,7 @@ class Trainer:
         task = self.display.task("fitting the featurizer", 10)
         parts = iter(range(1, 10_000))
         advance: Callable[[str], None] = lambda words: task.update(next(parts), words)  # noqa: E731
-        featurizer.fit(self.train_pieces, seed=self.metadata.training.seed, advance=advance)
+        featurizer.fit(self.train_pieces, seed=self.metadata.training.seed, advance=advance, start=start)
         task.close()
         checkpoint.save(kept, featurizer.state(), {})
         self.display.say(f"featurizer fitted in {time.monotonic() - started:.1f} s")
@@ -226,9 +247,11 @@ class Trainer:
         batch = batch.to(self.device)
         self.lanes = model.reset(self.lanes, batch.first)
         with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
-            nats, lanes = model.nats(batch.inputs, batch.targets, self.lanes)
+            nats, lanes = model.nats(batch.inputs, batch.targets, self.lanes, batch.ends)
+            begun = batch.inputs[batch.first, :1]
+            opening = model.head.nats(model.opening(len(begun))[:, None], begun)
         self.lanes = tuple(tensor.detach().float() for tensor in lanes)
-        return (nats.sum(-1) * batch.mask).sum(), batch.mask.sum()
+        return (nats.sum(-1) * batch.mask).sum() + opening.sum(), batch.mask.sum() + len(begun)
 
     @torch.no_grad()
     def _validate(self) -> None:
@@ -246,6 +269,11 @@ class Trainer:
         if p.best_nats is None or p.validation_nats < p.best_nats:
             p.best_step, p.best_nats = p.step, p.validation_nats
             self.best = {name: tensor.cpu().clone() for name, tensor in self.average.state_dict().items()}
+        if p.history[-1 - MEMORISING : -MEMORISING] and p.history[-1 - MEMORISING][0] == p.best_step:
+            self.display.say(
+                f"held-out nats rise since step {p.best_step:,} ({p.best_nats:.2f}): from here on the model memorises. "
+                "The state of that step is kept and predicts; more recordings would help, longer training not"
+            )
 
     # --- the state --------------------------------------------------------------------------------------------------
 
@@ -272,6 +300,14 @@ class Trainer:
         }
         checkpoint.save(self.state_path, {n: t.detach().cpu() for n, t in tensors.items()}, facts)
         self.saved_step = self.progress.step
+
+    def _begin_with(self, tensors: checkpoint.Tensors, facts: dict[str, Any]) -> None:
+        """Take up what another training learned, as this one's first weights."""
+        learned = checkpoint.under_prefix(checkpoint.predicting(facts["progress"]), tensors)
+        fitted = {name for name, _ in self.model.named_buffers()}  # to this corpus, with the featurizer
+        learned |= {name: tensor for name, tensor in self.model.state_dict().items() if name in fitted}
+        for model in (self.model, self.average):
+            model.load_state_dict(learned)
 
     def _restore(self, tensors: checkpoint.Tensors, facts: dict[str, Any]) -> None:
         self.model.load_state_dict(checkpoint.under_prefix("weights", tensors))

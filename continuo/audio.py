@@ -46,6 +46,58 @@ def decode_blocks(path: Path, sample_rate_hz: int) -> Iterator[np.ndarray]:
         raise ValueError(f"cannot be decoded ({reason}): is it whole, and what its name says?") from None
 
 
+class Resampler:
+    """Windowed-sinc resampling (torchaudio) by `made / unit`: every `unit` samples become `made`.
+
+    Attributes:
+        margin: samples, a multiple of `unit`, beyond which no sample of the original matters to one of the result.
+    """
+
+    def __init__(self, unit: int, made: int) -> None:
+        from torchaudio.transforms import Resample
+
+        divisor = math.gcd(unit, made)
+        self.unit, self.made = unit // divisor, made // divisor
+        reach = 16 * max(1.0, self.unit / self.made)  # a filter of 6 zero crossings reaches less far
+        self.margin = (math.ceil(reach / self.unit) + 1) * self.unit
+        self._resample = Resample(self.unit, self.made)
+
+    def length(self, samples: int) -> int:
+        """Samples that `samples` samples become."""
+        return math.ceil(samples * self.made / self.unit)
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        """`(N,)` to `(ceil(N * made / unit),)` float32, silence outside."""
+        import torch
+
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return np.asarray(self._resample(torch.from_numpy(np.ascontiguousarray(samples))))
+
+
+class ResampledView:
+    """Samples that are resampled where they are looked at: `len`, and slices of step 1, as an array has them.
+
+    Reads are sample for sample what resampling the whole would give.
+    """
+
+    def __init__(self, samples: np.ndarray, resampler: Resampler) -> None:
+        self.samples, self.resampler = samples, resampler
+
+    def __len__(self) -> int:
+        return self.resampler.length(len(self.samples))
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        start, stop, _ = part.indices(len(self))
+        if start >= stop:
+            return np.zeros(0, np.float32)
+        unit, made, margin = self.resampler.unit, self.resampler.made, self.resampler.margin
+        first = max(start // made * unit - margin, 0)  # a multiple of `unit`
+        last = min(-(-stop // made) * unit + margin, len(self.samples))
+        skipped = first // unit * made
+        return self.resampler(np.asarray(self.samples[first:last], np.float32))[start - skipped : stop - skipped]
+
+
 def resample_blocks(blocks: Iterable[np.ndarray], from_hz: int, to_hz: int) -> Iterator[np.ndarray]:
     """Resample a stream of blocks, sample for sample what resampling the whole would give.
 
@@ -55,19 +107,14 @@ def resample_blocks(blocks: Iterable[np.ndarray], from_hz: int, to_hz: int) -> I
     if from_hz == to_hz:
         yield from blocks
         return
-    from torchaudio.transforms import Resample
-
-    divisor = math.gcd(from_hz, to_hz)
-    unit, made = from_hz // divisor, to_hz // divisor  # every `unit` samples become `made`
-    margin = (math.ceil(16 * max(1.0, unit / made) / unit) + 1) * unit  # a filter of 6 zero crossings reaches less far
-    resample = Resample(from_hz, to_hz)
+    resampler = Resampler(from_hz, to_hz)
+    unit, margin = resampler.unit, resampler.margin
     stretch = max(BLOCK_SAMPLES // unit, 1) * unit
     held, before = np.zeros(0, np.float32), 0  # `before` leading samples of `held` are context already given out
 
     def give(take: int, context: int) -> np.ndarray:
-        result = _resampled(resample, held[: before + take + context])
-        start = before // unit * made
-        return result[start : start + math.ceil(take * made / unit)]
+        start = resampler.length(before)
+        return resampler(held[: before + take + context])[start : start + resampler.length(take)]
 
     for block in blocks:
         held = np.concatenate([held, block])
@@ -77,14 +124,6 @@ def resample_blocks(blocks: Iterable[np.ndarray], from_hz: int, to_hz: int) -> I
             held, before = held[before + stretch - keep :], keep
     if len(held) > before:
         yield give(len(held) - before, 0)
-
-
-def _resampled(resample: object, samples: np.ndarray) -> np.ndarray:
-    import torch
-
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return np.asarray(resample(torch.from_numpy(np.ascontiguousarray(samples))))  # type: ignore[operator]
 
 
 def read_audio(path: Path, sample_rate_hz: int) -> np.ndarray:

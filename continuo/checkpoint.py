@@ -72,3 +72,12 @@ def under_prefix(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
     return {
         name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
     }
+
+
+def predicting(progress: Mapping[str, Any]) -> str:
+    """The prefix of the weights that predict: "average" while the latest validation was the best one, else "best".
+
+    `progress` is that of a training's facts.
+    """
+    history = progress["history"]
+    return "average" if not history or history[-1][0] == progress["best_step"] else "best"

@@ -45,10 +45,13 @@ class ResidualCodebook:
             codes.append(code)
         return torch.stack(codes, dim=-1)
 
+    def look_up(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes `(..., L)` to principal components `(..., P)`: the sum of the levels' centroids."""
+        return self.centroids[torch.arange(self.levels, device=codes.device), codes].sum(-2)
+
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes `(T, L)` to vectors `(T, F)`: the sum of the levels' centroids, out of the principal components."""
-        levels = torch.arange(self.levels, device=codes.device)
-        return self.centroids[levels, codes].sum(-2) @ self.components + self.mean
+        """Codes `(..., L)` to vectors `(..., F)`."""
+        return self.look_up(codes) @ self.components + self.mean
 
 
 def nearest(vectors: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
@@ -57,7 +60,14 @@ def nearest(vectors: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
 
 
 def fit(
-    vectors: np.ndarray, *, components: int, levels: int, centroids: int, seed: int, advance: Callable[[str], None]
+    vectors: np.ndarray,
+    *,
+    components: int,
+    levels: int,
+    centroids: int,
+    seed: int,
+    advance: Callable[[str], None],
+    start: ResidualCodebook | None = None,
 ) -> ResidualCodebook:
     """Fit PCA and residual k-means on a sample of vectors.
 
@@ -67,6 +77,8 @@ def fit(
         levels, centroids: stages of the quantiser and classes of each.
         seed: of k-means' starting points.
         advance: called with a few words before each part of the work.
+        start: of the same shape, to go on from: its components stay and its centroids are moved, so that a class goes
+            on meaning nearly what it meant.
 
     Raises:
         ValueError: fewer vectors than centroids or components.
@@ -81,18 +93,23 @@ def fit(
             f"the corpus has {len(vectors)} frames, too few for {least} centroids or components: "
             "add recordings, or lower representation.centroids and representation.components"
         )
-    advance("principal components")
-    pca = PCA(components, svd_solver="covariance_eigh").fit(vectors)
-    residual = ((vectors - pca.mean_) @ pca.components_.T).astype(np.float32)
+    if start is None:
+        advance("principal components")
+        pca = PCA(components, svd_solver="covariance_eigh").fit(vectors)
+        mean, axes = pca.mean_, pca.components_
+    else:
+        mean, axes = start.mean.numpy(), start.components.numpy()
+    residual = ((vectors - mean) @ axes.T).astype(np.float32)
     stages = []
     for level in range(levels):
         advance(f"codebook level {level + 1} of {levels}")
+        init = "random" if start is None else start.centroids[level].numpy()
         kmeans = KMeans(
-            centroids, init="random", n_init=1, max_iter=15, algorithm="lloyd", random_state=(seed + level) % 2**32
+            centroids, init=init, n_init=1, max_iter=15, algorithm="lloyd", random_state=(seed + level) % 2**32
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # where vectors are few, some centroids idle
             residual -= kmeans.fit(residual).cluster_centers_[kmeans.labels_]
         stages.append(kmeans.cluster_centers_)
     as_tensor = lambda array: torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))  # noqa: E731
-    return ResidualCodebook(as_tensor(pca.mean_), as_tensor(pca.components_), as_tensor(np.stack(stages)))
+    return ResidualCodebook(as_tensor(mean), as_tensor(axes), as_tensor(np.stack(stages)))

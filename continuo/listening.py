@@ -7,6 +7,8 @@ import numpy as np
 from scipy.fft import dct
 from scipy.signal import resample_poly, stft
 
+from continuo.stft import mel_filters
+
 RATE_HZ, WINDOW, HOP = 16_000, 1024, 256
 FRAMES_PER_SECOND = RATE_HZ / HOP
 ONSET_RISE = 0.25  # nats, averaged over bins, between one frame and the next
@@ -55,7 +57,7 @@ def window_features(audio: np.ndarray, rate_hz: int, seconds: float = 2.0) -> np
 
 
 def _describe(window: np.ndarray) -> np.ndarray:
-    mel = np.log(window @ _mel_filters().T + 1e-2)
+    mel = np.log(window @ mel_filters(_bins_hz(), 48).T + 1e-2)
     movement = np.diff(mel, axis=0)
     timbre = dct(mel, norm="ortho", axis=1)[:, :20]
     chroma = window @ _chroma_filters().T
@@ -132,15 +134,6 @@ def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _bins_hz() -> np.ndarray:
     return np.linspace(0, RATE_HZ / 2, WINDOW // 2 + 1)
-
-
-def _mel_filters(count: int = 48) -> np.ndarray:
-    """Triangles evenly spaced in mel from 40 Hz to 8 kHz, `(count, 513)`."""
-    low, high = (2595 * np.log10(1 + hz / 700) for hz in (40, RATE_HZ / 2))
-    corners = 700 * (10 ** (np.linspace(low, high, count + 2) / 2595) - 1)
-    left, centre, right = corners[:-2, None], corners[1:-1, None], corners[2:, None]
-    bins = _bins_hz()
-    return np.clip(np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)), 0, None)
 
 
 def _chroma_filters() -> np.ndarray:

@@ -38,6 +38,9 @@ class CorpusSection(Section):
     soundfont: str | None = None
     validation_share: float = Field(0.1, gt=0, lt=1)
     pieces: int | None = Field(None, ge=1, description="use at most so many pieces, chosen by the seed")
+    transpose: int | None = Field(
+        None, ge=0, le=12, description="semitones that training pieces are also heard higher and lower; null: 2 if few"
+    )
 
 
 class StftSection(Section):
@@ -69,9 +72,12 @@ class CodebookSection(StftSection):
         4e-4, gt=0, lt=1, description="added to a magnitude (1 = full-scale sine) before its logarithm"
     )
     components: int = Field(160, ge=1)
-    levels: int = Field(4, ge=1, le=64)
+    levels: int = Field(3, ge=1, le=64)
     centroids: int = Field(1024, ge=2, le=32768)
-    fit_frames: int = Field(60_000, ge=100, description="frames that PCA and k-means are fitted on, at most")
+    fit_frames: int = Field(
+        60_000, ge=100, description="frames that PCA, k-means and post-filter are fitted on, at most"
+    )
+    postfilter_epochs: int = Field(12, ge=0, description="times that the post-filter sees them; 0: plain look-up")
 
     @model_validator(mode="after")
     def _components_fit(self) -> "CodebookSection":
@@ -166,6 +172,17 @@ def from_preset(name: str, overrides: dict[str, Any], *, state: str) -> Metadata
     if overrides.get("corpus.path", EMBEDDED_CORPUS) != EMBEDDED_CORPUS:
         content["corpus"] = content["corpus"] | {"program": None}
     return validated(content, overrides, source=f"preset {name}")
+
+
+def from_donor(donor: dict[str, Any], overrides: dict[str, Any], *, state: str) -> Metadata:
+    """The metadata of a model that begins with another's weights: its shape and rate, the default training.
+
+    Raises:
+        ValueError: the donor's metadata is of another version, or an override is refused.
+    """
+    content = {key: donor.get(key) for key in ("representation", "architecture")} | {"state": state}
+    content["corpus"] = {"sample_rate_hz": donor.get("corpus", {}).get("sample_rate_hz", 24000)}
+    return validated(content, overrides, source="--from")
 
 
 def is_of_preset(metadata: Metadata, name: str) -> bool:

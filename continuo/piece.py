@@ -1,12 +1,13 @@
 """One piece of music, as audio that is read from disk only where it is looked at."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from continuo.audio import REFERENCE_DB, loudness_db
+from continuo.audio import REFERENCE_DB, ResampledView, Resampler, loudness_db
 
 
 @dataclass(frozen=True)
@@ -17,17 +18,19 @@ class Piece:
         id: unique and stable within a corpus.
         source: where it came from, for people.
         sample_rate_hz: of `samples`.
-        samples: float32 `(N,)`, an array or a memory-mapped file.
+        samples: float32 `(N,)`, an array, a memory-mapped file or a view that is resampled where it is read.
         loudness_db: gated RMS of the whole, dB below full scale.
         key: changes with the samples; empty where nothing about the piece is to be cached.
+        ends: whether the music ends where the samples end, and is not cut there.
     """
 
     id: str
     source: str
     sample_rate_hz: int
-    samples: np.ndarray
+    samples: np.ndarray | ResampledView
     loudness_db: float
     key: str = ""
+    ends: bool = True
 
     @classmethod
     def from_samples(cls, samples: np.ndarray, sample_rate_hz: int, *, source: str = "samples") -> "Piece":
@@ -52,9 +55,30 @@ class Piece:
 
     def stretch(self, start: int, stop: int, name: str) -> "Piece":
         """A part of the piece, as a piece of its own, at the gain of the whole."""
-        samples, key = self.samples[start:stop], self.key and f"{self.key}#{start}-{stop}"
-        source = f"{self.source} ({name})"
-        return Piece(f"{self.id}#{name}", source, self.sample_rate_hz, samples, self.loudness_db, key)
+        return replace(
+            self,
+            id=f"{self.id}#{name}",
+            source=f"{self.source} ({name})",
+            samples=self.samples[start:stop],
+            key=self.key and f"{self.key}#{start}-{stop}",
+            ends=self.ends and stop >= len(self.samples),
+        )
+
+    def transposed(self, semitones: int) -> "Piece":
+        """The piece played faster or slower, so that it sounds so many semitones higher (or lower): 0 is itself.
+
+        Equal temperament is met within 1 cent.
+        """
+        if semitones == 0:
+            return self
+        ratio = Fraction(2 ** (semitones / 12)).limit_denominator(100)
+        return replace(
+            self,
+            id=f"{self.id}{semitones:+d}",
+            source=f"{self.source} ({semitones:+d} semitones)",
+            samples=ResampledView(np.asarray(self.samples), Resampler(ratio.numerator, ratio.denominator)),
+            key=self.key and f"{self.key}{semitones:+d}",
+        )
 
 
 def check_audible(samples: np.ndarray, sample_rate_hz: int, *, least_samples: int, source: str) -> None:

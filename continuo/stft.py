@@ -119,3 +119,11 @@ class OverlapAdd:
 def inverse(complex_frames: torch.Tensor, n_fft: int, hop: int) -> np.ndarray:
     """Whole frames `(T, K)`, centred on multiples of `hop`, to `((T - 1) * hop,)` samples; exact, edges included."""
     return torch.istft(complex_frames.T, n_fft, hop, window=hann(n_fft), length=(len(complex_frames) - 1) * hop).numpy()
+
+
+def mel_filters(bins_hz: np.ndarray, count: int, low_hz: float = 40.0, high_hz: float = 8000.0) -> np.ndarray:
+    """Triangles evenly spaced in mel (2595 log10(1 + f / 700 Hz)), `(count, K)` for bins at `bins_hz` `(K,)`."""
+    low, high = (2595 * np.log10(1 + hz / 700) for hz in (low_hz, min(high_hz, bins_hz[-1])))
+    corners = 700 * (10 ** (np.linspace(low, high, count + 2) / 2595) - 1)
+    left, centre, right = corners[:-2, None], corners[1:-1, None], corners[2:, None]
+    return np.clip(np.minimum((bins_hz - left) / (centre - left), (right - bins_hz) / (right - centre)), 0, None)

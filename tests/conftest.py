@@ -18,6 +18,7 @@ RATE_HZ = 8000
 SMALL = {
     "corpus.sample_rate_hz": RATE_HZ,
     "corpus.validation_share": 0.25,
+    "corpus.transpose": 0,
     "training.batch_size": 4,
     "training.window": 16,
     "training.warmup_steps": 2,
@@ -34,6 +35,7 @@ SMALL_CODEBOOK = SMALL | {
     "representation.levels": 3,
     "representation.centroids": 32,
     "representation.fit_frames": 2000,
+    "representation.postfilter_epochs": 2,
 }
 SMALL_SPECTRUM = SMALL | {"representation.n_fft": 256, "representation.hop": 64}
 SMALL_OF = {"codebook-lstm": SMALL_CODEBOOK, "spectral-lstm": SMALL_SPECTRUM}

@@ -34,10 +34,28 @@ def test_A03_every_step_is_once_an_input_and_once_a_target(pieces, featurizer):
         stream = featurizer.encode(piece)
         windows = [dataset[i] for i in range(len(dataset)) if dataset.locate(i)[0] == number]
         inputs = torch.cat([w.inputs[w.mask] for w in windows])
-        targets = torch.cat([w.targets[w.mask] for w in windows])
-        assert torch.equal(inputs, stream[:-1])
+        targets = torch.cat([w.targets[w.mask & ~w.ends] for w in windows])
+        assert torch.equal(inputs, stream)
         assert torch.equal(targets, stream[1:])
+        ends = torch.cat([w.ends[w.mask] for w in windows])
+        assert ends.tolist() == [False] * (len(stream) - 1) + [True]
         assert [bool(w.first) for w in windows] == [True] + [False] * (len(windows) - 1)
+
+
+def test_a_piece_that_was_cut_does_not_end_there(pieces, featurizer):
+    """Windows that the last target just fills, and one step more: the end is an event, a cut is none."""
+    for steps in (16, 17, 18):
+        whole = Piece.from_samples(melody(0)[: 64 * (steps - 1)], RATE_HZ)
+        assert featurizer.steps(whole) == steps
+        longer = Piece.from_samples(np.concatenate([whole.samples, whole.samples]), RATE_HZ)
+        cut = longer.stretch(0, len(whole.samples), "beginning")
+        for piece, events in [(whole, steps), (cut, steps - 1)]:
+            dataset = AudioDataset([piece], featurizer, window=16)
+            windows = [dataset[i] for i in range(len(dataset))]
+            assert len(windows) == -(-events // 16)
+            assert sum(int(w.mask.sum()) for w in windows) == events
+            assert sum(int(w.ends.sum()) for w in windows) == (events == steps)
+        assert longer.stretch(100, len(longer.samples), "end").ends
 
 
 def test_A03_memory_holds_each_frame_once(pieces, featurizer):
@@ -119,7 +137,7 @@ def test_validation_hears_the_beginning_of_every_piece(pieces, featurizer):
     (row,) = validation_batches(dataset, frames=10**6)
     for lane in range(4):
         inputs = torch.cat([batch.inputs[lane][batch.mask[lane]] for batch in row])
-        assert torch.equal(inputs, featurizer.encode(pieces[lane])[:-1])
+        assert torch.equal(inputs, featurizer.encode(pieces[lane]))
     (short,) = validation_batches(dataset, frames=1)
     assert len(short) == 1
     assert torch.equal(short[0].inputs, collate([dataset[int(w)] for w in dataset.first_window[:-1]]).inputs)
@@ -128,3 +146,22 @@ def test_validation_hears_the_beginning_of_every_piece(pieces, featurizer):
 def test_no_piece_to_train_on_is_explained():
     with pytest.raises(ValueError, match="add recordings"):
         LaneSampler([], lanes=2, seed=0)
+
+
+def test_transposed_pieces_sound_higher_and_are_read_like_arrays():
+    """A tone of 440 Hz, three semitones up and down: its spectrum's peak moves, and stretches equal the whole."""
+    time = np.arange(2 * RATE_HZ) / RATE_HZ
+    tone = Piece.from_samples(0.5 * np.sin(2 * np.pi * 440 * time), RATE_HZ)
+    assert tone.transposed(0) is tone
+    for semitones in (-3, 1, 3):
+        other = tone.transposed(semitones)
+        ratio = 2 ** (semitones / 12)
+        assert len(other.samples) == pytest.approx(len(time) / ratio, rel=1e-3)
+        whole = other.read(0, len(other.samples))
+        peak_hz = np.argmax(np.abs(np.fft.rfft(whole))) * RATE_HZ / len(whole)
+        assert peak_hz == pytest.approx(440 * ratio, abs=1)
+        for start, stop in [(0, 100), (777, 3001), (len(whole) - 50, len(whole) + 20), (-30, 30)]:
+            padded = np.pad(whole, (100, 100))[start + 100 : stop + 100]
+            np.testing.assert_allclose(other.read(start, stop), padded, atol=1e-6)
+        assert other.id != tone.id
+    assert Piece("a", "a", RATE_HZ, tone.samples, -20.0, key="k").transposed(2).key == "k+2"

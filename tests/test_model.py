@@ -87,6 +87,36 @@ def test_levels_are_a_distribution_over_whole_steps():
     assert nats.neg().exp().sum().item() == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_end_is_an_event_of_its_own(kind):
+    """Where a piece ends, its target has no say; elsewhere the first level pays for going on."""
+    model = model_of(kind)
+    x, y = stream(model.spec, 6), stream(model.spec, 9)[:, 3:]
+    ends = torch.zeros(2, 6, dtype=torch.bool)
+    ends[1, 4] = True
+    nats, _ = model.nats(x, y, model.initial_state(2), ends)
+    context, _ = model(x, model.initial_state(2))
+    probability = model.end_logit(context).sigmoid()
+    plain = model.head.nats(context, y)
+    expected = plain.clone()
+    expected[..., 0] -= (1 - probability).log()
+    expected[1, 4] = 0
+    expected[1, 4, 0] = -probability[1, 4].log()
+    torch.testing.assert_close(nats, expected)
+    torch.testing.assert_close(model.nats(x, y, model.initial_state(2))[0], plain)
+
+
+def test_ends_are_drawn_as_often_as_they_are_likely():
+    model = model_of("learned")
+    torch.nn.init.constant_(model.ending.bias, -1.0)
+    context = model.opening(20_000)
+    drawn = model.ends(context, generator=torch.Generator().manual_seed(0), how=Sampling())
+    assert drawn.float().mean().item() == pytest.approx(torch.tensor(-1.0).sigmoid().item(), abs=0.01)
+    assert not model.ends(context, generator=None, how=Sampling(temperature=0.0)).any()
+    torch.nn.init.constant_(model.ending.bias, 1.0)
+    assert model.ends(context, generator=None, how=Sampling(temperature=0.0)).all()
+
+
 def test_samples_follow_the_nats():
     model = model_of("learned")
     x = stream(model.spec, 3, batch=1)
