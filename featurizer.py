@@ -244,7 +244,7 @@ class CodebookFeaturizer(StftFeaturizer):
         shape = {"components": s.components, "levels": s.levels, "centroids": s.centroids}
         self._set_codebook(codebook.fit(vectors, **shape, seed=seed, advance=advance, start=earlier))
         whole = [run for run in runs if len(run) == RUN]
-        if s.postfilter_epochs and whole:
+        if s.postfilter_steps and whole:
             real = torch.stack(whole)  # (R, T, K)
             quantised = self.codebook.look_up(self.codebook.encode(real.flatten(0, 1))).unflatten(0, real.shape[:2])
             self.postfilter = postfilter.fit(
@@ -253,7 +253,7 @@ class CodebookFeaturizer(StftFeaturizer):
                 real,
                 self.weight,
                 bins_hz=self.bins_hz,
-                epochs=s.postfilter_epochs,
+                steps=s.postfilter_steps,
                 seed=seed,
                 start=self.postfilter.state_dict() if start else None,
                 advance=advance,

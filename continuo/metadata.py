@@ -77,7 +77,7 @@ class CodebookSection(StftSection):
     fit_frames: int = Field(
         60_000, ge=100, description="frames that PCA, k-means and post-filter are fitted on, at most"
     )
-    postfilter_epochs: int = Field(12, ge=0, description="times that the post-filter sees them; 0: plain look-up")
+    postfilter_steps: int = Field(1200, ge=0, description="of the post-filter's training, at most; 0: plain look-up")
 
     @model_validator(mode="after")
     def _components_fit(self) -> "CodebookSection":

@@ -35,7 +35,7 @@ SMALL_CODEBOOK = SMALL | {
     "representation.levels": 3,
     "representation.centroids": 32,
     "representation.fit_frames": 2000,
-    "representation.postfilter_epochs": 2,
+    "representation.postfilter_steps": 8,
 }
 SMALL_SPECTRUM = SMALL | {"representation.n_fft": 256, "representation.hop": 64}
 SMALL_OF = {"codebook-lstm": SMALL_CODEBOOK, "spectral-lstm": SMALL_SPECTRUM}

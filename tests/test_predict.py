@@ -154,6 +154,43 @@ def test_A07_the_average_of_now_predicts_until_held_out_nats_rise(trained, tmp_p
 
 
 @pytest.mark.slow
+def ending_model(trained, folder, bias: float):
+    """A copy of the trained model that ends pieces as readily as `bias` (a logit) says."""
+    tensors, facts = checkpoint.load(trained.with_suffix(".safetensors"))
+    for weights in ("average", "best"):
+        tensors[f"{weights}.ending.bias"] = torch.full((1,), bias)
+        tensors[f"{weights}.ending.weight"] = torch.zeros_like(tensors[f"{weights}.ending.weight"])
+    checkpoint.save(folder / "ending.safetensors", tensors, facts)
+    metadata = json.loads(trained.read_text()) | {"state": "ending.safetensors"}
+    (folder / "ending.json").write_text(json.dumps(metadata))
+    return folder / "ending.json"
+
+
+def test_a_piece_that_ends_begins_anew_or_stops(trained, prompt_wav, tmp_path, capsys):
+    meta = ending_model(trained, tmp_path, bias=-2.0)  # an end about every eight steps
+    flags = ["--meta", str(meta), "--prompt", str(prompt_wav), "--frames", "60", "--device", "cpu", "--json"]
+    assert main([*flags, "--out", str(tmp_path / "on.wav")]) == 0
+    captured = capsys.readouterr()
+    going_on = json.loads(captured.out.splitlines()[-1])
+    assert "another one begins" in captured.err
+    assert going_on["frames"] == 60
+    assert len(going_on["endings_s"]) > 2
+    assert main([*flags, "--out", str(tmp_path / "end.wav"), "--until-end", "--continuation-only"]) == 0
+    ended = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert ended["endings_s"] == going_on["endings_s"][:1]
+    assert ended["frames"] == round(ended["endings_s"][0] * RATE_HZ / 64) < 60
+    assert soundfile.info(tmp_path / "end.wav").frames == ended["frames"] * 64
+
+
+def test_a_piece_that_ends_at_once_leaves_the_prompt(trained, prompt_wav, tmp_path):
+    meta = ending_model(trained, tmp_path, bias=50.0)
+    flags = ["--meta", str(meta), "--prompt", str(prompt_wav), "--frames", "9", "--device", "cpu", "--until-end"]
+    assert main([*flags, "--quiet", "--out", str(tmp_path / "end.wav")]) == 0
+    prompt, made = soundfile.read(prompt_wav)[0], soundfile.read(tmp_path / "end.wav")[0]
+    assert len(made) == len(prompt)
+    np.testing.assert_allclose(made[:-256], prompt[:-256], atol=1e-4)
+
+
 def test_A07_predict_while_training(tmp_path, music_folder, prompt_wav):
     """Two processes: each prediction is of a later step than the one before, and training is not disturbed.
 

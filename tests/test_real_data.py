@@ -18,6 +18,7 @@ QUICK = {
     "representation.levels": 4,
     "representation.centroids": 256,
     "representation.fit_frames": 20_000,
+    "representation.postfilter_steps": 400,
     "architecture.hidden": 256,
     "architecture.head_width": 256,
 }

@@ -7,6 +7,7 @@ from conftest import RATE_HZ, melody
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from continuo import postfilter
 from continuo.metadata import CodebookSection, SpectrumSection
 from continuo.piece import Piece
 from continuo.stft import OverlapAdd, check_hop, frame_count, from_frames, hann, spectrum, to_frames
@@ -129,12 +130,90 @@ def test_codes_of_a_piece_say_what_its_spectrum_was():
     assert (f.magnitude(codes) >= 0).all()
 
 
+def test_the_post_filter_brings_frames_nearer_to_the_truth():
+    """On a piece that it was not fitted on: its error and, above all, how much it moves. Nothing learned is look-up."""
+    section = CodebookSection(kind="codebook", n_fft=256, hop=64, components=32, levels=2, centroids=64)
+    pieces = [Piece.from_samples(melody(seed, seconds=12.0), RATE_HZ) for seed in range(4)]
+    made = {}
+    for steps in (0, 250):
+        f = CodebookFeaturizer(section.model_copy(update={"postfilter_steps": steps}), RATE_HZ)
+        f.fit(pieces, seed=0, advance=lambda words: None)
+        piece = Piece.from_samples(melody(9, seconds=6.0), RATE_HZ)
+        codes = f.encode(piece)
+        truth = f.vectors(spectrum(piece.read(-128, 64 * (len(codes) - 1) + 128), 256, 64))
+        log = (f.magnitude(codes) / f.full_scale + f.section.floor).log() * f.weight
+        moved = [v.diff(dim=0).abs().mean(0) for v in (log, truth)]
+        made[steps] = (log - truth).square().mean().item(), (moved[0] - moved[1]).abs().mean().item()
+        if steps == 0:
+            look_up = f.codebook.decode(codes)
+            audible = look_up / f.weight > np.log(2 * f.section.floor)  # below the floor a magnitude would be negative
+            torch.testing.assert_close(log[audible], look_up[audible], atol=1e-3, rtol=1e-3)
+    assert made[250][0] < 0.95 * made[0][0]
+    assert made[250][1] < 0.9 * made[0][1]
+
+
+def test_a_post_filter_that_would_not_help_adds_nothing_and_randomness_is_left_alone():
+    """The runs that are learned from are all too loud, every eighth, unseen, is right: what was learned would harm."""
+    generator = torch.Generator().manual_seed(0)
+    real, quantised = (torch.randn(24, 32, width, generator=generator) for width in (129, 4))
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    for all_loud, is_zero in [(False, True), (True, False)]:
+        look_up = real + 1
+        if not all_loud:
+            look_up[::8] = real[::8]
+        bins_hz = np.linspace(0, 4000, 129)
+        model = postfilter.fit(quantised, look_up, real, torch.ones(129), bins_hz=bins_hz, steps=20, seed=0)
+        added = model(postfilter.with_edges(quantised))
+        assert added.shape == real.shape
+        assert (added == 0).all() == is_zero
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_magnitudes_made_one_by_one_equal_those_of_the_whole():
+    f = small_codebook(postfilter_steps=4)
+    codes = f.encode(Piece.from_samples(melody(9), RATE_HZ))[:20]
+    whole = f.magnitude(codes)
+    decoder = f.decoder()
+    made: list[np.ndarray] = []
+    keep = decoder.phase.push
+    decoder.phase.push = lambda magnitude: (made.append(magnitude), keep(magnitude))[1]
+    for step in codes:
+        decoder.push(step)
+    decoder.finish()
+    np.testing.assert_allclose(np.array(made), whole.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_prompts_last_frames_are_the_past_of_the_first_one():
+    f = small_codebook(postfilter_steps=4)
+    piece = Piece.from_samples(melody(9), RATE_HZ)
+    codes = f.encode_prompt(piece)
+    heard = f.decoder(piece).recent
+    assert torch.equal(heard, f.codebook.look_up(codes[-3:]))
+    short = Piece.from_samples(melody(9)[:256], RATE_HZ)
+    assert torch.equal(f.decoder(short).recent, f.codebook.look_up(f.encode_prompt(short)).expand(3, -1))
+
+
+def test_fitting_can_go_on_from_another_codebook():
+    """Started from itself on the same frames, classes keep their meaning; the components stay."""
+    f = small_codebook(postfilter_steps=1)
+    pieces = [Piece.from_samples(melody(seed), RATE_HZ) for seed in range(4)]
+    again = CodebookFeaturizer(f.section, RATE_HZ)
+    again.fit(pieces, seed=0, advance=lambda words: None, start=f.state())
+    assert torch.equal(again.codebook.components, f.codebook.components)
+    same = (again.encode(pieces[0]) == f.encode(pieces[0]))[:, 0].float().mean()
+    assert same > 0.7
+    assert not torch.equal(again.codebook.centroids, f.codebook.centroids)
+
+
 def test_codebook_state_gives_the_same_featurizer_back():
     f = small_codebook()
     piece = Piece.from_samples(melody(9), RATE_HZ)
     again = CodebookFeaturizer(f.section, RATE_HZ)
     again.load_state(f.state())
     assert torch.equal(again.encode(piece), f.encode(piece))
+    assert torch.equal(again.magnitude(f.encode(piece)), f.magnitude(f.encode(piece)))
     assert again.spec.vocabulary == f.spec.vocabulary == (64,) * 4
 
 

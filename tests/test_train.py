@@ -11,8 +11,10 @@ import pytest
 import torch
 from conftest import ROOT, SMALL_CODEBOOK, SMALL_OF, set_flags, train_small
 
-from continuo import checkpoint, device
+from continuo import checkpoint, device, metadata
+from continuo.progress import Display
 from train import main
+from trainer import Trainer
 
 
 def state_of(meta) -> tuple[dict, dict]:
@@ -231,6 +233,74 @@ def test_a_second_start_neither_fits_nor_encodes_again(tmp_path, music_folder, m
     monkeypatch.setattr("continuo.codebook.fit", refuse)
     monkeypatch.setattr("featurizer.StftFeaturizer.encode", refuse)
     assert_same_state(first, state_of(train_small(tmp_path / "b", music_folder, steps=3)))
+
+
+def test_a_training_can_begin_with_what_another_one_learned(tmp_path, music_folder, trained, capsys):
+    """The weights are the donor's, codebook and geometry are fitted anew; the same command goes on afterwards."""
+    donor, _ = state_of(trained)
+    meta = tmp_path / "model.json"
+    flags = ["--meta", str(meta), "--from", str(trained.with_suffix(".safetensors")), "--corpus", str(music_folder)]
+    small = ["--set", "training.batch_size=4", "--set", "training.window=16", "--set", "training.learning_rate=1e-12"]
+    still = [*small, "--set", "training.weight_decay=0", "--device", "cpu", "--quiet"]
+    assert main([*flags, "--steps", "1", *still]) == 0
+    tensors, facts = state_of(meta)
+    assert facts["metadata"]["architecture"] == state_of(trained)[1]["metadata"]["architecture"]
+    for name in ("enter.weight", "head.out", "backbone.lstm.weight_ih_l0", "ending.weight"):
+        torch.testing.assert_close(tensors[f"weights.{name}"], donor[f"average.{name}"], atol=1e-6, rtol=0)
+    assert torch.equal(tensors["featurizer.components"], donor["featurizer.components"])
+    assert not torch.equal(tensors["featurizer.centroids"], donor["featurizer.centroids"])
+    vectors = tensors["featurizer.centroids"] / tensors["featurizer.centroids"][0].std()
+    torch.testing.assert_close(tensors["weights.head.embedding.vectors"], vectors)
+    assert main([*flags, "--steps", "2", "--device", "cpu"]) == 0
+    assert "is there already: going on from it" in capsys.readouterr().err
+    assert state_of(meta)[1]["progress"]["step"] == 2
+
+
+def test_a_donor_that_does_not_fit_is_refused(tmp_path, music_folder, trained, capsys):
+    flags = ["--meta", str(tmp_path / "mine.json"), "--corpus", str(music_folder), "--device", "cpu", "--quiet"]
+    state = ["--from", str(trained.with_suffix(".safetensors"))]
+    for extra, words in [
+        (["--from", str(tmp_path / "none.safetensors")], "there is no state"),
+        ([*state, "--preset", "codebook-lstm"], "leave one out"),
+        ([*state, "--set", "architecture.hidden=7"], "architecture.hidden"),
+    ]:
+        assert main([*flags, *extra]) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memorising_is_said_once(tmp_path, music_folder, capsys):
+    """Held-out nats that rise three times in a row after the best are a warning, and the best state is kept."""
+    meta = train_small(tmp_path, music_folder, steps=4)
+    trainer = Trainer(metadata.load(meta), tmp_path / "model.safetensors", torch.device("cpu"), display=Display())
+    capsys.readouterr()
+    trainer.progress.history = []
+    trainer.progress.best_nats = None
+    rising = iter([5.0, 4.0, 4.5, 4.6, 4.7, 4.8])
+    trainer._nats = lambda model, batch: (torch.tensor(next(rising)), torch.tensor(1))
+    trainer.held_out = trainer.held_out[:1]
+    trainer.held_out[0] = trainer.held_out[0][:1]
+    said = []
+    for step in range(6):
+        trainer.progress.step = step
+        trainer._validate()
+        said.append("from here on the model memorises" in capsys.readouterr().err)
+    assert said == [False, False, False, False, True, False]
+    assert trainer.progress.best_step == 1
+
+
+def test_small_corpora_are_heard_in_other_keys(tmp_path, music_folder, capsys):
+    """Three training tunes in five keys each, unless the metadata says otherwise; held-out ones as they are."""
+    meta = train_small(tmp_path, music_folder, steps=1)
+    counts = {}
+    for transpose in (None, 0, 1):
+        section = metadata.load(meta, {"corpus.transpose": transpose})
+        trainer = Trainer(section, tmp_path / f"{transpose}.safetensors", torch.device("cpu"))
+        counts[transpose] = len(trainer.train_pieces), len(trainer.validation_pieces)
+        assert len({piece.id for piece in trainer.train_pieces}) == counts[transpose][0]
+    assert counts == {None: (15, 1), 0: (3, 1), 1: (9, 1)}
 
 
 def test_a_state_of_another_model_is_refused(tmp_path, music_folder, capsys):
