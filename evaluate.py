@@ -55,7 +55,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from continuo.device import choose
     from continuo.progress import Display
     from continuo.webpage import page
-    from evaluation import Evaluation, Plan, draw, listen
+    from evaluation import Evaluation, draw, listen
+    from excerpts import Plan
 
     torch.set_num_threads(1)  # as predict.py does: a training may want the other cores
     times = (arguments.seconds, arguments.prompt_seconds, arguments.long)

@@ -24,7 +24,19 @@ from continuo.progress import Display
 from continuo.report import draw_curves
 from continuo.verdict import judge, signs
 from dataset import AudioDataset, encoded, validation_batches
-from excerpts import Excerpt, Plan, bounded, corpora, elsewhere, excerpts, free_run, inverted, likeness, through_codec
+from excerpts import (
+    LEAST_ONSETS,
+    Excerpt,
+    Plan,
+    bounded,
+    corpora,
+    elsewhere,
+    excerpts,
+    free_run,
+    inverted,
+    likeness,
+    through_codec,
+)
 from predictor import Predictor, is_improving
 
 FRAMES = 16_384  # of held-out and of training music that are scored
@@ -168,9 +180,10 @@ class Evaluation:
         pairs = elsewhere(self.excerpts)
         floor = likeness([a for a, _ in pairs], [b for _, b in pairs], self.rate) if len(pairs) > 1 else None
         facts = [listening.statistics(audio, self.rate) for audio in real]
+        self.real = {name: float(np.mean([s[name] for s in facts])) for name in ("onsets_per_s", "silence", "flux")}
         return {
             "excerpts": len(real),
-            "real": {name: float(np.mean([s[name] for s in facts])) for name in ("onsets_per_s", "silence")},
+            "real": self.real,
             "generated": likeness(real, made, self.rate),
             "floor": floor,
         }
@@ -209,7 +222,7 @@ class Evaluation:
         self.sounds["long"] = [audio]
         real = self._held_out_streams()
         usual = float(np.median(np.concatenate([endurance.changes(stream, self.spec) for stream in real])))
-        onsets = np.mean([listening.statistics(excerpt.real, self.rate)["onsets_per_s"] for excerpt in self.excerpts])
+        onsets = self.real["onsets_per_s"]
         long_piece = max(self.held_out, key=lambda piece: piece.seconds)
         whole = long_piece.read(0, min(len(long_piece.samples), len(audio)))
         levels = endurance.levels_db(audio, self.rate)
@@ -219,7 +232,9 @@ class Evaluation:
             "seconds": len(audio) / self.rate,
             "level_drift_db": endurance.level_drift(audio, self.rate),
             "silence": listening.statistics(audio, self.rate)["silence"],
-            "onset_ratio_by_30_s": [n / max(float(onsets), 1e-9) for n in endurance.onsets_by_part(audio, self.rate)],
+            "onset_ratio_by_30_s": [
+                n / onsets if onsets >= LEAST_ONSETS else None for n in endurance.onsets_by_part(audio, self.rate)
+            ],
             "loop_s": endurance.loop_length_s(audio, self.rate),
             "real_loop_s": endurance.loop_length_s(whole, self.rate),
             "still_s": self._still_s(np.stack(steps), usual),
@@ -254,6 +269,8 @@ class Evaluation:
             distances = {side: index.nearest(audio) for side, audio in sides.items()}
             found[name] = novelty.against(distances, "held-out")
             if name == "spectrum":
+                here, codec = (found[name][side]["p5"] for side in ("generated", "through_the_codec"))
+                found["near_ratio"] = here / codec if here is not None and codec else None
                 self.pictures["novelty"] = figures.distances(distances)
                 found |= self._copies(index, held_out, output)
         return found

@@ -22,6 +22,8 @@ from continuo.stft import spectrum
 from featurizer import Featurizer, StftFeaturizer
 from predictor import Predictor, joined
 
+LEAST_ONSETS = 0.3  # per second of real music, below which a ratio of onsets says nothing
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -203,9 +205,14 @@ def inverted(featurizer: Featurizer, excerpt: Excerpt) -> tuple[np.ndarray, floa
 
 
 def likeness(real: list[np.ndarray], other: list[np.ndarray], rate_hz: int) -> dict[str, float | None]:
-    """`listening.compare` and, as `auc`, `listening.separability`; None where there is too little to measure one."""
+    """`listening.compare` and, as `auc`, `listening.separability`; None where there is too little to measure one.
+
+    Onsets are not compared where the measure hears hardly any in the real music (long notes, soft attacks).
+    """
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)
         figures: dict[str, float | None] = {**listening.compare(real, other, rate_hz)}
+    if np.mean([listening.statistics(audio, rate_hz)["onsets_per_s"] for audio in real]) < LEAST_ONSETS:
+        figures["onset_ratio"] = None
     figures["auc"] = listening.separability(real, other, rate_hz) if len(real) > 1 else None
     return {name: value if value is not None and math.isfinite(value) else None for name, value in figures.items()}

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from continuo import listening
 
 BLUE, ORANGE, GREEN, GREY = "#40618f", "#c05a2b", "#0e7f71", "#8a8a8a"
-COLOURS = {"model": ORANGE, "copy_last": BLUE, "unigram": GREY, "training music": GREEN}
+COLOURS = {"model": ORANGE, "copy_last": BLUE, "unigram": GREY, "model on training music": GREEN}
 
 
 def level_bars(nats: Mapping[str, Sequence[float]]) -> bytes:
@@ -24,7 +24,8 @@ def level_bars(nats: Mapping[str, Sequence[float]]) -> bytes:
     levels = max((len(values) for values in nats.values()), default=0)
     axis.set_xticks(range(levels), [f"level {level + 1}" for level in range(levels)])
     axis.set(ylabel="nats per step", title="What a step of held-out music costs, by level")
-    _finish(axis)
+    axis.set_ylim(0, 1.25 * max(max(values) for values in nats.values()))  # room for the legend
+    _finish(axis, columns=4)
     return _png(figure)
 
 
@@ -70,9 +71,9 @@ def distances(sides: Mapping[str, np.ndarray]) -> bytes:
     return _png(figure)
 
 
-def _finish(axis: Any) -> None:
+def _finish(axis: Any, columns: int = 1) -> None:
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=9)
+    axis.legend(fontsize=9, ncols=columns)
 
 
 def _png(figure: Figure) -> bytes:

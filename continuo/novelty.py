@@ -6,11 +6,11 @@ output at every block. Two questions:
 
 - `Index.nearest`: the distance of each second (8 blocks) to the nearest second of the training music, in principal
   components (scikit-learn's PCA and NearestNeighbors).
-- `Index.copied`: the longest run of blocks that lie, one after the other at a constant offset, within a threshold of
-  blocks of one training piece. One block in between may miss. Quiet blocks never match.
+- `Index.copied`: the longest stretch in which successive groups of 4 blocks lie, at a constant offset, within a
+  threshold of groups of one training piece. One in between may miss. Quiet groups never match.
 
-The threshold is calibrated: the widest of `PERCENTILES` of held-out music's own nearest distances at which held-out
-music, which was not copied, shows no run longer than `CHANCE_S`.
+The threshold is calibrated: the widest percentile of held-out music's own nearest distances at which held-out music,
+which was not copied, shows no stretch longer than `CHANCE_S`.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,11 +22,11 @@ from continuo import listening
 
 BLOCK, STRIDE = 8, 4  # frames
 BLOCK_S = BLOCK / listening.FRAMES_PER_SECOND
-SECOND = 8  # blocks, 1.024 s
+SECOND, GROUP = 8, 4  # blocks: 1.024 s, which is "a second" here, and 0.512 s
 COMPONENTS = 32
-CANDIDATES = 24  # nearest training blocks that a run may go through
-PERCENTILES = (60, 50, 40, 30, 20, 10, 5, 2, 1)
-CHANCE_S = 1.0
+CANDIDATES = 24  # nearest training groups that a run may go through
+PERCENTILES = (95, 90, 85, 80, 75, 70, 65, 60, 55, 50, 45, 40, 35, 30, 25, 20, 15, 10, 7, 5, 3, 2, 1)
+CHANCE_S = 1.5
 QUIET_DB = 40.0  # below the mean level of a recording
 CHUNK_S = 60  # of a recording that is analysed at once
 
@@ -64,13 +64,16 @@ def _means(frames: np.ndarray) -> np.ndarray:
     return np.asarray((sums[BLOCK::STRIDE] - sums[:-BLOCK:STRIDE]) / BLOCK)
 
 
-def seconds(found: Blocks, *, every: int) -> np.ndarray:
-    """Whole seconds of a recording, `(n, SECOND * D)`: 8 blocks side by side, at every `every` half blocks."""
-    span, step = SECOND * BLOCK // STRIDE, BLOCK // STRIDE
-    starts = np.arange(0, len(found.rows) - span + step, every)
-    if len(found.rows) < span - step + 1:
-        return np.zeros((0, SECOND * found.rows.shape[1]), np.float32)
-    return found.rows[starts[:, None] + np.arange(0, span, step)].reshape(len(starts), -1)
+def grouped(found: Blocks, count: int, *, every: int) -> np.ndarray:
+    """`count` blocks side by side, `(n, count * D)`, at every `every` half blocks."""
+    starts = _starts(found, count, every)
+    return found.rows[starts[:, None] + np.arange(count) * (BLOCK // STRIDE)].reshape(
+        len(starts), count * found.rows.shape[1]
+    )
+
+
+def _starts(found: Blocks, count: int, every: int) -> np.ndarray:
+    return np.arange(0, max(len(found.rows) - (count - 1) * (BLOCK // STRIDE), 0), every)
 
 
 class Index:
@@ -98,19 +101,20 @@ class Index:
         for done, piece in enumerate(pieces, start=1):
             found.append(blocks(piece, rate_hz, chroma=chroma))
             advance(done)
-        whole = np.concatenate([seconds(b, every=BLOCK // STRIDE) for b in found])
+        whole = np.concatenate([grouped(b, SECOND, every=BLOCK // STRIDE) for b in found])
         if not len(whole):
             raise ValueError("no training piece is a second long: there is nothing to compare the output with")
         self.seconds = _Neighbours(whole)
-        loud = [np.flatnonzero(b.loud) for b in found]
-        self.places = np.concatenate(loud)  # of each indexed block, within its piece
+        loud = [np.flatnonzero(_loud(b, 1)) for b in found]
+        self.places = np.concatenate(loud)  # of each indexed group, within its piece
         self.owners = np.repeat(np.arange(len(found)), [len(x) for x in loud])
-        self.blocks = _Neighbours(np.concatenate([b.rows[i] for b, i in zip(found, loud, strict=True)]))
+        groups = [grouped(b, GROUP, every=1)[i] for b, i in zip(found, loud, strict=True)]
+        self.groups = _Neighbours(np.concatenate(groups))
 
     def nearest(self, recordings: Sequence[np.ndarray]) -> np.ndarray:
         """Distance of every second to the nearest second of the training music, `(n,)`."""
         found = [blocks(audio, self.rate_hz, chroma=self.chroma) for audio in recordings]
-        rows = np.concatenate([seconds(b, every=SECOND * BLOCK // STRIDE) for b in found])
+        rows = np.concatenate([grouped(b, SECOND, every=SECOND * BLOCK // STRIDE) for b in found])
         if not len(rows):
             return np.zeros(0)
         turned = [rows]
@@ -138,7 +142,7 @@ class Index:
 
     def _longest(self, places: np.ndarray, distances: np.ndarray, threshold: float) -> float:
         step = BLOCK // STRIDE
-        runs: dict[tuple[int, int], tuple[int, int]] = {}  # piece and offset: last block that matched, first of the run
+        runs: dict[tuple[int, int], tuple[int, int]] = {}  # piece and offset: last group that matched, first of the run
         longest = 0
         for now in range(len(places)):
             for near in places[now][distances[now] <= threshold]:
@@ -147,16 +151,22 @@ class Index:
                 first = first if now - last <= 2 else now
                 runs[key] = now, first
                 longest = max(longest, now - first + 1)
-        return longest * BLOCK_S
+        return (longest + GROUP - 1) * BLOCK_S if longest else 0.0
 
     def _candidates(self, audio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest training blocks of every block: numbers and distances `(n, k)`; infinite for a quiet block."""
+        """The nearest training groups of every group: numbers and distances `(n, k)`; infinite for a quiet one."""
         found = blocks(audio, self.rate_hz, chroma=self.chroma)
-        rows, loud = found.rows[:: BLOCK // STRIDE], found.loud[:: BLOCK // STRIDE]
+        rows, loud = grouped(found, GROUP, every=BLOCK // STRIDE), _loud(found, BLOCK // STRIDE)
         if not len(rows):
             return np.zeros((0, 1), int), np.zeros((0, 1))
-        distances, places = self.blocks.ask(rows, CANDIDATES)
+        distances, places = self.groups.ask(rows, CANDIDATES)
         return places, np.where(loud[:, None], distances, np.inf)
+
+
+def _loud(found: Blocks, every: int) -> np.ndarray:
+    """Which groups begin and end loud enough to match."""
+    starts = _starts(found, GROUP, every)
+    return found.loud[starts] & found.loud[starts + (GROUP - 1) * (BLOCK // STRIDE)]
 
 
 def against(distances: dict[str, np.ndarray], yardstick: str) -> dict[str, Any]:

@@ -133,6 +133,8 @@ def _free_runs(report: dict[str, Any]) -> str:
         f"{runs['excerpts']} runs of {plan['seconds']:g} s from {plan['prompt_seconds']:g} s of held-out music, beside "
         "what the pieces really do. A squared MMD of 0 and an AUC of 0.5: the two cannot be told apart."
     )
+    if runs["generated"]["onset_ratio"] is None:
+        text += " Onsets are not compared: this music has too few that the measure hears."
     if runs.get("inversion"):
         text += f" Spectral convergence of the phases: {runs['inversion']['spectral_convergence']:.3f}."
     return f'{_table(["", *RUN_COLUMNS.values()], cells)}<p class="small">{text}</p>'
