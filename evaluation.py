@@ -5,6 +5,7 @@ Every figure has a yardstick beside it: held-out nats beside those of training m
 to training music beside the same of held-out music.
 """
 
+import math
 import tempfile
 import time
 from collections.abc import Sequence
@@ -209,7 +210,7 @@ class Evaluation:
 
     def long_run(self) -> dict[str, Any]:
         """One long continuation of the first prompt, at the models' loudness."""
-        prompt, frames = self.excerpts[0].prompt, round(self.plan.long_seconds * self.spec.steps_per_second)
+        prompt, frames = self.excerpts[0].prompt, math.ceil(self.plan.long_seconds * self.spec.steps_per_second)
         task = self.display.task("long run", frames)
         take = self.predictor.take(prompt, seed=self.plan.seed)
         steps, blocks = [], []

@@ -10,7 +10,7 @@ output at every block. Two questions:
   threshold of groups of one training piece. One in between may miss. Quiet groups never match.
 
 The threshold is calibrated: the widest percentile of held-out music's own nearest distances at which held-out music,
-which was not copied, shows no stretch longer than `CHANCE_S`.
+which was not copied, is in stretches longer than `CHANCE_S` for at most a hundredth of its time.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,9 +25,9 @@ BLOCK_S = BLOCK / listening.FRAMES_PER_SECOND
 SECOND, GROUP = 8, 4  # blocks: 1.024 s, which is "a second" here, and 0.512 s
 COMPONENTS = 32
 CANDIDATES = 24  # nearest training groups that a run may go through
-PERCENTILES = (95, 90, 85, 80, 75, 70, 65, 60, 55, 50, 45, 40, 35, 30, 25, 20, 15, 10, 7, 5, 3, 2, 1)
-CHANCE_S = 1.5
-QUIET_DB = 40.0  # below the mean level of a recording
+PERCENTILES = (90, 85, 80, 75, 70, 65, 60, 55, 50, 45, 40, 35, 30, 25, 20, 15, 10, 7, 5, 3, 2, 1)
+CHANCE_S, CHANCE_SHARE = 1.5, 0.01
+QUIET_DB = 30.0  # below the mean level of a recording
 CHUNK_S = 60  # of a recording that is analysed at once
 
 
@@ -132,26 +132,27 @@ class Index:
             return 0.0
         for percentile in PERCENTILES:
             threshold = float(np.percentile(nearest, percentile))
-            if max(self._longest(*candidates, threshold) for candidates in found) <= CHANCE_S:
+            stretches = np.concatenate([self._stretches(*candidates, threshold) for candidates in found])
+            if np.mean(stretches > CHANCE_S) <= CHANCE_SHARE:
                 break
         return threshold
 
     def copied(self, audio: np.ndarray, threshold: float) -> float:
         """Seconds of the longest stretch that follows one training piece at a constant offset."""
-        return self._longest(*self._candidates(audio), threshold)
+        return float(np.max(self._stretches(*self._candidates(audio), threshold), initial=0.0))
 
-    def _longest(self, places: np.ndarray, distances: np.ndarray, threshold: float) -> float:
-        step = BLOCK // STRIDE
+    def _stretches(self, places: np.ndarray, distances: np.ndarray, threshold: float) -> np.ndarray:
+        """Seconds of the longest stretch that ends at each group, `(n,)`; 0 where nothing matches."""
+        step, found = BLOCK // STRIDE, np.zeros(len(places))
         runs: dict[tuple[int, int], tuple[int, int]] = {}  # piece and offset: last group that matched, first of the run
-        longest = 0
         for now in range(len(places)):
             for near in places[now][distances[now] <= threshold]:
                 key = int(self.owners[near]), int(self.places[near]) - step * now
                 last, first = runs.get(key, (now - 9, now))
                 first = first if now - last <= 2 else now
                 runs[key] = now, first
-                longest = max(longest, now - first + 1)
-        return (longest + GROUP - 1) * BLOCK_S if longest else 0.0
+                found[now] = max(found[now], now - first + GROUP)
+        return found * BLOCK_S
 
     def _candidates(self, audio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The nearest training groups of every group: numbers and distances `(n, k)`; infinite for a quiet one."""

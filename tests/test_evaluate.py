@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import RATE_HZ, melody, train_small
+from conftest import RATE_HZ, SMALL_OF, melody, train_small
 
 from continuo import endurance, novelty
 from continuo.baselines import Baselines, unigram
@@ -23,8 +23,13 @@ from excerpts import bounded, elsewhere, excerpts, likeness
 FLAGS = ("--pieces", "2", "--seconds", "2", "--prompt-seconds", "1", "--long", "10", "--device", "cpu", "--quiet")
 
 
-COARSE = ("--set", "representation.hop=128")  # half as many steps to wait for
-STEPS_PER_SECOND = RATE_HZ / 128
+HOP = 256  # four times that of the other small models: a quarter of the steps to wait for
+
+
+def train_coarse(folder, music, preset, steps):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SMALL_OF, preset, SMALL_OF[preset] | {"representation.n_fft": 2 * HOP, "representation.hop": HOP})
+        return train_small(folder, music, preset, steps)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,7 @@ def longer_music(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, longer_music):
-    return train_small(tmp_path_factory.mktemp("evaluated"), longer_music, steps=4, extra=COARSE)
+    return train_coarse(tmp_path_factory.mktemp("evaluated"), longer_music, "codebook-lstm", steps=8)
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +106,9 @@ def test_A12_a_copied_stretch_is_found_with_its_length(index):
     threshold = index.calibrate(held_out)
     copy = melody(2, seconds=12)[int(3.3 * RATE_HZ) :][: 5 * RATE_HZ]
     mixed = np.concatenate([melody(12, seconds=3), 0.3 * copy, melody(13, seconds=3)])
-    assert index.copied(mixed, threshold) == pytest.approx(5, abs=0.7)
+    assert index.copied(mixed, threshold) == pytest.approx(5, abs=1)  # its neighbours may match by chance
     assert index.copied(melody(14, seconds=10), threshold) < 2.5
-    assert max(index.copied(audio, threshold) for audio in held_out) <= novelty.CHANCE_S
+    assert max(index.copied(audio, threshold) for audio in held_out) < 2.5
 
 
 def test_A12_noise_is_no_copy_and_far_away(index):
@@ -267,12 +272,12 @@ def test_A12_report_holds_every_figure(evaluated):
         assert len(costs[name]["levels"]) == 3
         assert costs[name]["nats_per_step"] == pytest.approx(sum(costs[name]["levels"]))
         assert costs[name]["bits_per_second"] == pytest.approx(
-            costs[name]["nats_per_step"] * STEPS_PER_SECOND / math.log(2)
+            costs[name]["nats_per_step"] * RATE_HZ / HOP / math.log(2)
         )
-    assert costs["frames"] == 12 * STEPS_PER_SECOND  # every step of the held-out piece but its first
+    assert costs["frames"] == 12 * RATE_HZ / HOP  # every step of the held-out piece but its first
     assert report["free_runs"].keys() == {"excerpts", "real", "generated", "floor", "codec", "inversion"}
     assert report["free_runs"]["inversion"]["spectral_convergence"] < 0.3
-    assert report["long_run"]["seconds"] == pytest.approx(10)
+    assert report["long_run"]["seconds"] == pytest.approx(10, abs=HOP / RATE_HZ)
     assert report["long_run"]["level_drift_db"].keys() == {"at_10_s", "at_the_end"}
     assert report["novelty"]["spectrum"]["held-out"]["median_ratio"] == 1
     beside = report["beside"][0]
@@ -328,7 +333,7 @@ def test_A12_reports_are_not_overwritten_without_force(evaluated, model, capsys)
 
 def test_A12_a_continuous_stream_is_evaluated_too(tmp_path, longer_music, capsys):
     """The other kind of stream, through the same code; --json, no long run, over an old report."""
-    meta = train_small(tmp_path, longer_music, "spectral-lstm", steps=2, extra=COARSE)
+    meta = train_coarse(tmp_path, longer_music, "spectral-lstm", steps=2)
     out = tmp_path / "r"
     out.mkdir()
     (out / "report.json").write_text("old")
