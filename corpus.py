@@ -236,7 +236,7 @@ def audio_key(source: Source, section: CorpusSection) -> str:
     if not source.is_score:
         return cache.key_of(source.path, "audio", section.sample_rate_hz, AUDIO_VERSION)
     font = synth.find_soundfont(Path(section.soundfont).expanduser() if section.soundfont else None)
-    sound = (str(font), font.stat().st_size) if font else None
+    sound = (font.name, font.stat().st_size) if font else None  # wherever it is installed
     expression = ("expressive",) if source.expressive else ()
     versions = (AUDIO_VERSION, CACHE_VERSION, synth.VERSION, version("music21"), version("symusic"))
     return cache.key_of(source.path, "render", section.sample_rate_hz, section.program, sound, *versions, *expression)

@@ -3,6 +3,7 @@
 Decoding goes block by block, so that memory stays flat whatever the length of a file.
 """
 
+import io
 import math
 import warnings
 from collections.abc import Iterable, Iterator
@@ -147,6 +148,13 @@ def write_wav(path: Path, blocks: Iterable[np.ndarray], sample_rate_hz: int, *, 
             file.write(soft_limit(block))
             written += len(block)
     return written
+
+
+def flac(samples: np.ndarray, sample_rate_hz: int) -> bytes:
+    """Mono samples as a 16-bit FLAC file in memory; peaks are rounded off by `soft_limit`."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, soft_limit(samples), sample_rate_hz, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
 
 
 def soft_limit(samples: np.ndarray, knee: float = 0.9) -> np.ndarray:

@@ -12,6 +12,7 @@ from continuo.stft import mel_filters
 RATE_HZ, WINDOW, HOP = 16_000, 1024, 256
 FRAMES_PER_SECOND = RATE_HZ / HOP
 ONSET_RISE = 0.25  # nats, averaged over bins, between one frame and the next
+MELS = 48
 
 
 def magnitudes(audio: np.ndarray, rate_hz: int) -> np.ndarray:
@@ -21,6 +22,17 @@ def magnitudes(audio: np.ndarray, rate_hz: int) -> np.ndarray:
     audio = audio * 0.07 / (np.sqrt(np.mean(np.square(audio))) + 1e-9)
     frames = stft(audio, RATE_HZ, "hann", WINDOW, WINDOW - HOP, padded=False)[2]
     return np.asarray(np.abs(frames).T * WINDOW / 2)
+
+
+def log_mel(spectrum: np.ndarray) -> np.ndarray:
+    """Magnitudes `(T, 513)` to the logarithms of 48 mel bands, `(T, 48)`."""
+    return np.asarray(np.log(spectrum @ mel_filters(_bins_hz(), MELS).T + 1e-2))
+
+
+def chroma(spectrum: np.ndarray) -> np.ndarray:
+    """Magnitudes `(T, 513)` to the share of the twelve pitch classes, from A on, `(T, 12)`."""
+    classes = spectrum @ _chroma_filters().T
+    return np.asarray(classes / (classes.sum(axis=1, keepdims=True) + 1e-9))
 
 
 def statistics(audio: np.ndarray, rate_hz: int) -> dict[str, float]:
@@ -57,17 +69,16 @@ def window_features(audio: np.ndarray, rate_hz: int, seconds: float = 2.0) -> np
 
 
 def _describe(window: np.ndarray) -> np.ndarray:
-    mel = np.log(window @ mel_filters(_bins_hz(), 48).T + 1e-2)
+    mel = log_mel(window)
     movement = np.diff(mel, axis=0)
     timbre = dct(mel, norm="ortho", axis=1)[:, :20]
-    chroma = window @ _chroma_filters().T
-    chroma = chroma / (chroma.sum(axis=1, keepdims=True) + 1e-9)
-    entropy = -(chroma * np.log(chroma + 1e-9)).sum(axis=1).mean()
+    classes = chroma(window)
+    entropy = -(classes * np.log(classes + 1e-9)).sum(axis=1).mean()
     modulation = np.abs(np.fft.rfft(mel - mel.mean(axis=0), axis=0))[1:17].mean(axis=1)
     logs = np.log(window + 0.1)
     flux = np.percentile(np.abs(np.diff(logs, axis=0)).mean(axis=1), [5, 25, 50, 75, 95])
     flatness = (logs.mean(axis=1) - np.log(np.exp(logs).mean(axis=1))).mean()
-    moments = [m for x in (timbre, chroma) for m in (x.mean(axis=0), x.std(axis=0))]
+    moments = [m for x in (timbre, classes) for m in (x.mean(axis=0), x.std(axis=0))]
     motion = [np.abs(movement).mean(axis=0), movement.std(axis=0)]
     return np.concatenate([*moments, *motion, [entropy], modulation, flux, [flatness]])
 

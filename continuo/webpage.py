@@ -1,0 +1,188 @@
+"""The report of an evaluation as one HTML page that needs no network: style, pictures and sounds are inside."""
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; --good: #0e7f71; --try: #c05a2b; }
+body { font: 16px/1.55 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+.small { opacity: .75; font-size: .9rem; }
+.verdict { background: var(--soft); border-left: 4px solid var(--good); padding: .6rem 1rem; }
+.verdict p { margin: .4rem 0; } .try { color: var(--try); }
+.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 9rem; }
+img { width: 100%; height: auto; background: #fff; border-radius: 6px; margin: .6rem 0; }
+.sounds { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: .8rem; }
+audio { width: 100%; } figure { margin: 0; } figcaption { font-size: .85rem; opacity: .75; }
+"""
+RUN_COLUMNS = {
+    "onset_ratio": "onsets, of the real",
+    "flux_ratio": "flux, of the real",
+    "level_diff_db": "level, dB",
+    "drift_db": "drift, dB",
+    "silence": "silence",
+    "mmd2": "squared MMD",
+    "auc": "AUC",
+}
+RUN_ROWS = {
+    "generated": "free runs",
+    "codec": "the codec alone",
+    "inversion": "true magnitudes, phases found anew",
+    "floor": "other real music of the same pieces",
+}
+
+
+def page(
+    report: dict[str, Any], pictures: Mapping[str, bytes], sounds: Sequence[tuple[str, Mapping[str, bytes]]]
+) -> str:
+    """The page. `pictures` are PNG by name, `sounds` names with FLAC by side; whatever is missing is left out."""
+    name = escape(report["model"]["name"])
+    body = [
+        f"<h1>How good is {name}?</h1>",
+        _subtitle(report),
+        _verdict(report["verdict"]),
+        _sounds(sounds),
+        _picture(pictures, "spectrograms", "What one excerpt is, through the codec, and as the model goes on"),
+        "<h2>Held-out music</h2>",
+        _held_out(report),
+        _picture(pictures, "levels", "Nats per step by level, beside two models without time"),
+        _picture(pictures, "curves", "Nats per step while training"),
+        "<h2>Free runs</h2>",
+        _free_runs(report),
+        _long_run(report["long_run"]),
+        _picture(pictures, "level", "Level of the long run over time"),
+        _novelty(report["novelty"]),
+        _picture(pictures, "novelty", "Distances of seconds to the nearest second of the training music"),
+    ]
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head += f"<title>How good is {name}?</title><style>{STYLE}</style>"
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
+
+
+def _subtitle(report: dict[str, Any]) -> str:
+    m = report["model"]
+    words = (
+        f"{m['parameters'] / 1e6:.1f} million parameters, weights of step {m['weights_step']:,} of {m['step']:,}, "
+        f"trained for {report['training']['minutes']:.1f} minutes on {m['training_pieces']} pieces "
+        f"({m['training_minutes']:.0f} minutes of music) of {m['corpus']}; {m['held_out_pieces']} pieces held out. "
+        f"Measured in {report['seconds_taken']:.0f} s by Continuo {m['version']}."
+    )
+    notes = "".join(f'<p class="small try">{escape(note)}</p>' for note in report["notes"])
+    return f'<p class="small">{escape(words)}</p>{notes}'
+
+
+def _verdict(findings: Sequence[Mapping[str, str]]) -> str:
+    rows = []
+    for finding in findings:
+        advice = f' <span class="try">{escape(finding["advice"])}</span>' if finding["advice"] else ""
+        rows.append(f"<p>{escape(finding['text'])}{advice}</p>")
+    return f'<div class="verdict">{"".join(rows)}</div>'
+
+
+def _sounds(sounds: Sequence[tuple[str, Mapping[str, bytes]]]) -> str:
+    parts = ["<h2>Listen</h2>"] if sounds else []
+    for name, sides in sounds:
+        players = "".join(
+            f'<figure><figcaption>{escape(side)}</figcaption><audio controls preload="none" '
+            f'src="data:audio/flac;base64,{b64encode(sound).decode()}"></audio></figure>'
+            for side, sound in sides.items()
+        )
+        parts.append(f'<p>{escape(name)}</p><div class="sounds">{players}</div>')
+    return "\n".join(parts)
+
+
+def _picture(pictures: Mapping[str, bytes], name: str, words: str) -> str:
+    if name not in pictures:
+        return ""
+    return f'<img alt="{escape(words)}" src="data:image/png;base64,{b64encode(pictures[name]).decode()}">'
+
+
+def _held_out(report: dict[str, Any]) -> str:
+    h = report["held_out"]
+    names = {"model": "the model", "training": "the model, on music it was trained on"}
+    names |= {"copy_last": "the last step again, or a frequent one", "unigram": "frequencies alone"}
+    rows = [(words, h[key]) for key, words in names.items()]
+    rows += [(f"{other['model']['name']} (beside)", other["held_out"]["model"]) for other in report.get("beside", [])]
+    levels = max(len(costs["levels"]) for _, costs in rows)
+    header = ["", "nats per step", "bits per second", *(f"level {n + 1}" for n in range(levels))]
+    cells = [
+        [words, _number(costs["nats_per_step"]), _number(costs["bits_per_second"], 0), *map(_number, costs["levels"])]
+        for words, costs in rows
+    ]
+    unit = "Densities of continuous values: they compare with nothing but each other. " if _dense(report) else ""
+    text = (
+        f"{unit}Over {h['frames']:,} steps of held-out and {h['training_frames']:,} of training music; less is better."
+    )
+    return f'{_table(header, cells)}<p class="small">{text}</p>'
+
+
+def _dense(report: dict[str, Any]) -> bool:
+    return bool(report["model"]["continuous"] or any(o["model"]["continuous"] for o in report.get("beside", [])))
+
+
+def _free_runs(report: dict[str, Any]) -> str:
+    runs, plan = report["free_runs"], report["plan"]
+    rows = [(words, runs[key]) for key, words in RUN_ROWS.items() if runs.get(key)]
+    rows += [(f"{o['model']['name']} (beside)", o["free_runs"]["generated"]) for o in report.get("beside", [])]
+    cells = [[words, *(_number(figures[column]) for column in RUN_COLUMNS)] for words, figures in rows]
+    text = (
+        f"{runs['excerpts']} runs of {plan['seconds']:g} s from {plan['prompt_seconds']:g} s of held-out music, beside "
+        "what the pieces really do. A squared MMD of 0 and an AUC of 0.5: the two cannot be told apart."
+    )
+    if runs["generated"]["onset_ratio"] is None:
+        text += " Onsets are not compared: this music has too few that the measure hears."
+    if runs.get("inversion"):
+        text += f" Spectral convergence of the phases: {runs['inversion']['spectral_convergence']:.3f}."
+    return f'{_table(["", *RUN_COLUMNS.values()], cells)}<p class="small">{text}</p>'
+
+
+def _long_run(run: Mapping[str, Any] | None) -> str:
+    if not run:
+        return ""
+    drift = ", ".join(f"{value:+.1f} dB {name.replace('_', ' ')}" for name, value in run["level_drift_db"].items())
+    loop = "none" if run["loop_s"] is None else f"{run['loop_s']:.2f} s"
+    real_loop = "none" if run["real_loop_s"] is None else f"{run['real_loop_s']:.2f} s"
+    rows = [
+        ["level over that of the first 10 s", drift],
+        ["silence", f"{run['silence']:.0%}"],
+        ["onsets, of the real, by 30 s", ", ".join(_number(value) for value in run["onset_ratio_by_30_s"])],
+        ["loop (in real music)", f"{loop} ({real_loop})"],
+        ["longest stretch without change (in real music)", f"{run['still_s']:.1f} s ({run['real_still_s']:.1f} s)"],
+    ]
+    return f"<h2>A long run of {run['seconds']:.0f} s</h2>{_table(['', ''], rows)}"
+
+
+def _novelty(new: Mapping[str, Any] | None) -> str:
+    if not new:
+        return ""
+    rows = []
+    for kind, words in (("spectrum", "spectrum"), ("harmony", "harmony, in any key")):
+        for side, figures in new[kind].items():
+            values = [figures[key] for key in ("median", "p5", "median_ratio", "p5_ratio")]
+            rows.append([f"{words}: {side.replace('_', ' ')}", *map(_number, values)])
+    control = new["control_copied_s"]
+    known = "" if control is None else f" Training music through the codec, which is a copy, shows {control:.1f} of "
+    known += "" if control is None else f"{new['control_of_s']:g} s."
+    text = (
+        f"Longest stretch that follows one training piece: {new['copied_s']:.1f} s; in held-out music, by which the "
+        f"threshold was set, {new['held_out_copied_s']:.1f} s.{known} Compared with {new['training_minutes']:.0f} of "
+        f"{new['of_minutes']:.0f} minutes of training music."
+    )
+    header = ["distance of seconds to training music", "median", "5th percentile", "of held-out's", "of held-out's 5th"]
+    return f'<h2>Novelty</h2>{_table(header, rows)}<p class="small">{text}</p>'
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    top = f"<thead><tr>{head}</tr></thead>" if any(header) else ""
+    return f'<div class="wide"><table>{top}<tbody>{body}</tbody></table></div>'
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    """A figure for people; a dash where there is none."""
+    return "–" if value is None else f"{value:,.{digits}f}"

@@ -1,0 +1,322 @@
+"""Evaluation: how good a trained model is, in figures. No printing, no arguments, no files; `evaluate.py` drives it.
+
+Every figure has a yardstick beside it: held-out nats beside those of training music and of two models without time
+(`continuo.baselines`), free runs beside the codec, the inversion and other real music, the long run and the distances
+to training music beside the same of held-out music.
+"""
+
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import continuo
+from continuo import checkpoint, endurance, figures, listening, metadata, novelty
+from continuo.audio import flac
+from continuo.baselines import Baselines
+from continuo.piece import Piece
+from continuo.progress import Display
+from continuo.report import draw_curves
+from continuo.verdict import judge, signs
+from dataset import AudioDataset, encoded, validation_batches
+from excerpts import (
+    LEAST_ONSETS,
+    Excerpt,
+    Plan,
+    bounded,
+    corpora,
+    elsewhere,
+    excerpts,
+    free_run,
+    inverted,
+    likeness,
+    through_codec,
+)
+from predictor import Predictor
+
+FRAMES = 16_384  # of held-out and of training music that are scored
+WINDOW = 128  # steps that are scored at once
+MOST_TRAINING_S = 2 * 3600.0  # of training music that baselines and novelty look at
+
+
+class Evaluation:
+    """One model under test. `report` measures everything; the sounds and arrays that pictures need are kept.
+
+    Raises:
+        ValueError: the model or its corpus cannot be loaded, or its held-out pieces are too short.
+    """
+
+    def __init__(self, meta_path: Path, plan: Plan, device: torch.device, display: Display) -> None:
+        self.meta_path, self.plan, self.device, self.display = meta_path, plan, device, display
+        self.sounds: dict[str, list[np.ndarray]] = {}
+        self.pictures: dict[str, bytes] = {}
+        self.started = time.monotonic()
+        self.predictor = Predictor.load(self.meta_path, self.device)
+        self.spec, self.rate = self.predictor.featurizer.spec, self.predictor.sample_rate_hz
+        self.fingerprint = self.predictor.featurizer.fingerprint()
+        state = self.meta_path.parent / metadata.load(self.meta_path).state
+        self.progress: dict[str, Any] = checkpoint.read_facts(state)["progress"]
+        self.train, self.held_out, self.notes = corpora(self.predictor, self.meta_path, self.display)
+        p = self.plan
+        self.excerpts: list[Excerpt] = excerpts(
+            self.held_out, count=p.pieces, prompt_seconds=p.prompt_seconds, seconds=p.seconds
+        )
+        self.sample = bounded(self.train, MOST_TRAINING_S, p.seed)
+
+    def report(self) -> dict[str, Any]:
+        """Every figure by name, plain JSON types; None where one could not be measured."""
+        model, held_out = self.model(), self.held_out_nats()
+        runs = self.free_runs() | self.ceilings()
+        long_run = self.long_run() if self.plan.long_seconds else None
+        found: dict[str, Any] = {
+            "model": model,
+            "plan": asdict(self.plan),
+            "training": self.training(),
+            "held_out": held_out,
+            "free_runs": runs,
+            "long_run": long_run,
+            "novelty": self.newness(),
+            "notes": self.notes,
+        }
+        found["verdict"] = [finding._asdict() for finding in judge(signs(found))]
+        found["seconds_taken"] = round(time.monotonic() - self.started, 1)
+        return found
+
+    def brief(self) -> dict[str, Any]:
+        """The figures that stand beside another model's: held-out nats and free runs."""
+        return {"model": self.model(), "held_out": self.held_out_nats(), "free_runs": self.free_runs()}
+
+    def model(self) -> dict[str, Any]:
+        return {
+            "name": self.meta_path.stem,
+            "version": continuo.__version__,
+            "step": self.predictor.step,
+            "weights_step": self.predictor.weights_step,
+            "parameters": sum(p.numel() for p in self.predictor.model.parameters()),
+            "steps_per_second": self.predictor.steps_per_second,
+            "levels": self.spec.levels,
+            "continuous": self.spec.continuous,
+            "corpus": self.predictor.metadata.corpus.path,
+            "training_pieces": len(self.train),
+            "training_minutes": sum(piece.seconds for piece in self.train) / 60,
+            "held_out_pieces": len(self.held_out),
+            "held_out_minutes": sum(piece.seconds for piece in self.held_out) / 60,
+        }
+
+    def training(self) -> dict[str, Any]:
+        """How training went: `history` holds steps, seconds, training nats and held-out nats of each validation."""
+        p = self.progress
+        last = p["history"][-1][3] if p["history"] else None
+        risen = last / p["best_nats"] - 1 if last is not None and p["best_nats"] and p["best_nats"] > 0 else 0.0
+        return {
+            "history": p["history"],
+            "minutes": p["seconds"] / 60,
+            "best_step": p["best_step"],
+            "best_nats": p["best_nats"],
+            "last_nats": last,
+            "improving": checkpoint.predicting(p) == "average",
+            "risen": risen,
+        }
+
+    # --- held-out music ---------------------------------------------------------------------------------------------
+
+    def held_out_nats(self) -> dict[str, Any]:
+        """Nats per step and bits per second, by level and in all, of model and baselines; and on training music."""
+        streams: list[np.ndarray] = []
+        task = self.display.task("encoding", len(self.sample))
+        for done, piece in enumerate([] if self.spec.continuous else self.sample, start=1):
+            streams.append(encoded(piece, self.predictor.featurizer, self.fingerprint))
+            task.update(done)
+        task.close()
+        baselines = Baselines(self.spec, streams)
+        heard, frames = self._nats("scoring held-out music", self.held_out, baselines)
+        seconds = frames / self.spec.steps_per_second
+        known, count = self._nats("scoring training music", bounded(self.train, seconds, self.plan.seed), baselines)
+        rows = {name: self._costs(nats) for name, nats in heard.items()}
+        return {"frames": frames, "training_frames": count, **rows, "training": self._costs(known["model"])}
+
+    @torch.inference_mode()
+    def _nats(self, name: str, pieces: Sequence[Piece], baselines: Baselines) -> tuple[dict[str, np.ndarray], int]:
+        """Mean nats by level, `(L,)`, of model and baselines over the beginnings of pieces, and how many steps."""
+        rows = validation_batches(AudioDataset(pieces, self.predictor.featurizer, WINDOW), FRAMES)
+        sums: dict[str, np.ndarray | float] = {}
+        frames, task = 0, self.display.task(name, sum(map(len, rows)))
+        done = 0
+        for row in rows:
+            state = self.predictor.model.initial_state(len(row[0].inputs))
+            for batch in row:
+                there = batch.to(self.device)
+                nats, state = self.predictor.model.nats(there.inputs, there.targets, state)
+                heard = batch.mask & ~batch.ends  # that a piece ends is no code: the baselines do not know it
+                for key, value in {"model": nats.cpu(), **baselines.nats(batch.inputs, batch.targets)}.items():
+                    sums[key] = sums.get(key, 0.0) + value[heard].double().sum(0).numpy()
+                frames += int(heard.sum())
+                done += 1
+                task.update(done)
+        task.close()
+        return {key: np.asarray(value) / max(frames, 1) for key, value in sums.items()}, frames
+
+    def _costs(self, nats: np.ndarray) -> dict[str, Any]:
+        total = float(nats.sum())
+        bits = total * self.spec.steps_per_second / float(np.log(2))
+        return {"levels": nats.tolist(), "nats_per_step": total, "bits_per_second": bits}
+
+    # --- excerpts ---------------------------------------------------------------------------------------------------
+
+    def free_runs(self) -> dict[str, Any]:
+        """Free runs, and other real music of the same pieces, beside what the pieces really do."""
+        real = [excerpt.real for excerpt in self.excerpts]
+        task = self.display.task("free runs", len(real))
+        made = []
+        for number, excerpt in enumerate(self.excerpts):
+            made.append(free_run(self.predictor, excerpt, seed=self.plan.seed + number))
+            task.update(number + 1)
+        task.close()
+        self.sounds |= {"real": real, "generated": made}
+        pairs = elsewhere(self.excerpts)
+        floor = likeness([a for a, _ in pairs], [b for _, b in pairs], self.rate) if len(pairs) > 1 else None
+        facts = [listening.statistics(audio, self.rate) for audio in real]
+        self.real = {name: float(np.mean([s[name] for s in facts])) for name in ("onsets_per_s", "silence", "flux")}
+        return {
+            "excerpts": len(real),
+            "real": self.real,
+            "generated": likeness(real, made, self.rate),
+            "floor": floor,
+        }
+
+    def ceilings(self) -> dict[str, Any]:
+        """What the codec and the search for phases cost by themselves."""
+        task = self.display.task("codec and inversion", len(self.excerpts))
+        codec, phases = [], []
+        for done, excerpt in enumerate(self.excerpts, start=1):
+            codec.append(through_codec(self.predictor, excerpt))
+            phases.append(inverted(self.predictor.featurizer, excerpt))
+            task.update(done)
+        task.close()
+        self.sounds["codec"] = codec
+        found = [pair for pair in phases if pair]
+        inversion: dict[str, Any] | None = None
+        if len(found) == len(self.excerpts):
+            inversion = likeness(self.sounds["real"], [audio for audio, _ in found], self.rate)
+            inversion["spectral_convergence"] = float(np.mean([error for _, error in found]))
+        return {"codec": likeness(self.sounds["real"], codec, self.rate), "inversion": inversion}
+
+    # --- the long run -----------------------------------------------------------------------------------------------
+
+    def long_run(self) -> dict[str, Any]:
+        """One long continuation of the first prompt, at the models' loudness."""
+        prompt, frames = self.excerpts[0].prompt, math.ceil(self.plan.long_seconds * self.spec.steps_per_second)
+        task = self.display.task("long run", frames)
+        take = self.predictor.take(prompt, seed=self.plan.seed)
+        steps, blocks = [], []
+        for step in take.steps(frames):
+            steps.append(step.numpy())
+            blocks.append(take.decoder.push(step))
+            task.update(len(steps))
+        task.close()
+        audio = np.concatenate([*blocks, take.decoder.finish()])[take.overlap_samples :]
+        self.sounds["long"] = [audio]
+        real = self._held_out_streams()
+        usual = float(np.median(np.concatenate([endurance.changes(stream, self.spec) for stream in real])))
+        onsets = self.real["onsets_per_s"]
+        long_piece = max(self.held_out, key=lambda piece: piece.seconds)
+        whole = long_piece.read(0, min(len(long_piece.samples), len(audio)))
+        levels = endurance.levels_db(audio, self.rate)
+        heard = float(endurance.levels_db(prompt.read(0, len(prompt.samples)), self.rate, prompt.seconds)[0])
+        self.pictures["level"] = figures.level_over_time(levels, heard)
+        return {
+            "seconds": len(audio) / self.rate,
+            "level_drift_db": endurance.level_drift(audio, self.rate),
+            "endings_s": take.endings,
+            "silence": listening.statistics(audio, self.rate)["silence"],
+            "onset_ratio_by_30_s": [
+                n / onsets if onsets >= LEAST_ONSETS else None for n in endurance.onsets_by_part(audio, self.rate)
+            ],
+            "loop_s": endurance.loop_length_s(audio, self.rate),
+            "real_loop_s": endurance.loop_length_s(whole, self.rate),
+            "still_s": self._still_s(np.stack(steps), usual),
+            "real_still_s": max(self._still_s(stream, usual) for stream in real),
+        }
+
+    def _still_s(self, stream: np.ndarray, usual: float) -> float:
+        return endurance.longest_still_s(endurance.changes(stream, self.spec), usual, self.spec.steps_per_second)
+
+    def _held_out_streams(self) -> list[np.ndarray]:
+        """Held-out music as long as the long run, or all there is, encoded."""
+        pieces = bounded(self.held_out, self.plan.long_seconds, self.plan.seed)
+        return [self.predictor.featurizer.encode(piece).numpy() for piece in pieces]
+
+    # --- novelty ----------------------------------------------------------------------------------------------------
+
+    def newness(self) -> dict[str, Any] | None:
+        """How near the output comes to its training music, beside held-out music and the codec."""
+        output = [*self.sounds["generated"], *self.sounds.get("long", [])]
+        total = sum(len(audio) for audio in output) / self.rate
+        held_out = [np.asarray(piece.samples) for piece in bounded(self.held_out, total, self.plan.seed)]
+        sides = {"held-out": held_out, "generated": output, "through the codec": self.sounds["codec"]}
+        training = [np.asarray(piece.samples) for piece in self.sample]
+        seconds = sum(piece.seconds for piece in self.sample)
+        if max(map(len, training)) < 2 * self.rate:
+            return None
+        found: dict[str, Any] = {"training_minutes": seconds / 60, "of_minutes": self.model()["training_minutes"]}
+        for name in ("spectrum", "harmony"):
+            task = self.display.task(f"looking for copies ({name})", len(training))
+            index = novelty.Index(training, self.rate, chroma=name == "harmony", advance=task.update)
+            task.close()
+            distances = {side: index.nearest(audio) for side, audio in sides.items()}
+            found[name] = novelty.against(distances, "held-out")
+            if name == "spectrum":
+                here, codec = (found[name][side]["p5"] for side in ("generated", "through_the_codec"))
+                found["near_ratio"] = here / codec if here is not None and codec else None
+                self.pictures["novelty"] = figures.distances(distances)
+                found |= self._copies(index, held_out, output)
+        return found
+
+    def _copies(self, index: novelty.Index, held_out: list[np.ndarray], output: list[np.ndarray]) -> dict[str, Any]:
+        """The longest stretches in a row; the control is training music through the codec: what a copy would give."""
+        threshold = index.calibrate(held_out)
+        p = self.plan
+        try:
+            known = excerpts(self.sample, count=2, prompt_seconds=p.prompt_seconds, seconds=p.seconds)
+        except ValueError:
+            known = []
+        control = [index.copied(through_codec(self.predictor, excerpt), threshold) for excerpt in known]
+        return {
+            "threshold": threshold,
+            "copied_s": max(index.copied(audio, threshold) for audio in output),
+            "held_out_copied_s": max(index.copied(audio, threshold) for audio in held_out),
+            "control_copied_s": float(np.mean(control)) if control else None,
+            "control_of_s": p.seconds,
+        }
+
+
+def draw(evaluation: Evaluation, report: dict[str, Any]) -> dict[str, bytes]:
+    """The pictures of a report, PNG by name; those that nothing was measured for are left out."""
+    pictures = dict(evaluation.pictures)
+    history = report["training"]["history"]
+    if len(history) >= 2:
+        with tempfile.TemporaryDirectory() as folder:
+            picture = Path(folder) / "curves.png"
+            draw_curves(history, picture, evaluation.spec.steps_per_second)
+            pictures["curves"] = picture.read_bytes()
+    costs = report["held_out"]
+    bars = {name: costs[name]["levels"] for name in ("unigram", "copy_last", "model")}
+    pictures["levels"] = figures.level_bars(bars | {"model on training music": costs["training"]["levels"]})
+    sides = {name: evaluation.sounds[name][0] for name in ("real", "codec", "generated")}
+    pictures["spectrograms"] = figures.spectrograms(sides, evaluation.rate)
+    return pictures
+
+
+def listen(evaluation: Evaluation, count: int = 3) -> list[tuple[str, dict[str, bytes]]]:
+    """The first excerpts to listen to: names, and real, codec and generated sound as FLAC."""
+    found = []
+    for place, excerpt in enumerate(evaluation.excerpts[:count]):
+        sides = {side: evaluation.sounds[side][place] for side in ("real", "codec", "generated")}
+        found.append((excerpt.name, {side: flac(audio, evaluation.rate) for side, audio in sides.items()}))
+    return found
