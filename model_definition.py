@@ -216,6 +216,16 @@ class SequenceModel(nn.Module):
         """The state before a piece begins; every tensor has the batch first."""
         return self.backbone.initial_state(batch)
 
+    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        """Take up the weights of a model of this shape; what belongs to the stream stays as this one's stream says.
+
+        Raises:
+            RuntimeError: a weight is missing, unknown or of another shape.
+        """
+        fitted = {name for name, _ in self.named_buffers()}
+        own = {name: tensor for name, tensor in self.state_dict().items() if name in fitted}
+        self.load_state_dict({name: tensor for name, tensor in weights.items() if name not in fitted} | own)
+
     def reset(self, state: State, first: torch.Tensor) -> State:
         """The state with the lanes where `first` `(B,)` is true set back to the beginning."""
         begin = self.initial_state(len(first))

@@ -17,6 +17,7 @@ from continuo.command import Parser, printable, run_main
 from continuo.files import check_writable
 
 MOST_FRAMES = 1_000_000  # over four hours at the default rate
+DEMO_MODEL = Path(__file__).resolve().parent / "models" / "demo" / "chorales.json"
 AND_THEN = ", and another one begins (--until-end stops there)"
 
 
@@ -26,7 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--frames", type=int, required=True, metavar="N", help="model steps to add; the seconds are printed"
     )
-    parser.add_argument("--meta", type=Path, default=Path("model.json"), help="metadata file (default: model.json)")
+    parser.add_argument(
+        "--meta", type=Path, help="metadata file (default: model.json, or else the demo model that comes along)"
+    )
     parser.add_argument(
         "--out", type=Path, help="the WAV to write; a PNG goes beside it (default: PROMPT.continued.wav, here)"
     )
@@ -99,7 +102,7 @@ def _run(arguments: argparse.Namespace) -> int:
     with Display(quiet=arguments.quiet) as display:
         temperatures = (arguments.temperature, arguments.coarse_temperature, arguments.fine_temperature)
         how = Sampling(*temperatures, arguments.top_p)
-        predictor = Predictor.load(arguments.meta, device)
+        predictor = Predictor.load(_model(arguments.meta, display), device)
         prompt = predictor.prompt(arguments.prompt, expressive=arguments.expressive, ring_out=arguments.frames == 0)
         clock = Clock(display, arguments.frames, predictor)
         take = predictor.take(prompt, seed=arguments.seed, how=how, until_end=arguments.until_end)
@@ -123,6 +126,16 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(results))
     return 0
+
+
+def _model(meta: Path | None, display: Any) -> Path:
+    """The metadata file that was named, else the one here, else that of the demo model."""
+    if meta or Path("model.json").exists() or not DEMO_MODEL.exists():
+        return meta or Path("model.json")
+    display.say(
+        "there is no model.json here: the demo model (Bach chorales) continues; python train.py trains your own"
+    )
+    return DEMO_MODEL
 
 
 class Clock:

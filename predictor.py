@@ -61,7 +61,7 @@ class Predictor:
         try:
             featurizer.load_state(checkpoint.under_prefix("featurizer", tensors))
             model = build_model(saved.architecture, featurizer.spec)
-            model.load_state_dict(checkpoint.under_prefix(checkpoint.predicting(facts["progress"]), tensors))
+            model.load_weights(checkpoint.under_prefix(checkpoint.predicting(facts["progress"]), tensors))
         except (KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"{path} lacks what its model needs ({reason}): train anew with --fresh") from None

@@ -78,6 +78,9 @@ class Trainer:
         donor = checkpoint.load(start_from, "featurizer.", "best.", "average.") if start_from and not saved else None
         if start_from and saved:
             self.display.say(f"{state_path} is there already: going on from it, not from {start_from} (--fresh does)")
+        if saved and not checkpoint.under_prefix("weights", saved[0]):
+            raise ValueError(f"{state_path} holds a model to predict with, and no training to go on with: "
+                             f"begin one with another --meta and --from {state_path}")  # fmt: skip
         for path, state in ((state_path, saved), (start_from, donor)):
             if path and state:
                 check_same_model(metadata, state[1]["metadata"], path)
@@ -304,10 +307,8 @@ class Trainer:
     def _begin_with(self, tensors: checkpoint.Tensors, facts: dict[str, Any]) -> None:
         """Take up what another training learned, as this one's first weights."""
         learned = checkpoint.under_prefix(checkpoint.predicting(facts["progress"]), tensors)
-        fitted = {name for name, _ in self.model.named_buffers()}  # to this corpus, with the featurizer
-        learned |= {name: tensor for name, tensor in self.model.state_dict().items() if name in fitted}
         for model in (self.model, self.average):
-            model.load_state_dict(learned)
+            model.load_weights(learned)
 
     def _restore(self, tensors: checkpoint.Tensors, facts: dict[str, Any]) -> None:
         self.model.load_state_dict(checkpoint.under_prefix("weights", tensors))

@@ -60,7 +60,7 @@ def frames(audio: np.ndarray) -> np.ndarray:
 
 def held_out_items(train: int, test: int, seed: int) -> list[Item]:
     """Ten seconds from the middle of `test` chorales, quantised by the default codec, fitted on `train` others."""
-    preset = metadata.from_preset(metadata.DEFAULT_PRESET, {"corpus.pieces": train + test}, state="unused")
+    preset = metadata.from_preset(metadata.DEFAULT_PRESET, {"corpus.pieces": train + test}, state="unused.safetensors")
     loaded = corpus.load(preset.corpus, seed=seed)
     pieces, others = loaded.split(test / len(loaded.pieces), seed)
     section = preset.representation.model_copy(update={"n_fft": N_FFT, "hop": HOP})
@@ -157,6 +157,10 @@ METHODS: dict[str, Callable[[Item, np.ndarray], np.ndarray]] = {
     "fast Griffin-Lim 32 (0.99), offline": lambda i, m: griffin_lim(m, random_phasors(m), 32, 0.99),
     "heap integration, causal": lambda i, m: griffin_lim(m, heap_integration(m, i.tail, False), 0),
     "heap integration, one frame ahead": lambda i, m: griffin_lim(m, heap_integration(m, i.tail, True), 0),
+    "fast Griffin-Lim 8 from heap integration, offline": lambda i, m: griffin_lim(
+        m, heap_integration(m, i.tail, True), 8, 0.99
+    ),
+    "stream, no look-ahead, 16 passes: causal": lambda i, m: stream(i, m, look_ahead=0),
     "peak-locked advance alone": lambda i, m: stream(i, m, look_ahead=0, iterations=0),
     "stream, look-ahead 2, 6 passes, plain": lambda i, m: stream(i, m, look_ahead=2, iterations=6, momentum=0),
     "stream, look-ahead 2, 16 passes": lambda i, m: stream(i, m, look_ahead=2),

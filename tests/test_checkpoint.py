@@ -26,6 +26,36 @@ def test_tensors_and_facts_come_back(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["s.safetensors"]
 
 
+def test_compact_states_are_small_and_come_back_nearly(tmp_path):
+    tensors = {
+        "matrix": torch.randn(300, 200) * torch.logspace(-3, 3, 300)[:, None],  # rows of very different size
+        "stack": torch.randn(3, 40, 50),
+        "bias": torch.randn(50),
+        "zeros": torch.zeros(4, 4),
+        "count": torch.arange(7),
+        "flag": torch.tensor(True),
+    }
+    checkpoint.save(tmp_path / "whole.safetensors", tensors, {})
+    checkpoint.save(tmp_path / "small.safetensors", checkpoint.compact(tensors), {})
+    whole, small = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("whole", "small"))
+    assert small < 0.3 * whole
+    loaded, _ = checkpoint.load(tmp_path / "small.safetensors")
+    assert loaded.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert loaded[name].dtype == tensor.dtype
+        if tensor.is_floating_point() and tensor.dim() > 1:
+            step = tensor.abs().amax(-1, keepdim=True) / 127
+            assert ((loaded[name] - tensor).abs() <= 0.5 * step + 1e-6).all()
+        else:
+            torch.testing.assert_close(loaded[name], tensor, rtol=1e-3, atol=1e-4)
+    broken = checkpoint.compact(tensors)
+    for change in ({}, {"matrix:scale": torch.ones(3, 3)}):
+        content = {name: tensor for name, tensor in broken.items() if name != "matrix:scale"} | change
+        checkpoint.save(tmp_path / "broken.safetensors", content, {})
+        with pytest.raises(ValueError, match="damaged or not a state"):
+            checkpoint.load(tmp_path / "broken.safetensors")
+
+
 @pytest.mark.parametrize("keep", [0, 1, 7, 8, 100, 0.5, 0.99])
 def test_truncated_states_are_one_line(tmp_path, keep):
     path = tmp_path / "s.safetensors"

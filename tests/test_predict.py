@@ -17,6 +17,7 @@ from continuo import checkpoint
 from continuo.piece import Piece
 from predict import main
 from predictor import Predictor, joined
+from train import main as train
 
 PROMPT = ROOT / "examples" / "prompt.musicxml"
 HOP = 64
@@ -189,6 +190,42 @@ def test_a_piece_that_ends_at_once_leaves_the_prompt(trained, prompt_wav, tmp_pa
     prompt, made = soundfile.read(prompt_wav)[0], soundfile.read(tmp_path / "end.wav")[0]
     assert len(made) == len(prompt)
     np.testing.assert_allclose(made[:-256], prompt[:-256], atol=1e-4)
+
+
+def test_a_model_that_was_made_small_predicts_and_teaches_but_does_not_go_on(trained, music_folder, tmp_path, capsys):
+    from demo_model import pack
+
+    small = tmp_path / "small"
+    pack(trained, small)
+    assert sorted(path.name for path in small.iterdir()) == ["chorales.json", "chorales.safetensors"]
+    state = small / "chorales.safetensors"
+    assert state.stat().st_size < 0.25 * trained.with_suffix(".safetensors").stat().st_size
+    whole, packed = Predictor.load(trained), Predictor.load(small / "chorales.json")
+    piece = Piece.from_samples(melody(7), RATE_HZ)
+    codes = whole.featurizer.encode(piece)
+    assert (packed.featurizer.encode(piece) == codes).float().mean() > 0.8
+    with torch.no_grad():
+        begin = whole.model.initial_state(1)
+        costs = [p.model.nats(codes[None, :-1], codes[None, 1:], begin)[0].sum(-1).mean() for p in (whole, packed)]
+    assert abs(costs[1] - costs[0]) < 0.01 * costs[0]
+    flags = ["--corpus", str(music_folder), "--steps", "99", "--device", "cpu", "--quiet"]
+    assert train(["--meta", str(small / "chorales.json"), *flags]) == 2
+    assert "begin one with another --meta and --from" in capsys.readouterr().err
+    begun = ["--set", "training.batch_size=4", "--set", "training.window=16", "--steps", "1", "--device", "cpu"]
+    mine = ["--meta", str(tmp_path / "mine.json"), "--from", str(state), "--corpus", str(music_folder)]
+    assert train([*mine, *begun, "--quiet"]) == 0
+
+
+def test_without_a_model_of_ones_own_the_demo_model_continues(tmp_path, prompt_wav, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--prompt", str(prompt_wav), "--frames", "3", "--out", "a.wav", "--device", "cpu", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "the demo model (Bach chorales) continues" in captured.err
+    assert json.loads(captured.out.splitlines()[-1])["state_step"] > 1000
+    assert soundfile.info(tmp_path / "a.wav").samplerate == 24_000
+    (tmp_path / "model.json").write_text("{}")
+    assert main(["--prompt", str(prompt_wav), "--frames", "3", "--out", "b.wav", "--device", "cpu"]) == 2
+    assert "model.json" in capsys.readouterr().err
 
 
 def test_A07_predict_while_training(tmp_path, music_folder, prompt_wav):

@@ -1,0 +1,51 @@
+"""Train the model that comes with the project, `models/demo/chorales.json`, and make it small.
+
+    python examples/demo_model.py [--minutes 55] [--work demo-model]
+
+Trains the default preset on the bundled chorales in the folder `--work` (started again, it goes on there), keeps the
+weights that predict and the fitted featurizer, as 8-bit integers and half precision, and writes them to `models/demo/`.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from continuo import checkpoint, metadata
+from continuo.files import human_size
+from train import main as train
+
+NAME = "chorales"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=55.0)
+    parser.add_argument("--work", type=Path, default=Path("demo-model"))
+    arguments = parser.parse_args(argv)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    meta = arguments.work / f"{NAME}.json"
+    status = train(["--meta", str(meta), "--minutes", str(arguments.minutes)])
+    if status == 0:
+        pack(meta, ROOT / "models" / "demo")
+    return status
+
+
+def pack(meta: Path, folder: Path) -> None:
+    """Write what predicting needs of a trained model to `folder`, small enough to be passed on."""
+    described = metadata.load(meta)
+    tensors, facts = checkpoint.load(meta.parent / described.state)
+    kept = [f"{name}." for name in ("featurizer", checkpoint.predicting(facts["progress"]))]
+    geometry = "head.embedding.vectors"  # is the featurizer's
+    chosen = {n: t for n, t in tensors.items() if n.startswith(tuple(kept)) and not n.endswith(geometry)}
+    folder.mkdir(parents=True, exist_ok=True)
+    state = folder / f"{NAME}.safetensors"
+    checkpoint.save(state, checkpoint.compact(chosen), facts)
+    metadata.save(described.model_copy(update={"state": state.name}), folder / f"{NAME}.json")
+    print(f"{state}: {human_size(state.stat().st_size)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
