@@ -7,6 +7,7 @@
 It needs the metadata file and the state file beside it, nothing else: no corpus, and not the device of the training.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from featurizer import FEATURIZERS, Featurizer
 from model_definition import SequenceModel, build_model
 
 PRIME_STEPS = 4096  # steps of a prompt that are heard at once
+LEAST_S = 2.0  # of a continuation: prompts often close with a cadence, and what is asked for is how the music goes on
 
 
 class Predictor:
@@ -86,7 +88,8 @@ class Predictor:
     def take(self, prompt: Piece, *, seed: int = 0, how: Sampling | None = None, until_end: bool = False) -> "Take":
         """A continuation of `prompt`; the same seed gives the same one.
 
-        Where the model ends the piece another one begins, or, `until_end`, nothing more comes.
+        Where the model ends the piece, after two seconds at the earliest, another one begins, or, `until_end`, nothing
+        more comes.
         """
         return Take(self, prompt, seed, how or Sampling(), until_end)
 
@@ -108,6 +111,7 @@ class Take:
     def __init__(self, predictor: Predictor, prompt: Piece, seed: int, how: Sampling, until_end: bool) -> None:
         self.model, self.prompt_piece, self.how, self.until_end = predictor.model, prompt, how, until_end
         self.steps_per_second, self.made = predictor.steps_per_second, 0
+        self.least = math.ceil(LEAST_S * predictor.steps_per_second)
         self.endings: list[float] = []
         self.generator = torch.Generator(predictor.device).manual_seed(seed)
         self.context, self.state = self._prime(predictor.featurizer.encode_prompt(prompt).to(predictor.device))
@@ -126,7 +130,8 @@ class Take:
         """Draw `count` more steps, `(L,)` or `(F,)` each, on the CPU; fewer where the piece ends, `until_end`."""
         for _ in range(count):
             with torch.inference_mode():
-                if bool(self.model.ends(self.context, generator=self.generator, how=self.how)):
+                ends = bool(self.model.ends(self.context, generator=self.generator, how=self.how))
+                if ends and self.made >= self.least:
                     self.endings.append(self.made / self.steps_per_second)
                     if self.until_end:
                         return

@@ -7,7 +7,7 @@ from typing import Any
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --good: #0e7f71; --try: #c05a2b; }
-body { font: 16px/1.55 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 16px/1.55 system-ui, sans-serif; max-width: 58rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 .small { opacity: .75; font-size: .9rem; }
 .verdict { background: var(--soft); border-left: 4px solid var(--good); padding: .6rem 1rem; }
@@ -20,8 +20,8 @@ img { width: 100%; height: auto; background: #fff; border-radius: 6px; margin: .
 audio { width: 100%; } figure { margin: 0; } figcaption { font-size: .85rem; opacity: .75; }
 """
 RUN_COLUMNS = {
-    "onset_ratio": "onsets, of the real",
-    "flux_ratio": "flux, of the real",
+    "onset_ratio": "onsets",
+    "flux_ratio": "flux",
     "level_diff_db": "level, dB",
     "drift_db": "drift, dB",
     "silence": "silence",
@@ -131,7 +131,8 @@ def _free_runs(report: dict[str, Any]) -> str:
     cells = [[words, *(_number(figures[column]) for column in RUN_COLUMNS)] for words, figures in rows]
     text = (
         f"{runs['excerpts']} runs of {plan['seconds']:g} s from {plan['prompt_seconds']:g} s of held-out music, beside "
-        "what the pieces really do. A squared MMD of 0 and an AUC of 0.5: the two cannot be told apart."
+        "what the pieces really do: onsets and flux as shares of theirs. "
+        "A squared MMD of 0 and an AUC of 0.5: the two cannot be told apart."
     )
     if runs["generated"]["onset_ratio"] is None:
         text += " Onsets are not compared: this music has too few that the measure hears."

@@ -169,27 +169,27 @@ def ending_model(trained, folder, bias: float):
 
 def test_a_piece_that_ends_begins_anew_or_stops(trained, prompt_wav, tmp_path, capsys):
     meta = ending_model(trained, tmp_path, bias=-2.0)  # an end about every eight steps
-    flags = ["--meta", str(meta), "--prompt", str(prompt_wav), "--frames", "60", "--device", "cpu", "--json"]
+    flags = ["--meta", str(meta), "--prompt", str(prompt_wav), "--frames", "300", "--device", "cpu", "--json"]
     assert main([*flags, "--out", str(tmp_path / "on.wav")]) == 0
     captured = capsys.readouterr()
     going_on = json.loads(captured.out.splitlines()[-1])
     assert "another one begins" in captured.err
-    assert going_on["frames"] == 60
+    assert going_on["frames"] == 300
     assert len(going_on["endings_s"]) > 2
+    assert min(going_on["endings_s"]) >= 2  # what is asked for is how the music goes on
     assert main([*flags, "--out", str(tmp_path / "end.wav"), "--until-end", "--continuation-only"]) == 0
     ended = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert ended["endings_s"] == going_on["endings_s"][:1]
-    assert ended["frames"] == round(ended["endings_s"][0] * RATE_HZ / 64) < 60
+    assert ended["frames"] == round(ended["endings_s"][0] * RATE_HZ / 64) < 300
     assert soundfile.info(tmp_path / "end.wav").frames == ended["frames"] * 64
 
 
-def test_a_piece_that_ends_at_once_leaves_the_prompt(trained, prompt_wav, tmp_path):
+def test_a_piece_that_would_end_at_once_lasts_two_seconds(trained, prompt_wav, tmp_path):
     meta = ending_model(trained, tmp_path, bias=50.0)
-    flags = ["--meta", str(meta), "--prompt", str(prompt_wav), "--frames", "9", "--device", "cpu", "--until-end"]
+    flags = ["--meta", str(meta), "--prompt", str(prompt_wav), "--frames", "400", "--device", "cpu", "--until-end"]
     assert main([*flags, "--quiet", "--out", str(tmp_path / "end.wav")]) == 0
-    prompt, made = soundfile.read(prompt_wav)[0], soundfile.read(tmp_path / "end.wav")[0]
-    assert len(made) == len(prompt)
-    np.testing.assert_allclose(made[:-256], prompt[:-256], atol=1e-4)
+    made, rate = soundfile.read(tmp_path / "end.wav")
+    assert len(made) == soundfile.info(prompt_wav).frames + 2 * rate
 
 
 def test_a_model_that_was_made_small_predicts_and_teaches_but_does_not_go_on(trained, music_folder, tmp_path, capsys):
