@@ -124,7 +124,10 @@ def _learning(s: Signs) -> list[Finding]:
     text += f" without a model of time ({saved:.0%} less)." if s.baseline > 0 else " without a model of time."
     found = [Finding("learning", text)]
     if s.gap < 0.2:
-        text = "What it learned carries over: training music costs it hardly less than unseen music."
+        text = (
+            f"What it learned carries over: only {max(s.gap, 0):.0%} of what it gained on its training music is lost "
+        )
+        text += "on unseen music."
         found.append(Finding("generalising", text))
     else:
         text = f"{s.gap:.0%} of what it gained on its training music is lost on unseen music."
