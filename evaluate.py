@@ -66,11 +66,19 @@ def _run(arguments: argparse.Namespace) -> int:
         others = [Evaluation(meta, plan, device, display) for meta in arguments.beside]
         evaluation = Evaluation(arguments.meta, plan, device, display)
         report = evaluation.report() | {"beside": [other.brief() for other in others]}
+        heard = [other.predictor.metadata.corpus.path for other in others]
+        report["notes"] += [
+            f"{other.meta_path.stem} was measured on held-out music of its own corpus, {path}"
+            for other, path in zip(others, heard, strict=True)
+            if path != evaluation.predictor.metadata.corpus.path
+        ]
         report = without_nan(report)
         html = page(report, draw(evaluation, report), listen(evaluation))
         out.mkdir(exist_ok=True)
         write_text(out / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
         write_text(out / "report.html", html)
+        for note in report["notes"]:
+            display.say(note)
         for finding in report["verdict"]:
             display.say(" ".join(filter(None, [finding["text"], finding["advice"]])))
         display.say(f"{out / 'report.html'}: open it in a browser; {out / 'report.json'} holds every figure")
@@ -81,6 +89,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _check_out(out: Path, *, force: bool) -> None:
     """Refuse, before any work, a folder that cannot hold the report, or holds one."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file: name a folder")
     if not out.is_dir():
         check_writable(out, force=False)
         return

@@ -77,6 +77,8 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--frames {arguments.frames} must be 0 or more (0 renders the prompt alone)")
     if arguments.frames > MOST_FRAMES:
         raise ValueError(f"--frames {arguments.frames} is more than a WAV holds: {MOST_FRAMES:,} at most")
+    if arguments.frames == 0 and arguments.continuation_only:
+        raise ValueError("--frames 0 with --continuation-only leaves nothing to write: drop one of them")
     if not 0 <= arguments.seed < 2**63:
         raise ValueError(f"--seed {arguments.seed} must be 0 or more, and below 2 to the power of 63")
     out: Path = arguments.out or Path(f"{printable(arguments.prompt.stem)}.continued.wav")
@@ -102,7 +104,7 @@ def _run(arguments: argparse.Namespace) -> int:
     with Display(quiet=arguments.quiet) as display:
         temperatures = (arguments.temperature, arguments.coarse_temperature, arguments.fine_temperature)
         how = Sampling(*temperatures, arguments.top_p)
-        predictor = Predictor.load(_model(arguments.meta, display), device)
+        predictor = Predictor.load(_model(arguments.meta), device)
         prompt = predictor.prompt(arguments.prompt, expressive=arguments.expressive, ring_out=arguments.frames == 0)
         clock = Clock(display, arguments.frames, predictor)
         take = predictor.take(prompt, seed=arguments.seed, how=how, until_end=arguments.until_end)
@@ -117,25 +119,25 @@ def _run(arguments: argparse.Namespace) -> int:
         results["seconds"] = written / predictor.sample_rate_hz
         summary = f"{prompt.seconds:.2f} s of prompt, {results['continuation_seconds']:.2f} s of continuation"
         display.say(f"{out}: {summary}; {picture} shows it")
-        if take.endings:
+        if arguments.until_end and not take.endings:
+            display.say(f"the piece has not ended yet after {results['continuation_seconds']:.2f} s: more --frames?")
+        elif take.endings:
             display.say(f"the piece ends after {take.endings[0]:.2f} s" + ("" if arguments.until_end else AND_THEN))
         judged = (
             "still improving" if predictor.weights_step == predictor.step else f"better than step {predictor.step:,}"
         )
         display.say(f"{weights}, {judged} on held-out music")
+        if _model(arguments.meta) == DEMO_MODEL:
+            display.say("made by the demo model (Bach chorales): python train.py trains your own, as model.json")
     if arguments.json:
         print(json.dumps(results))
     return 0
 
 
-def _model(meta: Path | None, display: Any) -> Path:
+def _model(meta: Path | None) -> Path:
     """The metadata file that was named, else the one here, else that of the demo model."""
-    if meta or Path("model.json").exists() or not DEMO_MODEL.exists():
-        return meta or Path("model.json")
-    display.say(
-        "there is no model.json here: the demo model (Bach chorales) continues; python train.py trains your own"
-    )
-    return DEMO_MODEL
+    here = Path("model.json")
+    return meta or (here if here.exists() or not DEMO_MODEL.exists() else DEMO_MODEL)
 
 
 class Clock:

@@ -117,6 +117,8 @@ def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
             raise ValueError(f"{path} exists and is not of the preset {arguments.preset}: choose another --meta")
     else:
         if arguments.start_from:
+            if not arguments.start_from.is_file():
+                raise ValueError(f"--from {arguments.start_from}: there is no such state: name a .safetensors file")
             from continuo.checkpoint import read_facts
 
             metadata = md.from_donor(read_facts(arguments.start_from)["metadata"], overrides, state=state)

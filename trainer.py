@@ -307,6 +307,7 @@ class Trainer:
     def _begin_with(self, tensors: checkpoint.Tensors, facts: dict[str, Any]) -> None:
         """Take up what another training learned, as this one's first weights."""
         learned = checkpoint.under_prefix(checkpoint.predicting(facts["progress"]), tensors)
+        self.display.say(f"beginning with what another model learned in {facts['progress']['step']:,} steps")
         for model in (self.model, self.average):
             model.load_weights(learned)
 

@@ -70,7 +70,7 @@ class Finding(NamedTuple):
 COARSE_MMD2 = 0.25  # of real music through the codec: the default on the chorales reaches 0.07
 MORE_MUSIC = (
     "Add recordings, or train a smaller model: "
-    "train.py --meta small.json --set architecture.hidden=256 --set architecture.dropout=0.2."
+    "train.py --meta small.json --corpus YOURS --set architecture.hidden=256 --set architecture.dropout=0.2."
 )
 
 
@@ -112,8 +112,8 @@ def judge(signs: Signs) -> list[Finding]:
 def _learning(s: Signs) -> list[Finding]:
     if s.held_out >= s.baseline and s.train >= 0.98 * s.baseline:
         text = "The model knows no more about this music than a table of frequencies or “the same again” does."
-        return [Finding("untrained", text, "Train longer: train.py --minutes 30. Should it stay so, lower "
-                        "--set training.learning_rate=0.001.")]  # fmt: skip
+        advice = "Train longer: the same train.py command, more --minutes. Should it stay so, lower "
+        return [Finding("untrained", text, advice + "--set training.learning_rate=0.001.")]
     if s.held_out >= s.baseline or s.risen > 0.03 or s.gap > 0.5:
         how = f"{s.held_out - s.train:.2f} nats per step better on the music it was trained on than on music it was not"
         rose = f", and held-out nats had risen by {s.risen:.0%} when training ended" if s.risen > 0.03 else ""
@@ -134,7 +134,7 @@ def _learning(s: Signs) -> list[Finding]:
         found.append(Finding("overfitting", text, "More recordings would help."))
     if s.improving:
         text = "Held-out nats were still falling when training ended."
-        found.append(Finding("improving", text, "Train longer: train.py --minutes with twice the time."))
+        found.append(Finding("improving", text, "Train longer: the same train.py command with twice the --minutes."))
     return found
 
 
@@ -180,9 +180,13 @@ def _likeness(s: Signs) -> list[Finding]:
     found = []
     if codec > COARSE_MMD2:
         text = f"The codec itself is far from real music (squared MMD {codec:.2f}), so the model cannot come nearer."
-        advice = "Finer codes: train.py --meta fine.json --set representation.levels=6 and more recordings."
+        advice = (
+            "Finer codes: train.py --meta fine.json --corpus YOURS --set representation.levels=6, and more recordings."
+        )
         found.append(Finding("coarse", text, advice))
     if s.mmd2 <= 1.3 * max(codec, 0.0) + 0.05:
+        if found:
+            return found
         text = f"Free runs are as near to real music as the codec lets them be (squared MMD {s.mmd2:.2f}, {codec:.2f})."
         return [*found, Finding("close", text)]
     told = "" if s.auc is None else f", and a classifier tells the two apart with an AUC of {s.auc:.2f}"

@@ -1,6 +1,6 @@
 """Train the model that comes with the project, `models/demo/chorales.json`, and make it small.
 
-    python examples/demo_model.py [--minutes 55] [--work demo-model]
+    python examples/demo_model.py [--minutes 43] [--work demo-model]
 
 Trains the default preset on the bundled chorales in the folder `--work` (started again, it goes on there), keeps the
 weights that predict and the fitted featurizer, as 8-bit integers and half precision, and writes them to `models/demo/`.
@@ -22,7 +22,7 @@ NAME = "chorales"
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=55.0)
+    parser.add_argument("--minutes", type=float, default=43.0)
     parser.add_argument("--work", type=Path, default=Path("demo-model"))
     arguments = parser.parse_args(argv)
     arguments.work.mkdir(parents=True, exist_ok=True)

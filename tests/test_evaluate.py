@@ -240,7 +240,7 @@ VERDICTS = [
     ({"loop_s": 2.0}, {"learning", "generalising", "looping", "close", "novel"}),
     ({"drift_db": -12.0}, {"learning", "generalising", "drifting", "close", "novel"}),
     ({"mmd2": 0.8}, {"learning", "generalising", "distant", "novel"}),
-    ({"mmd2": 0.5, "codec_mmd2": 0.5}, {"learning", "generalising", "coarse", "close", "novel"}),
+    ({"mmd2": 0.5, "codec_mmd2": 0.5}, {"learning", "generalising", "coarse", "novel"}),
     ({"copied_s": 5.0}, {"learning", "generalising", "close", "copying"}),
     ({"near_ratio": 0.3}, {"learning", "generalising", "close", "copying"}),
 ]

@@ -220,7 +220,7 @@ def test_without_a_model_of_ones_own_the_demo_model_continues(tmp_path, prompt_w
     monkeypatch.chdir(tmp_path)
     assert main(["--prompt", str(prompt_wav), "--frames", "3", "--out", "a.wav", "--device", "cpu", "--json"]) == 0
     captured = capsys.readouterr()
-    assert "the demo model (Bach chorales) continues" in captured.err
+    assert "made by the demo model (Bach chorales)" in captured.err
     assert json.loads(captured.out.splitlines()[-1])["state_step"] > 1000
     assert soundfile.info(tmp_path / "a.wav").samplerate == 24_000
     (tmp_path / "model.json").write_text("{}")

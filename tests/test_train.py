@@ -260,7 +260,7 @@ def test_a_donor_that_does_not_fit_is_refused(tmp_path, music_folder, trained, c
     flags = ["--meta", str(tmp_path / "mine.json"), "--corpus", str(music_folder), "--device", "cpu", "--quiet"]
     state = ["--from", str(trained.with_suffix(".safetensors"))]
     for extra, words in [
-        (["--from", str(tmp_path / "none.safetensors")], "there is no state"),
+        (["--from", str(tmp_path / "none.safetensors")], "there is no such state"),
         ([*state, "--preset", "codebook-lstm"], "leave one out"),
         ([*state, "--set", "architecture.hidden=7"], "architecture.hidden"),
     ]:
