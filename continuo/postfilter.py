@@ -47,9 +47,9 @@ class Postfilter(nn.Module):
         return self.out(F.silu(self.inner(F.silu(self.mix(windows.flatten(-2))))))
 
 
-def with_edges(vectors: torch.Tensor, before: torch.Tensor | None = None) -> torch.Tensor:
-    """`(..., T, P)` with the frames `before` it, or its first frame repeated, and its last frame repeated."""
-    first = vectors[..., :1, :].expand(*vectors.shape[:-2], PAST, -1) if before is None else before
+def with_edges(vectors: torch.Tensor) -> torch.Tensor:
+    """`(..., T, P)` with its first frame repeated `PAST` times before it and its last one `AHEAD` times after it."""
+    first = vectors[..., :1, :].expand(*vectors.shape[:-2], PAST, -1)
     last = vectors[..., -1:, :].expand(*vectors.shape[:-2], AHEAD, -1)
     return torch.cat([first, vectors, last], dim=-2)
 
@@ -88,6 +88,8 @@ def fit(
             model.load_state_dict(start)
         else:
             model.scale.fill_(quantised.std())
+        if len(real) < 2:
+            return model.eval().requires_grad_(False)  # none is left to learn from
         optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
         seen = torch.tensor([i for i in range(len(real)) if i % HELD_OUT])
         orders = [seen[torch.randperm(len(seen))] for _ in range(MOST_EPOCHS)]
@@ -116,7 +118,7 @@ def fit(
         rate.step()
     model.eval().requires_grad_(False)
     unseen = torch.arange(0, len(real), HELD_OUT)
-    if distance(model, unseen) > distance(lambda vectors: torch.zeros(()), unseen):
+    if not distance(model, unseen) <= distance(lambda vectors: torch.zeros(()), unseen):  # also where it is no number
         nn.init.zeros_(model.out.weight)  # too little to learn from
         nn.init.zeros_(model.out.bias)
     return model

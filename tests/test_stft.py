@@ -169,6 +169,8 @@ def test_a_post_filter_that_would_not_help_adds_nothing_and_randomness_is_left_a
         assert added.shape == real.shape
         assert (added == 0).all() == is_zero
     assert torch.equal(torch.rand(3), expected)
+    alone = postfilter.fit(quantised[:1], look_up[:1], real[:1], torch.ones(129), bins_hz=bins_hz, steps=20, seed=0)
+    assert (alone(postfilter.with_edges(quantised)) == 0).all()  # a single run: nothing to learn from
 
 
 def test_magnitudes_made_one_by_one_equal_those_of_the_whole():
