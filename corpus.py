@@ -1,10 +1,13 @@
-"""The corpus: find pieces, decode or render them, keep them in a cache, say what was left out.
+"""The corpus: find pieces, decode or render or read them, keep them in a cache, say what was left out.
 
     python corpus.py FOLDER              what would be heard, and what not
+    python corpus.py FOLDER --notes      what would be read as notes, and what not
+    python corpus.py SCORE --text        a score or MIDI file, note by note
     python corpus.py --cache             where the cache is and how large
     python corpus.py --clear-cache       empty it
 
 A corpus is a folder (audio files, and scores that are rendered) or `music21:bach`, the chorales bundled with music21.
+Who asks for notes gets the scores alone, as they are written.
 Its order is that of the pieces' names; the split into training and validation is by piece, by a seed.
 """
 
@@ -14,13 +17,13 @@ import os
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import regex
@@ -33,9 +36,12 @@ from continuo.metadata import EMBEDDED_CORPUS, CorpusSection
 from continuo.performance import CACHE_VERSION, SCORE_ENDINGS, perform
 from continuo.piece import Piece, check_audible, lazy_samples
 from continuo.progress import Display
+from continuo.song import QUARTER, Song, Tone, pitch_number
+from continuo.transcript import read_song
 
 LEAST_SECONDS = 0.5
 AUDIO_VERSION = 2  # part of every cache key: raise it whenever the same file would be heard differently
+NOTES_PREFIX = "notes:"
 SPLIT_SHARE = 0.1  # of a lone recording, heard only in validation
 
 
@@ -52,32 +58,35 @@ class Source:
         return self.path.suffix.lower() in SCORE_ENDINGS
 
 
+P = TypeVar("P", Piece, Song)
+
+
 @dataclass(frozen=True)
-class Corpus:
+class Corpus(Generic[P]):
     """Pieces in order of their names, and what was skipped with the reason."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[P, ...]
     skipped: tuple[tuple[str, str], ...]
 
     @property
     def seconds(self) -> float:
         return sum(piece.seconds for piece in self.pieces)
 
-    def split(self, validation_share: float, seed: int) -> tuple[list[Piece], list[Piece]]:
+    def split(self, validation_share: float, seed: int) -> tuple[list[P], list[P]]:
         """Training and validation pieces. A lone piece is cut: its last tenth is kept for validation."""
         from sklearn.model_selection import train_test_split
 
         if len(self.pieces) == 1:
             piece = self.pieces[0]
-            cut = int(len(piece.samples) * (1 - SPLIT_SHARE))
-            return [piece.stretch(0, cut, "beginning")], [piece.stretch(cut, len(piece.samples), "end")]
+            cut = int(piece.extent * (1 - SPLIT_SHARE))
+            return [piece.stretch(0, cut, "beginning")], [piece.stretch(cut, piece.extent, "end")]
         held_out = min(max(1, round(validation_share * len(self.pieces))), len(self.pieces) - 1)
         train, validation = train_test_split(list(self.pieces), test_size=held_out, random_state=seed % 2**32)
         return sorted(train, key=lambda p: p.id), sorted(validation, key=lambda p: p.id)
 
 
-def load(section: CorpusSection, *, seed: int = 0, display: Display | None = None) -> Corpus:
-    """Every piece that the section describes, decoded (or taken from the cache).
+def load(section: CorpusSection, *, seed: int = 0, display: Display | None = None) -> Corpus[Piece]:
+    """Every piece that the section describes as sound, decoded or rendered (or taken from the cache).
 
     Raises:
         ValueError: the folder is missing, a pattern is not a regular expression, or nothing is left to hear.
@@ -85,21 +94,48 @@ def load(section: CorpusSection, *, seed: int = 0, display: Display | None = Non
     display = display or Display(quiet=True)
     if section.soundfont:
         synth.find_soundfont(Path(section.soundfont).expanduser())
+    sources, skipped = _chosen(section, seed)
+    # decoding and synthesis run outside the interpreter lock
+    outcomes = _prepared(sources, partial(prepare, section=section), display, workers=min(os.cpu_count() or 1, 16))
+    return _gathered(section, outcomes, skipped, display)
+
+
+def load_songs(section: CorpusSection, *, seed: int = 0, display: Display | None = None) -> Corpus[Song]:
+    """Every score that the section describes as notes, read (or taken from the cache).
+
+    Raises:
+        ValueError: as `load`.
+    """
+    display = display or Display(quiet=True)
+    sources, skipped = _chosen(section, seed)
+    read = partial(read_notes, programs=section.programs)
+    return _gathered(section, _prepared(sources, read, display, workers=1), skipped, display)
+
+
+def _chosen(section: CorpusSection, seed: int) -> tuple[list[Source], list[tuple[str, str]]]:
+    """The files that the section names, `section.pieces` of them at most, and those left out."""
     sources, skipped = find(section)
     if section.pieces is not None and section.pieces < len(sources):
         chosen = np.random.default_rng(seed).choice(len(sources), section.pieces, replace=False)
         sources = [sources[i] for i in sorted(chosen)]
-    pieces: dict[str, Piece] = {}
-    for source, outcome in _prepared(sources, section, display):
+    return sources, skipped
+
+
+def _gathered(
+    section: CorpusSection,
+    outcomes: Iterator[tuple[Source, P | str]],
+    skipped: list[tuple[str, str]],
+    display: Display,
+) -> Corpus[P]:
+    """The corpus of what could be used, the same content only once; says what was skipped."""
+    pieces: dict[str, P] = {}
+    for source, outcome in outcomes:
         if isinstance(outcome, str):
             skipped.append((source.id, outcome))
-        elif outcome["key"] in pieces:
-            skipped.append((source.id, f"the same content as {pieces[outcome['key']].id}"))
+        elif outcome.key in pieces:
+            skipped.append((source.id, f"the same content as {pieces[outcome.key].id}"))
         else:
-            samples = lazy_samples(cache.entry(outcome["key"], ".f32"))[slice(*outcome["heard"])]
-            rate = section.sample_rate_hz
-            key, loudness_db = outcome["key"], outcome["loudness_db"]
-            pieces[key] = Piece(source.id, str(source.path), rate, samples, loudness_db, key)
+            pieces[outcome.key] = outcome
     for name, reason in skipped:
         display.say(f"skipped {name}: {reason}")
     if not pieces:
@@ -184,14 +220,12 @@ def _pattern(patterns: Sequence[str], key: str) -> "regex.Pattern[str] | None":
 
 
 def _prepared(
-    sources: list[Source], section: CorpusSection, display: Display
-) -> Iterator[tuple[Source, dict[str, Any] | str]]:
-    """Each source with the facts of its cache entry, or the reason why it has none."""
+    sources: list[Source], read: Callable[[Source], P | str], display: Display, *, workers: int
+) -> Iterator[tuple[Source, P | str]]:
+    """Each source with its piece, or the reason why it has none."""
     task = display.task("reading the corpus", len(sources))
-    with ThreadPoolExecutor(
-        min(os.cpu_count() or 1, 16)
-    ) as pool:  # decoding and synthesis run outside the interpreter lock
-        yield from _counted(sources, pool.map(partial(prepare, section=section), sources), task)
+    with ThreadPoolExecutor(workers) as pool:
+        yield from _counted(sources, pool.map(read, sources), task)
     task.close()
 
 
@@ -201,8 +235,8 @@ def _counted(sources: list[Source], outcomes: Iterator[Any], task: Any) -> Itera
         yield source, outcome
 
 
-def prepare(source: Source, section: CorpusSection) -> dict[str, Any] | str:
-    """Decode or render a source into the cache; returns its facts, or the reason why it cannot be heard."""
+def prepare(source: Source, section: CorpusSection) -> Piece | str:
+    """Decode or render a source into the cache; the piece, or the reason why it cannot be heard."""
     try:
         key = audio_key(source, section)
         found = cache.get_audio(key)
@@ -212,13 +246,38 @@ def prepare(source: Source, section: CorpusSection) -> dict[str, Any] | str:
             facts = cache.put_audio(key, blocks, partial(_facts, rate=rate))
         else:
             facts = found[1]
-        return facts | {"key": key} if "refused" not in facts else str(facts["refused"])
-    except ValueError as error:
+    except (ValueError, OSError) as error:
+        return _reason(source, error)
+    if "refused" in facts:
+        return str(facts["refused"])
+    samples = lazy_samples(cache.entry(key, ".f32"))
+    heard = samples[slice(*facts["heard"])]
+    return Piece(source.id, str(source.path), section.sample_rate_hz, heard, facts["loudness_db"], key)
+
+
+def read_notes(source: Source, programs: Sequence[int] = ()) -> Song | str:
+    """The notes of a source, of some programs only where they are given, or the reason why it has none to use."""
+    if not source.is_score:
+        return "a recording; notes are read from MusicXML and MIDI"
+    try:
+        song = read_song(source.path, name=source.id)
+    except (ValueError, OSError) as error:
+        return _reason(source, error)
+    if all(tone.is_drum for tone in song.tones):
+        return "there are only drums in it"
+    if programs:
+        tones = tuple(tone for tone in song.tones if not tone.is_drum and tone.program in programs)
+        song = replace(song, tones=tones, key=f"{song.key}{sorted(programs)}")
+    return song if song.tones else f"no note of the programs {', '.join(map(str, programs))} is in it"
+
+
+def _reason(source: Source, error: ValueError | OSError) -> str:
+    """Why a file is skipped; an error that no other file would escape is raised again."""
+    if isinstance(error, ValueError):
         return " ".join(str(error).removeprefix(f"{source.path}: ").removeprefix(f"{source.path.name}: ").split())
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # the cache cannot be written: no file will do
-            raise
-        return error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # the cache cannot be written: no file will do
+        raise error
+    return error.strerror or str(error)
 
 
 def _facts(path: Path, rate: int) -> dict[str, Any]:
@@ -252,7 +311,7 @@ def render_score(source: Source, section: CorpusSection) -> np.ndarray:
 
 
 def load_prompt(path: Path, section: CorpusSection, *, expressive: bool = False, ring_out: bool = False) -> Piece:
-    """A prompt (score, MIDI or audio) at the model's rate.
+    """A prompt (score, MIDI or audio) as sound at the model's rate.
 
     A score ends where its last bar ends, so that a continuation begins there and not after the last notes have died
     away; with `ring_out` they are heard to their end. `expressive` is of `continuo.performance.perform`.
@@ -260,24 +319,64 @@ def load_prompt(path: Path, section: CorpusSection, *, expressive: bool = False,
     Raises:
         ValueError: the file is missing, of another kind, unreadable, silent or too short.
     """
-    if not path.exists():
-        raise ValueError(f"the prompt {path} does not exist: check the spelling")
-    source = Source(path.name, path, expressive)
-    if path.is_dir() or not (source.is_score or path.suffix.lower() in AUDIO_ENDINGS):
-        kinds = ", ".join(sorted(SCORE_ENDINGS) + sorted(AUDIO_ENDINGS))
-        raise ValueError(f"the prompt {path} is not a file of a known kind ({kinds})")
-    outcome = prepare(source, section)
-    if isinstance(outcome, str):
-        raise ValueError(f"the prompt {path} cannot be used: {outcome}")
-    samples = lazy_samples(cache.entry(outcome["key"], ".f32"))
+    source = _prompt_source(path, SCORE_ENDINGS | AUDIO_ENDINGS, expressive=expressive)
+    piece = prepare(source, section)
+    if isinstance(piece, str):
+        raise ValueError(f"the prompt {path} cannot be used: {piece}")
+    samples = lazy_samples(cache.entry(piece.key, ".f32"))
     if source.is_score and not ring_out:
         samples = samples[: round(perform(path, expressive=expressive).seconds * section.sample_rate_hz)]
-    return Piece(path.name, str(path), section.sample_rate_hz, samples, outcome["loudness_db"])
+    return replace(piece, samples=samples, key="")
+
+
+def load_prompt_song(path: Path) -> Song:
+    """A prompt (score or MIDI) as notes; `notes:` and names or MIDI numbers are quarter notes, as `notes:C4,E4,C4+G4`.
+
+    Raises:
+        ValueError: the file is missing, of another kind, unreadable, or without a pitched note.
+    """
+    if path.name.startswith(NOTES_PREFIX):
+        return written_out(path.name.removeprefix(NOTES_PREFIX))
+    song = read_notes(_prompt_source(path, SCORE_ENDINGS))
+    if isinstance(song, str):
+        raise ValueError(f"the prompt {path} cannot be used: {song}")
+    return song
+
+
+def written_out(text: str) -> Song:
+    """Quarter notes after one another, separated by commas; what sounds together is joined by +, a rest is r.
+
+    >>> [(tone.onset, tone.pitch) for tone in written_out("C4,r,64+G4").tones]
+    [(0, 60), (960, 64), (960, 67)]
+
+    Raises:
+        ValueError: a name is no note.
+    """
+    tones = []
+    words = text.split(",")
+    for place, word in enumerate(words):
+        for name in word.split("+"):
+            if name.strip().lower() != "r":
+                tones.append(Tone(place * QUARTER, pitch_number(name.strip()), QUARTER))
+    if not tones:
+        raise ValueError(f"the prompt {NOTES_PREFIX}{text} holds no note: write {NOTES_PREFIX}C4,E4,G4, say")
+    return Song(text, text, tuple(sorted(set(tones))), len(words) * QUARTER)
+
+
+def _prompt_source(path: Path, endings: frozenset[str], *, expressive: bool = False) -> Source:
+    if not path.exists():
+        raise ValueError(f"the prompt {path} does not exist: check the spelling")
+    if path.is_dir() or path.suffix.lower() not in endings:
+        what = "cannot be read as notes" if path.suffix.lower() in AUDIO_ENDINGS else "is not a file of a known kind"
+        raise ValueError(f"the prompt {path} {what} ({', '.join(sorted(endings))})")
+    return Source(path.name, path, expressive)
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser("corpus.py", __doc__)
     parser.add_argument("folder", nargs="?", metavar="FOLDER", help=f"a folder, or {EMBEDDED_CORPUS}")
+    parser.add_argument("--notes", action="store_true", help="read scores as notes, for models of notes")
+    parser.add_argument("--text", action="store_true", help="print what is written, bar by bar")
     parser.add_argument("--cache", action="store_true", help="say where the cache of decoded audio is, and its size")
     parser.add_argument("--clear-cache", action="store_true", help="remove the cache; it fills again when it is needed")
     return parser
@@ -297,12 +396,28 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.cache:
         print(f"{cache.folder()}: {human_size(cache.size_bytes())}")
     if arguments.folder:
+        section = CorpusSection(path=arguments.folder)
         with Display() as display:
-            corpus = load(CorpusSection(path=arguments.folder), display=display)
-        for piece in corpus.pieces:
-            print(f"{piece.seconds:8.1f} s  {piece.loudness_db:6.1f} dB  {printable(piece.id)}")
-        print(f"{len(corpus.pieces)} pieces, {corpus.seconds / 60:.1f} minutes; {len(corpus.skipped)} skipped")
+            if arguments.notes or arguments.text:
+                _print_songs(load_songs(section, display=display), text=arguments.text)
+            else:
+                corpus = load(section, display=display)
+                for piece in corpus.pieces:
+                    print(f"{piece.seconds:8.1f} s  {piece.loudness_db:6.1f} dB  {printable(piece.id)}")
+                _print_total(corpus)
     return 0
+
+
+def _print_songs(corpus: Corpus[Song], *, text: bool) -> None:
+    for song in corpus.pieces:
+        print(f"{song.seconds:8.1f} s  {len(song.tones):6} notes  {printable(song.id)}")
+        if text:
+            print(song.text())
+    _print_total(corpus)
+
+
+def _print_total(corpus: Corpus[Any]) -> None:
+    print(f"{len(corpus.pieces)} pieces, {corpus.seconds / 60:.1f} minutes; {len(corpus.skipped)} skipped")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ of batch `n + 1` goes on where lane `b` of batch `n` ended, so that a recurrent 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from continuo import cache
 from continuo.piece import Piece
+from continuo.song import Song
 from featurizer import Featurizer
 
 
@@ -44,12 +45,13 @@ class AudioDataset(Dataset[Batch]):
 
     After a piece's last step comes its end, unless the piece was cut there.
 
-    Categorical streams are encoded once and kept as 16-bit integers, 2.7 MB per hour of audio at 62.5 steps a second
-    and 6 levels; continuous ones are encoded when a window is asked for, from the memory-mapped audio. No frame is
+    Categorical streams are encoded once and kept as 16-bit integers, 1.4 MB per hour of audio at 62.5 steps a second
+    and 3 levels; continuous ones are encoded when a window is asked for, from the memory-mapped audio. No frame is
     stored twice: windows are cut when they are asked for.
 
     Args:
-        pieces: of at least two steps each; shorter ones are left out and named in `skipped`.
+        pieces: `Piece` or `Song`, as the featurizer hears, of at least two steps each; shorter ones are left out and
+            named in `skipped`.
         featurizer: fitted.
         window: T, steps per window.
         advance: called with the number of pieces done.
@@ -57,28 +59,43 @@ class AudioDataset(Dataset[Batch]):
 
     def __init__(
         self,
-        pieces: Sequence[Piece],
-        featurizer: Featurizer,
+        pieces: Sequence[Any],
+        featurizer: Featurizer[Any],
         window: int,
         advance: Callable[[int], None] = lambda done: None,
     ) -> None:
         self.featurizer, self.window = featurizer, window
-        self.pieces = [piece for piece in pieces if featurizer.steps(piece) >= 2]
-        self.skipped = [(piece.id, "shorter than two steps") for piece in pieces if featurizer.steps(piece) < 2]
         self.streams: list[np.ndarray] | None = None
-        if not featurizer.spec.continuous:
-            self.streams = []
+        if featurizer.spec.continuous:
+            steps = [featurizer.steps(piece) for piece in pieces]
+        else:
+            streams = []
             fingerprint = featurizer.fingerprint()
-            for done, piece in enumerate(self.pieces, start=1):
-                self.streams.append(encoded(piece, featurizer, fingerprint))
+            for done, piece in enumerate(pieces, start=1):
+                streams.append(encoded(piece, featurizer, fingerprint))
                 advance(done)
-        self.steps = [featurizer.steps(piece) for piece in self.pieces]
+            steps = [len(stream) for stream in streams]
+            self.streams = [stream for stream in streams if len(stream) >= 2]
+        self.pieces = [piece for piece, count in zip(pieces, steps, strict=True) if count >= 2]
+        self.skipped = [(p.id, "shorter than two steps") for p, count in zip(pieces, steps, strict=True) if count < 2]
+        self.steps = [count for count in steps if count >= 2]
         events = [steps if piece.ends else steps - 1 for piece, steps in zip(self.pieces, self.steps, strict=True)]
         self.windows = [-(-count // window) for count in events]  # ceil: the last one may be short
         self.first_window = np.concatenate([[0], np.cumsum(self.windows)]).astype(np.int64)
 
     def __len__(self) -> int:
         return int(self.first_window[-1])
+
+    def counts(self) -> torch.Tensor | None:
+        """How often each code occurs, `(L, V)`; None for a continuous stream."""
+        if self.streams is None:
+            return None
+        vocabulary = self.featurizer.spec.vocabulary
+        counts = np.zeros((len(vocabulary), max(vocabulary)))
+        for stream in self.streams:
+            for level, column in enumerate(stream.T):
+                counts[level] += np.bincount(column, minlength=counts.shape[1])
+        return torch.from_numpy(counts).float()
 
     def locate(self, index: int) -> tuple[int, int]:
         """The piece of a window, and the step at which the window starts."""
@@ -104,11 +121,11 @@ class AudioDataset(Dataset[Batch]):
         return Batch(whole[:-1], whole[1:], ends, mask, torch.tensor(start == 0))
 
 
-def encoded(piece: Piece, featurizer: Featurizer, fingerprint: str) -> np.ndarray:
+def encoded(piece: Piece | Song, featurizer: Featurizer[Any], fingerprint: str) -> np.ndarray:
     """A piece's codes `(T, L)` in the smallest integers that hold them, from the cache where they were made before."""
     key = cache.key_of_values("codes", piece.key, fingerprint)
     codes = cache.get_array(key) if piece.key else None
-    if codes is None or codes.shape != (featurizer.steps(piece), featurizer.spec.levels):
+    if codes is None or codes.ndim != 2 or codes.shape[1] != featurizer.spec.levels:
         small = np.int16 if max(featurizer.spec.vocabulary) <= 2**15 else np.int32
         codes = featurizer.encode(piece).numpy().astype(small)
         if piece.key:

@@ -4,7 +4,8 @@ python evaluate.py
 python evaluate.py --meta piano.json --out piano.evaluation --pieces 8 --long 60
 python evaluate.py --meta big.json --beside model.json baseline.json
 
-It needs the corpus that the model was trained on. DIR/report.html is for people, DIR/report.json for programs.
+Models of sound and of notes are measured alike as far as they are alike; bits per second of held-out music stand for
+both. It needs the corpus that the model was trained on. DIR/report.html is for people, DIR/report.json for programs.
 """
 
 import argparse
@@ -12,10 +13,16 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from continuo.command import Parser, printable, run_main
 from continuo.files import check_writable, write_text
+
+if TYPE_CHECKING:
+    from evaluation import Evaluation
+    from excerpts import Plan
+
+TIMES = {"sound": (6.0, 4.0), "notes": (20.0, 8.0)}  # seconds of a continuation and of its prompt
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -25,8 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="DIR", help="folder of the report (default: MODEL.evaluation, here)"
     )
     parser.add_argument("--pieces", type=int, default=16, metavar="N", help="excerpts that are continued (default: 16)")
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each continuation (default: 6)")
-    parser.add_argument("--prompt-seconds", type=float, default=4.0, help="of each prompt (default: 4)")
+    parser.add_argument("--seconds", type=float, help="of each continuation (default: 6, or 20 of notes)")
+    parser.add_argument("--prompt-seconds", type=float, help="of each prompt (default: 4, or 8 of notes)")
     parser.add_argument(
         "--long", type=float, default=120.0, metavar="SECONDS", help="of one long run; 0 skips it (default: 120)"
     )
@@ -55,25 +62,24 @@ def _run(arguments: argparse.Namespace) -> int:
     from continuo.device import choose
     from continuo.progress import Display
     from continuo.webpage import page
-    from evaluation import Evaluation, draw, listen
-    from excerpts import Plan
+    from evaluation import Evaluation, SoundEvaluation
+    from predictor import Predictor
+    from songs_evaluation import NotesEvaluation
 
     torch.set_num_threads(1)  # as predict.py does: a training may want the other cores
-    times = (arguments.seconds, arguments.prompt_seconds, arguments.long)
-    plan = Plan(arguments.pieces, *times, arguments.seed)
+    kinds: dict[str, type[Evaluation]] = {"sound": SoundEvaluation, "notes": NotesEvaluation}
+    plans = {kind: _plan(arguments, kind) for kind in kinds}
     device, _ = choose(arguments.device)
     with Display(quiet=arguments.quiet) as display:
-        others = [Evaluation(meta, plan, device, display) for meta in arguments.beside]
-        evaluation = Evaluation(arguments.meta, plan, device, display)
+        predictors = {meta: Predictor.load(meta, device) for meta in (arguments.meta, *arguments.beside)}
+        evaluation, *others = (
+            kinds[predictors[meta].hears](meta, predictors[meta], plans[predictors[meta].hears], display)
+            for meta in (arguments.meta, *arguments.beside)
+        )
         report = evaluation.report() | {"beside": [other.brief() for other in others]}
-        heard = [other.predictor.metadata.corpus.path for other in others]
-        report["notes"] += [
-            f"{other.meta_path.stem} was measured on held-out music of its own corpus, {path}"
-            for other, path in zip(others, heard, strict=True)
-            if path != evaluation.predictor.metadata.corpus.path
-        ]
+        report["notes"] += [note for other in others for note in _beside(evaluation, other)]
         report = without_nan(report)
-        html = page(report, draw(evaluation, report), listen(evaluation))
+        html = page(report, evaluation.draw(report), evaluation.listen())
         out.mkdir(exist_ok=True)
         write_text(out / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
         write_text(out / "report.html", html)
@@ -85,6 +91,25 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(report, allow_nan=False))
     return 0
+
+
+def _plan(arguments: argparse.Namespace, kind: str) -> "Plan":
+    from excerpts import Plan
+
+    seconds, prompt_seconds = TIMES[kind]
+    seconds = seconds if arguments.seconds is None else arguments.seconds
+    prompt_seconds = prompt_seconds if arguments.prompt_seconds is None else arguments.prompt_seconds
+    return Plan(arguments.pieces, seconds, prompt_seconds, arguments.long, arguments.seed)
+
+
+def _beside(evaluation: "Evaluation", other: "Evaluation") -> list[str]:
+    """What is to be known when two models stand in one table."""
+    notes, path = [], other.predictor.metadata.corpus.path
+    if path != evaluation.predictor.metadata.corpus.path:
+        notes.append(f"{other.meta_path.stem} was measured on held-out music of its own corpus, {path}")
+    if (kind := other.predictor.hears) != evaluation.predictor.hears:
+        notes.append(f"{other.meta_path.stem} is a model of {kind}: models of sound pay for how notes sound as well")
+    return notes
 
 
 def _check_out(out: Path, *, force: bool) -> None:

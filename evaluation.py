@@ -1,15 +1,18 @@
 """Evaluation: how good a trained model is, in figures. No printing, no arguments, no files; `evaluate.py` drives it.
 
-Every figure has a yardstick beside it: held-out nats beside those of training music and of two models without time
-(`continuo.baselines`), free runs beside the codec, the inversion and other real music, the long run and the distances
-to training music beside the same of held-out music.
+`Evaluation` holds what is measured alike of every model, `SoundEvaluation` what is measured of those that make sound;
+those that write notes have `songs_evaluation.py`. Every figure has a yardstick beside it: held-out nats beside those
+of training music and of two models without time (`continuo.baselines`), free runs beside the codec, the inversion and
+other real music, the long run and the distances to training music beside the same of held-out music.
 """
 
 import math
+import shlex
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,6 @@ import continuo
 from continuo import checkpoint, endurance, figures, listening, metadata, novelty
 from continuo.audio import flac
 from continuo.baselines import Baselines
-from continuo.piece import Piece
 from continuo.progress import Display
 from continuo.report import draw_curves
 from continuo.verdict import judge, signs
@@ -41,34 +43,57 @@ from excerpts import (
 from predictor import Predictor
 
 FRAMES = 16_384  # of held-out and of training music that are scored
-FEW = 6  # excerpts, below which sound is judged roughly
+FEW = 6  # excerpts, below which free runs are judged roughly
 WINDOW = 128  # steps that are scored at once
 MOST_TRAINING_S = 2 * 3600.0  # of training music that baselines and novelty look at
 
 
-class Evaluation:
+@dataclass(frozen=True)
+class Scored:
+    """Nats of model and baselines over the beginnings of pieces.
+
+    Attributes:
+        nats: sums by level, `(L,)` each.
+        steps: how many were scored.
+        seconds, beats: of music in them; None where the music has no beats.
+    """
+
+    nats: dict[str, np.ndarray]
+    steps: int
+    seconds: float
+    beats: float | None
+
+    def costs(self, name: str) -> dict[str, Any]:
+        """By level and in all, in nats per step and in bits per second and per beat (quarter note) of music."""
+        total = float(self.nats[name].sum())
+        bits = total / math.log(2)
+        return {
+            "levels": (self.nats[name] / self.steps).tolist(),
+            "nats_per_step": total / self.steps,
+            "bits_per_second": bits / self.seconds,
+            "bits_per_beat": bits / self.beats if self.beats else None,
+        }
+
+
+class Evaluation(ABC):
     """One model under test. `report` measures everything; the sounds and arrays that pictures need are kept.
 
     Raises:
-        ValueError: the model or its corpus cannot be loaded, or its held-out pieces are too short.
+        ValueError: the corpus cannot be loaded, or what was held out of it is too short.
     """
 
-    def __init__(self, meta_path: Path, plan: Plan, device: torch.device, display: Display) -> None:
-        self.meta_path, self.plan, self.device, self.display = meta_path, plan, device, display
-        self.sounds: dict[str, list[np.ndarray]] = {}
+    excerpts: Sequence[Any]
+
+    def __init__(self, meta_path: Path, predictor: Predictor, plan: Plan, display: Display) -> None:
+        self.meta_path, self.predictor, self.plan, self.display = meta_path, predictor, plan, display
         self.pictures: dict[str, bytes] = {}
         self.started = time.monotonic()
-        self.predictor = Predictor.load(self.meta_path, self.device)
-        self.spec, self.rate = self.predictor.featurizer.spec, self.predictor.sample_rate_hz
-        self.fingerprint = self.predictor.featurizer.fingerprint()
-        state = self.meta_path.parent / metadata.load(self.meta_path).state
+        self.spec, self.rate = predictor.featurizer.spec, predictor.sample_rate_hz
+        self.fingerprint = predictor.featurizer.fingerprint()
+        state = meta_path.parent / metadata.load(meta_path).state
         self.progress: dict[str, Any] = checkpoint.read_facts(state)["progress"]
-        self.train, self.held_out, self.notes = corpora(self.predictor, self.meta_path, self.display)
-        p = self.plan
-        self.excerpts: list[Excerpt] = excerpts(
-            self.held_out, count=p.pieces, prompt_seconds=p.prompt_seconds, seconds=p.seconds
-        )
-        self.sample = bounded(self.train, MOST_TRAINING_S, p.seed)
+        self.train, self.held_out, self.notes = corpora(predictor, meta_path, display)
+        self.sample = bounded(self.train, MOST_TRAINING_S, plan.seed)
 
     def report(self) -> dict[str, Any]:
         """Every figure by name, plain JSON types; None where one could not be measured."""
@@ -86,8 +111,10 @@ class Evaluation:
             "notes": self.notes,
         }
         if len(self.excerpts) < FEW:
-            wanted = f"only {len(self.excerpts)} excerpts of {self.plan.pieces}"
-            self.notes.append(f"{wanted}: held-out music is too short for more, so figures of free runs are rough")
+            enough = len(self.excerpts) == self.plan.pieces
+            reason = "--pieces asks for no more" if enough else "held-out music is too short for more"
+            count = f"{len(self.excerpts)} excerpt{'s' * (len(self.excerpts) != 1)}"
+            self.notes.append(f"only {count}: {reason}, so figures of free runs are rough")
         found["verdict"] = [finding._asdict() for finding in judge(signs(found))]
         found["seconds_taken"] = round(time.monotonic() - self.started, 1)
         return found
@@ -97,16 +124,21 @@ class Evaluation:
         return {"model": self.model(), "held_out": self.held_out_nats(), "free_runs": self.free_runs()}
 
     def model(self) -> dict[str, Any]:
+        known = self.predictor.metadata
+        presets = sorted(path.stem for path in metadata.PRESETS.glob("*.json"))
         return {
             "name": self.meta_path.stem,
             "version": continuo.__version__,
+            "hears": self.predictor.hears,
+            "preset": next((name for name in presets if metadata.is_of_preset(known, name)), None),
+            "hidden": known.architecture.hidden,
             "step": self.predictor.step,
             "weights_step": self.predictor.weights_step,
             "parameters": sum(p.numel() for p in self.predictor.model.parameters()),
             "steps_per_second": self.predictor.steps_per_second,
             "levels": self.spec.levels,
             "continuous": self.spec.continuous,
-            "corpus": self.predictor.metadata.corpus.path,
+            "corpus": known.corpus.path,
             "training_pieces": len(self.train),
             "training_minutes": sum(piece.seconds for piece in self.train) / 60,
             "held_out_pieces": len(self.held_out),
@@ -114,10 +146,15 @@ class Evaluation:
         }
 
     def training(self) -> dict[str, Any]:
-        """How training went: `history` holds steps, seconds, training nats and held-out nats of each validation."""
+        """How training went: `history` holds steps, seconds, training nats and held-out nats of each validation.
+
+        `again` is the command that trains twice as long.
+        """
         p = self.progress
         last = p["history"][-1][3] if p["history"] else None
         risen = last / p["best_nats"] - 1 if last is not None and p["best_nats"] and p["best_nats"] > 0 else 0.0
+        steps = self.predictor.metadata.training.steps is not None
+        budget = f"--steps {2 * p['step']}" if steps else f"--minutes {max(1, round(p['seconds'] / 30))}"
         return {
             "history": p["history"],
             "minutes": p["seconds"] / 60,
@@ -126,6 +163,7 @@ class Evaluation:
             "last_nats": last,
             "improving": checkpoint.predicting(p) == "average",
             "risen": risen,
+            "again": f"train.py --meta {shlex.quote(str(self.meta_path))} {budget}",
         }
 
     # --- held-out music ---------------------------------------------------------------------------------------------
@@ -139,37 +177,97 @@ class Evaluation:
             task.update(done)
         task.close()
         baselines = Baselines(self.spec, streams)
-        heard, frames = self._nats("scoring held-out music", self.held_out, baselines)
-        seconds = frames / self.spec.steps_per_second
-        known, count = self._nats("scoring training music", bounded(self.train, seconds, self.plan.seed), baselines)
-        rows = {name: self._costs(nats) for name, nats in heard.items()}
-        return {"frames": frames, "training_frames": count, **rows, "training": self._costs(known["model"])}
+        unseen = self._scored("scoring held-out music", self.held_out, baselines)
+        known = self._scored("scoring training music", bounded(self.train, unseen.seconds, self.plan.seed), baselines)
+        return {
+            "frames": unseen.steps,
+            "seconds": unseen.seconds,
+            "training_frames": known.steps,
+            **{name: unseen.costs(name) for name in unseen.nats},
+            "training": known.costs("model"),
+        }
 
     @torch.inference_mode()
-    def _nats(self, name: str, pieces: Sequence[Piece], baselines: Baselines) -> tuple[dict[str, np.ndarray], int]:
-        """Mean nats by level, `(L,)`, of model and baselines over the beginnings of pieces, and how many steps."""
-        rows = validation_batches(AudioDataset(pieces, self.predictor.featurizer, WINDOW), FRAMES)
+    def _scored(self, name: str, pieces: Sequence[Any], baselines: Baselines) -> Scored:
+        """What the beginnings of pieces cost model and baselines."""
+        music = AudioDataset(pieces, self.predictor.featurizer, WINDOW)
+        rows = validation_batches(music, FRAMES)
         sums: dict[str, np.ndarray | float] = {}
-        frames, task = 0, self.display.task(name, sum(map(len, rows)))
-        done = 0
+        scored = np.zeros(len(music.pieces), np.int64)  # steps of each piece
+        task, done, first = self.display.task(name, sum(map(len, rows))), 0, 0
         for row in rows:
+            lanes = slice(first, first := first + len(row[0].inputs))
             state = self.predictor.model.initial_state(len(row[0].inputs))
             for batch in row:
-                there = batch.to(self.device)
+                there = batch.to(self.predictor.device)
                 nats, state = self.predictor.model.nats(there.inputs, there.targets, state)
                 heard = batch.mask & ~batch.ends  # that a piece ends is no code: the baselines do not know it
                 for key, value in {"model": nats.cpu(), **baselines.nats(batch.inputs, batch.targets)}.items():
                     sums[key] = sums.get(key, 0.0) + value[heard].double().sum(0).numpy()
-                frames += int(heard.sum())
+                scored[lanes] += heard.sum(1).numpy()
                 done += 1
                 task.update(done)
         task.close()
-        return {key: np.asarray(value) / max(frames, 1) for key, value in sums.items()}, frames
+        if not scored.any():
+            raise ValueError("what was held out is too short to be scored: hold more music out, or longer pieces")
+        seconds, beats = self.lengths(music, scored)
+        return Scored({key: np.asarray(value) for key, value in sums.items()}, int(scored.sum()), seconds, beats)
 
-    def _costs(self, nats: np.ndarray) -> dict[str, Any]:
-        total = float(nats.sum())
-        bits = total * self.spec.steps_per_second / float(np.log(2))
-        return {"levels": nats.tolist(), "nats_per_step": total, "bits_per_second": bits}
+    @abstractmethod
+    def lengths(self, music: AudioDataset, scored: np.ndarray) -> tuple[float, float | None]:
+        """Seconds and beats of the first `scored[n]` steps of each piece, in all."""
+
+    # --- what kinds of models differ in -----------------------------------------------------------------------------
+
+    @abstractmethod
+    def free_runs(self) -> dict[str, Any]:
+        """How the model goes on from prompts, beside what the pieces really do."""
+
+    def ceilings(self) -> dict[str, Any]:
+        """What a perfect model would reach, as far as it can be less than real music."""
+        return {}
+
+    @abstractmethod
+    def long_run(self) -> dict[str, Any]:
+        """One long continuation of the first prompt."""
+
+    @abstractmethod
+    def newness(self) -> dict[str, Any] | None:
+        """How near the output comes to training music."""
+
+    def draw(self, report: dict[str, Any]) -> dict[str, bytes]:
+        """The pictures of a report, PNG by name; those that nothing was measured for are left out."""
+        pictures = dict(self.pictures)
+        history = report["training"]["history"]
+        if len(history) >= 2:
+            with tempfile.TemporaryDirectory() as folder:
+                picture = Path(folder) / "curves.png"
+                draw_curves(history, picture, self.spec.steps_per_second)
+                pictures["curves"] = picture.read_bytes()
+        costs = report["held_out"]
+        bars = {name: costs[name]["levels"] for name in ("unigram", "copy_last", "model")}
+        pictures["levels"] = figures.level_bars(bars | {"model on training music": costs["training"]["levels"]})
+        return pictures
+
+    @abstractmethod
+    def listen(self, count: int = 3) -> list[tuple[str, dict[str, bytes]]]:
+        """The first excerpts to listen to: names, and sounds by side as FLAC."""
+
+
+class SoundEvaluation(Evaluation):
+    """A model of sound under test."""
+
+    excerpts: list[Excerpt]
+
+    def __init__(self, meta_path: Path, predictor: Predictor, plan: Plan, display: Display) -> None:
+        super().__init__(meta_path, predictor, plan, display)
+        self.sounds: dict[str, list[np.ndarray]] = {}
+        self.excerpts = excerpts(
+            self.held_out, count=plan.pieces, prompt_seconds=plan.prompt_seconds, seconds=plan.seconds
+        )
+
+    def lengths(self, music: AudioDataset, scored: np.ndarray) -> tuple[float, float | None]:
+        return float(scored.sum()) / self.spec.steps_per_second, None
 
     # --- excerpts ---------------------------------------------------------------------------------------------------
 
@@ -299,28 +397,16 @@ class Evaluation:
             "control_of_s": p.seconds,
         }
 
+    # --- pictures and sounds ----------------------------------------------------------------------------------------
 
-def draw(evaluation: Evaluation, report: dict[str, Any]) -> dict[str, bytes]:
-    """The pictures of a report, PNG by name; those that nothing was measured for are left out."""
-    pictures = dict(evaluation.pictures)
-    history = report["training"]["history"]
-    if len(history) >= 2:
-        with tempfile.TemporaryDirectory() as folder:
-            picture = Path(folder) / "curves.png"
-            draw_curves(history, picture, evaluation.spec.steps_per_second)
-            pictures["curves"] = picture.read_bytes()
-    costs = report["held_out"]
-    bars = {name: costs[name]["levels"] for name in ("unigram", "copy_last", "model")}
-    pictures["levels"] = figures.level_bars(bars | {"model on training music": costs["training"]["levels"]})
-    sides = {name: evaluation.sounds[name][0] for name in ("real", "codec", "generated")}
-    pictures["spectrograms"] = figures.spectrograms(sides, evaluation.rate)
-    return pictures
+    def draw(self, report: dict[str, Any]) -> dict[str, bytes]:
+        sides = {name: self.sounds[name][0] for name in ("real", "codec", "generated")}
+        return super().draw(report) | {"spectrograms": figures.spectrograms(sides, self.rate)}
 
-
-def listen(evaluation: Evaluation, count: int = 3) -> list[tuple[str, dict[str, bytes]]]:
-    """The first excerpts to listen to: names, and real, codec and generated sound as FLAC."""
-    found = []
-    for place, excerpt in enumerate(evaluation.excerpts[:count]):
-        sides = {side: evaluation.sounds[side][place] for side in ("real", "codec", "generated")}
-        found.append((excerpt.name, {side: flac(audio, evaluation.rate) for side, audio in sides.items()}))
-    return found
+    def listen(self, count: int = 3) -> list[tuple[str, dict[str, bytes]]]:
+        """Real, codec and generated sound."""
+        found = []
+        for place, excerpt in enumerate(self.excerpts[:count]):
+            sides = {side: self.sounds[side][place] for side in ("real", "codec", "generated")}
+            found.append((excerpt.name, {side: flac(audio, self.rate) for side, audio in sides.items()}))
+        return found

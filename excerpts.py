@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,11 +19,13 @@ from continuo.phase import invert
 from continuo.piece import Piece
 from continuo.progress import Display
 from continuo.sampling import Sampling
+from continuo.song import Song
 from continuo.stft import spectrum
 from featurizer import Featurizer, StftFeaturizer
 from predictor import Predictor, joined
 
 LEAST_ONSETS = 0.3  # per second of real music, below which a ratio of onsets says nothing
+P = TypeVar("P", Piece, Song)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Plan:
 
     Attributes:
         pieces: excerpts that are continued, 1 ... 256.
-        seconds: of each free run, 2 ... 600: the listening measures look at 2 s at a time.
+        seconds: of each free run, 2 ... 600: the measures look at 2 s at a time, or at whole bars.
         prompt_seconds: of each prompt, above 0, at most 600.
         long_seconds: of the long run, 10 ... 3600, or 0 for none.
         seed: of all sampling.
@@ -76,17 +79,19 @@ class Excerpt:
 
 def corpora(
     predictor: Predictor, meta_path: Path, display: Display | None = None
-) -> tuple[list[Piece], list[Piece], list[str]]:
+) -> tuple[list[Any], list[Any], list[str]]:
     """The pieces that a model was trained on, those that were held out, and what is to be said about that.
 
-    The corpus is where the metadata file says now; what was held out is what the state says was.
+    They are `Piece`s or `Song`s, as the model hears. The corpus is where the metadata file says now; what was held out
+    is what the state says was.
 
     Raises:
         ValueError: there is no such corpus, or nothing of what was held out is in it.
     """
     meta = metadata.load(meta_path)
     saved, facts = predictor.metadata, checkpoint.read_facts(meta_path.parent / meta.state)
-    loaded = corpus.load(meta.corpus, seed=saved.training.seed, display=display)
+    load = corpus.load if predictor.hears == "sound" else corpus.load_songs
+    loaded: corpus.Corpus[Any] = load(meta.corpus, seed=saved.training.seed, display=display)
     train, held_out = loaded.split(saved.corpus.validation_share, saved.training.seed)
     then = set(facts["validation"])
     if {piece.id for piece in held_out} == then:
@@ -100,14 +105,17 @@ def corpora(
     return train, held_out, [note]
 
 
-def bounded(pieces: Sequence[Piece], seconds: float, seed: int) -> list[Piece]:
-    """Pieces in random order, `seconds` in all: the last one is cut, and the rest left out."""
-    found: list[Piece] = []
+def bounded(pieces: Sequence[P], seconds: float, seed: int) -> list[P]:
+    """Pieces in random order, `seconds` in all: the last one is cut, and the rest left out.
+
+    It is cut by its extent; where its tempo changes that is not quite so many seconds.
+    """
+    found: list[P] = []
     left = seconds
     for place in np.random.default_rng(seed).permutation(len(pieces)):
         piece = pieces[place]
         if piece.seconds > left:
-            piece = piece.stretch(0, int(left * piece.sample_rate_hz), "beginning")
+            piece = piece.stretch(0, int(left * piece.extent / piece.seconds), "beginning")
         if piece.seconds > 0.5 or not found:
             found.append(piece)
         left -= piece.seconds
@@ -175,7 +183,8 @@ def free_run(predictor: Predictor, excerpt: Excerpt, *, seed: int, how: Sampling
 
 def through_codec(predictor: Predictor, excerpt: Excerpt) -> np.ndarray:
     """The real frames after the prompt, encoded and decoded as a continuation would be."""
-    piece, featurizer = excerpt.piece, predictor.featurizer
+    piece = excerpt.piece
+    featurizer: Any = predictor.featurizer  # one of sound, which has a decoder
     frames = round(excerpt.length / piece.sample_rate_hz * predictor.steps_per_second)
     end = excerpt.seam + int(frames * piece.sample_rate_hz / predictor.steps_per_second)
     heard = Piece("whole", "whole", piece.sample_rate_hz, piece.samples[:end], excerpt.prompt.loudness_db)

@@ -1,26 +1,42 @@
 """Featurizers turn a piece into a stream of steps, and a stream back into music.
 
-Contract (`Featurizer`): `fit` on pieces, `encode` a piece to a stream as `spec` describes it, `decoder` back, one step
-at a time. A featurizer is rebuilt from its section of the metadata and its `state()` alone, without the corpus.
+Contract (`Featurizer`): `fit` on pieces, `encode` a piece to a stream as `spec` describes it, and back: sound by
+`decoder`, one step at a time, notes by `decode`. A featurizer is rebuilt from its section of the metadata and its
+`state()` alone, without the corpus.
 The public frame of the audio line is `[magnitude | phase]`, 2K values for K = n_fft // 2 + 1 bins.
 """
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from continuo import codebook, postfilter
-from continuo.metadata import CodebookSection, SpectrumSection, StftSection
+from continuo.chords import ChordCodec
+from continuo.metadata import (
+    ChordsSection,
+    CodebookSection,
+    GridSection,
+    RemiSection,
+    RollSection,
+    SpectrumSection,
+    StftSection,
+)
 from continuo.phase import PhaseStream
 from continuo.piece import Piece
 from continuo.postfilter import AHEAD, PAST, Postfilter, with_edges
+from continuo.remi import RemiCodec
+from continuo.roll import RollCodec
+from continuo.song import Song
 from continuo.stft import OverlapAdd, check_hop, frame_count, from_frames, hann, inverse, spectrum, to_frames
 from continuo.stream import StreamSpec
 
 State = dict[str, torch.Tensor]
+P = TypeVar("P", Piece, Song)
 RUN = 32  # frames that are sampled together
 
 
@@ -42,18 +58,20 @@ class Decoder(ABC):
         """The samples that were still open."""
 
 
-class Featurizer(ABC):
-    """The contract of a representation.
+class Featurizer(ABC, Generic[P]):
+    """The contract of a representation of pieces of type P: `Piece`, which is sound, or `Song`, which is notes.
 
     Attributes:
+        hears: "sound" or "notes".
         spec: what a stream of this featurizer looks like; known once fitted.
     """
 
+    hears: str
     spec: StreamSpec
 
     @abstractmethod
     def fit(
-        self, pieces: Sequence[Piece], *, seed: int, advance: Callable[[str], None], start: State | None = None
+        self, pieces: Sequence[P], *, seed: int, advance: Callable[[str], None], start: State | None = None
     ) -> None:
         """Learn what encoding needs from training pieces; `advance` is told what is being done.
 
@@ -62,24 +80,24 @@ class Featurizer(ABC):
         """
 
     @abstractmethod
-    def encode(self, piece: Piece, start: int = 0, stop: int | None = None) -> torch.Tensor:
+    def encode(self, piece: P, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Steps `start` to `stop` of a piece, `(T, L)` int64 or `(T, F)` float32; only the audio needed is read."""
 
-    @abstractmethod
-    def steps(self, piece: Piece) -> int:
+    def steps(self, piece: P) -> int:
         """How many steps `encode` gives for the whole piece."""
+        return len(self.encode(piece))
 
     @abstractmethod
-    def encode_prompt(self, prompt: Piece) -> torch.Tensor:
+    def encode_prompt(self, prompt: P) -> torch.Tensor:
         """The stream of a prompt, its last step ending where the prompt ends: nothing after the end is imagined.
 
         Raises:
             ValueError: the prompt is too short for one step.
         """
 
-    @abstractmethod
-    def decoder(self, prompt: Piece | None = None) -> Decoder:
-        """A decoder that goes on where the prompt ends, or from silence."""
+    def foreign(self, prompt: P) -> int:
+        """How many notes of a prompt are beyond the corpus's range, and are moved when it is encoded."""
+        return 0
 
     @abstractmethod
     def state(self) -> State:
@@ -101,8 +119,10 @@ class Featurizer(ABC):
         """Take up what `state()` gave."""
 
 
-class StftFeaturizer(Featurizer):
+class StftFeaturizer(Featurizer[Piece]):
     """What audio featurizers share: the frame grid. Subclasses say what a frame becomes, and what becomes a frame."""
+
+    hears = "sound"
 
     def __init__(self, section: StftSection, sample_rate_hz: int) -> None:
         check_hop(section.n_fft, section.hop)
@@ -115,6 +135,10 @@ class StftFeaturizer(Featurizer):
     @property
     def steps_per_second(self) -> float:
         return self.sample_rate_hz / self.hop
+
+    @abstractmethod
+    def decoder(self, prompt: Piece | None = None) -> Decoder:
+        """A decoder that goes on where the prompt ends, or from silence."""
 
     @abstractmethod
     def from_complex(self, frames: torch.Tensor) -> torch.Tensor:
@@ -337,4 +361,140 @@ class CodebookDecoder(Decoder):
         return np.concatenate([np.zeros(0, np.float32), *map(self.overlap.push, frames)])
 
 
-FEATURIZERS: dict[str, Callable[..., Featurizer]] = {"spectrum": SpectrumFeaturizer, "codebook": CodebookFeaturizer}
+class Codec(Protocol):
+    """What turns a song into codes and back; one of `continuo.chords`, `continuo.roll` and `continuo.remi`.
+
+    `decode` takes any known codes; what `encode` loses is what `quantised` leaves out. `like` lends the decoded song
+    what codes do not hold: tempo, meters, program.
+    """
+
+    @property
+    def vocabulary(self) -> tuple[int, ...]: ...
+
+    @property
+    def follows(self) -> np.ndarray | None: ...
+
+    @property
+    def opens(self) -> np.ndarray | None: ...
+
+    def encode(self, song: Song) -> np.ndarray: ...
+
+    def decode(self, codes: np.ndarray, like: Song | None = None) -> Song: ...
+
+    def quantised(self, song: Song) -> Song: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+class NotesFeaturizer(Featurizer[Song]):
+    """What featurizers of notes share: a codec, which is fitted to the corpus. Subclasses say which."""
+
+    hears = "notes"
+    codec: Codec
+
+    def __init__(self, section: GridSection | RemiSection, sample_rate_hz: int) -> None:
+        self.section = section
+
+    @abstractmethod
+    def fitted(self, songs: Sequence[Song]) -> Codec:
+        """A codec for songs like these."""
+
+    @abstractmethod
+    def restored(self, data: dict[str, Any]) -> Codec:
+        """The codec that its `to_dict` described."""
+
+    def fit(
+        self, pieces: Sequence[Song], *, seed: int, advance: Callable[[str], None], start: State | None = None
+    ) -> None:
+        if start:
+            self.load_state(start)
+            return
+        advance("collecting a vocabulary")
+        codec = self.fitted(pieces)
+        few = [pieces[i] for i in np.random.default_rng(seed).permutation(len(pieces))[:64]]
+        steps = sum(len(codec.encode(song)) for song in few)
+        self._set_codec(codec, steps / sum(song.seconds for song in few))
+
+    def _set_codec(self, codec: Codec, steps_per_second: float) -> None:
+        self.codec = codec
+        marks = getattr(codec, "ranks", None), codec.follows, codec.opens
+        ranks, follows, opens = (None if array is None else torch.from_numpy(array) for array in marks)
+        self.spec = StreamSpec(steps_per_second, codec.vocabulary, ranks=ranks, follows=follows, opens=opens)
+
+    def layout(self) -> str:
+        return self.section.model_dump_json()
+
+    def encode(self, piece: Song, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        return torch.from_numpy(self.codec.encode(piece))[start:stop]
+
+    def encode_prompt(self, prompt: Song) -> torch.Tensor:
+        codes = self.encode(prompt)
+        if not len(codes):
+            raise ValueError(f"the prompt {prompt.source} is too short: there is nothing in it to continue")
+        return codes
+
+    def decode(self, codes: torch.Tensor, like: Song | None = None) -> Song:
+        """Codes `(T, L)` to a song."""
+        return self.codec.decode(codes.numpy(), like)
+
+    def state(self) -> State:
+        text = json.dumps(self.codec.to_dict(), sort_keys=True).encode()
+        pace = torch.tensor(self.spec.steps_per_second, dtype=torch.float64)
+        return {"codec": torch.frombuffer(bytearray(text), dtype=torch.uint8), "steps_per_second": pace}
+
+    def load_state(self, state: State) -> None:
+        data = json.loads(state["codec"].numpy().tobytes())
+        self._set_codec(self.restored(data), float(state["steps_per_second"]))
+
+
+class ChordFeaturizer(NotesFeaturizer):
+    """Events of notes, chords and rests, with their lengths and distances: see `continuo.chords`."""
+
+    section: ChordsSection
+
+    def fitted(self, songs: Sequence[Song]) -> Codec:
+        s = self.section
+        return ChordCodec.fit(songs, steps_per_quarter=s.steps_per_quarter, classes=s.classes)
+
+    def restored(self, data: dict[str, Any]) -> Codec:
+        return ChordCodec.from_dict(data)
+
+
+class RollFeaturizer(NotesFeaturizer):
+    """What sounds at each step of a grid, as ascending sets: see `continuo.roll`."""
+
+    section: RollSection
+    codec: RollCodec
+
+    def fitted(self, songs: Sequence[Song]) -> Codec:
+        s = self.section
+        return RollCodec.fit(songs, steps_per_quarter=s.steps_per_quarter, strikes=s.strikes, most=s.most)
+
+    def foreign(self, prompt: Song) -> int:
+        return self.codec.foreign(prompt)
+
+    def restored(self, data: dict[str, Any]) -> Codec:
+        return RollCodec.from_dict(data)
+
+
+class RemiFeaturizer(NotesFeaturizer):
+    """REMI+ tokens with their grammar: see `continuo.remi`."""
+
+    section: RemiSection
+
+    def fitted(self, songs: Sequence[Song]) -> Codec:
+        s = self.section
+        grid = {"steps_per_quarter": s.steps_per_quarter, "velocities": s.velocities}
+        return RemiCodec.fit(songs, **grid, bpe=s.bpe)
+
+    def restored(self, data: dict[str, Any]) -> Codec:
+        return RemiCodec.from_dict(data)
+
+
+FEATURIZERS: dict[str, Callable[..., Featurizer[Any]]] = {
+    "spectrum": SpectrumFeaturizer,
+    "codebook": CodebookFeaturizer,
+    "chords": ChordFeaturizer,
+    "roll": RollFeaturizer,
+    "remi": RemiFeaturizer,
+}

@@ -12,16 +12,18 @@ stream is categorical or continuous decides the head.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from continuo.metadata import Architecture, LstmSection
+from continuo.metadata import Architecture, ConvSection, LstmSection, MlpSection, TransformerSection
 from continuo.sampling import Sampling, draw
 from continuo.stream import StreamSpec
 
 State = tuple[torch.Tensor, ...]  # every tensor has the batch first
+UNSEEN = 0.1  # occurrences that a code counts as having had before the first
 RARE = -7.0  # logit of a piece's end before anything is learned: once in a thousand steps
 
 
@@ -70,6 +72,143 @@ class Lstm(Backbone):
         return out[:, None], (hidden, cell)
 
 
+class CausalConv(Backbone):
+    """Residual convolutions over past steps, each layer looking twice as far back as the one before.
+
+    Source: van den Oord et al., "WaveNet" (2016), without its gates; pre-norm. `reach` steps are seen in all.
+    """
+
+    def __init__(self, section: ConvSection) -> None:
+        super().__init__()
+        self.width = section.hidden
+        self.pads = [(section.kernel - 1) * 2**layer for layer in range(section.layers)]
+        self.reach = 1 + sum(self.pads)
+        self.parts = nn.ModuleList(Dilated(self.width, section.kernel, 2**layer) for layer in range(section.layers))
+        self.dropout = nn.Dropout(section.dropout)
+
+    def initial_state(self, batch: int) -> State:
+        like = next(self.parameters())
+        return tuple(like.new_zeros(batch, pad, self.width) for pad in self.pads)
+
+    def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        moved = []
+        for past, part in zip(state, self.parts, strict=True):
+            more, heard = part(x, past)
+            moved.append(heard[:, heard.shape[1] - past.shape[1] :])
+            x = x + self.dropout(more)
+        return x, tuple(moved)
+
+
+class Dilated(nn.Module):
+    """One layer of `CausalConv`: a convolution with holes between the steps that it sees."""
+
+    def __init__(self, width: int, kernel: int, dilation: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.mix = nn.Conv1d(width, width, kernel, dilation=dilation)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor, past: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Steps `(B, T, H)` after normalised ones `(B, P, H)` to what is added to them, and to both, normalised."""
+        h = self.norm(x)
+        heard = torch.cat([past.to(h.dtype), h], dim=1)
+        return self.out(F.silu(self.mix(heard.transpose(1, 2)).transpose(1, 2))), heard
+
+
+class WindowMlp(Backbone):
+    """A perceptron on the last `window` steps, each step with weights of its own; silence before the piece begins."""
+
+    def __init__(self, section: MlpSection) -> None:
+        super().__init__()
+        self.width, self.window = section.hidden, section.window
+        sizes = [self.window * self.width] + [self.width] * section.layers
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.dropout = nn.Dropout(section.dropout)
+
+    def initial_state(self, batch: int) -> State:
+        return (next(self.parameters()).new_zeros(batch, self.window - 1, self.width),)
+
+    def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        heard = torch.cat([state[0].to(x.dtype), x], dim=1)
+        h = heard.unfold(1, self.window, 1).transpose(2, 3).flatten(2)  # (B, T, window * H), oldest first
+        for layer in self.layers:
+            h = self.dropout(F.silu(layer(h)))
+        return h, (heard[:, heard.shape[1] - self.window + 1 :],)
+
+
+class Transformer(Backbone):
+    """A pre-norm decoder: every step attends to itself and to the `context - 1` steps before it.
+
+    Positions are relative, by rotation of queries and keys (Su et al., "RoFormer", 2021). The state is the cache of
+    keys and values: training carries it from window to window as Transformer-XL does (Dai et al., 2019), and generation
+    steps with it. Keys are kept unrotated, so that positions stay small however long a piece is.
+    """
+
+    def __init__(self, section: TransformerSection) -> None:
+        super().__init__()
+        self.width, self.context, self.heads = section.hidden, section.context, section.heads
+        self.blocks = nn.ModuleList(Block(section) for _ in range(section.layers))
+
+    def initial_state(self, batch: int) -> State:
+        """Keys and values `(B, layers, context - 1, H)`, and how many of them are real, `(B, 1)`."""
+        like = next(self.parameters())
+        memory = like.new_zeros(batch, len(self.blocks), self.context - 1, self.width)
+        return memory, memory.clone(), like.new_zeros(batch, 1)
+
+    def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        keys, values, filled = state
+        past, steps = self.context - 1, x.shape[1]
+        here = torch.arange(past, past + steps, device=x.device)[:, None]
+        there = torch.arange(past + steps, device=x.device)
+        near = (there <= here) & (there > here - self.context)  # (T, past + T)
+        allowed = (near & (there >= past - filled.view(-1, 1, 1)))[:, None]  # (B, 1, T, past + T)
+        kept_keys, kept_values = [], []
+        for layer, block in enumerate(self.blocks):
+            x, k, v = block(x, keys[:, layer], values[:, layer], allowed)
+            kept_keys.append(k[:, steps:])
+            kept_values.append(v[:, steps:])
+        moved = torch.stack(kept_keys, 1), torch.stack(kept_values, 1), (filled + steps).clamp(max=past)
+        return x, moved
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward layer, each on a normalised input and added to it."""
+
+    def __init__(self, section: TransformerSection) -> None:
+        super().__init__()
+        width = section.hidden
+        self.heads = section.heads
+        self.norm_attention, self.norm_forward = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.queries, self.keys_values = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.attended = nn.Linear(width, width)
+        self.inner, self.outer = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(section.dropout)
+
+    def forward(
+        self, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, allowed: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Steps `(B, T, H)` with the keys and values before them `(B, P, H)`; returns the latter with these added."""
+        h = self.norm_attention(x)
+        k, v = self.keys_values(h).chunk(2, dim=-1)
+        keys, values = torch.cat([keys.to(k.dtype), k], dim=1), torch.cat([values.to(v.dtype), v], dim=1)
+        split = lambda tensor: tensor.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # noqa: E731  (B, heads, T, D)
+        past = keys.shape[1] - x.shape[1]
+        q, k = rotated(split(self.queries(h)), past), rotated(split(keys), 0)
+        mixed = F.scaled_dot_product_attention(q, k, split(values), attn_mask=allowed)
+        x = x + self.dropout(self.attended(mixed.transpose(1, 2).flatten(2)))
+        return x + self.dropout(self.outer(F.silu(self.inner(self.norm_forward(x))))), keys, values
+
+
+def rotated(x: torch.Tensor, first: int) -> torch.Tensor:
+    """Pairs of features turned by an angle that grows with the position, `(B, heads, T, D)`; D is even."""
+    half = x.shape[-1] // 2
+    turn = 10_000.0 ** (-torch.arange(half, device=x.device) / half)
+    angle = torch.arange(first, first + x.shape[-2], device=x.device)[:, None] * turn
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
 class CodeEmbedding(nn.Module):
     """A categorical step is the sum of its levels' vectors, coarsest first.
 
@@ -84,36 +223,59 @@ class CodeEmbedding(nn.Module):
         if spec.vectors is not None:
             self.register_buffer("vectors", spec.vectors / spec.vectors[0].std())
         else:
-            self.vectors = nn.Parameter(torch.randn(spec.levels, max(spec.vocabulary), width))
+            self.vectors = nn.Parameter(torch.randn(spec.levels, max(spec.vocabulary), width) / math.sqrt(width))
+        self.scale = 1.0 if spec.vectors is not None else math.sqrt(width)
         self.width = self.vectors.shape[-1]
         self.register_buffer("level", torch.arange(spec.levels), persistent=False)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes `(B, T, L)` to partial sums `(L, B, T, P)`: entry l holds levels 0 to l."""
-        return self.vectors[self.level[:, None, None], codes.permute(2, 0, 1)].cumsum(0)
+        return self.vectors[self.level[:, None, None], codes.permute(2, 0, 1)].cumsum(0) * self.scale
+
+    def of(self, level: int, codes: torch.Tensor) -> torch.Tensor:
+        """Codes `(B,)` of one level to vectors `(B, P)`."""
+        return self.vectors[level, codes] * self.scale
 
 
-class LevelHead(nn.Module):
+class CodeHead(nn.Module):
+    """What heads over codes share: context and what is known of the step so far meet in one residual block."""
+
+    def __init__(self, features: int, width: int, levels: int) -> None:
+        super().__init__()
+        self.features, self.levels = features, levels
+        self.known = nn.Linear(features, width)
+        self.level = nn.Parameter(torch.randn(levels, width) * 0.02)
+        self.inner, self.outer = nn.Linear(width, width), nn.Linear(width, width)
+        self.norm_in, self.norm_out = nn.LayerNorm(width), nn.LayerNorm(width)
+
+    def mixed(self, context: torch.Tensor, known: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """Context, partial sums and level vectors that broadcast to `(..., W)`, to what logits are read from."""
+        h = F.silu(context + self.known(known) + level)
+        h = h + self.outer(F.silu(self.inner(self.norm_in(h))))
+        return self.norm_out(h)
+
+
+class LevelHead(CodeHead):
     """p(step | context), level after level: a softmax over level l given the context and the levels before l.
 
-    The levels share one residual block; what is known of the step so far enters as the sum of its vectors.
+    The levels share one residual block; what is known of the step so far enters as the sum of its vectors. Vectors that
+    are learned are also what logits are read with (Press and Wolf, "Using the output embedding", 2017).
     """
 
     unused: torch.Tensor
 
     def __init__(self, spec: StreamSpec, width: int) -> None:
-        super().__init__()
-        self.embedding = CodeEmbedding(spec, width)
-        self.features = self.embedding.width
-        self.known = nn.Linear(self.features, width)
-        self.level = nn.Parameter(torch.randn(spec.levels, width) * 0.02)
-        self.inner, self.outer = nn.Linear(width, width), nn.Linear(width, width)
-        self.norm_in, self.norm_out = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.out = nn.Parameter(torch.randn(spec.levels, width, max(spec.vocabulary)) / math.sqrt(width))
+        embedding = CodeEmbedding(spec, width)
+        super().__init__(embedding.width, width, spec.levels)
+        self.embedding = embedding
+        self.refining = spec.vectors is not None  # later levels refine the first one, and are no music of their own
+        if self.refining:
+            self.out = nn.Parameter(torch.randn(spec.levels, width, max(spec.vocabulary)) / math.sqrt(width))
+        else:
+            self.bias = nn.Parameter(torch.zeros(spec.levels, max(spec.vocabulary)))
         unused = torch.arange(max(spec.vocabulary)) >= torch.tensor(spec.vocabulary)[:, None]  # (L, V)
         self.register_buffer("unused", unused, persistent=False)
-        self.levels, self.narrow = spec.levels, bool(unused.any())
-        self.refining = spec.vectors is not None  # later levels refine the first one, and are no music of their own
+        self.narrow = bool(unused.any())
 
     def embed(self, x: torch.Tensor, coarse_share: float) -> torch.Tensor:
         """Codes `(B, T, L)` to vectors `(B, T, P)`; a share of the lanes hears only the first levels of each step.
@@ -130,9 +292,11 @@ class LevelHead(nn.Module):
 
     def logits(self, context: torch.Tensor, known: torch.Tensor, levels: slice) -> torch.Tensor:
         """Context `(N, W)` and partial sums `(L', N, P)` of the levels before, to logits `(L', N, V)`."""
-        h = F.silu(context + self.known(known) + self.level[levels, None])
-        h = h + self.outer(F.silu(self.inner(self.norm_in(h))))
-        logits = torch.bmm(self.norm_out(h), self.out[levels])
+        mixed = self.mixed(context, known, self.level[levels, None])
+        if self.refining:
+            logits = torch.bmm(mixed, self.out[levels])
+        else:
+            logits = torch.baddbmm(self.bias[levels, None], mixed, self.embedding.vectors[levels].transpose(1, 2))
         return logits.masked_fill(self.unused[levels, None], -torch.inf) if self.narrow else logits
 
     def nats(self, context: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -143,15 +307,83 @@ class LevelHead(nn.Module):
         nats = F.cross_entropy(logits.float().flatten(0, 1), classes, reduction="none")
         return nats.view(self.levels, *target.shape[:2]).permute(1, 2, 0)
 
-    def sample(self, context: torch.Tensor, generator: torch.Generator | None, how: Sampling) -> torch.Tensor:
+    def sample(
+        self, context: torch.Tensor, generator: torch.Generator | None, how: Sampling, allowed: torch.Tensor | None
+    ) -> torch.Tensor:
         """Context `(B, W)` to a step `(B, L)`; a refined level and those that refine it have their own temperatures."""
         known = context.new_zeros(1, len(context), self.features)
         codes = []
         for level in range(self.levels):
             logits = self.logits(context, known, slice(level, level + 1))[0]
+            if level == 0 and allowed is not None:
+                logits = logits.masked_fill(~allowed, -torch.inf)
             share = (how.fine_temperature if level else how.coarse_temperature) if self.refining else 1.0
             codes.append(draw(logits, generator, how.temperature * share, how.top_p))
-            known = known + self.embedding.vectors[level, codes[-1]]
+            known = known + self.embedding.of(level, codes[-1])
+        return torch.stack(codes, dim=-1)
+
+
+class SetHead(CodeHead):
+    """p(step | context) where a step is a set: its codes one after another in ascending order, then a stop.
+
+    The levels share one alphabet. What may not follow has probability 0, so that every set has one way to be drawn, and
+    what comes after a stop costs nothing. Source: the factorisation is that of RNN-NADE (Boulanger-Lewandowski et al.,
+    2012), over the notes that sound instead of over all notes.
+    """
+
+    ranks: torch.Tensor
+
+    def __init__(self, spec: StreamSpec, width: int) -> None:
+        super().__init__(width, width, spec.levels)
+        assert spec.ranks is not None
+        self.register_buffer("ranks", spec.ranks.clone(), persistent=False)
+        self.stop = int(spec.ranks.argmax())
+        self.vectors = nn.Parameter(torch.randn(len(spec.ranks), width) / math.sqrt(width))
+        self.bias = nn.Parameter(torch.zeros(len(spec.ranks)))
+
+    def of(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes `(...)` to vectors `(..., W)`; a stop is nothing."""
+        vectors = F.embedding(codes, self.vectors) * math.sqrt(self.features)
+        return vectors.masked_fill((codes == self.stop)[..., None], 0.0)
+
+    def embed(self, x: torch.Tensor, coarse_share: float) -> torch.Tensor:
+        """Sets `(B, T, L)` to the sums of their vectors `(B, T, W)`; a set has no coarse part."""
+        return self.of(x).sum(2)
+
+    def logits(
+        self, context: torch.Tensor, known: torch.Tensor, level: torch.Tensor, last: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Context and partial sums `(N, W)`, level vectors `(N, W)` and the codes before `(N,)`, to logits `(N, V)`."""
+        logits = F.linear(self.mixed(context, known, level), self.vectors, self.bias)
+        if last is None:
+            return logits
+        lower = self.ranks <= self.ranks[last][:, None]
+        lower[:, self.stop] = False
+        return logits.masked_fill(lower, -torch.inf)
+
+    def nats(self, context: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Negative log-likelihood by level: context `(B, T, W)` and target `(B, T, L)` to `(B, T, L)`."""
+        known = F.pad(self.of(target).cumsum(2)[:, :, :-1], (0, 0, 1, 0))
+        nats = context.new_zeros(target.shape, dtype=torch.float32)
+        first = self.logits(context.flatten(0, 1), known[:, :, 0].flatten(0, 1), self.level[0], None)
+        nats[..., 0] = F.cross_entropy(first.float(), target[..., 0].flatten(), reduction="none").view(target.shape[:2])
+        lane, step, level = (target[:, :, :-1] != self.stop).nonzero(as_tuple=True)  # places with a code before them
+        here = self.logits(
+            context[lane, step], known[lane, step, level + 1], self.level[level + 1], target[lane, step, level]
+        )
+        rest = F.cross_entropy(here.float(), target[lane, step, level + 1], reduction="none")
+        return nats.index_put((lane, step, level + 1), rest)
+
+    def sample(
+        self, context: torch.Tensor, generator: torch.Generator | None, how: Sampling, allowed: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Context `(B, W)` to a step `(B, L)`."""
+        known = torch.zeros_like(context)
+        codes: list[torch.Tensor] = []
+        for level in range(self.levels):
+            logits = self.logits(context, known, self.level[level], codes[-1] if codes else None)
+            codes.append(draw(logits, generator, how.temperature, how.top_p))
+            known = known + self.of(codes[-1])
         return torch.stack(codes, dim=-1)
 
 
@@ -183,7 +415,9 @@ class RegressionHead(nn.Module):
         error = self.embed(target, 0.0) - self.out(context).float()
         return 0.5 * (error.square() + math.log(2 * math.pi)).sum(-1, keepdim=True)
 
-    def sample(self, context: torch.Tensor, generator: torch.Generator | None, how: Sampling) -> torch.Tensor:
+    def sample(
+        self, context: torch.Tensor, generator: torch.Generator | None, how: Sampling, allowed: torch.Tensor | None
+    ) -> torch.Tensor:
         """Context `(B, W)` to a frame `(B, F)`: the mean, whatever the temperature; magnitudes stay positive."""
         frame = self.out(context).float() * self.deviation + self.mean
         magnitude, phase = frame.chunk(2, dim=-1)
@@ -203,7 +437,8 @@ class SequenceModel(nn.Module):
     def __init__(self, spec: StreamSpec, backbone: Backbone, head_width: int, code_dropout: float) -> None:
         super().__init__()
         self.spec, self.backbone, self.code_dropout = spec, backbone, code_dropout
-        self.head = RegressionHead(spec, head_width) if spec.continuous else LevelHead(spec, head_width)
+        kind = RegressionHead if spec.continuous else LevelHead if spec.ranks is None else SetHead
+        self.head: RegressionHead | LevelHead | SetHead = kind(spec, head_width)
         self.enter = nn.Linear(self.head.features, backbone.width)
         self.norm = nn.LayerNorm(backbone.width)
         self.leave = nn.Linear(backbone.width, head_width)
@@ -270,18 +505,45 @@ class SequenceModel(nn.Module):
             return probability > 0.5
         return torch.rand(probability.shape, generator=generator, device=probability.device) < probability
 
+    @torch.no_grad()
+    def expect(self, counts: torch.Tensor) -> None:
+        """Begin with the frequencies of the codes, where a head has a bias for them: `counts` `(L, V)`.
+
+        What never occurs in training is so unlikely from the start, and need not be unlearned.
+        """
+        if isinstance(self.head, LevelHead | SetHead) and hasattr(self.head, "bias"):
+            counts = counts.sum(0) if self.head.bias.dim() == 1 else counts
+            self.head.bias.copy_(((counts + UNSEEN) / (counts.sum(-1, keepdim=True) + UNSEEN)).log())
+
     def opening(self, batch: int) -> torch.Tensor:
         """The context of a piece's first step, `(B, W)`."""
         return self.begin.expand(batch, -1)
 
     def sample(
-        self, context: torch.Tensor, *, generator: torch.Generator | None = None, how: Sampling | None = None
+        self,
+        context: torch.Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        how: Sampling | None = None,
+        allowed: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Draw the next step from contexts `(B, W)`."""
-        return self.head.sample(context, generator, how or Sampling())
+        """Draw the next step from contexts `(B, W)`; on the first level only codes `allowed`, `(B, V)` bool."""
+        return self.head.sample(context, generator, how or Sampling(), allowed)
+
+    def summary(self) -> list[str]:
+        """Its parts in words: name, kind, size."""
+        parts = [(name, child) for name, child in self.named_children() if name != "backbone"]
+        parts[1:1] = [(f"backbone.{name}", child) for name, child in self.backbone.named_children()]
+        counts = [(name, child, sum(p.numel() for p in child.parameters())) for name, child in parts]
+        return [f"{name:<20} {type(child).__name__:<14} {count:>12,}" for name, child, count in counts if count]
 
 
-MODELS: dict[str, Callable[..., Backbone]] = {"lstm": Lstm}
+MODELS: dict[str, Callable[..., Backbone]] = {
+    "lstm": Lstm,
+    "conv": CausalConv,
+    "mlp": WindowMlp,
+    "transformer": Transformer,
+}
 
 
 def build_model(section: Architecture, spec: StreamSpec) -> SequenceModel:

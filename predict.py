@@ -1,8 +1,12 @@
-"""Continue a score, MIDI file or recording as sound, with a model that is trained or still training.
+"""Continue a score, MIDI file or recording, with a model that is trained or still training.
 
 python predict.py --prompt song.musicxml --frames 500
 python predict.py --prompt song.mxl --frames 1000 --seed 7 --out take7.wav
 python predict.py --prompt riff.wav --frames 500 --continuation-only --force
+python predict.py --prompt none --frames 300 --songs 10 --meta notes.json
+
+A model of sound continues scores, MIDI files and recordings as sound. A model of notes continues scores and MIDI files,
+and writes MIDI and MusicXML beside the WAV.
 """
 
 import argparse
@@ -17,13 +21,22 @@ from continuo.command import Parser, printable, run_main
 from continuo.files import check_writable
 
 MOST_FRAMES = 1_000_000  # over four hours at the default rate
+MOST_SONGS = 10_000
+NO_PROMPT = Path("none")
 DEMO_MODEL = Path(__file__).resolve().parent / "models" / "demo" / "chorales.json"
 AND_THEN = ", and another one begins (--until-end stops there)"
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser("predict.py", __doc__)
-    parser.add_argument("--prompt", type=Path, required=True, metavar="FILE", help="MusicXML, MIDI or audio")
+    parser.add_argument(
+        "--prompt",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="MusicXML, MIDI or audio; none: from nothing; notes:C4,E4,C4+G4: quarter notes, for models of notes",
+    )
+    parser.add_argument("--prompt-share", type=float, default=1.0, metavar="S", help="of it that is continued (1)")
     parser.add_argument(
         "--frames", type=int, required=True, metavar="N", help="model steps to add; the seconds are printed"
     )
@@ -31,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--meta", type=Path, help="metadata file (default: model.json, or else the demo model that comes along)"
     )
     parser.add_argument(
-        "--out", type=Path, help="the WAV to write; a PNG goes beside it (default: PROMPT.continued.wav, here)"
+        "--out", type=Path, help="the WAV to write; the rest goes beside it (default: PROMPT.continued.wav, here)"
     )
     parser.add_argument(
         "--temperature",
@@ -53,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--top-p", type=float, default=1.0, help="keep only the likeliest choices; below 1 onsets get lost (default: 1)"
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed, another take (default: 0)")
+    parser.add_argument("--songs", type=int, default=1, metavar="K", help="so many takes, of K seeds from --seed on")
     parser.add_argument("--device", default="auto", help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu")
     parser.add_argument(
         "--expressive", action="store_true", help="let rit., accel. and fermatas of a score change the beat"
@@ -73,31 +87,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if arguments.frames < 0:
-        raise ValueError(f"--frames {arguments.frames} must be 0 or more (0 renders the prompt alone)")
-    if arguments.frames > MOST_FRAMES:
-        raise ValueError(f"--frames {arguments.frames} is more than a WAV holds: {MOST_FRAMES:,} at most")
-    if arguments.frames == 0 and arguments.continuation_only:
-        raise ValueError("--frames 0 with --continuation-only leaves nothing to write: drop one of them")
-    if not 0 <= arguments.seed < 2**63:
-        raise ValueError(f"--seed {arguments.seed} must be 0 or more, and below 2 to the power of 63")
-    out: Path = arguments.out or Path(f"{printable(arguments.prompt.stem)}.continued.wav")
-    if out.suffix.lower() != ".wav":
-        raise ValueError(f"--out {out}: only WAV is written, so give a name that ends in .wav")
-    if out.resolve() == arguments.prompt.resolve():
-        raise ValueError(f"--out {out} is the prompt itself: choose another name")
-    picture = out.with_suffix(".png")
-    for path in (out, picture):
-        check_writable(path, force=arguments.force)
+    _check(arguments)
+    outs = _outs(arguments)
+    check_all(arguments, outs, (".wav", ".png"))
 
     import torch
 
-    from continuo import report
-    from continuo.audio import write_wav
     from continuo.device import choose
     from continuo.progress import Display
     from continuo.sampling import Sampling
-    from predictor import Predictor, joined
+    from predictor import Predictor
 
     torch.set_num_threads(1)  # one step is too small to share, and a training may want the other cores
     device, _ = choose(arguments.device)
@@ -105,24 +104,27 @@ def _run(arguments: argparse.Namespace) -> int:
         temperatures = (arguments.temperature, arguments.coarse_temperature, arguments.fine_temperature)
         how = Sampling(*temperatures, arguments.top_p)
         predictor = Predictor.load(_model(arguments.meta), device)
-        prompt = predictor.prompt(arguments.prompt, expressive=arguments.expressive, ring_out=arguments.frames == 0)
-        clock = Clock(display, arguments.frames, predictor)
-        take = predictor.take(prompt, seed=arguments.seed, how=how, until_end=arguments.until_end)
-        heard = 0 if arguments.continuation_only else len(prompt.samples)
-        blocks = clock.watch(joined(take, prompt, arguments.frames, with_prompt=heard > 0), heard)
-        written = write_wav(out, blocks, predictor.sample_rate_hz)
-        seam_s = 0.0 if arguments.continuation_only else prompt.seconds
-        weights = f"weights of step {predictor.weights_step:,}"
-        title = f"{printable(arguments.prompt.name)} + {take.made} frames, {weights}, seed {arguments.seed}"
-        report.draw_continuation(out, picture, seam_s, title)
-        results = clock.results(take) | {"prompt_seconds": prompt.seconds, "out": str(out), "picture": str(picture)}
-        results["seconds"] = written / predictor.sample_rate_hz
-        summary = f"{prompt.seconds:.2f} s of prompt, {results['continuation_seconds']:.2f} s of continuation"
-        display.say(f"{out}: {summary}; {picture} shows it")
-        if arguments.until_end and not take.endings:
-            display.say(f"the piece has not ended yet after {results['continuation_seconds']:.2f} s: more --frames?")
-        elif take.endings:
-            display.say(f"the piece ends after {take.endings[0]:.2f} s" + ("" if arguments.until_end else AND_THEN))
+        write = write_sound if predictor.hears == "sound" else write_song
+        if predictor.hears == "notes":
+            check_all(arguments, outs, (".mid", ".musicxml"))
+        prompt = None
+        if arguments.prompt != NO_PROMPT:
+            prompt = predictor.prompt(arguments.prompt, expressive=arguments.expressive, ring_out=arguments.frames == 0)
+            if arguments.prompt_share < 1:
+                prompt = prompt.stretch(0, round(prompt.extent * arguments.prompt_share), "beginning")
+            if moved := predictor.moved(prompt):
+                display.say(f"{moved} notes of the prompt are beyond the corpus's range: moved to the nearest octave")
+        made = []
+        for number, out in enumerate(outs):
+            started = time.perf_counter()
+            seed = arguments.seed + number
+            take = predictor.take(prompt, seed=seed, how=how, until_end=arguments.until_end)
+            weights = f"weights of step {predictor.weights_step:,}"
+            name = printable(arguments.prompt.name) if prompt is not None else "from nothing:"
+            title = f"{name} + {arguments.frames} frames, {weights}, seed {seed}"
+            facts = write(arguments, predictor, take, out, title, display, started)
+            made.append(_facts(predictor, take, out, prompt) | facts)
+            _say(display, arguments, take, made[-1])
         judged = (
             "still improving" if predictor.weights_step == predictor.step else f"better than step {predictor.step:,}"
         )
@@ -130,8 +132,130 @@ def _run(arguments: argparse.Namespace) -> int:
         if _model(arguments.meta) == DEMO_MODEL:
             display.say("made by the demo model (Bach chorales): python train.py trains your own, as model.json")
     if arguments.json:
-        print(json.dumps(results))
+        print(json.dumps(made[0] | ({"songs": made} if len(made) > 1 else {})))
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse what cannot be meant, before anything is loaded."""
+    if arguments.frames < 0:
+        raise ValueError(f"--frames {arguments.frames} must be 0 or more (0 renders the prompt alone)")
+    if arguments.frames > MOST_FRAMES:
+        raise ValueError(f"--frames {arguments.frames} is more than a WAV holds: {MOST_FRAMES:,} at most")
+    if arguments.frames == 0 and (arguments.continuation_only or arguments.prompt == NO_PROMPT):
+        other = "--continuation-only" if arguments.continuation_only else "--prompt none"
+        raise ValueError(f"--frames 0 with {other} leaves nothing to write: drop one of them")
+    if not 0 < arguments.prompt_share <= 1:
+        raise ValueError(f"--prompt-share {arguments.prompt_share} must be above 0 and at most 1 (the whole prompt)")
+    if not 0 <= arguments.seed < 2**63 - MOST_SONGS:
+        raise ValueError(f"--seed {arguments.seed} must be 0 or more, and below 2 to the power of 63")
+    if not 1 <= arguments.songs <= MOST_SONGS:
+        raise ValueError(f"--songs {arguments.songs} must be 1 to {MOST_SONGS}")
+    if arguments.prompt == NO_PROMPT and arguments.prompt.exists():
+        raise ValueError("--prompt none means no prompt, and there is a file of that name: call it ./none.mid, say")
+
+
+def _outs(arguments: argparse.Namespace) -> list[Path]:
+    """The WAVs to write: one, or several that are numbered from 1."""
+    stem = "new" if arguments.prompt == NO_PROMPT else f"{printable(arguments.prompt.stem)}.continued"
+    out: Path = arguments.out or Path(f"{stem}.wav")
+    if out.suffix.lower() != ".wav":
+        raise ValueError(f"--out {out}: only WAV is written, so give a name that ends in .wav")
+    if arguments.songs == 1:
+        return [out]
+    return [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(1, arguments.songs + 1)]
+
+
+def check_all(arguments: argparse.Namespace, outs: list[Path], endings: tuple[str, ...]) -> None:
+    """Refuse outputs that would overwrite the prompt, or, without --force, anything."""
+    for path in (out.with_suffix(ending) for out in outs for ending in endings):
+        if path.resolve() == arguments.prompt.resolve():
+            raise ValueError(f"{path} is the prompt itself: choose another --out")
+        check_writable(path, force=arguments.force)
+
+
+def write_sound(
+    arguments: argparse.Namespace, predictor: Any, take: Any, out: Path, title: str, display: Any, started: float
+) -> dict[str, Any]:
+    """Continue as sound: a WAV that is written while it is made, and its spectrogram."""
+    from continuo import report
+    from continuo.audio import write_wav
+    from predictor import joined
+
+    prompt = take.prompt
+    heard = 0 if arguments.continuation_only or prompt is None else len(prompt.samples)
+    clock = Clock(display, arguments.frames, predictor)
+    blocks = clock.watch(joined(take, prompt, arguments.frames, with_prompt=heard > 0), heard)
+    written = write_wav(out, blocks, predictor.sample_rate_hz)
+    picture = out.with_suffix(".png")
+    report.draw_continuation(out, picture, heard / predictor.sample_rate_hz, title)
+    made_s = take.made / predictor.steps_per_second
+    return {
+        "seconds": written / predictor.sample_rate_hz,
+        "continuation_seconds": made_s,
+        "realtime_factor": made_s / clock.seconds,
+        "first_audio_s": clock.first_audio_s,
+    }
+
+
+def write_song(
+    arguments: argparse.Namespace, predictor: Any, take: Any, out: Path, title: str, display: Any, started: float
+) -> dict[str, Any]:
+    """Continue as notes: MIDI, MusicXML, what they sound like, and a piano roll."""
+    from continuo.audio import write_wav
+    from continuo.style import stuck
+    from continuo.synth import render
+    from continuo.writing import draw_song, write_musicxml, write_song_midi
+
+    soundfont = predictor.metadata.corpus.soundfont
+    song = take.song(arguments.frames)
+    seam = 0 if take.prompt is None else take.prompt.ticks
+    made_s = song.seconds - song.second(seam)
+    if not song.tones:
+        display.say("no note came: try another --seed, more --frames, or --temperature 1")
+    elif arguments.frames and (words := stuck(song.stretch(seam, song.ticks, "continuation"))):
+        display.say(f"the continuation {words}: a higher --temperature, or more training, would help")
+    if arguments.continuation_only:
+        song, seam = song.stretch(seam, song.ticks, "continuation"), 0
+    midi, notation = out.with_suffix(".mid"), out.with_suffix(".musicxml")
+    write_song_midi(song, midi)
+    write_musicxml(song, notation, title=title)
+    sound = render(song.performance(), predictor.sample_rate_hz, soundfont=soundfont and Path(soundfont).expanduser())
+    write_wav(out, [sound], predictor.sample_rate_hz)
+    draw_song(song, out.with_suffix(".png"), seam or None, title)
+    taken = time.perf_counter() - started
+    return {
+        "seconds": len(sound) / predictor.sample_rate_hz,
+        "continuation_seconds": made_s,
+        "realtime_factor": made_s / taken,
+        "first_audio_s": taken,
+        "midi": str(midi),
+        "musicxml": str(notation),
+        "notes": len(song.tones),
+    }
+
+
+def _facts(predictor: Any, take: Any, out: Path, prompt: Any) -> dict[str, Any]:
+    return {
+        "frames": take.made,
+        "prompt_seconds": 0.0 if prompt is None else prompt.seconds,
+        "endings_s": take.endings,
+        "state_step": predictor.step,
+        "weights_step": predictor.weights_step,
+        "device": predictor.device.type,
+        "out": str(out),
+        "picture": str(out.with_suffix(".png")),
+    }
+
+
+def _say(display: Any, arguments: argparse.Namespace, take: Any, made: dict[str, Any]) -> None:
+    beside = ", ".join(made[name] for name in ("midi", "musicxml") if name in made)
+    summary = f"{made['prompt_seconds']:.2f} s of prompt, {made['continuation_seconds']:.2f} s of continuation"
+    display.say(f"{made['out']}: {summary}; {made['picture']} shows it" + (f"; {beside}" if beside else ""))
+    if arguments.until_end and not take.endings:
+        display.say(f"the piece has not ended yet after {made['continuation_seconds']:.2f} s: more --frames?")
+    elif take.endings:
+        display.say(f"the piece ends after {take.endings[0]:.2f} s" + ("" if arguments.until_end else AND_THEN))
 
 
 def _model(meta: Path | None) -> Path:
@@ -160,19 +284,6 @@ class Clock:
             self.task.update(min(max(made, 0) / self.predictor.sample_rate_hz, self.continuation_seconds))
             yield block
         self.seconds = time.perf_counter() - self.started
-
-    def results(self, take: Any) -> dict[str, Any]:
-        made_s = take.made / self.predictor.steps_per_second
-        return {
-            "frames": take.made,
-            "continuation_seconds": made_s,
-            "endings_s": take.endings,
-            "state_step": self.predictor.step,
-            "weights_step": self.predictor.weights_step,
-            "realtime_factor": made_s / self.seconds,
-            "first_audio_s": self.first_audio_s,
-            "device": self.predictor.device.type,
-        }
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
     predictor = Predictor.load(Path("model.json"))
     take = predictor.take(predictor.prompt(Path("song.musicxml")), seed=1)
-    audio = np.concatenate([*take.samples(500), take.finish()])
+    audio = np.concatenate([*take.samples(500), take.finish()])     # of a model of sound
+    song = take.song(500)                                            # of a model of notes
 
 It needs the metadata file and the state file beside it, nothing else: no corpus, and not the device of the training.
 """
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ import corpus
 from continuo import checkpoint, metadata
 from continuo.piece import Piece
 from continuo.sampling import Sampling
-from featurizer import FEATURIZERS, Featurizer
+from continuo.song import Song
+from continuo.stream import StreamSpec
+from featurizer import FEATURIZERS, Featurizer, NotesFeaturizer, StftFeaturizer
 from model_definition import SequenceModel, build_model
 
 PRIME_STEPS = 4096  # steps of a prompt that are heard at once
@@ -36,7 +40,7 @@ class Predictor:
     """
 
     def __init__(
-        self, featurizer: Featurizer, model: SequenceModel, device: torch.device, facts: dict[str, Any]
+        self, featurizer: Featurizer[Any], model: SequenceModel, device: torch.device, facts: dict[str, Any]
     ) -> None:
         self.featurizer, self.model, self.device = featurizer, model.to(device).eval(), device
         self.metadata = metadata.Metadata.model_validate(facts["metadata"])
@@ -77,52 +81,67 @@ class Predictor:
     def steps_per_second(self) -> float:
         return self.featurizer.spec.steps_per_second
 
-    def prompt(self, path: Path, *, expressive: bool = False, ring_out: bool = False) -> Piece:
-        """A score, MIDI or audio file as a prompt, rendered as the model's corpus was.
+    @property
+    def hears(self) -> str:
+        """Sound or notes, as the featurizer does."""
+        return self.featurizer.hears
+
+    def prompt(self, path: Path, *, expressive: bool = False, ring_out: bool = False) -> Any:
+        """A score, MIDI or audio file as a prompt: a `Piece`, rendered as the model's corpus was, or a `Song`.
 
         Raises:
             ValueError: it cannot be continued, with the reason.
         """
+        if self.hears == "notes":
+            return corpus.load_prompt_song(path)
         return corpus.load_prompt(path, self.metadata.corpus, expressive=expressive, ring_out=ring_out)
 
-    def take(self, prompt: Piece, *, seed: int = 0, how: Sampling | None = None, until_end: bool = False) -> "Take":
-        """A continuation of `prompt`; the same seed gives the same one.
+    def moved(self, prompt: Any) -> int:
+        """How many notes of a prompt the model does not know, and hears an octave or more away."""
+        return self.featurizer.foreign(prompt)
+
+    def take(self, prompt: Any, *, seed: int = 0, how: Sampling | None = None, until_end: bool = False) -> Any:
+        """A continuation of `prompt`, or a piece of its own where that is None; the same seed gives the same one.
 
         Where the model ends the piece, after two seconds at the earliest, another one begins, or, `until_end`, nothing
         more comes.
+
+        Returns:
+            A `SoundTake`, or, from a model of notes, a `SongTake`.
         """
-        return Take(self, prompt, seed, how or Sampling(), until_end)
+        kind = SongTake if isinstance(self.featurizer, NotesFeaturizer) else SoundTake
+        return kind(self, prompt, seed, how or Sampling(), until_end)
 
 
 class Take:
-    """One continuation while it is made.
-
-    Samples come at the loudness of the prompt. They begin `overlap_samples` before the prompt's end, in whose place
-    they stand: prompt and continuation are overlap-added like any two frames. What comes out does not depend on how
-    many steps are asked for at once.
+    """One continuation while it is made: the steps that a model draws.
 
     Attributes:
+        made: how many.
         endings: seconds after the prompt at which the model ended a piece.
 
     Raises:
-        ValueError: the prompt is shorter than a frame.
+        ValueError: the prompt is shorter than a step.
     """
 
-    def __init__(self, predictor: Predictor, prompt: Piece, seed: int, how: Sampling, until_end: bool) -> None:
-        self.model, self.prompt_piece, self.how, self.until_end = predictor.model, prompt, how, until_end
+    def __init__(self, predictor: Predictor, prompt: Any, seed: int, how: Sampling, until_end: bool) -> None:
+        self.model, self.featurizer, self.prompt = predictor.model, predictor.featurizer, prompt
+        self.how, self.until_end = how, until_end
         self.steps_per_second, self.made = predictor.steps_per_second, 0
         self.least = math.ceil(LEAST_S * predictor.steps_per_second)
         self.endings: list[float] = []
         self.generator = torch.Generator(predictor.device).manual_seed(seed)
-        self.context, self.state = self._prime(predictor.featurizer.encode_prompt(prompt).to(predictor.device))
-        self.decoder = predictor.featurizer.decoder(prompt)
-        self.overlap_samples = self.decoder.overlap_samples
+        self.heard = None if prompt is None else self.featurizer.encode_prompt(prompt)
+        self.grammar = Grammar(self.featurizer.spec, predictor.device)
+        self.context, self.state = self._prime(predictor.device)
 
     @torch.inference_mode()
-    def _prime(self, stream: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    def _prime(self, device: torch.device) -> tuple[torch.Tensor, Any]:
         """Hear the prompt; gives the context after its last step."""
         state = self.model.initial_state(1)
-        for part in stream.split(PRIME_STEPS):
+        if self.heard is None:
+            return self.model.opening(1), state
+        for part in self.heard.to(device).split(PRIME_STEPS):
             context, state = self.model(part[None], state)
         return context[:, -1], state
 
@@ -136,28 +155,114 @@ class Take:
                     if self.until_end:
                         return
                     self.context, self.state = self.model.opening(1), self.model.initial_state(1)
-                x = self.model.sample(self.context, generator=self.generator, how=self.how)
+                    self.grammar.begin()
+                allowed = self.grammar.allowed()
+                x = self.model.sample(self.context, generator=self.generator, how=self.how, allowed=allowed)
                 self.context, self.state = self.model.step(x, self.state)
+                self.grammar.heard(x)
             self.made += 1
             yield x[0].cpu()
+
+
+class Grammar:
+    """Which codes may come next, where a stream says so. What comes after a prompt begins as a piece does."""
+
+    def __init__(self, spec: StreamSpec, device: torch.device) -> None:
+        self.follows = None if spec.follows is None else spec.follows.to(device)
+        self.opens = None if spec.opens is None else spec.opens[None].to(device)
+        self.begin()
+
+    def begin(self) -> None:
+        """A piece begins."""
+        self.next = self.opens
+
+    def heard(self, x: torch.Tensor) -> None:
+        """A step `(1, L)` was heard or drawn."""
+        if self.follows is not None:
+            self.next = self.follows[x[:, 0]]
+
+    def allowed(self) -> torch.Tensor | None:
+        """Codes of the first level, `(1, V)` bool; None: any."""
+        return self.next
+
+
+class SoundTake(Take):
+    """A continuation as sound, ready as far as its steps are drawn.
+
+    Samples come at the loudness of the prompt. They begin `overlap_samples` before the prompt's end, in whose place
+    they stand: prompt and continuation are overlap-added like any two frames. What comes out does not depend on how
+    many steps are asked for at once.
+    """
+
+    def __init__(self, predictor: Predictor, prompt: Piece | None, seed: int, how: Sampling, until_end: bool) -> None:
+        super().__init__(predictor, prompt, seed, how, until_end)
+        assert isinstance(predictor.featurizer, StftFeaturizer)
+        self.decoder = predictor.featurizer.decoder(prompt)
+        self.overlap_samples = self.decoder.overlap_samples
+        self.gain = np.float32(1.0 if prompt is None else prompt.gain)
 
     def samples(self, count: int) -> Iterator[np.ndarray]:
         """Draw `count` more steps as audio: the samples that became final, float32, some blocks possibly empty."""
         for step in self.steps(count):
-            yield self.decoder.push(step) / np.float32(self.prompt_piece.gain)
+            yield self.decoder.push(step) / self.gain
 
     def finish(self) -> np.ndarray:
         """The samples that were still open; the last half window fades out."""
-        return self.decoder.finish() / np.float32(self.prompt_piece.gain)
+        return self.decoder.finish() / self.gain
 
 
-def joined(take: Take, prompt: Piece, frames: int, *, with_prompt: bool = True) -> Iterator[np.ndarray]:
+class SongTake(Take):
+    """A continuation as notes."""
+
+    def song(self, count: int) -> Song:
+        """The prompt as it is and `count` more steps after it, or the new steps alone where nothing was prompted.
+
+        The tempo, the meters and the instrument of the prompt are kept, where the steps hold none of their own.
+        """
+        assert isinstance(self.featurizer, NotesFeaturizer)
+        drawn = list(self.steps(count))
+        if self.heard is None:
+            return self.featurizer.decode(torch.stack(drawn)) if drawn else Song("", "", (), 0)
+        whole = self.featurizer.decode(torch.cat([self.heard, *(step[None] for step in drawn)]), self.prompt)
+        return continued(self.prompt, self.featurizer.decode(self.heard, self.prompt), whole)
+
+
+def continued(prompt: Song, known: Song, whole: Song) -> Song:
+    """The prompt with what `whole`, its stream decoded with more steps, has beyond `known`, the stream decoded alone.
+
+    A note that the continuation holds on is one note.
+    """
+    lengths: dict[tuple[int, int, int, bool], list[int]] = {}
+    for tone in known.tones:
+        lengths.setdefault((tone.onset, tone.pitch, tone.program, tone.is_drum), []).append(tone.length)
+    new, held = [], {}
+    for tone in whole.tones:
+        same = lengths.get((tone.onset, tone.pitch, tone.program, tone.is_drum))
+        if not same:
+            new.append(tone)
+        elif same.pop(0) != tone.length and tone.end > known.ticks:
+            held[tone.pitch, tone.is_drum] = tone.end
+    tones = []
+    for tone in reversed(prompt.tones):  # the last stroke of a pitch is the one that is held
+        end = held.pop((tone.pitch, tone.is_drum), None)
+        tones.append(replace(tone, length=end - tone.onset) if end else tone)
+    return replace(
+        prompt,
+        tones=tuple(sorted([*tones, *new])),
+        ticks=max(prompt.ticks, whole.ticks),
+        tempos=(*prompt.tempos, *(mark for mark in whole.tempos if mark[0] > known.ticks)),
+        meters=(*prompt.meters, *(mark for mark in whole.meters if mark[0] > known.ticks)),
+        key="",
+    )
+
+
+def joined(take: SoundTake, prompt: Piece | None, frames: int, *, with_prompt: bool = True) -> Iterator[np.ndarray]:
     """Prompt and continuation in one stream of blocks: `len(prompt) + frames * hop` samples, or the latter alone.
 
     With no frames the prompt comes out alone, as it is. A take that ends with its piece gives fewer.
     """
     overlap = take.overlap_samples if frames else 0
-    if with_prompt:
+    if with_prompt and prompt is not None:
         for start in range(0, len(prompt.samples) - overlap, 1 << 18):
             yield np.asarray(prompt.samples[start : min(start + (1 << 18), len(prompt.samples) - overlap)])
         overlap = 0

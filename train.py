@@ -34,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, help="train for so many minutes in all")
     budget.add_argument("--steps", type=int, help="train for so many steps in all")
+    budget.add_argument("--epochs", type=float, help="go through the corpus so many times in all")
     parser.add_argument("--device", default="auto", help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu")
     parser.add_argument("--checkpoint-every", type=float, metavar="SECONDS", help="save so often (default: 30)")
     parser.add_argument("--seed", type=int, help="of the split, the start and the order (default: 0)")
@@ -43,6 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="STATE",
         help="begin with what another model has learned (its .safetensors), and teach it this corpus",
+    )
+    parser.add_argument(
+        "--prepare-only", action="store_true", help="read and encode the corpus into the cache, and stop there"
     )
     parser.add_argument("--fresh", action="store_true", help="begin anew, overwriting the state there")
     parser.add_argument(
@@ -75,6 +79,11 @@ def _run(arguments: argparse.Namespace) -> int:
         if not arguments.meta.exists():  # written once the corpus is found good, so that a slip leaves nothing behind
             save(metadata, arguments.meta)
         _describe(trainer, reason)
+        if arguments.prepare_only:
+            display.say(f"prepared: python train.py --meta {arguments.meta} trains on it")
+            if arguments.json:
+                print(json.dumps(_prepared(trainer)))
+            return 0
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, lambda *_: trainer.stop())
         reporter = Reporter(trainer)
@@ -100,12 +109,15 @@ def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
         "corpus.path": arguments.corpus,
         "training.minutes": arguments.minutes,
         "training.steps": arguments.steps,
+        "training.epochs": arguments.epochs,
         "training.checkpoint_every_s": arguments.checkpoint_every,
         "training.seed": arguments.seed,
     }
     overrides = {key: value for key, value in flags.items() if value is not None}
-    if arguments.minutes is not None:
+    if arguments.minutes is not None or arguments.epochs is not None:
         overrides["training.steps"] = None
+    if arguments.minutes is not None:
+        overrides["training.epochs"] = None
     overrides |= md.parse_assignments(arguments.set)
     path: Path = arguments.meta
     state = f"{path.stem}.safetensors"
@@ -131,6 +143,8 @@ def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
 
 
 def _describe(trainer: "Trainer", reason: str) -> None:
+    for line in trainer.model.summary():
+        trainer.display.say(f"  {line}")
     parameters = sum(p.numel() for p in trainer.model.parameters())
     frames, held_out = sum(trainer.train_set.steps), sum(trainer.validation_set.steps)
     precision = str(trainer.precision).removeprefix("torch.")
@@ -169,12 +183,21 @@ def _conclude(trainer: "Trainer", arguments: argparse.Namespace) -> None:
     if not trainer.finished():
         trainer.display.say(f"stopped and saved at step {p.step:,}: the same command goes on from there")
         return
-    in_steps = trainer.metadata.training.steps is not None
+    in_steps = trainer.budget_steps is not None
     done = f"{p.step:,} steps" if in_steps else f"{p.seconds / 60:.1f} minutes"
     more = f"--steps {2 * p.step}" if in_steps else f"--minutes {max(1, round(p.seconds / 30))}"
     nats = f", held-out nats per step {p.best_nats:.2f}" if p.best_nats is not None else ""
     trainer.display.say(f"trained for {done}{nats}; state in {trainer.state_path}")
     trainer.display.say(f"to train longer: python train.py --meta {arguments.meta} {more}")
+
+
+def _prepared(trainer: "Trainer") -> dict[str, Any]:
+    return {
+        "pieces": len(trainer.train_set.pieces),
+        "held_out_pieces": len(trainer.validation_set.pieces),
+        "frames": sum(trainer.train_set.steps),
+        "held_out_frames": sum(trainer.validation_set.steps),
+    }
 
 
 def _results(trainer: "Trainer", reporter: Reporter) -> dict[str, Any]:

@@ -25,15 +25,19 @@ from continuo import cache, checkpoint
 from continuo.device import choose_precision
 from continuo.files import human_size, remove_leftovers
 from continuo.metadata import Metadata, check_same_model
-from continuo.piece import Piece
 from continuo.progress import Display
+from continuo.scratch import Scratch
 from dataset import AudioDataset, Batch, LaneSampler, training_batches, validation_batches
 from featurizer import FEATURIZERS, Featurizer
 from model_definition import SequenceModel, State, build_model
 
 FIRST_SAVE_S = 30.0
 SMALL_CORPUS_S = 3600.0  # what is less is memorised, unless it is heard in other keys too
+SOUND_KEYS = 2  # semitones up and down, where the metadata leaves it open
+MOST_KEYS, ENOUGH_NOTES_S = 5, 24 * 3600.0  # the same of notes: as many as make so many seconds
+Pieces = list[Any]  # of `Piece` or of `Song`, as the featurizer hears
 MEMORISING = 3  # validations in a row, each worse than the best
+BETAS = (0.9, 0.98)
 LEAST_RATE = 0.01  # of the learning rate, at the end of the cosine
 
 
@@ -54,7 +58,8 @@ class Trainer:
     """Trains what `metadata` describes into `state_path`; goes on where the file there stopped, unless `fresh`.
 
     A training that begins can begin with what another one learned, `start_from` its state file: its featurizer is
-    fitted to the new corpus from where it was, and its best weights are trained on.
+    fitted to the new corpus from where it was, and its best weights are trained on. `pieces` to train on and held out
+    take the place of the corpus that the metadata names.
 
     Raises:
         ValueError: the corpus is empty or too small, or a state belongs to another model.
@@ -68,9 +73,11 @@ class Trainer:
         *,
         fresh: bool = False,
         start_from: Path | None = None,
+        pieces: tuple[Pieces, Pieces] | None = None,
         display: Display | None = None,
     ) -> None:
-        self.metadata, self.state_path, self.device = metadata, state_path, device
+        self.metadata, self.state_path = metadata, state_path
+        self.device = device if metadata.training.engine == "torch" else torch.device("cpu")
         self.display = display or Display(quiet=True)
         self.stopping = False
         remove_leftovers(state_path)
@@ -85,7 +92,9 @@ class Trainer:
             if path and state:
                 check_same_model(metadata, state[1]["metadata"], path)
         torch.manual_seed(metadata.training.seed)
-        self.train_pieces, self.validation_pieces = self._load_corpus()
+        section = metadata.representation
+        self.featurizer: Featurizer[Any] = FEATURIZERS[section.kind](section, metadata.corpus.sample_rate_hz)
+        self.train_pieces, self.validation_pieces = self._in_other_keys(*(pieces or self._load_corpus()))
         self.featurizer = self._ready_featurizer(saved and saved[0], donor and donor[0])
         self.train_set = self._encode("encoding", self.train_pieces)
         self.validation_set = self._encode("encoding held-out pieces", self.validation_pieces)
@@ -95,23 +104,31 @@ class Trainer:
         elif donor:
             self._begin_with(*donor)
 
-    def _load_corpus(self) -> tuple[list[Piece], list[Piece]]:
+    def _load_corpus(self) -> tuple[Pieces, Pieces]:
         section, seed = self.metadata.corpus, self.metadata.training.seed
-        loaded = corpus.load(section, seed=seed, display=self.display)
+        load = corpus.load if self.featurizer.hears == "sound" else corpus.load_songs
+        loaded: corpus.Corpus[Any] = load(section, seed=seed, display=self.display)
         minutes, size = loaded.seconds / 60, human_size(cache.size_bytes())
         self.display.say(f"corpus: {len(loaded.pieces)} pieces, {minutes:.1f} minutes, {len(loaded.skipped)} skipped")
         self.display.say(f"cache of decoded audio: {size} (python corpus.py --clear-cache empties it)")
         if len(loaded.pieces) == 1:
-            self.display.say("one recording only: its last tenth is held out to tell learning from copying")
-        train, validation = loaded.split(section.validation_share, seed)
-        most = section.transpose if section.transpose is not None else 2 * (loaded.seconds < SMALL_CORPUS_S)
+            self.display.say("one piece only: its last tenth is held out to tell learning from copying")
+        return loaded.split(section.validation_share, seed)
+
+    def _in_other_keys(self, train: Pieces, validation: Pieces) -> tuple[Pieces, Pieces]:
+        most = self.metadata.corpus.transpose
+        if most is None:
+            seconds = sum(piece.seconds for piece in [*train, *validation])
+            if self.featurizer.hears == "notes":  # moving notes costs little
+                most = min(MOST_KEYS, int((ENOUGH_NOTES_S / seconds - 1) / 2)) if seconds < ENOUGH_NOTES_S else 0
+            else:
+                most = SOUND_KEYS if seconds < SMALL_CORPUS_S else 0
         if most:
             self.display.say(f"to learn more than the notes, pieces are also heard up to {most} semitones up and down")
         return [piece.transposed(k) for piece in train for k in range(-most, most + 1)], validation
 
-    def _ready_featurizer(self, saved: checkpoint.Tensors | None, donor: checkpoint.Tensors | None) -> Featurizer:
-        section = self.metadata.representation
-        featurizer = FEATURIZERS[section.kind](section, self.metadata.corpus.sample_rate_hz)
+    def _ready_featurizer(self, saved: checkpoint.Tensors | None, donor: checkpoint.Tensors | None) -> Featurizer[Any]:
+        featurizer = self.featurizer
         if saved:
             featurizer.load_state(checkpoint.under_prefix("featurizer", saved))
             return featurizer
@@ -138,7 +155,7 @@ class Trainer:
         self.display.say(f"featurizer fitted in {time.monotonic() - started:.1f} s")
         return featurizer
 
-    def _encode(self, name: str, pieces: list[Piece]) -> AudioDataset:
+    def _encode(self, name: str, pieces: Pieces) -> AudioDataset:
         task = self.display.task(name, len(pieces))
         dataset = AudioDataset(pieces, self.featurizer, self.metadata.training.window, lambda done: task.update(done))
         task.close()
@@ -151,12 +168,17 @@ class Trainer:
         self.progress = Progress()
         self.precision = choose_precision(t.precision, self.device)
         self.model: SequenceModel = build_model(self.metadata.architecture, self.featurizer.spec).to(self.device)
+        if (counts := self.train_set.counts()) is not None:
+            self.model.expect(counts.to(self.device))
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.best: checkpoint.Tensors = {}
         fused = self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=t.learning_rate, betas=(0.9, 0.98), weight_decay=t.weight_decay, fused=fused
+            self.model.parameters(), lr=t.learning_rate, betas=BETAS, weight_decay=t.weight_decay, fused=fused
         )
+        self.scratch = None
+        if t.engine == "scratch":
+            self.scratch = Scratch(self.model, learning_rate=t.learning_rate, betas=BETAS, weight_decay=t.weight_decay)
         self.sampler = LaneSampler(self.train_set.windows, t.batch_size, t.seed)
         self.lanes: State = self.model.initial_state(t.batch_size)
         self.held_out = validation_batches(self.validation_set, t.validation_frames)
@@ -200,21 +222,29 @@ class Trainer:
         """Whether the budget is used."""
         return self.share_done() >= 1
 
+    @property
+    def budget_steps(self) -> int | None:
+        """Steps in all; None where the budget is given in minutes."""
+        t = self.metadata.training
+        if t.steps is None and t.epochs is not None:
+            return math.ceil(t.epochs * len(self.train_set) / t.batch_size)
+        return t.steps
+
     def share_done(self) -> float:
         """How much of the budget is used, 0 to 1 or more."""
-        t = self.metadata.training
-        if t.steps is not None:
-            return self.progress.step / t.steps
+        t, steps = self.metadata.training, self.budget_steps
+        if steps is not None:
+            return self.progress.step / steps
         assert t.minutes is not None
         return self.progress.seconds / (60 * t.minutes)
 
     def remaining_s(self, frames_per_second: float) -> float:
         """Seconds until the budget is used."""
-        t = self.metadata.training
-        if t.steps is None:
+        t, steps = self.metadata.training, self.budget_steps
+        if steps is None:
             assert t.minutes is not None
             return max(0.0, 60 * t.minutes - self.progress.seconds)
-        return (t.steps - self.progress.step) * t.batch_size * t.window / max(frames_per_second, 1e-9)
+        return (steps - self.progress.step) * t.batch_size * t.window / max(frames_per_second, 1e-9)
 
     def learning_rate(self) -> float:
         """Linear warm-up by steps, then a cosine over the budget."""
@@ -225,25 +255,39 @@ class Trainer:
 
     def _train_step(self, batch: Batch) -> None:
         t, p = self.metadata.training, self.progress
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        nats, count = self._nats(self.model, batch)
-        loss = nats / count
-        value = loss.item()
-        if not math.isfinite(value):
-            kept = f"; the state of step {self.saved_step} is intact" if self.saved_step >= 0 else ""
-            raise ValueError(
-                f"the loss is not a number any more at step {p.step}: "
-                f"lower training.learning_rate (now {t.learning_rate}){kept}"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), t.clip_norm)
-        self.optimizer.step()
+        value = self._torch_step(batch) if self.scratch is None else self._scratch_step(self.scratch, batch)
         p.step += 1
         p.train_nats = value if p.train_nats is None else 0.98 * p.train_nats + 0.02 * value
         decay = min(t.average_decay, (1 + p.step) / (10 + p.step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+
+    def _torch_step(self, batch: Batch) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        nats, count = self._nats(self.model, batch)
+        loss = nats / count
+        value = self._checked(loss.item())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.metadata.training.clip_norm)
+        self.optimizer.step()
+        return value
+
+    def _scratch_step(self, scratch: Scratch, batch: Batch) -> float:
+        (lanes,) = self.model.reset(self.lanes, batch.first)
+        most = self.metadata.training.clip_norm
+        value, moved = scratch.step(batch, lanes.numpy(), learning_rate=self.learning_rate(), most=most)
+        self.lanes = (torch.from_numpy(moved),)
+        return self._checked(value)
+
+    def _checked(self, loss: float) -> float:
+        if not math.isfinite(loss):
+            kept = f"; the state of step {self.saved_step} is intact" if self.saved_step >= 0 else ""
+            raise ValueError(
+                f"the loss is not a number any more at step {self.progress.step}: "
+                f"lower training.learning_rate (now {self.metadata.training.learning_rate}){kept}"
+            )
+        return loss
 
     def _nats(self, model: SequenceModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Nats summed over the batch, and the number of steps that count; the lanes move on."""
@@ -291,7 +335,8 @@ class Trainer:
         tensors |= {"random.cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             tensors |= {"random.cuda": torch.cuda.get_rng_state(self.device)}
-        for index, moments in self.optimizer.state_dict()["state"].items():
+        kept = self.scratch.moments() if self.scratch else self.optimizer.state_dict()["state"]
+        for index, moments in kept.items():
             tensors |= checkpoint.with_prefix(f"optimizer.{index}", moments)
         facts = {
             "version": continuo.__version__,
@@ -310,6 +355,8 @@ class Trainer:
         self.display.say(f"beginning with what another model learned in {facts['progress']['step']:,} steps")
         for model in (self.model, self.average):
             model.load_weights(learned)
+        if self.scratch:
+            self.scratch.load({})
 
     def _restore(self, tensors: checkpoint.Tensors, facts: dict[str, Any]) -> None:
         self.model.load_state_dict(checkpoint.under_prefix("weights", tensors))
@@ -318,7 +365,11 @@ class Trainer:
         state = self.optimizer.state_dict()
         names = range(len(state["param_groups"][0]["params"]))
         moments = {index: checkpoint.under_prefix(f"optimizer.{index}", tensors) for index in names}
-        self.optimizer.load_state_dict(state | {"state": {i: m for i, m in moments.items() if m}})
+        moments = {index: kept for index, kept in moments.items() if kept}
+        if self.scratch:
+            self.scratch.load(moments)
+        else:
+            self.optimizer.load_state_dict(state | {"state": moments})
         self.progress = Progress(**facts["progress"])
         self.saved_step = self.progress.step
         if self.metadata.training.precision == "auto" and self.device.type == "cpu":
@@ -334,7 +385,7 @@ class Trainer:
             torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
 
 
-def fingerprint(pieces: list[Piece]) -> str:
+def fingerprint(pieces: Pieces) -> str:
     """Changes when pieces come, go or change length."""
-    text = repr([(piece.id, len(piece.samples)) for piece in pieces])
+    text = repr([(piece.id, piece.extent) for piece in pieces])
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

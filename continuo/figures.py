@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from continuo import listening
+from continuo.song import pitch_name
 
 BLUE, ORANGE, GREEN, GREY = "#40618f", "#c05a2b", "#0e7f71", "#8a8a8a"
 COLOURS = {"model": ORANGE, "copy_last": BLUE, "unigram": GREY, "model on training music": GREEN}
@@ -22,7 +23,8 @@ def level_bars(nats: Mapping[str, Sequence[float]]) -> bytes:
         places = np.arange(len(values)) + (number - (len(nats) - 1) / 2) * width
         axis.bar(places, values, width, label=name.replace("_", " "), color=COLOURS.get(name, GREY))
     levels = max((len(values) for values in nats.values()), default=0)
-    axis.set_xticks(range(levels), [f"level {level + 1}" for level in range(levels)])
+    word = "level " if levels <= 8 else ""
+    axis.set_xticks(range(levels), [f"{word}{level + 1}" for level in range(levels)])
     axis.set(ylabel="nats per step", title="What a step of held-out music costs, by level")
     axis.set_ylim(0, 1.25 * max(max(values) for values in nats.values()))  # room for the legend
     _finish(axis, columns=4)
@@ -67,6 +69,18 @@ def distances(sides: Mapping[str, np.ndarray]) -> bytes:
         axis.hist(side, list(edges), density=True, histtype="stepfilled", alpha=0.45, color=colour, label=name)
     axis.set(xlabel="distance to the nearest second of the training music", ylabel="share", yticks=[])
     axis.set_title("Novelty: near 0 would be a copy")
+    _finish(axis)
+    return _png(figure)
+
+
+def pitch_classes(sides: Mapping[str, np.ndarray]) -> bytes:
+    """Shares of the twelve pitch classes, `(12,)` each, side by side."""
+    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    axis = figure.subplots()
+    for number, ((name, shares), colour) in enumerate(zip(sides.items(), (BLUE, ORANGE), strict=False)):
+        axis.bar(np.arange(12) + 0.4 * number - 0.2, shares, 0.4, label=name, color=colour)
+    axis.set_xticks(range(12), [pitch_name(pitch)[:-2] for pitch in range(12)])
+    axis.set(ylabel="share of notes", title="Pitch classes")
     _finish(axis)
     return _png(figure)
 

@@ -66,6 +66,7 @@ class Line:
     keys: list[tuple[float, Any]]
     spans: Spans
     last_fermata: float  # place on the written line where the last notes stand under a fermata; infinity without
+    as_written: bool = False  # lengths as they are printed, no ornament played out
 
 
 class Spans:
@@ -136,6 +137,59 @@ def interpret(score: Score, *, expressive: bool = False) -> tuple[list[Sound], f
     for staff in {s.group: s for s in page.staves}.values():
         hold_pedal(groups[staff.group], _pedal_seconds(page, clock, read_pedal(page, page.family(staff)), times))
     return [sound for sounds in groups.values() for sound in sounds], now_s, tuple(page.warnings)
+
+
+def transcribe(score: Score) -> tuple[list[Sound], float, list[tuple[float, float]], list[tuple[float, int, int]]]:
+    """A score at sounding pitch as it is written, repeats played: sounds, length, tempos and meters.
+
+    All times are quarter notes: the score is played by a clock on which a quarter lasts a second. Articulations,
+    slurs, pedal and fermatas change no length, and of ornaments the main note is played.
+
+    Returns:
+        Sounds, length, `(place, quarter notes per minute)` and `(place, numerator, denominator)`, both sorted.
+
+    Raises:
+        ValueError: repeats without end.
+    """
+    from music21.meter import TimeSignature
+
+    page = Page(score)
+    tempo, metronome = Clock(read_tempi(page, expressive=False)), Clock({0.0: 60.0})
+    signatures = sorted(
+        (
+            (place, mark.numerator, mark.denominator)
+            for s in page.staves
+            for place, mark in page.marked(s, TimeSignature)
+        ),
+        key=lambda entry: entry[0],
+    )
+    times: list[tuple[int, float]] = []
+    tempos: list[tuple[float, float]] = []
+    meters: list[tuple[float, int, int]] = []
+    now_q = 0.0
+    for i in page.order:
+        begin, end = page.starts_q[i], page.starts_q[i + 1]
+        times.append((i, now_q))
+        inside = [(place, qpm) for place, qpm in zip(tempo.places, tempo.qpm, strict=True) if begin < place < end]
+        for place, qpm in [(begin, 60 / tempo.quarter_s(begin)), *inside]:
+            if not tempos or abs(tempos[-1][1] - qpm) > ROUND_Q:
+                tempos.append((now_q + place - begin, qpm))
+        meter = next((m for place, *m in reversed(signatures) if place <= begin + ROUND_Q), None)
+        if meter and (not meters or list(meters[-1][1:]) != meter):
+            meters.append((now_q, meter[0], meter[1]))
+        now_q += end - begin
+    sounds: list[Sound] = []
+    for staff in page.staves:
+        lines = (
+            metronome,
+            Dynamics(page, staff),
+            programs(page, staff),
+            _keys(page, staff),
+            Spans(staff),
+            float("inf"),
+        )
+        sounds += _play_staff(Line(page, staff, *lines, as_written=True), times)
+    return sounds, now_q, tempos, meters
 
 
 def _last_fermata(page: Page) -> float:
@@ -320,7 +374,7 @@ def _strokes(
     rolled = line.spans.arpeggio.get(id(element)) or (
         "ArpeggioMark" in expressions and expressions["ArpeggioMark"].type
     )
-    if rolled and rolled != "non-arpeggio" and len(members) > 1:
+    if rolled and rolled != "non-arpeggio" and len(members) > 1 and not line.as_written:
         onsets = ornaments.arpeggio(onset_s, end_s, len(members), down=rolled == "down")
     for k, ((pitch, member, tie), begin_s) in enumerate(zip(members, onsets, strict=True)):
         until_s = begin_s + _sounding_s(line, element, end_s - begin_s, is_tied=tie in ("start", "continue"))
@@ -333,7 +387,7 @@ def _strokes(
 
 def _sounding_s(line: Line, element: Any, length_s: float, *, is_tied: bool) -> float:
     """How much of its written length a note sounds; a tied note keeps all of it, its last part decides."""
-    if is_tied:
+    if is_tied or line.as_written:
         return length_s
     names = {type(a).__name__ for a in element.articulations}
     slurred = id(element) in line.spans.slurred
@@ -365,7 +419,7 @@ def _ornamented(
 ) -> list[Stroke]:
     """The strokes of a trill, mordent or turn; none when the note is plain."""
     name = _ornament_name(line, element)
-    if not name or not hasattr(member, "pitch"):
+    if not name or not hasattr(member, "pitch") or line.as_written:
         return []
     mark = expressions.get(name)
     key = next((k for p, k in reversed(line.keys) if p <= place + ROUND_Q), None)

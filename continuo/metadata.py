@@ -9,7 +9,7 @@ import difflib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import regex
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -35,11 +35,14 @@ class CorpusSection(Section):
     exclude: tuple[str, ...] = ()
     sample_rate_hz: int = Field(24000, ge=4000, le=192000)
     program: int | None = Field(None, ge=0, le=127, description="General MIDI program for scores; null: as written")
+    programs: tuple[Annotated[int, Field(ge=0, le=127)], ...] = Field(
+        (), description="General MIDI programs whose notes are read, by models of notes; none: all"
+    )
     soundfont: str | None = None
     validation_share: float = Field(0.1, gt=0, lt=1)
     pieces: int | None = Field(None, ge=1, description="use at most so many pieces, chosen by the seed")
     transpose: int | None = Field(
-        None, ge=0, le=12, description="semitones that training pieces are also heard higher and lower; null: 2 if few"
+        None, ge=0, le=12, description="semitones that training pieces are also heard higher and lower; null: if few"
     )
 
 
@@ -88,10 +91,48 @@ class CodebookSection(StftSection):
         return self
 
 
-class LstmSection(Section):
-    """`torch.nn.LSTM` over time; `code_dropout`: the share of training lanes that hear only the coarse levels."""
+class GridSection(Section):
+    """Notes in musical time, rounded to a grid."""
 
-    kind: Literal["lstm"]
+    steps_per_quarter: int = Field(12, ge=1, le=480, description="of the grid; 12 hits 16ths and triplets")
+
+    @model_validator(mode="after")
+    def _divides_quarter(self) -> "GridSection":
+        if 480 % self.steps_per_quarter:
+            raise ValueError(f"steps_per_quarter must divide 480, as 4, 8, 12 and 24 do, not {self.steps_per_quarter}")
+        return self
+
+
+class ChordsSection(GridSection):
+    """Events of notes, chords and rests: what begins, how long it lasts, and when the next event comes."""
+
+    kind: Literal["chords"]
+    classes: int = Field(1000, ge=200, le=32768, description="notes and chords in the vocabulary; others in parts")
+
+
+class RollSection(GridSection):
+    """What sounds at each step of the grid; `strikes`: whether repeated notes differ from held ones."""
+
+    kind: Literal["roll"]
+    steps_per_quarter: int = Field(4, ge=1, le=480)
+    strikes: bool = True
+    most: int = Field(32, ge=1, le=64, description="notes at once, at most; 1: the highest alone")
+
+
+class RemiSection(Section):
+    """REMI+ tokens: bars, positions, programs, pitches, velocities, durations, tempos and time signatures."""
+
+    kind: Literal["remi"]
+    steps_per_quarter: Literal[4, 8, 12, 20, 24, 40, 60, 120] = 12
+    velocities: int = Field(8, ge=1, le=127)
+    bpe: int = Field(
+        0, ge=0, le=32768, description="vocabulary that tokens are merged to by byte pair encoding; 0: none"
+    )
+
+
+class ArchitectureSection(Section):
+    """What backbones share; `code_dropout`: the share of training lanes that hear only the coarse levels."""
+
     hidden: int = Field(512, ge=1, le=8192)
     layers: int = Field(2, ge=1, le=16)
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -99,11 +140,48 @@ class LstmSection(Section):
     head_width: int = Field(512, ge=1, le=8192)
 
 
+class LstmSection(ArchitectureSection):
+    """`torch.nn.LSTM` over time."""
+
+    kind: Literal["lstm"]
+
+
+class ConvSection(ArchitectureSection):
+    """Causal convolutions; layer `n` looks `2 ** n` times `kernel - 1` steps back."""
+
+    kind: Literal["conv"]
+    layers: int = Field(5, ge=1, le=12)
+    kernel: int = Field(3, ge=2, le=64)
+
+
+class MlpSection(ArchitectureSection):
+    """A perceptron on the last `window` steps."""
+
+    kind: Literal["mlp"]
+    window: int = Field(16, ge=2, le=4096)
+
+
+class TransformerSection(ArchitectureSection):
+    """Decoder-only attention over the last `context` steps."""
+
+    kind: Literal["transformer"]
+    layers: int = Field(4, ge=1, le=48)
+    heads: int = Field(4, ge=1, le=128)
+    context: int = Field(256, ge=2, le=16384)
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "TransformerSection":
+        if self.hidden % (2 * self.heads):
+            raise ValueError(f"hidden {self.hidden} must be a multiple of twice the heads, {2 * self.heads}")
+        return self
+
+
 class TrainingSection(Section):
-    """How long (`steps` if given, else `minutes` in all) and how. Every number that a resumed run depends on."""
+    """How long (`steps` if given, else `epochs`, else `minutes` in all) and how: what a resumed run depends on."""
 
     minutes: float | None = Field(10.0, gt=0)
     steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0, description="times that the training pieces are gone through")
     batch_size: int = Field(32, ge=1, le=65536, description="lanes trained side by side")
     window: int = Field(64, ge=1, le=65536, description="steps per lane and batch")
     learning_rate: float = Field(2e-3, gt=0)
@@ -115,17 +193,27 @@ class TrainingSection(Section):
     validation_frames: int = Field(16384, ge=1)
     checkpoint_every_s: float = Field(30.0, gt=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    engine: Literal["torch", "scratch"] = Field(
+        "torch", description="what trains: torch, or continuo.engine (mlp only)"
+    )
     seed: int = Field(0, ge=0, lt=2**63)
 
     @model_validator(mode="after")
     def _has_budget(self) -> "TrainingSection":
-        if self.minutes is None and self.steps is None:
-            raise ValueError("give a budget: minutes or steps")
+        if self.minutes is None and self.steps is None and self.epochs is None:
+            raise ValueError("give a budget: minutes, steps or epochs")
         return self
 
 
-Representation = Annotated[SpectrumSection | CodebookSection, Field(discriminator="kind")]
-Architecture = LstmSection
+Representation = Annotated[
+    SpectrumSection | CodebookSection | ChordsSection | RollSection | RemiSection, Field(discriminator="kind")
+]
+Architecture = Annotated[LstmSection | ConvSection | MlpSection | TransformerSection, Field(discriminator="kind")]
+
+
+REPRESENTATIONS: tuple[type[Section], ...] = (SpectrumSection, CodebookSection, ChordsSection, RollSection, RemiSection)
+ARCHITECTURES: tuple[type[Section], ...] = (LstmSection, ConvSection, MlpSection, TransformerSection)
+KINDS = frozenset(get_args(s.model_fields["kind"].annotation)[0] for s in (*REPRESENTATIONS, *ARCHITECTURES))
 
 
 class Metadata(Section):
@@ -281,7 +369,7 @@ def _with_key(content: Any, keys: list[str], value: Any, whole: str) -> dict[str
 
 def _reason(entry: Any) -> str:
     """One pydantic error in words; the tag of a discriminated union is left out of the key."""
-    parts = [str(part) for part in entry["loc"] if part not in ("spectrum", "codebook")]
+    parts = [str(part) for part in entry["loc"] if part not in KINDS]
     key = ".".join(parts)
     if entry["type"] == "extra_forbidden":
         return f"unknown key {key}{suggestion(key, known_keys())}"
@@ -300,8 +388,8 @@ def known_keys() -> list[str]:
     keys = list(Metadata.model_fields)
     sections: dict[str, tuple[type[BaseModel], ...]] = {
         "corpus": (CorpusSection,),
-        "representation": (SpectrumSection, CodebookSection),
-        "architecture": (LstmSection,),
+        "representation": REPRESENTATIONS,
+        "architecture": ARCHITECTURES,
         "training": (TrainingSection,),
     }
     for name, models in sections.items():

@@ -24,20 +24,46 @@ def read_midi(data: bytes) -> tuple[list[Sound], float, list[str]]:
     Raises:
         ValueError: not a MIDI file, or damaged.
     """
+    score = _parsed(data, "second")
+    sounds: list[Sound] = []
+    warnings: dict[str, None] = {}
+    for track in score.tracks:
+        sounds += _read_track(track, warnings)
+    return sounds, max((s.end_s for s in sounds), default=0.0), list(warnings)
+
+
+def transcribe_midi(data: bytes) -> tuple[list[Sound], float, list[tuple[float, float]], list[tuple[float, int, int]]]:
+    """Keys as they are pressed, without pedal or bend: sounds, length, tempos and meters, in quarter notes.
+
+    Returns:
+        As `continuo.interpretation.transcribe`.
+
+    Raises:
+        ValueError: not a MIDI file, or damaged.
+    """
+    score = _parsed(data, "tick")
+    quarter = float(score.ticks_per_quarter)
+    sounds = [
+        Sound(n.time / quarter, (n.time + n.duration) / quarter, n.pitch, n.velocity, track.program, track.is_drum)
+        for track in score.tracks
+        for n in track.notes
+    ]
+    tempos = sorted((t.time / quarter, t.qpm) for t in score.tempos)
+    meters = sorted((m.time / quarter, m.numerator, m.denominator) for m in score.time_signatures)
+    return sounds, max((s.end_s for s in sounds), default=0.0), tempos, meters
+
+
+def _parsed(data: bytes, unit: str) -> Any:
+    """symusic's score of a MIDI file, times in seconds or ticks."""
     import symusic
 
     data = data[max(data.find(b"MThd"), 0) :]  # a RIFF file holds the MIDI file further on
     check_bounds(data)
     try:
         score: Any = symusic.Score.from_midi(data)
-        score = score.to("second")
+        return score if unit == "tick" else score.to(unit)
     except Exception as error:  # symusic raises whatever its C++ core throws
         raise ValueError(f"not a readable MIDI file ({' '.join(str(error).split())[:150]})") from None
-    sounds: list[Sound] = []
-    warnings: dict[str, None] = {}
-    for track in score.tracks:
-        sounds += _read_track(track, warnings)
-    return sounds, max((s.end_s for s in sounds), default=0.0), list(warnings)
 
 
 def check_bounds(data: bytes) -> None:

@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,7 +23,7 @@ from continuo.command import Parser, printable, run_main
 from continuo.interpretation import interpret
 from continuo.midi import read_midi
 from continuo.notes import Note, Performance
-from continuo.score import one_line, parse_score, read_bytes
+from continuo.score import at_sounding_pitch, explained, parse_score, read_bytes
 from continuo.sounds import Sound
 from continuo.synth import check_rate, find_soundfont, render, write_midi
 
@@ -60,18 +59,11 @@ def perform(path: Path, *, expressive: bool = False) -> Performance:
     found = cache.get_json(key)
     if found is not None:
         return Performance.from_dict(found)
-    try:
+    with explained(path.name, "cannot be performed"):
         if data.startswith((b"MThd", b"RIFF")) or path.suffix.lower() in MIDI_ENDINGS:
             performance = perform_midi(data)
         else:
             performance = perform_score(parse_score(data), expressive=expressive)
-    except ValueError as error:
-        raise ValueError(f"{path.name}: {one_line(error)}") from None
-    except Exception as error:  # a score beyond what was thought of: named, and the next one is performed
-        if os.environ.get("CONTINUO_DEBUG"):
-            raise
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        raise ValueError(f"{path.name}: cannot be performed ({reason}); CONTINUO_DEBUG=1 shows where") from error
     cache.put_json(key, performance.to_dict())
     return performance
 
@@ -99,9 +91,7 @@ def perform_score(score: Score, *, expressive: bool = False) -> Performance:
     Raises:
         ValueError: neither notes nor rests, repeats without end, or longer than `MAX_SECONDS`.
     """
-    if score.atSoundingPitch is False or any(part.atSoundingPitch is False for part in score.parts):
-        score = score.toSoundingPitch(inPlace=False)
-    sounds, seconds, warnings = interpret(score, expressive=expressive)
+    sounds, seconds, warnings = interpret(at_sounding_pitch(score), expressive=expressive)
     if not sounds and not seconds:
         raise ValueError("there is neither a note nor a rest to perform")
     return _finish(sounds, seconds, warnings if sounds else [*warnings, "there is no note: silence"])

@@ -42,6 +42,11 @@ class Piece:
     def seconds(self) -> float:
         return len(self.samples) / self.sample_rate_hz
 
+    @property
+    def extent(self) -> int:
+        """Length in the unit that training is counted by: changes when the music does."""
+        return len(self.samples)
+
     @cached_property
     def gain(self) -> float:
         """What brings the piece to the loudness that every model hears, `REFERENCE_DB`; divide by it to come back."""

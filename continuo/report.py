@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from continuo.files import replacing
+from continuo.files import replacing, write_text
 from continuo.notes import Performance
 from continuo.stft import spectrum
 
@@ -132,7 +132,7 @@ def draw_curves(history: list[list[float]], picture: Path, steps_per_second: flo
 
 
 class TrainingLog:
-    """Curves beside a state file: TensorBoard events in `NAME.runs/`, and a picture, `NAME.curves.png`."""
+    """Curves beside a state: TensorBoard events and `training.csv` in `NAME.runs/`, a picture, `NAME.curves.png`."""
 
     def __init__(self, state_path: Path, *, fresh: bool) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -158,6 +158,8 @@ class TrainingLog:
             self.writer.add_scalar("nats/training", train_nats, step)
         if history and history[-1][0] == step:
             self.writer.add_scalar("nats/held-out", history[-1][3], step)
+            rows = [f"{int(at)},{seconds:.1f},{train:.4f},{held_out:.4f}" for at, seconds, train, held_out in history]
+            write_text(self.folder / "training.csv", "\n".join(["step,seconds,training,held_out", *rows]) + "\n")
 
     def draw(self, history: list[list[float]], steps_per_second: float) -> None:
         """The picture of the curves, where there is anything to draw."""

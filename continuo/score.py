@@ -17,10 +17,13 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element, SubElement, TreeBuilder
@@ -359,3 +362,28 @@ def read_hint(element: Any) -> dict[str, str]:
     if not text.startswith(HINT):
         return {}
     return dict(pair.split("=", 1) for pair in text.removeprefix(HINT).split(";"))
+
+
+def at_sounding_pitch(score: Score) -> Score:
+    """The score with transposing parts as they sound; it stays as it was."""
+    if score.atSoundingPitch is False or any(part.atSoundingPitch is False for part in score.parts):
+        return score.toSoundingPitch(inPlace=False)
+    return score
+
+
+@contextmanager
+def explained(name: str, what: str) -> Iterator[None]:
+    """Whatever goes wrong inside becomes a ValueError of one line that begins with the file's name.
+
+    A score beyond what was thought of is named too, so that the next one is read. CONTINUO_DEBUG lets its error
+    through.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {one_line(error)}") from None
+    except Exception as error:
+        if os.environ.get("CONTINUO_DEBUG"):
+            raise
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ValueError(f"{name}: {what} ({reason}); CONTINUO_DEBUG=1 shows where") from error

@@ -12,10 +12,14 @@ class StreamSpec:
     A categorical stream is `(T, L)` integers, level `l` below `vocabulary[l]`. A continuous one is `(T, F)` floats.
 
     Attributes:
-        steps_per_second: rows per second of music.
+        steps_per_second: rows per second of music; their mean where steps are of unequal length.
         vocabulary: number of classes of each level; empty for a continuous stream.
         features: F of a continuous stream; 0 for a categorical one.
         vectors: `(L, V, P)` the geometry of the codes, where they have one: a step is the sum of its levels' vectors.
+        ranks: `(V,)` where a step is an ascending set: the levels share one alphabet, each code has a higher rank than
+            the one before it, and the code of the highest rank ends the set and fills the levels after it.
+        follows: `(V, V)` bool, which code (column) may follow which (row) from step to step; None: any.
+        opens: `(V,)` bool, which codes may begin a piece; None: any.
         mean, deviation: `(F,)` of a continuous stream's training frames, to standardise with.
     """
 
@@ -23,6 +27,9 @@ class StreamSpec:
     vocabulary: tuple[int, ...] = ()
     features: int = 0
     vectors: torch.Tensor | None = None
+    ranks: torch.Tensor | None = None
+    follows: torch.Tensor | None = None
+    opens: torch.Tensor | None = None
     mean: torch.Tensor | None = None
     deviation: torch.Tensor | None = None
 

@@ -34,6 +34,16 @@ RUN_ROWS = {
     "inversion": "true magnitudes, phases found anew",
     "floor": "other real music of the same pieces",
 }
+NOTE_COLUMNS = {
+    "pitch_class_entropy": "pitch classes, bits",
+    "scale_consistency": "in one scale",
+    "groove_consistency": "groove",
+    "notes_per_second": "notes per second",
+    "mean_pitch": "mean pitch",
+    "stuck": "stuck",
+}
+NOTE_ROWS = {"generated": "free runs", "real": "what the pieces really do"}
+MOST_LEVELS = 8  # of which a table has columns
 
 
 def page(
@@ -47,15 +57,18 @@ def page(
         _verdict(report["verdict"]),
         _sounds(sounds),
         _picture(pictures, "spectrograms", "What one excerpt is, through the codec, and as the model goes on"),
+        _picture(pictures, "roll_real", "The notes of one excerpt"),
+        _picture(pictures, "roll_generated", "The notes of its beginning, and as the model goes on"),
         "<h2>Held-out music</h2>",
         _held_out(report),
         _picture(pictures, "levels", "Nats per step by level, beside two models without time"),
         _picture(pictures, "curves", "Nats per step while training"),
         "<h2>Free runs</h2>",
         _free_runs(report),
-        _long_run(report["long_run"]),
+        _picture(pictures, "pitch_classes", "Pitch classes of free runs and of what the pieces really do"),
+        _long_run(report),
         _picture(pictures, "level", "Level of the long run over time"),
-        _novelty(report["novelty"]),
+        _novelty(report),
         _picture(pictures, "novelty", "Distances of seconds to the nearest second of the training music"),
     ]
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -107,15 +120,22 @@ def _held_out(report: dict[str, Any]) -> str:
     names |= {"copy_last": "the last step again, or a frequent one", "unigram": "frequencies alone"}
     rows = [(words, h[key]) for key, words in names.items()]
     rows += [(f"{other['model']['name']} (beside)", other["held_out"]["model"]) for other in report.get("beside", [])]
-    levels = max(len(costs["levels"]) for _, costs in rows)
-    header = ["", "nats per step", "bits per second", *(f"level {n + 1}" for n in range(levels))]
+    levels = min(MOST_LEVELS, max(len(costs["levels"]) for _, costs in rows))
+    header = ["", "nats per step", "bits per second", "bits per beat", *(f"level {n + 1}" for n in range(levels))]
     cells = [
-        [words, _number(costs["nats_per_step"]), _number(costs["bits_per_second"], 0), *map(_number, costs["levels"])]
+        [
+            words,
+            _number(costs["nats_per_step"]),
+            _number(costs["bits_per_second"], 0 if costs["bits_per_beat"] is None else 1),
+            _number(costs["bits_per_beat"]),
+            *(_number(costs["levels"][n] if n < len(costs["levels"]) else None) for n in range(levels)),
+        ]
         for words, costs in rows
     ]
     unit = "Densities of continuous values: they compare with nothing but each other. " if _dense(report) else ""
     text = (
-        f"{unit}Over {h['frames']:,} steps of held-out and {h['training_frames']:,} of training music; less is better."
+        f"{unit}Over {h['frames']:,} steps of held-out and {h['training_frames']:,} of training music; less is better. "
+        "A beat is a quarter note; sound has none that is known."
     )
     return f'{_table(header, cells)}<p class="small">{text}</p>'
 
@@ -125,41 +145,104 @@ def _dense(report: dict[str, Any]) -> bool:
 
 
 def _free_runs(report: dict[str, Any]) -> str:
-    runs, plan = report["free_runs"], report["plan"]
-    rows = [(words, runs[key]) for key, words in RUN_ROWS.items() if runs.get(key)]
-    rows += [(f"{o['model']['name']} (beside)", o["free_runs"]["generated"]) for o in report.get("beside", [])]
-    cells = [[words, *(_number(figures[column]) for column in RUN_COLUMNS)] for words, figures in rows]
+    runs, beside = report["free_runs"], report.get("beside", [])
+    kinds = {report["model"]["hears"], *(other["model"]["hears"] for other in beside)}
+    columns = (RUN_COLUMNS if "sound" in kinds else {}) | (NOTE_COLUMNS if "notes" in kinds else {})
+    of_notes = report["model"]["hears"] == "notes"
+    rows = [(words, runs[key]) for key, words in (NOTE_ROWS if of_notes else RUN_ROWS).items() if runs.get(key)]
+    for other in beside:
+        rows.append((f"{other['model']['name']} (beside)", other["free_runs"]["generated"]))
+        if other["model"]["hears"] == "notes" and not of_notes:
+            rows.append((f"{other['model']['name']} (beside), {NOTE_ROWS['real']}", other["free_runs"]["real"]))
+    cells = [[words, *(_number(figures.get(column)) for column in columns)] for words, figures in rows]
+    text = _about_notes(report) if of_notes else _about_sound(report)
+    return f'{_table(["", *columns.values()], cells)}<p class="small">{text}</p>'
+
+
+def _runs(report: dict[str, Any]) -> str:
+    plan = report["plan"]
+    count = report["free_runs"]["excerpts"]
+    return f"{count} runs of {plan['seconds']:g} s from {plan['prompt_seconds']:g} s of held-out music"
+
+
+def _about_sound(report: dict[str, Any]) -> str:
+    runs = report["free_runs"]
     text = (
-        f"{runs['excerpts']} runs of {plan['seconds']:g} s from {plan['prompt_seconds']:g} s of held-out music, beside "
-        "what the pieces really do: onsets and flux as shares of theirs. "
+        f"{_runs(report)}, beside what the pieces really do: onsets and flux as shares of theirs. "
         "A squared MMD of 0 and an AUC of 0.5: the two cannot be told apart."
     )
     if runs["generated"]["onset_ratio"] is None:
         text += " Onsets are not compared: this music has too few that the measure hears."
     if runs.get("inversion"):
         text += f" Spectral convergence of the phases: {runs['inversion']['spectral_convergence']:.3f}."
-    return f'{_table(["", *RUN_COLUMNS.values()], cells)}<p class="small">{text}</p>'
+    return text
 
 
-def _long_run(run: Mapping[str, Any] | None) -> str:
+def _about_notes(report: dict[str, Any]) -> str:
+    return (
+        f"{_runs(report)}; figures near those of the pieces are good. Pitch classes: their entropy, 0 for one pitch, "
+        "3.58 for all twelve alike. In one scale: the largest share of notes in any major or minor scale. Groove: how "
+        "much neighbouring bars begin their notes at the same places, 1 for always. Stuck: the share of runs that are "
+        "one note or chord again and again, or silence."
+    )
+
+
+def _long_run(report: dict[str, Any]) -> str:
+    run = report["long_run"]
     if not run:
         return ""
+    rows = _long_notes(run) if report["model"]["hears"] == "notes" else _long_sound(run)
+    return f"<h2>A long run of {run['seconds']:.0f} s</h2>{_table(['', ''], rows)}"
+
+
+def _long_notes(run: Mapping[str, Any]) -> list[list[str]]:
+    by_part, endings = run["notes_per_second_by_part"], run["endings_s"]
+    ends = ", ".join(f"{second:.0f} s" for second in endings) or "none"
+    return [
+        ["stuck", run["stuck"] or "no"],
+        ["notes per second, by quarters (in real music)",
+         f"{', '.join(map(_number, by_part))} ({_number(run['real_notes_per_second'])})"],
+        ["of its second half, heard in its first (in real music)",
+         f"{_number(run['repeated'])} ({_number(run['real_repeated'])})"],
+        ["pieces end after about", ends],
+    ]  # fmt: skip
+
+
+def _long_sound(run: Mapping[str, Any]) -> list[list[str]]:
     drift = ", ".join(f"{value:+.1f} dB {name.replace('_', ' ')}" for name, value in run["level_drift_db"].items())
     loop = "none" if run["loop_s"] is None else f"{run['loop_s']:.2f} s"
     real_loop = "none" if run["real_loop_s"] is None else f"{run['real_loop_s']:.2f} s"
-    rows = [
+    return [
         ["level over that of the first 10 s", drift],
         ["silence", f"{run['silence']:.0%}"],
         ["onsets, of the real, by 30 s", ", ".join(_number(value) for value in run["onset_ratio_by_30_s"])],
         ["loop (in real music)", f"{loop} ({real_loop})"],
         ["longest stretch without change (in real music)", f"{run['still_s']:.1f} s ({run['real_still_s']:.1f} s)"],
     ]
-    return f"<h2>A long run of {run['seconds']:.0f} s</h2>{_table(['', ''], rows)}"
 
 
-def _novelty(new: Mapping[str, Any] | None) -> str:
+def _novelty(report: dict[str, Any]) -> str:
+    new = report["novelty"]
     if not new:
         return ""
+    return f"<h2>Novelty</h2>{_new_notes(new) if report['model']['hears'] == 'notes' else _new_sound(new)}"
+
+
+def _new_notes(new: Mapping[str, Any]) -> str:
+    names = {"generated": "what the model makes", "held_out": "held-out music"}
+    rows = [
+        [words, _number(new[side]["share"]), f"{new[side]['longest']}", new[side]["of"] or "–"]
+        for side, words in names.items()
+    ]
+    text = (
+        f"An event is a step from one onset to the next, in whatever key. Compared with {new['training_minutes']:.0f} "
+        f"of {new['of_minutes']:.0f} minutes of training music."
+    )
+    header = ["", f"share of its {new['stretch']} events in a row that training songs have", "longest, events", "of"]
+    return f'{_table(header, rows)}<p class="small">{text}</p>'
+
+
+def _new_sound(new: Mapping[str, Any]) -> str:
     rows = []
     for kind, words in (("spectrum", "spectrum"), ("harmony", "harmony, in any key")):
         for side, figures in new[kind].items():
@@ -174,7 +257,7 @@ def _novelty(new: Mapping[str, Any] | None) -> str:
         f"{new['of_minutes']:.0f} minutes of training music."
     )
     header = ["distance of seconds to training music", "median", "5th percentile", "of held-out's", "of held-out's 5th"]
-    return f'<h2>Novelty</h2>{_table(header, rows)}<p class="small">{text}</p>'
+    return f'{_table(header, rows)}<p class="small">{text}</p>'
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

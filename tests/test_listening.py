@@ -44,6 +44,7 @@ def test_loudness_and_rate_make_no_difference():
     assert other["onsets_per_s"] == pytest.approx(loud["onsets_per_s"], rel=0.15)
 
 
+@pytest.mark.slow
 def test_the_same_music_is_near_and_other_music_is_far():
     bach = [melody(seed, seconds=8, rate_hz=RATE_HZ) for seed in range(12)]
     more = [melody(seed, seconds=8, rate_hz=RATE_HZ) for seed in range(20, 32)]

@@ -1,13 +1,14 @@
 """The contract of models: step = forward, the future never changes the past, the head is a distribution."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from continuo.metadata import LstmSection
+from continuo.metadata import ConvSection, LstmSection, MlpSection, TransformerSection
 from continuo.sampling import Sampling, draw
 from continuo.stream import StreamSpec
 from model_definition import MODELS, LevelHead, SequenceModel, build_model
@@ -19,12 +20,23 @@ def spec_of(kind: str) -> StreamSpec:
         return StreamSpec(62.5, (7, 7, 7), vectors=torch.randn(3, 7, 5))
     if kind == "learned":
         return StreamSpec(4.0, (9, 4))
+    if kind == "sets":
+        return StreamSpec(4.0, (6, 6, 6), ranks=torch.tensor([4, 0, 0, 1, 2, 3]))
     return StreamSpec(62.5, features=10, mean=torch.randn(10), deviation=torch.rand(10) + 0.5)
 
 
-def model_of(kind: str, dropout: float = 0.0) -> SequenceModel:
+SMALL = {"hidden": 12, "layers": 2, "head_width": 16}
+SECTIONS = {
+    "lstm": LstmSection(kind="lstm", **SMALL),
+    "conv": ConvSection(kind="conv", kernel=3, **SMALL),
+    "mlp": MlpSection(kind="mlp", window=4, **SMALL),
+    "transformer": TransformerSection(kind="transformer", heads=2, context=5, **SMALL),
+}
+
+
+def model_of(kind: str, dropout: float = 0.0, backbone: str = "lstm") -> SequenceModel:
     torch.manual_seed(1)
-    section = LstmSection(kind="lstm", hidden=12, layers=2, head_width=16, dropout=dropout)
+    section = SECTIONS[backbone].model_copy(update={"dropout": dropout})
     return build_model(section, spec_of(kind)).eval()
 
 
@@ -32,15 +44,19 @@ def stream(spec: StreamSpec, steps: int, batch: int = 2) -> torch.Tensor:
     generator = torch.Generator().manual_seed(2)
     if spec.continuous:
         return torch.randn(batch, steps, spec.features, generator=generator).abs()
+    if spec.ranks is not None:
+        return SETS[torch.randint(len(SETS), (batch, steps), generator=generator)]
     return torch.stack([torch.randint(v, (batch, steps), generator=generator) for v in spec.vocabulary], dim=-1)
 
 
-KINDS = ["geometry", "learned", "continuous"]
+SETS = torch.tensor([[0, 0, 0], [1, 0, 0], [2, 3, 0], [1, 4, 5], [3, 0, 0], [2, 4, 0]])
+KINDS = ["geometry", "learned", "continuous", "sets"]
 
 
+@pytest.mark.parametrize("backbone", SECTIONS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_A04_forward_equals_the_steps(kind):
-    model = model_of(kind)
+def test_A04_forward_equals_the_steps(kind, backbone):
+    model = model_of(kind, backbone=backbone)
     x = stream(model.spec, 9)
     whole, end = model(x, model.initial_state(2))
     state = model.initial_state(2)
@@ -53,9 +69,10 @@ def test_A04_forward_equals_the_steps(kind):
     torch.testing.assert_close(torch.cat([first, model(x[:, 4:], middle)[0]], 1), whole, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("backbone", SECTIONS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_future_never_changes_the_past(kind):
-    model = model_of(kind)
+def test_the_future_never_changes_the_past(kind, backbone):
+    model = model_of(kind, backbone=backbone)
     x = stream(model.spec, 8)
     changed = x.clone()
     changed[:, 5:] = stream(model.spec, 11)[:, 8:11]
@@ -64,9 +81,10 @@ def test_the_future_never_changes_the_past(kind):
     assert not torch.equal(a[:, 5:], b[:, 5:])
 
 
+@pytest.mark.parametrize("backbone", SECTIONS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_lanes_do_not_hear_each_other_and_reset_alone(kind):
-    model = model_of(kind)
+def test_lanes_do_not_hear_each_other_and_reset_alone(kind, backbone):
+    model = model_of(kind, backbone=backbone)
     x = stream(model.spec, 6)
     _, state = model(x, model.initial_state(2))
     state = model.reset(state, torch.tensor([False, True]))
@@ -85,6 +103,61 @@ def test_levels_are_a_distribution_over_whole_steps():
     last = context[:, -1:].expand(len(steps), -1, -1)
     nats = model.head.nats(last, steps[:, None]).sum(-1)
     assert nats.neg().exp().sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_sets_are_a_distribution_and_only_ascending_ones_are_drawn():
+    """The probabilities of all ascending sets of at most three codes sum to one; all others have none."""
+    model = model_of("sets")
+    ranks = model.spec.ranks
+    every = torch.cartesian_prod(*[torch.arange(6)] * 3)
+    legal = []
+    for codes in every.tolist():
+        heard = codes[: codes.index(0)] if 0 in codes else codes
+        ascending = all(ranks[a] < ranks[b] for a, b in pairwise(heard))
+        legal.append(ascending and not any(codes[len(heard) :]))
+    legal = torch.tensor(legal)
+    context, _ = model(stream(model.spec, 3, batch=1), model.initial_state(1))
+    last = context[:, -1:].expand(len(every), -1, -1)
+    assert legal.sum() == 1 + 5 + 9 + 7  # of five codes, two of which share a rank
+    nats = model.head.nats(last[legal], every[legal][:, None]).sum(-1)
+    assert nats.neg().exp().sum().item() == pytest.approx(1, abs=1e-5)
+    drawn = model.sample(last[0].expand(20_000, -1), generator=torch.Generator().manual_seed(0))
+    found = {tuple(row) for row in drawn.tolist()}
+    assert found <= {tuple(row) for row in every[legal].tolist()}
+    share = (drawn == torch.tensor([1, 4, 5])).all(-1).float().mean().item()
+    place = [row.tolist() for row in every[legal]].index([1, 4, 5])
+    assert share == pytest.approx(nats[place].neg().exp().item(), abs=0.01)
+
+
+def test_the_transformer_hears_its_context_and_no_more():
+    model = model_of("learned", backbone="transformer")
+    one = model_of("learned", backbone="transformer")
+    one.backbone.blocks = one.backbone.blocks[:1]  # one layer: what is out of its context cannot come in otherwise
+    x = stream(model.spec, 12, batch=1)
+    changed = x.clone()
+    changed[:, 6] = (changed[:, 6] + 1) % torch.tensor([9, 4])
+    a, b = (one(steps, one.initial_state(1))[0][0] for steps in (x, changed))
+    assert not torch.allclose(a[10], b[10])  # context 5: steps 6 to 10
+    torch.testing.assert_close(a[11], b[11])
+
+
+def test_positions_are_relative():
+    """What was heard long before has no say in what the same last steps mean, however late they come."""
+    model = model_of("learned", backbone="transformer")
+    x = stream(model.spec, 40, batch=1)
+    far = torch.cat([stream(model.spec, 60, batch=1), x], dim=1)
+    near, late = model(x, model.initial_state(1))[0], model(far, model.initial_state(1))[0]
+    torch.testing.assert_close(near[:, -1], late[:, -1], atol=1e-5, rtol=1e-4)
+
+
+def test_codes_that_training_never_meets_are_unlikely_from_the_start():
+    model = model_of("learned")
+    counts = torch.zeros(2, 9)
+    counts[0, 3], counts[1, 2] = 90, 90
+    model.expect(counts)
+    context, _ = model(stream(model.spec, 3, batch=1), model.initial_state(1))
+    drawn = model.sample(context[:, -1].expand(1000, -1), generator=torch.Generator().manual_seed(0))
+    assert (drawn == torch.tensor([3, 2])).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -221,4 +294,4 @@ def test_A04_the_model_learns(kind):
 
 
 def test_every_architecture_of_the_metadata_is_in_the_table():
-    assert set(MODELS) == {"lstm"}
+    assert set(MODELS) == set(SECTIONS)

@@ -228,6 +228,7 @@ def test_without_a_model_of_ones_own_the_demo_model_continues(tmp_path, prompt_w
     assert "model.json" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_A07_predict_while_training(tmp_path, music_folder, prompt_wav):
     """Two processes: each prediction is of a later step than the one before, and training is not disturbed.
 

@@ -24,6 +24,7 @@ QUICK = {
 }
 
 
+@pytest.mark.slow
 def test_A01_every_shared_recording_is_heard_or_explained(shared_data):
     loaded = corpus.load(CorpusSection(path=str(shared_data / "audio" / "orchestral-gpl"), sample_rate_hz=24000))
     assert len(loaded.pieces) == 11

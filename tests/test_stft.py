@@ -130,6 +130,7 @@ def test_codes_of_a_piece_say_what_its_spectrum_was():
     assert (f.magnitude(codes) >= 0).all()
 
 
+@pytest.mark.slow
 def test_the_post_filter_brings_frames_nearer_to_the_truth():
     """On a piece that it was not fitted on: its error and, above all, how much it moves. Nothing learned is look-up."""
     section = CodebookSection(kind="codebook", n_fft=256, hop=64, components=32, levels=2, centroids=64)

@@ -23,7 +23,8 @@ ALLOWED = {
     "predict": {"continuo", "predictor"},
     "excerpts": {"continuo", "corpus", "featurizer", "predictor"},
     "evaluation": {"continuo", "dataset", "excerpts", "predictor"},
-    "evaluate": {"continuo", "evaluation", "excerpts"},
+    "songs_evaluation": {"continuo", "dataset", "evaluation", "excerpts", "predictor"},
+    "evaluate": {"continuo", "evaluation", "songs_evaluation", "excerpts", "predictor"},
 }
 SPINE = sorted(ALLOWED)
 LEAVES = sorted(path.stem for path in (ROOT / "continuo").glob("*.py"))

@@ -1,0 +1,145 @@
+"""The JSB chorales benchmark: nats per frame of held-out chorales on a quarter-note grid, all notes of a frame at once.
+
+    python benchmarks/jsb.py --test FILE [--train ../shared/data/jsb] [--minutes 10] [--json]
+
+Standard split and grid of Boulanger-Lewandowski et al. (2012), as JSON: {"train": [...], "valid": [...], "test":
+[...]}, a piece a list of frames, a frame a list of MIDI pitches. The model is the project's own roll representation
+and LSTM, trained from scratch on the training pieces in other keys; the best state on "valid" is scored on "test". A
+frame costs what its set of notes costs, the first frame of a piece included; that a piece ends is not counted.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from continuo import metadata
+from continuo.command import Parser, run_main
+from continuo.device import choose
+from continuo.progress import Display
+from continuo.song import QUARTER, Song, Tone
+from predictor import Predictor
+from trainer import Trainer
+
+FILE = "jsb-chorales-quarter.json"
+MODEL: dict[str, Any] = {
+    "corpus": {"transpose": 6},
+    "representation": {"kind": "roll", "steps_per_quarter": 1, "strikes": False},
+    "architecture": {
+        "kind": "lstm", "hidden": 384, "layers": 2, "dropout": 0.5, "code_dropout": 0.0, "head_width": 256,
+    },
+    "training": {
+        "minutes": 10.0, "batch_size": 32, "window": 32, "learning_rate": 2e-3, "weight_decay": 0.05,
+        "average_decay": 0.998, "validate_every_steps": 200, "validation_frames": 1_000_000, "precision": "float32",
+    },
+    "state": "jsb.safetensors",
+}  # fmt: skip
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser("jsb.py", __doc__)
+    parser.add_argument("--test", type=Path, required=True, metavar="FILE", help=f"pieces to score; {FILE} or like it")
+    parser.add_argument("--train", type=Path, default=Path("../shared/data/jsb"), help=f"{FILE}, or its folder")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of training (default: 10)")
+    parser.add_argument("--split", help='of FILE that is scored (default: "test", else all there is)')
+    parser.add_argument("--out", type=Path, help="folder to keep the model in (default: none is kept)")
+    parser.add_argument("--device", default="cpu", help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu (default)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the model")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--json", action="store_true", help="print the results as one JSON object on the last line")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    return run_main(lambda: _run(arguments), name="jsb.py")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    source = arguments.train / FILE if arguments.train.is_dir() else arguments.train
+    train, valid = read(source, "train"), read(source, "valid")
+    test = read(arguments.test, arguments.split)
+    overrides = {"training.minutes": arguments.minutes} | metadata.parse_assignments(arguments.set)
+    described = metadata.validated(MODEL, overrides, source="jsb.py")
+    device, _ = choose(arguments.device)
+    with Display(quiet=arguments.quiet) as display, tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.out or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        meta = folder / "jsb.json"
+        metadata.save(described, meta)
+        trainer = Trainer(
+            described, folder / described.state, device, fresh=True, pieces=(train, valid), display=display
+        )
+        task = display.task("training", 1.0)
+        trainer.run(lambda t: task.update(t.share_done(), f"{t.progress.train_nats:.2f} {t.progress.validation_nats}"))
+        task.close()
+        predictor = Predictor.load(meta, device)
+        p = trainer.progress
+        results = {
+            "test_nats_per_frame": nats_per_frame(predictor, test),
+            "valid_nats_per_frame": nats_per_frame(predictor, valid),
+            "train_nats_per_frame": nats_per_frame(predictor, train),
+            "train_pieces": len(train),
+            "valid_pieces": len(valid),
+            "test_pieces": len(test),
+            "step": p.step,
+            "weights_step": predictor.weights_step,
+            "minutes": p.seconds / 60,
+            "history": [[step, round(nats, 3), round(held, 3)] for step, _, nats, held in p.history],
+        }
+    print(f"{results['test_nats_per_frame']:.3f} nats per frame on {len(test)} pieces")
+    if arguments.json:
+        print(json.dumps(results))
+    return 0
+
+
+@torch.inference_mode()
+def nats_per_frame(predictor: Predictor, songs: list[Song]) -> float:
+    """Mean nats of a frame over all frames of all songs."""
+    total, frames = 0.0, 0
+    for song in songs:
+        codes = predictor.featurizer.encode(song).to(predictor.device)[None]
+        contexts, _ = predictor.model(codes[:, :-1], predictor.model.initial_state(1))
+        contexts = torch.cat([predictor.model.opening(1)[:, None], contexts], dim=1)
+        total += float(predictor.model.head.nats(contexts, codes).double().sum())
+        frames += codes.shape[1]
+    return total / frames
+
+
+def read(path: Path, split: str | None) -> list[Song]:
+    """The pieces of a split as songs, a frame a quarter note long.
+
+    Raises:
+        ValueError: the file is missing or of another kind, or has no such split.
+    """
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): give the JSON of the JSB chorales") from None
+    if isinstance(data, dict):
+        if split and split not in data:
+            raise ValueError(f"{path} has no split {split!r}, only {', '.join(data)}")
+        chosen = split or ("test" if "test" in data else None)
+        data = data[chosen] if chosen else [piece for pieces in data.values() for piece in pieces]
+    try:
+        songs = [_song(f"{path.stem}-{split}-{number}", piece) for number, piece in enumerate(data)]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: a piece must be a list of frames of MIDI pitches ({error})") from None
+    if not songs:
+        raise ValueError(f"{path} holds no pieces")
+    return songs
+
+
+def _song(name: str, frames: list[list[float]]) -> Song:
+    tones = {Tone(k * QUARTER, int(pitch), QUARTER) for k, frame in enumerate(frames) for pitch in frame if pitch > 0}
+    return Song(name, name, tuple(sorted(tones)), len(frames) * QUARTER)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""A score or MIDI file as a `Song`: what is written, in musical time."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from continuo import cache
+from continuo.interpretation import transcribe
+from continuo.midi import transcribe_midi
+from continuo.performance import MAX_NOTES, MAX_SECONDS, MIDI_ENDINGS, SCORE_ENDINGS
+from continuo.score import at_sounding_pitch, explained, parse_score, read_bytes
+from continuo.song import QUARTER, Song, Tone
+from continuo.sounds import Sound
+
+VERSION = 1
+"""Part of every cache key: raise it whenever the same file would be read differently."""
+QPM_RANGE = (4.0, 1000.0)
+Mark = TypeVar("Mark", bound=tuple[Any, ...])
+
+
+def read_song(path: Path, *, name: str | None = None) -> Song:
+    """A MusicXML or MIDI file as it is written, repeats played, at sounding pitch; kept in the cache.
+
+    Raises:
+        ValueError: one line saying why it cannot be read: missing, empty, ill-formed, oversize, without notes.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SCORE_ENDINGS:
+        raise ValueError(f"{path.name}: not a score; known endings are {' '.join(sorted(SCORE_ENDINGS))}")
+    data = read_bytes(path)
+    key = cache.key_of_values("song", VERSION, hashlib.sha256(data).hexdigest())
+    found = cache.get_json(key)
+    if found is None:
+        with explained(path.name, "cannot be read"):
+            is_midi = data.startswith((b"MThd", b"RIFF")) or path.suffix.lower() in MIDI_ENDINGS
+            song = _song(*(transcribe_midi(data) if is_midi else transcribe(at_sounding_pitch(parse_score(data)))))
+        found = song.to_dict()
+        cache.put_json(key, found)
+    return Song.from_dict(found, id=name or path.name, source=str(path), key=key)
+
+
+def _song(
+    sounds: list[Sound], length_q: float, tempos: list[tuple[float, float]], meters: list[tuple[float, int, int]]
+) -> Song:
+    """Check what was read, and round it to ticks and semitones."""
+    tones = set()
+    for s in sounds:
+        if not (math.isfinite(s.onset_s) and math.isfinite(s.end_s) and math.isfinite(s.pitch)):
+            raise ValueError("a note has no finite time or pitch; export the score again")
+        onset, end, pitch = _tick(max(s.onset_s, 0.0)), _tick(s.end_s), math.floor(s.pitch + 0.5)
+        if end >= onset and 0 <= pitch <= 127:
+            velocity = min(127, max(1, round(s.velocity)))
+            tones.add(Tone(onset, pitch, max(1, end - onset), velocity, s.program, s.is_drum))
+    if not tones:
+        raise ValueError("there is no note in it")
+    if len(tones) > MAX_NOTES:
+        raise ValueError(f"more than {MAX_NOTES} notes; split the score")
+    heard = _changes((_tick(at), float(qpm)) for at, qpm in tempos if QPM_RANGE[0] <= qpm <= QPM_RANGE[1])
+    counted = _changes((_tick(at), n, d) for at, n, d in meters if n > 0 and d > 0 and n * 4 * QUARTER % d == 0)
+    defaults = Song("", "", (), 0)
+    ticks = max(_tick(length_q), *(t.end for t in tones))
+    song = Song("", "", tuple(sorted(tones)), ticks, heard or defaults.tempos, counted or defaults.meters)
+    if song.seconds > MAX_SECONDS:
+        raise ValueError(f"it would last {song.seconds / 3600:.1f} hours; the most is {MAX_SECONDS / 3600:.0f}")
+    return song
+
+
+def _changes(marks: Iterable[Mark]) -> tuple[Mark, ...]:
+    """Of marks that begin with their tick the last at each place, and only those that change something."""
+    found: list[Mark] = []
+    for mark in {mark[0]: mark for mark in marks}.values():
+        if not found or found[-1][1:] != mark[1:]:
+            found.append(mark)
+    return tuple(found)
+
+
+def _tick(quarters: float) -> int:
+    return math.floor(quarters * QUARTER + 0.5)
