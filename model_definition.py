@@ -162,9 +162,10 @@ class Transformer(Backbone):
         there = torch.arange(past + steps, device=x.device)
         near = (there <= here) & (there > here - self.context)  # (T, past + T)
         allowed = (near & (there >= past - filled.view(-1, 1, 1)))[:, None]  # (B, 1, T, past + T)
+        turns = rotations(past + steps, self.width // self.heads, x)
         kept_keys, kept_values = [], []
         for layer, block in enumerate(self.blocks):
-            x, k, v = block(x, keys[:, layer], values[:, layer], allowed)
+            x, k, v = block(x, keys[:, layer], values[:, layer], allowed, turns)
             kept_keys.append(k[:, steps:])
             kept_values.append(v[:, steps:])
         moved = torch.stack(kept_keys, 1), torch.stack(kept_values, 1), (filled + steps).clamp(max=past)
@@ -185,7 +186,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(section.dropout)
 
     def forward(
-        self, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, allowed: torch.Tensor
+        self, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, allowed: torch.Tensor, turns: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Steps `(B, T, H)` with the keys and values before them `(B, P, H)`; returns the latter with these added."""
         h = self.norm_attention(x)
@@ -193,20 +194,27 @@ class Block(nn.Module):
         keys, values = torch.cat([keys.to(k.dtype), k], dim=1), torch.cat([values.to(v.dtype), v], dim=1)
         split = lambda tensor: tensor.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # noqa: E731  (B, heads, T, D)
         past = keys.shape[1] - x.shape[1]
-        q, k = rotated(split(self.queries(h)), past), rotated(split(keys), 0)
+        q, k = rotated(split(self.queries(h)), turns[:, past:]), rotated(split(keys), turns)
         mixed = F.scaled_dot_product_attention(q, k, split(values), attn_mask=allowed)
         x = x + self.dropout(self.attended(mixed.transpose(1, 2).flatten(2)))
         return x + self.dropout(self.outer(F.silu(self.inner(self.norm_forward(x))))), keys, values
 
 
-def rotated(x: torch.Tensor, first: int) -> torch.Tensor:
-    """Pairs of features turned by an angle that grows with the position, `(B, heads, T, D)`; D is even."""
-    half = x.shape[-1] // 2
-    turn = 10_000.0 ** (-torch.arange(half, device=x.device) / half)
-    angle = torch.arange(first, first + x.shape[-2], device=x.device)[:, None] * turn
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    a, b = x[..., :half], x[..., half:]
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+def rotations(positions: int, features: int, like: torch.Tensor) -> torch.Tensor:
+    """Cosines and sines `(2, positions, features)` of angles that grow with the position; features are even.
+
+    The sines have the signs that turn a pair (a, b) to (a cos - b sin, b cos + a sin), b being half the features away.
+    """
+    half = features // 2
+    turn = 10_000.0 ** (-torch.arange(half, device=like.device) / half)
+    angle = torch.arange(positions, device=like.device)[:, None] * turn
+    cos, sin = angle.cos(), angle.sin()
+    return torch.stack([torch.cat([cos, cos], 1), torch.cat([-sin, sin], 1)]).to(like.dtype)
+
+
+def rotated(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """Features `(B, heads, T, D)` turned by their position."""
+    return x * turns[0] + x.roll(x.shape[-1] // 2, -1) * turns[1]
 
 
 class CodeEmbedding(nn.Module):

@@ -34,7 +34,7 @@ from model_definition import SequenceModel, State, build_model
 FIRST_SAVE_S = 30.0
 SMALL_CORPUS_S = 3600.0  # what is less is memorised, unless it is heard in other keys too
 SOUND_KEYS = 2  # semitones up and down, where the metadata leaves it open
-MOST_KEYS, ENOUGH_NOTES_S = 5, 24 * 3600.0  # the same of notes: as many as make so many seconds
+MOST_KEYS, ENOUGH_NOTES_S = 5, 16 * 3600.0  # the same of notes: as many as make so many seconds
 Pieces = list[Any]  # of `Piece` or of `Song`, as the featurizer hears
 MEMORISING = 3  # validations in a row, each worse than the best
 BETAS = (0.9, 0.98)

@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(1)  # as predict.py does
     predictor = Predictor.load(arguments.meta)
+    if predictor.hears != "sound":
+        raise ValueError(f"{arguments.meta} is a model of notes, which evaluate.py --meta {arguments.meta} measures")
     rate = predictor.sample_rate_hz
     how = Sampling(arguments.temperature, arguments.coarse_temperature, arguments.fine_temperature)
     times = {"prompt_seconds": arguments.prompt_seconds, "seconds": arguments.seconds}
