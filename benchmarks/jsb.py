@@ -1,6 +1,6 @@
 """The JSB chorales benchmark: nats per frame of held-out chorales on a quarter-note grid, all notes of a frame at once.
 
-    python benchmarks/jsb.py --test FILE [--train ../shared/data/jsb] [--minutes 10] [--json]
+    python benchmarks/jsb.py --test FILE [--train ../shared/data/jsb] [--minutes 25] [--json]
 
 Standard split and grid of Boulanger-Lewandowski et al. (2012), as JSON: {"train": [...], "valid": [...], "test":
 [...]}, a piece a list of frames, a frame a list of MIDI pitches. The model is the project's own roll representation
@@ -32,10 +32,10 @@ MODEL: dict[str, Any] = {
     "corpus": {"transpose": 6},
     "representation": {"kind": "roll", "steps_per_quarter": 1, "strikes": False},
     "architecture": {
-        "kind": "lstm", "hidden": 384, "layers": 2, "dropout": 0.5, "code_dropout": 0.0, "head_width": 256,
+        "kind": "lstm", "hidden": 384, "layers": 2, "dropout": 0.5, "code_dropout": 0.0, "head_width": 384,
     },
     "training": {
-        "minutes": 10.0, "batch_size": 32, "window": 32, "learning_rate": 2e-3, "weight_decay": 0.05,
+        "minutes": 25.0, "batch_size": 32, "window": 32, "learning_rate": 2e-3, "weight_decay": 0.05,
         "average_decay": 0.998, "validate_every_steps": 200, "validation_frames": 1_000_000, "precision": "float32",
     },
     "state": "jsb.safetensors",
@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser("jsb.py", __doc__)
     parser.add_argument("--test", type=Path, required=True, metavar="FILE", help=f"pieces to score; {FILE} or like it")
     parser.add_argument("--train", type=Path, default=Path("../shared/data/jsb"), help=f"{FILE}, or its folder")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of training (default: 10)")
+    parser.add_argument("--minutes", type=float, default=25.0, help="of training (default: 25)")
     parser.add_argument("--split", help='of FILE that is scored (default: "test", else all there is)')
     parser.add_argument("--out", type=Path, help="folder to keep the model in (default: none is kept)")
     parser.add_argument("--device", default="cpu", help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu (default)")

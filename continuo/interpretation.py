@@ -233,7 +233,7 @@ def _keys(page: Page, staff: Staff) -> list[tuple[float, Any]]:
 def _play_staff(line: Line, times: list[tuple[int, float]]) -> list[Sound]:
     """The sounds of one staff in playing order, ties joined."""
     sounds: list[Sound] = []
-    tied: dict[float, Sound] = {}
+    tied: dict[float, list[Sound]] = {}
     bars = [_gestures(bar) for bar in line.staff.bars]
     for i, begin_s in times:
         if i < len(bars):
@@ -277,7 +277,7 @@ def _gestures(bar: list[Written]) -> list[Gesture]:
 
 
 def _play(
-    line: Line, gesture: Gesture, bar_q: float, zero_s: float, sounds: list[Sound], tied: dict[float, Sound]
+    line: Line, gesture: Gesture, bar_q: float, zero_s: float, sounds: list[Sound], tied: dict[float, list[Sound]]
 ) -> None:
     """One gesture at its place; `zero_s` is what the clock's seconds must be shifted by in this playing of the bar."""
     main = gesture.main
@@ -291,15 +291,17 @@ def _play(
     velocity = line.dynamics(place)
 
     def add(stroke: Stroke, stress: float, tie: str = "") -> None:
-        held = tied.pop(stroke.pitch, None)
-        if held is not None and tie in ("stop", "continue") and abs(held.end_s - stroke.onset_s) < SAME_S:
+        waiting = tied.setdefault(stroke.pitch, [])  # of several voices, perhaps
+        held = next((s for s in waiting if abs(s.end_s - stroke.onset_s) < SAME_S), None)
+        if held is not None and tie in ("stop", "continue"):
+            waiting.remove(held)
             held.end_s, sound = stroke.end_s, held
         else:
             level = min(max(velocity + stress, 1.0), 127.0)
             sound = Sound(stroke.onset_s, stroke.end_s, stroke.pitch, level, program, is_drum)
             sounds.append(sound)
         if tie in ("start", "continue"):
-            tied[stroke.pitch] = sound
+            waiting.append(sound)
 
     taken_s = _grace_time(line, gesture, place, end_s - onset_s)
     for stroke, tie in _graces(gesture.before, onset_s, onset_s + taken_s):

@@ -10,7 +10,7 @@ from conftest import RATE_HZ, SMALL, melody, set_flags
 from continuo.metadata import PRESETS, from_preset
 from continuo.song import QUARTER, Song, Tone
 from continuo.transcript import read_song
-from continuo.writing import write_song_midi
+from continuo.writing import write_musicxml, write_song_midi
 from predictor import Predictor, continued
 
 SCALE = (0, 2, 4, 5, 7, 9, 11)
@@ -343,6 +343,14 @@ def test_a_prompt_out_of_range_is_moved_and_named(models, tmp_path, capsys):
     flags = ["--meta", str(models["roll-conv"]), "--prompt", str(tmp_path / "high.mid"), "--frames", "4"]
     assert main([*flags, "--out", str(tmp_path / "x.wav")]) == 0
     assert "1 notes of the prompt are beyond" in capsys.readouterr().err
+
+
+def test_ties_of_one_pitch_in_two_voices_are_kept_apart(tmp_path):
+    tones = (Tone(0, 60, 2880), Tone(480, 60, 960), Tone(1440, 60, 1440), Tone(2400, 64, 480))
+    write_musicxml(Song("s", "s", tones, 3840), tmp_path / "s.musicxml", title="ties")
+    assert [(t.onset, t.pitch, t.length) for t in read_song(tmp_path / "s.musicxml").tones] == [
+        (t.onset, t.pitch, t.length) for t in tones
+    ]
 
 
 def test_presets_are_complete():
