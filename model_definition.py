@@ -150,26 +150,24 @@ class Transformer(Backbone):
         self.blocks = nn.ModuleList(Block(section) for _ in range(section.layers))
 
     def initial_state(self, batch: int) -> State:
-        """Keys and values `(B, layers, context - 1, H)`, and how many of them are real, `(B, 1)`."""
+        """Keys and values of each layer in turn, `(B, context - 1, H)`, and how many of them are real, `(B, 1)`."""
         like = next(self.parameters())
-        memory = like.new_zeros(batch, len(self.blocks), self.context - 1, self.width)
-        return memory, memory.clone(), like.new_zeros(batch, 1)
+        memory = [like.new_zeros(batch, self.context - 1, self.width) for _ in range(2 * len(self.blocks))]
+        return (*memory, like.new_zeros(batch, 1))
 
     def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        keys, values, filled = state
+        *memory, filled = state
         past, steps = self.context - 1, x.shape[1]
         here = torch.arange(past, past + steps, device=x.device)[:, None]
         there = torch.arange(past + steps, device=x.device)
         near = (there <= here) & (there > here - self.context)  # (T, past + T)
         allowed = (near & (there >= past - filled.view(-1, 1, 1)))[:, None]  # (B, 1, T, past + T)
         turns = rotations(past + steps, self.width // self.heads, x)
-        kept_keys, kept_values = [], []
-        for layer, block in enumerate(self.blocks):
-            x, k, v = block(x, keys[:, layer], values[:, layer], allowed, turns)
-            kept_keys.append(k[:, steps:])
-            kept_values.append(v[:, steps:])
-        moved = torch.stack(kept_keys, 1), torch.stack(kept_values, 1), (filled + steps).clamp(max=past)
-        return x, moved
+        moved: list[torch.Tensor] = []
+        for keys, values, block in zip(memory[::2], memory[1::2], self.blocks, strict=True):
+            x, keys, values = block(x, keys, values, allowed, turns)
+            moved += [keys[:, steps:], values[:, steps:]]
+        return x, (*moved, (filled + steps).clamp(max=past))
 
 
 class Block(nn.Module):

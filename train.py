@@ -3,6 +3,7 @@
     python train.py                                   the default model on the embedded chorales, 10 minutes
     python train.py --corpus ~/recordings --minutes 60
     python train.py --meta piano.json --preset spectral-lstm --corpus ~/piano
+    python train.py --meta tunes.json --preset notes-mlp --corpus ~/midi --epochs 10
 
 Stop it with Ctrl-C whenever you like; the same command goes on where it stopped. While it runs,
 `python predict.py` continues a score with what has been learned so far.
@@ -23,13 +24,16 @@ from continuo.files import check_writable
 if TYPE_CHECKING:
     from trainer import Trainer
 
+MODELS = Path(__file__).resolve().parent / "models"
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser("train.py", __doc__)
     parser.add_argument(
         "--meta", type=Path, default=Path("model.json"), help="metadata file; created if missing (default: model.json)"
     )
-    parser.add_argument("--preset", help="a preset of models/ to create it from (default: codebook-lstm)")
+    presets = ", ".join(sorted(path.stem for path in MODELS.glob("*.json")))
+    parser.add_argument("--preset", help=f"the preset to create it from, of {presets} (default: codebook-lstm)")
     parser.add_argument("--corpus", help="a folder of recordings or scores, or music21:bach")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, help="train for so many minutes in all")

@@ -374,7 +374,7 @@ class Trainer:
         self.saved_step = self.progress.step
         if self.metadata.training.precision == "auto" and self.device.type == "cpu":
             self.precision = getattr(torch, facts["precision"])  # a measurement must not change a resumed run
-        lanes = [tensors[name] for name in sorted(n for n in tensors if n.startswith("lanes."))]
+        lanes = [tensors[f"lanes.{i}"] for i in range(len(self.lanes))]
         if facts["pieces"] == fingerprint(self.train_pieces) and len(lanes[0]) == self.metadata.training.batch_size:
             self.sampler.load_state(checkpoint.under_prefix("sampler", tensors))
             self.lanes = tuple(tensor.to(self.device) for tensor in lanes)
