@@ -138,6 +138,8 @@ def _gathered(
             pieces[outcome.key] = outcome
     for name, reason in skipped:
         display.say(f"skipped {name}: {reason}")
+    if skipped and display.quiet:
+        display.say(f"skipped {len(skipped)} of {section.path}, which are named without --quiet", always=True)
     if not pieces:
         reasons = "; ".join(f"{printable(name)}: {reason}" for name, reason in skipped[:3])
         raise ValueError(f"nothing to hear in {section.path}: {reasons or 'no audio file or score is in it'}")
@@ -319,6 +321,8 @@ def load_prompt(path: Path, section: CorpusSection, *, expressive: bool = False,
     Raises:
         ValueError: the file is missing, of another kind, unreadable, silent or too short.
     """
+    if path.name.startswith(NOTES_PREFIX):
+        raise ValueError(f"{path} prompts models of notes, and this one is of sound: give a score or a recording")
     source = _prompt_source(path, SCORE_ENDINGS | AUDIO_ENDINGS, expressive=expressive)
     piece = prepare(source, section)
     if isinstance(piece, str):

@@ -112,6 +112,9 @@ def _run(arguments: argparse.Namespace) -> int:
             prompt = predictor.prompt(arguments.prompt, expressive=arguments.expressive, ring_out=arguments.frames == 0)
             if arguments.prompt_share < 1:
                 prompt = prompt.stretch(0, round(prompt.extent * arguments.prompt_share), "beginning")
+                if prompt.empty:
+                    share = f"--prompt-share {arguments.prompt_share}"
+                    raise ValueError(f"{share} leaves nothing of {arguments.prompt} to continue: give more of it")
             if moved := predictor.moved(prompt):
                 display.say(f"{moved} notes of the prompt are beyond the corpus's range: moved to the nearest octave")
         made = []
@@ -151,16 +154,19 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--seed {arguments.seed} must be 0 or more, and below 2 to the power of 63")
     if not 1 <= arguments.songs <= MOST_SONGS:
         raise ValueError(f"--songs {arguments.songs} must be 1 to {MOST_SONGS}")
+    if arguments.prompt == NO_PROMPT and arguments.prompt_share != 1:
+        raise ValueError("--prompt none has no share to continue: leave out --prompt-share, or name a prompt")
     if arguments.prompt == NO_PROMPT and arguments.prompt.exists():
         raise ValueError("--prompt none means no prompt, and there is a file of that name: call it ./none.mid, say")
 
 
 def _outs(arguments: argparse.Namespace) -> list[Path]:
     """The WAVs to write: one, or several that are numbered from 1."""
-    stem = "new" if arguments.prompt == NO_PROMPT else f"{printable(arguments.prompt.stem)}.continued"
+    name = "notes" if arguments.prompt.name.startswith("notes:") else printable(arguments.prompt.stem)
+    stem = "new" if arguments.prompt == NO_PROMPT else f"{name}.continued"
     out: Path = arguments.out or Path(f"{stem}.wav")
     if out.suffix.lower() != ".wav":
-        raise ValueError(f"--out {out}: only WAV is written, so give a name that ends in .wav")
+        raise ValueError(f"--out {out}: name the WAV, so give a name that ends in .wav; all else is named after it")
     if arguments.songs == 1:
         return [out]
     return [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(1, arguments.songs + 1)]
@@ -214,7 +220,7 @@ def write_song(
     if not song.tones:
         display.say("no note came: try another --seed, more --frames, or --temperature 1")
     elif arguments.frames and (words := stuck(song.stretch(seam, song.ticks, "continuation"))):
-        display.say(f"the continuation {words}: a higher --temperature, or more training, would help")
+        display.say(f"the continuation is stuck. {words} A higher --temperature, or more training, would help")
     if arguments.continuation_only:
         song, seam = song.stretch(seam, song.ticks, "continuation"), 0
     midi, notation = out.with_suffix(".mid"), out.with_suffix(".musicxml")

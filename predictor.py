@@ -57,6 +57,9 @@ class Predictor:
         """
         meta = metadata.load(meta_path)
         path = meta_path.parent / meta.state
+        if not path.exists():
+            first = f"train first (python train.py --meta {meta_path})"
+            raise ValueError(f"there is no state {path} yet: {first}, the first save comes within a minute")
         tensors, facts = checkpoint.load(path, "featurizer.", "best.", "average.")
         metadata.check_same_model(meta, facts["metadata"], path)
         saved = metadata.validated(facts["metadata"], {}, source=path.name)
@@ -130,6 +133,7 @@ class Take:
         self.steps_per_second, self.made = predictor.steps_per_second, 0
         self.least = math.ceil(LEAST_S * predictor.steps_per_second)
         self.endings: list[float] = []
+        self.ended_at: list[int] = []  # the same in steps
         self.generator = torch.Generator(predictor.device).manual_seed(seed)
         self.heard = None if prompt is None else self.featurizer.encode_prompt(prompt)
         self.grammar = Grammar(self.featurizer.spec, predictor.device)
@@ -152,6 +156,7 @@ class Take:
                 ends = bool(self.model.ends(self.context, generator=self.generator, how=self.how))
                 if ends and self.made >= self.least:
                     self.endings.append(self.made / self.steps_per_second)
+                    self.ended_at.append(self.made)
                     if self.until_end:
                         return
                     self.context, self.state = self.model.opening(1), self.model.initial_state(1)
@@ -221,10 +226,16 @@ class SongTake(Take):
         """
         assert isinstance(self.featurizer, NotesFeaturizer)
         drawn = list(self.steps(count))
-        if self.heard is None:
-            return self.featurizer.decode(torch.stack(drawn)) if drawn else Song("", "", (), 0)
-        whole = self.featurizer.decode(torch.cat([self.heard, *(step[None] for step in drawn)]), self.prompt)
-        return continued(self.prompt, self.featurizer.decode(self.heard, self.prompt), whole)
+        if not drawn:
+            return self.prompt or Song("", "", (), 0)
+        known = drawn[0].new_zeros(0, len(drawn[0])) if self.heard is None else self.heard
+        heard_s = self.featurizer.decode(known, self.prompt).seconds if len(known) else 0.0
+        decoded = lambda steps: self.featurizer.decode(torch.cat([known, torch.stack(steps)]), self.prompt)  # noqa: E731
+        self.endings = [decoded(drawn[:at]).seconds - heard_s for at in self.ended_at]  # steps are of unequal length
+        whole = decoded(drawn)
+        return (
+            whole if self.prompt is None else continued(self.prompt, self.featurizer.decode(known, self.prompt), whole)
+        )
 
 
 def continued(prompt: Song, known: Song, whole: Song) -> Song:

@@ -103,6 +103,17 @@ class Trainer:
             self._restore(*saved)
         elif donor:
             self._begin_with(*donor)
+        if fresh and state_path.exists():
+            self._set_aside()
+
+    def _set_aside(self) -> None:
+        """Rename a state that training anew would overwrite, where it is of another model than this one."""
+        try:
+            check_same_model(self.metadata, checkpoint.read_facts(self.state_path)["metadata"], self.state_path)
+        except (ValueError, KeyError):
+            aside = self.state_path.with_suffix(".before.safetensors")
+            self.state_path.replace(aside)
+            self.display.say(f"{self.state_path} is of another model: it is {aside} now", always=True)
 
     def _load_corpus(self) -> tuple[Pieces, Pieces]:
         section, seed = self.metadata.corpus, self.metadata.training.seed

@@ -269,6 +269,10 @@ def from_donor(donor: dict[str, Any], overrides: dict[str, Any], *, state: str) 
         ValueError: the donor's metadata is of another version, or an override is refused.
     """
     content = {key: donor.get(key) for key in ("representation", "architecture")} | {"state": state}
+    for section in ("representation", "architecture"):
+        theirs, wanted = donor.get(section, {}).get("kind"), overrides.get(f"{section}.kind")
+        if wanted not in (None, theirs):
+            raise ValueError(f"--from: that state's {section} is {theirs}, not {wanted}: it cannot be begun with")
     content["corpus"] = {"sample_rate_hz": donor.get("corpus", {}).get("sample_rate_hz", 24000)}
     return validated(content, overrides, source="--from")
 
@@ -301,7 +305,7 @@ def check_same_model(ours: Metadata, saved: dict[str, Any], state_path: Path) ->
     pairs = [
         (f"{section}.{key}", mine[section].get(key), saved.get(section, {}).get(key))
         for section in ("representation", "architecture")
-        for key in sorted(mine[section].keys() | saved.get(section, {}).keys())
+        for key in ["kind", *sorted(mine[section].keys() | saved.get(section, {}).keys())]
     ]
     pairs.append(
         ("corpus.sample_rate_hz", mine["corpus"]["sample_rate_hz"], saved.get("corpus", {}).get("sample_rate_hz"))
@@ -310,7 +314,7 @@ def check_same_model(ours: Metadata, saved: dict[str, Any], state_path: Path) ->
         if here != there:
             raise ValueError(
                 f"{state_path.name} was trained with {key} = {there!r}, now it is {here!r}: "
-                "set it back, name another state, or train anew with --fresh"
+                "set it back, or name another state in the metadata file (train.py --fresh would begin anew)"
             )
 
 
@@ -339,7 +343,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` where something known is close to `word`, else nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
+    close = difflib.get_close_matches(word, [other for other in known if other != word], n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

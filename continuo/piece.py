@@ -43,6 +43,11 @@ class Piece:
         return len(self.samples) / self.sample_rate_hz
 
     @property
+    def empty(self) -> bool:
+        """Whether no sample is in it."""
+        return not len(self.samples)
+
+    @property
     def extent(self) -> int:
         """Length in the unit that training is counted by: changes when the music does."""
         return len(self.samples)

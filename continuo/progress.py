@@ -52,9 +52,12 @@ class Display:
         if self.live:
             self.live.stop()
 
-    def say(self, text: str) -> None:
-        """One plain line, above the live display where there is one. Control characters are shown, not obeyed."""
-        if self.quiet:
+    def say(self, text: str, *, always: bool = False) -> None:
+        """One plain line, above the live display where there is one; `always`: also where it is to be quiet.
+
+        Control characters are shown, not obeyed.
+        """
+        if self.quiet and not always:
             return
         safe = printable(text)
         if self.live:

@@ -72,6 +72,11 @@ class Song:
         return self.ticks
 
     @property
+    def empty(self) -> bool:
+        """Whether no note is in it."""
+        return not self.tones
+
+    @property
     def seconds(self) -> float:
         return self.second(self.ticks)
 

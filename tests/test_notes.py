@@ -201,6 +201,53 @@ def test_one_instrument_of_many_and_one_voice_of_many(tmp_path):
     assert heard == tops
 
 
+def test_endings_are_where_they_are_heard(models, tunes):
+    """Events are of unequal length: the time of an end is that of the notes before it."""
+    predictor = Predictor.load(models["notes-lstm"])
+    torch.nn.init.constant_(predictor.model.ending.bias, -3.0)
+    prompt = read_song(tunes / "tune0.mid")
+    take = predictor.take(prompt, seed=2, until_end=True)
+    song = take.song(2000)
+    assert take.endings == [pytest.approx(song.seconds - prompt.seconds, abs=1e-6)]
+    assert take.made < 2000
+
+
+def test_nothing_left_of_a_prompt_is_refused(models, tunes, tmp_path, capsys):
+    flags = ["--meta", models["notes-mlp"], "--frames", 8, "--out", tmp_path / "a.wav"]
+    late = Song("late", "late", (Tone(960, 60, 480),), 1440)
+    write_song_midi(late, tmp_path / "late.mid")
+    status, error = predict(capsys, *flags, "--prompt", tmp_path / "late.mid", "--prompt-share", 0.5)
+    assert (status, "leaves nothing" in error) == (2, True)
+    status, error = predict(capsys, *flags, "--prompt", "none", "--prompt-share", 0.5)
+    assert (status, "no share" in error) == (2, True)
+
+
+def test_training_anew_keeps_the_state_of_another_model(tunes, tmp_path):
+    meta = train(tmp_path, tunes, "notes-mlp", steps=2)
+    train(tmp_path, tunes, "notes-mlp", "--fresh", steps=2)
+    assert not (tmp_path / "model.before.safetensors").exists()
+    train(tmp_path, tunes, "notes-mlp", "--fresh", "--set", "architecture.hidden=8", steps=2)
+    assert (tmp_path / "model.before.safetensors").exists()
+    assert meta.with_suffix(".safetensors").exists()
+
+
+def test_what_is_skipped_is_said_even_when_quiet(tunes, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(tunes, tmp_path / "music")
+    (tmp_path / "music" / "broken.mid").write_bytes(b"MThd\0\0")
+    train(tmp_path, tmp_path / "music", "notes-mlp", steps=2)
+    assert "skipped 1 of" in capsys.readouterr().err
+
+
+def test_a_beginning_of_another_kind_is_refused(models, tunes, tmp_path, capsys):
+    from train import main
+
+    flags = ["--meta", str(tmp_path / "m.json"), "--corpus", str(tunes), "--set", "representation.kind=roll"]
+    assert main([*flags, "--from", str(models["notes-mlp"].with_suffix(".safetensors"))]) == 2
+    assert "representation is chords, not roll" in capsys.readouterr().err
+
+
 def test_a_recording_is_no_prompt_for_a_model_of_notes(models, tmp_path, capsys):
     import soundfile
 

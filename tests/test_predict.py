@@ -304,7 +304,7 @@ BAD = [
     (["--temperature", "-1"], "temperature -1.0"),
     (["--temperature", "nan"], "temperature nan"),
     (["--frames", "99999999999"], "more than a WAV holds"),
-    (["--out", "song.mp3"], "only WAV is written"),
+    (["--out", "song.mp3"], "a name that ends in .wav"),
     (["--fine-temperature", "-0.1"], "fine_temperature -0.1"),
     (["--coarse-temperature", "inf"], "coarse_temperature inf"),
     (["--top-p", "0"], "top_p 0.0"),
