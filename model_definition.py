@@ -141,7 +141,7 @@ class Transformer(Backbone):
 
     Positions are relative, by rotation of queries and keys (Su et al., "RoFormer", 2021). The state is the cache of
     keys and values: training carries it from window to window as Transformer-XL does (Dai et al., 2019), and generation
-    steps with it. Keys are kept unrotated, so that positions stay small however long a piece is.
+    steps with it.
     """
 
     def __init__(self, section: TransformerSection) -> None:
@@ -150,24 +150,24 @@ class Transformer(Backbone):
         self.blocks = nn.ModuleList(Block(section) for _ in range(section.layers))
 
     def initial_state(self, batch: int) -> State:
-        """Keys and values of each layer in turn, `(B, context - 1, H)`, and how many of them are real, `(B, 1)`."""
+        """Keys and values of each layer in turn, `(B, context - 1, H)`, and the number of steps heard, `(B, 1)`."""
         like = next(self.parameters())
         memory = [like.new_zeros(batch, self.context - 1, self.width) for _ in range(2 * len(self.blocks))]
         return (*memory, like.new_zeros(batch, 1))
 
     def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        *memory, filled = state
+        *memory, heard = state
         past, steps = self.context - 1, x.shape[1]
         here = torch.arange(past, past + steps, device=x.device)[:, None]
         there = torch.arange(past + steps, device=x.device)
         near = (there <= here) & (there > here - self.context)  # (T, past + T)
-        allowed = (near & (there >= past - filled.view(-1, 1, 1)))[:, None]  # (B, 1, T, past + T)
-        turns = rotations(past + steps, self.width // self.heads, x)
+        allowed = (near & (there >= past - heard.view(-1, 1, 1)))[:, None]  # (B, 1, T, past + T)
+        turns = rotations(heard + torch.arange(steps, device=x.device), self.width // self.heads).to(x.dtype)
         moved: list[torch.Tensor] = []
         for keys, values, block in zip(memory[::2], memory[1::2], self.blocks, strict=True):
             x, keys, values = block(x, keys, values, allowed, turns)
             moved += [keys[:, steps:], values[:, steps:]]
-        return x, (*moved, (filled + steps).clamp(max=past))
+        return x, (*moved, heard + steps)
 
 
 class Block(nn.Module):
@@ -186,33 +186,37 @@ class Block(nn.Module):
     def forward(
         self, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, allowed: torch.Tensor, turns: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Steps `(B, T, H)` with the keys and values before them `(B, P, H)`; returns the latter with these added."""
+        """Steps `(B, T, H)` with the keys and values before them `(B, P, H)`; returns the latter with these added.
+
+        Keys are kept turned by their position.
+        """
         h = self.norm_attention(x)
         k, v = self.keys_values(h).chunk(2, dim=-1)
+        k = rotated(k, turns)
         keys, values = torch.cat([keys.to(k.dtype), k], dim=1), torch.cat([values.to(v.dtype), v], dim=1)
         split = lambda tensor: tensor.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # noqa: E731  (B, heads, T, D)
-        past = keys.shape[1] - x.shape[1]
-        q, k = rotated(split(self.queries(h)), turns[:, past:]), rotated(split(keys), turns)
-        mixed = F.scaled_dot_product_attention(q, k, split(values), attn_mask=allowed)
+        q = rotated(self.queries(h), turns)
+        mixed = F.scaled_dot_product_attention(split(q), split(keys), split(values), attn_mask=allowed)
         x = x + self.dropout(self.attended(mixed.transpose(1, 2).flatten(2)))
         return x + self.dropout(self.outer(F.silu(self.inner(self.norm_forward(x))))), keys, values
 
 
-def rotations(positions: int, features: int, like: torch.Tensor) -> torch.Tensor:
-    """Cosines and sines `(2, positions, features)` of angles that grow with the position; features are even.
+def rotations(positions: torch.Tensor, features: int) -> torch.Tensor:
+    """Cosines and sines `(2, B, T, 1, features)` of angles that grow with positions `(B, T)`; features are even.
 
     The sines have the signs that turn a pair (a, b) to (a cos - b sin, b cos + a sin), b being half the features away.
     """
     half = features // 2
-    turn = 10_000.0 ** (-torch.arange(half, device=like.device) / half)
-    angle = torch.arange(positions, device=like.device)[:, None] * turn
+    turn = 10_000.0 ** (-torch.arange(half, device=positions.device) / half)
+    angle = positions[..., None, None].float() * turn
     cos, sin = angle.cos(), angle.sin()
-    return torch.stack([torch.cat([cos, cos], 1), torch.cat([-sin, sin], 1)]).to(like.dtype)
+    return torch.stack([torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)])
 
 
 def rotated(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-    """Features `(B, heads, T, D)` turned by their position."""
-    return x * turns[0] + x.roll(x.shape[-1] // 2, -1) * turns[1]
+    """Features `(B, T, H)` turned by their position, head by head."""
+    heads = x.unflatten(-1, (-1, turns.shape[-1]))  # (B, T, heads, D)
+    return (heads * turns[0] + heads.roll(turns.shape[-1] // 2, -1) * turns[1]).flatten(2)
 
 
 class CodeEmbedding(nn.Module):
