@@ -122,12 +122,10 @@ def _run(arguments: argparse.Namespace) -> int:
             started = time.perf_counter()
             seed = arguments.seed + number
             take = predictor.take(prompt, seed=seed, how=how, until_end=arguments.until_end)
-            weights = f"weights of step {predictor.weights_step:,}"
-            name = printable(arguments.prompt.name) if prompt is not None else "from nothing:"
-            title = f"{name} + {arguments.frames} frames, {weights}, seed {seed}"
-            facts = write(arguments, predictor, take, out, title, display, started)
+            facts = write(arguments, predictor, take, out, seed, display, started)
             made.append(_facts(predictor, take, out, prompt) | facts)
             _say(display, arguments, take, made[-1])
+        weights = _weights(predictor)
         judged = (
             "still improving" if predictor.weights_step == predictor.step else f"better than step {predictor.step:,}"
         )
@@ -181,7 +179,7 @@ def check_all(arguments: argparse.Namespace, outs: list[Path], endings: tuple[st
 
 
 def write_sound(
-    arguments: argparse.Namespace, predictor: Any, take: Any, out: Path, title: str, display: Any, started: float
+    arguments: argparse.Namespace, predictor: Any, take: Any, out: Path, seed: int, display: Any, started: float
 ) -> dict[str, Any]:
     """Continue as sound: a WAV that is written while it is made, and its spectrogram."""
     from continuo import report
@@ -194,7 +192,7 @@ def write_sound(
     blocks = clock.watch(joined(take, prompt, arguments.frames, with_prompt=heard > 0), heard)
     written = write_wav(out, blocks, predictor.sample_rate_hz)
     picture = out.with_suffix(".png")
-    report.draw_continuation(out, picture, heard / predictor.sample_rate_hz, title)
+    report.draw_continuation(out, picture, heard / predictor.sample_rate_hz, _title(arguments, predictor, take, seed))
     made_s = take.made / predictor.steps_per_second
     return {
         "seconds": written / predictor.sample_rate_hz,
@@ -205,7 +203,7 @@ def write_sound(
 
 
 def write_song(
-    arguments: argparse.Namespace, predictor: Any, take: Any, out: Path, title: str, display: Any, started: float
+    arguments: argparse.Namespace, predictor: Any, take: Any, out: Path, seed: int, display: Any, started: float
 ) -> dict[str, Any]:
     """Continue as notes: MIDI, MusicXML, what they sound like, and a piano roll."""
     from continuo.audio import write_wav
@@ -223,6 +221,7 @@ def write_song(
         display.say(f"the continuation is stuck. {words} A higher --temperature, or more training, would help")
     if arguments.continuation_only:
         song, seam = song.stretch(seam, song.ticks, "continuation"), 0
+    title = _title(arguments, predictor, take, seed)
     midi, notation = out.with_suffix(".mid"), out.with_suffix(".musicxml")
     write_song_midi(song, midi)
     write_musicxml(song, notation, title=title)
@@ -239,6 +238,16 @@ def write_song(
         "musicxml": str(notation),
         "notes": len(song.tones),
     }
+
+
+def _title(arguments: argparse.Namespace, predictor: Any, take: Any, seed: int) -> str:
+    """What was made, once it is made: a piece may have ended before all frames were drawn."""
+    name = "from nothing:" if take.prompt is None else printable(arguments.prompt.name)
+    return f"{name} + {take.made} frames, {_weights(predictor)}, seed {seed}"
+
+
+def _weights(predictor: Any) -> str:
+    return f"weights of step {predictor.weights_step:,}"
 
 
 def _facts(predictor: Any, take: Any, out: Path, prompt: Any) -> dict[str, Any]:

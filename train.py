@@ -2,8 +2,7 @@
 
     python train.py                                   the default model on the embedded chorales, 10 minutes
     python train.py --corpus ~/recordings --minutes 60
-    python train.py --meta piano.json --preset spectral-lstm --corpus ~/piano
-    python train.py --meta tunes.json --preset notes-mlp --corpus ~/midi --epochs 10
+    python train.py --meta tunes.json --preset PRESET --corpus ~/midi --epochs 10        one of those named below
 
 Stop it with Ctrl-C whenever you like; the same command goes on where it stopped. While it runs,
 `python predict.py` continues a score with what has been learned so far.

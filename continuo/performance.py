@@ -37,7 +37,7 @@ MAX_SECONDS = 6 * 3600.0
 MAX_NOTES = 2_000_000
 SHORTEST_S = 0.01
 """No sounding note is shorter; shorter ones are clicks."""
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 """Part of every cache key: raise it whenever a score would be performed differently."""
 
 
@@ -52,20 +52,27 @@ def perform(path: Path, *, expressive: bool = False) -> Performance:
         ValueError: one line saying why it cannot be performed: missing, empty, ill-formed, oversize, too nested.
     """
     path = Path(path)
-    if path.suffix.lower() not in SCORE_ENDINGS:
-        raise ValueError(f"{path.name}: not a score; known endings are {' '.join(sorted(SCORE_ENDINGS))}")
-    data = read_bytes(path)
+    data, is_midi = score_bytes(path)
     key = cache.key_of_values("performance", CACHE_VERSION, expressive, hashlib.sha256(data).hexdigest())
     found = cache.get_json(key)
     if found is not None:
         return Performance.from_dict(found)
     with explained(path.name, "cannot be performed"):
-        if data.startswith((b"MThd", b"RIFF")) or path.suffix.lower() in MIDI_ENDINGS:
-            performance = perform_midi(data)
-        else:
-            performance = perform_score(parse_score(data), expressive=expressive)
+        performance = perform_midi(data) if is_midi else perform_score(parse_score(data), expressive=expressive)
     cache.put_json(key, performance.to_dict())
     return performance
+
+
+def score_bytes(path: Path) -> tuple[bytes, bool]:
+    """The content of a score or MIDI file, and whether it is MIDI, whatever its name says.
+
+    Raises:
+        ValueError: it has another ending, or cannot be read.
+    """
+    if path.suffix.lower() not in SCORE_ENDINGS:
+        raise ValueError(f"{path.name}: not a score; known endings are {' '.join(sorted(SCORE_ENDINGS))}")
+    data = read_bytes(path)
+    return data, data.startswith((b"MThd", b"RIFF")) or path.suffix.lower() in MIDI_ENDINGS
 
 
 def perform_midi(data: bytes) -> Performance:

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 from continuo import cache
 from continuo.interpretation import transcribe
 from continuo.midi import transcribe_midi
-from continuo.performance import MAX_NOTES, MAX_SECONDS, MIDI_ENDINGS, SCORE_ENDINGS
-from continuo.score import at_sounding_pitch, explained, parse_score, read_bytes
+from continuo.performance import MAX_NOTES, MAX_SECONDS, score_bytes
+from continuo.score import at_sounding_pitch, explained, parse_score
 from continuo.song import QUARTER, Song, Tone
 from continuo.sounds import Sound
 
-VERSION = 1
+VERSION = 2
 """Part of every cache key: raise it whenever the same file would be read differently."""
 QPM_RANGE = (4.0, 1000.0)
 Mark = TypeVar("Mark", bound=tuple[Any, ...])
@@ -29,14 +29,11 @@ def read_song(path: Path, *, name: str | None = None) -> Song:
         ValueError: one line saying why it cannot be read: missing, empty, ill-formed, oversize, without notes.
     """
     path = Path(path)
-    if path.suffix.lower() not in SCORE_ENDINGS:
-        raise ValueError(f"{path.name}: not a score; known endings are {' '.join(sorted(SCORE_ENDINGS))}")
-    data = read_bytes(path)
+    data, is_midi = score_bytes(path)
     key = cache.key_of_values("song", VERSION, hashlib.sha256(data).hexdigest())
     found = cache.get_json(key)
     if found is None:
         with explained(path.name, "cannot be read"):
-            is_midi = data.startswith((b"MThd", b"RIFF")) or path.suffix.lower() in MIDI_ENDINGS
             song = _song(*(transcribe_midi(data) if is_midi else transcribe(at_sounding_pitch(parse_score(data)))))
         found = song.to_dict()
         cache.put_json(key, found)
