@@ -143,11 +143,13 @@ class LaneSampler(Sampler[list[int]]):
         windows: number of windows of each piece.
         lanes: B.
         seed: of the order.
+        rows: the lanes whose windows are given; the walk is that of all lanes.
     """
 
-    def __init__(self, windows: Sequence[int], lanes: int, seed: int) -> None:
+    def __init__(self, windows: Sequence[int], lanes: int, seed: int, rows: slice = slice(None)) -> None:
         if not windows:
             raise ValueError("there is no piece of at least two steps to train on: add recordings")
+        self.rows = rows
         self.first = np.concatenate([[0], np.cumsum(windows)]).astype(np.int64)
         self.generator = torch.Generator().manual_seed(seed)
         self.queue: list[int] = []
@@ -165,7 +167,7 @@ class LaneSampler(Sampler[list[int]]):
         while True:
             for lane in (self.lanes[:, 0] == self.lanes[:, 1]).nonzero().flatten().tolist():
                 self.lanes[lane] = torch.tensor(self._next_piece())
-            indices = self.lanes[:, 0].tolist()
+            indices = self.lanes[self.rows, 0].tolist()
             self.lanes[:, 0] += 1  # before the yield: the state is that of the next batch
             yield indices
 
@@ -186,26 +188,28 @@ def collate(windows: list[Batch]) -> Batch:
 
 
 def training_batches(dataset: AudioDataset, sampler: LaneSampler) -> Iterator[Batch]:
-    """Batches without end, one window of every lane each."""
+    """Batches without end, one window of every lane (of the sampler's rows) each."""
     own = torch.Generator()  # DataLoader draws a seed for its workers, which must not disturb the training's randomness
     return iter(DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, generator=own))
 
 
-def validation_batches(dataset: AudioDataset, frames: int) -> list[list[Batch]]:
+def validation_batches(dataset: AudioDataset, frames: int, rows: slice = slice(None)) -> list[list[Batch]]:
     """The beginnings of all pieces, side by side: about `frames` steps in all, at least one window of each.
 
-    Returns rows of consecutive windows, as many pieces a row as fit 64 lanes; a row begins with a fresh state.
+    Returns runs of consecutive windows, as many pieces a run as fit 64 lanes; a run begins with a fresh state. `rows`
+    chooses among the lanes of each run.
     """
     if not dataset.pieces:
         return []
     least = max(1, frames // dataset.window // len(dataset.pieces))
-    rows = []
+    runs = []
     for first in range(0, len(dataset.pieces), 64):
-        group = range(first, min(first + 64, len(dataset.pieces)))
-        row = []
-        for n in range(min(least, max(dataset.windows[p] for p in group))):
+        group = range(first, min(first + 64, len(dataset.pieces)))[rows]
+        run = []
+        for n in range(min(least, max((dataset.windows[p] for p in group), default=0))):
             windows = [dataset[int(dataset.first_window[p]) + min(n, dataset.windows[p] - 1)] for p in group]
             heard = [w._replace(mask=w.mask & (n < dataset.windows[p])) for w, p in zip(windows, group, strict=True)]
-            row.append(collate(heard))
-        rows.append(row)
-    return rows
+            run.append(collate(heard))
+        if run:
+            runs.append(run)
+    return runs

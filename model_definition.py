@@ -287,18 +287,23 @@ class LevelHead(CodeHead):
         self.register_buffer("unused", unused, persistent=False)
         self.narrow = bool(unused.any())
 
-    def embed(self, x: torch.Tensor, coarse_share: float) -> torch.Tensor:
-        """Codes `(B, T, L)` to vectors `(B, T, P)`; a share of the lanes hears only the first levels of each step.
+    def depths(self, lanes: int, steps: int, coarse_share: float) -> torch.Tensor | None:
+        """Draw the last level that is heard of each step, `(B, T)`: of a share of the lanes only the first levels are.
 
-        That keeps the model from leaning on fine detail which its own samples will not repeat.
+        That keeps the model from leaning on fine detail which its own samples will not repeat. None: all are heard.
         """
-        sums = self.embedding(x)
         if coarse_share == 0 or self.levels == 1:
+            return None
+        last = torch.randint(self.levels, (lanes, steps), device=self.level.device)
+        whole = torch.rand(lanes, 1, device=self.level.device) >= coarse_share
+        return last.masked_fill(whole, self.levels - 1)
+
+    def embed(self, x: torch.Tensor, depths: torch.Tensor | None = None) -> torch.Tensor:
+        """Codes `(B, T, L)` to vectors `(B, T, P)`, of each step the levels up to `depths` `(B, T)`."""
+        sums = self.embedding(x)
+        if depths is None:
             return sums[-1]
-        last = torch.randint(self.levels, x.shape[:2], device=x.device)
-        whole = torch.rand(len(x), 1, device=x.device) >= coarse_share
-        last = last.masked_fill(whole, self.levels - 1)
-        return sums.gather(0, last[None, ..., None].expand(1, -1, -1, self.features))[0]
+        return sums.gather(0, depths[None, ..., None].expand(1, -1, -1, self.features))[0]
 
     def logits(self, context: torch.Tensor, known: torch.Tensor, levels: slice) -> torch.Tensor:
         """Context `(N, W)` and partial sums `(L', N, P)` of the levels before, to logits `(L', N, V)`."""
@@ -356,8 +361,8 @@ class SetHead(CodeHead):
         vectors = F.embedding(codes, self.vectors) * math.sqrt(self.features)
         return vectors.masked_fill((codes == self.stop)[..., None], 0.0)
 
-    def embed(self, x: torch.Tensor, coarse_share: float) -> torch.Tensor:
-        """Sets `(B, T, L)` to the sums of their vectors `(B, T, W)`; a set has no coarse part."""
+    def embed(self, x: torch.Tensor, depths: torch.Tensor | None = None) -> torch.Tensor:
+        """Sets `(B, T, L)` to the sums of their vectors `(B, T, W)`; a set has no levels to leave out."""
         return self.of(x).sum(2)
 
     def logits(
@@ -416,13 +421,13 @@ class RegressionHead(nn.Module):
         self.register_buffer("deviation", spec.deviation.clone())
         self.out = nn.Linear(width, self.features)
 
-    def embed(self, x: torch.Tensor, coarse_share: float) -> torch.Tensor:
-        """Frames `(B, T, F)`, standardised; there are no levels to drop."""
+    def embed(self, x: torch.Tensor, depths: torch.Tensor | None = None) -> torch.Tensor:
+        """Frames `(B, T, F)`, standardised; there are no levels to leave out."""
         return (x - self.mean) / self.deviation
 
     def nats(self, context: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Context `(B, T, W)` and target `(B, T, F)` to `(B, T, 1)`."""
-        error = self.embed(target, 0.0) - self.out(context).float()
+        error = self.embed(target) - self.out(context).float()
         return 0.5 * (error.square() + math.log(2 * math.pi)).sum(-1, keepdim=True)
 
     def sample(
@@ -478,9 +483,13 @@ class SequenceModel(nn.Module):
             torch.where(first.view(-1, *[1] * (old.dim() - 1)), new, old) for old, new in zip(state, begin, strict=True)
         )
 
-    def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+    def depths(self, lanes: int, steps: int) -> torch.Tensor | None:
+        """How much of each step is heard in training, drawn by `code_dropout`: `(B, T)`, or None where all is."""
+        return self.head.depths(lanes, steps, self.code_dropout) if isinstance(self.head, LevelHead) else None
+
+    def forward(self, x: torch.Tensor, state: State, depths: torch.Tensor | None = None) -> tuple[torch.Tensor, State]:
         """Steps `(B, T, L)` or `(B, T, F)` to contexts `(B, T, W)` for the steps after them."""
-        vectors = self.head.embed(x, self.code_dropout if self.training else 0.0)
+        vectors = self.head.embed(x, depths)
         hidden, state = self.backbone(self.enter(vectors), state)
         return self.leave(self.norm(hidden)) + self.skip(vectors), state
 
@@ -490,13 +499,19 @@ class SequenceModel(nn.Module):
         return context[:, 0], state
 
     def nats(
-        self, x: torch.Tensor, target: torch.Tensor, state: State, ends: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        target: torch.Tensor,
+        state: State,
+        ends: torch.Tensor | None = None,
+        depths: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, State]:
         """Negative log-likelihood of what follows each step, by level: `(B, T, L)` (one level for a continuous stream).
 
-        With `ends` `(B, T)`, whether the piece goes on is part of the first level, and an end has no target.
+        With `ends` `(B, T)`, whether the piece goes on is part of the first level, and an end has no target. `depths`
+        `(B, T)` is what is heard of each step.
         """
-        context, state = self(x, state)
+        context, state = self(x, state, depths)
         nats = self.head.nats(context, target)
         if ends is None:
             return nats, state

@@ -9,6 +9,7 @@ Stop it with Ctrl-C whenever you like; the same command goes on where it stopped
 """
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from continuo.command import Parser, run_main
 from continuo.files import check_writable
+from continuo.team import Team
 
 if TYPE_CHECKING:
     from trainer import Trainer
@@ -62,11 +64,25 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin starve when a core is shared
     return run_main(lambda: _run(arguments), name="train.py")
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin starve when a core is shared
+    with _team() as team:
+        return _train(arguments, team)
+
+
+def _team() -> Team:
+    """The processes that torchrun started, or this one alone."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return Team()
+    from continuo.processes import Processes
+
+    return Processes()
+
+
+def _train(arguments: argparse.Namespace, team: Team) -> int:
     metadata, state_path = _metadata(arguments)
 
     from continuo.device import choose
@@ -76,9 +92,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from trainer import Trainer
 
     device, reason = choose(arguments.device)
-    with Display(quiet=arguments.quiet) as display:
-        start, fresh = arguments.start_from, arguments.fresh
-        trainer = Trainer(metadata, state_path, device, fresh=fresh, start_from=start, display=display)
+    start, fresh = arguments.start_from, arguments.fresh and not team.restarted
+    with Display(quiet=arguments.quiet or not team.leads, stream=None if team.leads else io.StringIO()) as display:
+        device = team.place(device)
+        trainer = Trainer(metadata, state_path, device, fresh=fresh, start_from=start, display=display, team=team)
+        if not team.leads:
+            return _follow(trainer, arguments)
         if not arguments.meta.exists():  # written once the corpus is found good, so that a slip leaves nothing behind
             save(metadata, arguments.meta)
         _describe(trainer, reason)
@@ -87,8 +106,7 @@ def _run(arguments: argparse.Namespace) -> int:
             if arguments.json:
                 print(json.dumps(_prepared(trainer)))
             return 0
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, lambda *_: trainer.stop())
+        _stop_on_signals(trainer)
         reporter = Reporter(trainer)
         with TrainingLog(state_path, fresh=fresh) as log:
 
@@ -102,6 +120,19 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps(_results(trainer, reporter)))
     return 0
+
+
+def _follow(trainer: "Trainer", arguments: argparse.Namespace) -> int:
+    """What a process does that does not lead: its part of the training, in silence."""
+    if not arguments.prepare_only:
+        _stop_on_signals(trainer)
+        trainer.run()
+    return 0
+
+
+def _stop_on_signals(trainer: "Trainer") -> None:
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda *_: trainer.stop())
 
 
 def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:

@@ -5,6 +5,10 @@ file: weights, their running average and the best average so far, the optimizer,
 random states, the fitted featurizer and the metadata. The schedule depends on the step (or the seconds trained), which
 are in the file too, so a run that is killed and resumed ends like one that was not; bit for bit, on the CPU, where the
 budget is given in steps.
+
+A team of processes trains like one: each has its rows of every batch, and all know the whole order, the same random
+numbers and the same sums. Only what `dropout` leaves out is drawn by each for itself. The leader alone writes, and what
+it writes does not say how many they were.
 """
 
 import copy
@@ -27,6 +31,7 @@ from continuo.files import human_size, remove_leftovers
 from continuo.metadata import Metadata, check_same_model
 from continuo.progress import Display
 from continuo.scratch import Scratch
+from continuo.team import Team
 from dataset import AudioDataset, Batch, LaneSampler, training_batches, validation_batches
 from featurizer import FEATURIZERS, Featurizer
 from model_definition import SequenceModel, State, build_model
@@ -59,7 +64,7 @@ class Trainer:
 
     A training that begins can begin with what another one learned, `start_from` its state file: its featurizer is
     fitted to the new corpus from where it was, and its best weights are trained on. `pieces` to train on and held out
-    take the place of the corpus that the metadata names.
+    take the place of the corpus that the metadata names. `team`: who trains this model together.
 
     Raises:
         ValueError: the corpus is empty or too small, or a state belongs to another model.
@@ -75,12 +80,16 @@ class Trainer:
         start_from: Path | None = None,
         pieces: tuple[Pieces, Pieces] | None = None,
         display: Display | None = None,
+        team: Team | None = None,
     ) -> None:
         self.metadata, self.state_path = metadata, state_path
+        self.team, self.fresh = team or Team(), fresh
+        self.team.check_divides("training.batch_size", metadata.training.batch_size)
         self.device = device if metadata.training.engine == "torch" else torch.device("cpu")
         self.display = display or Display(quiet=True)
         self.stopping = False
-        remove_leftovers(state_path)
+        if self.team.leads:
+            remove_leftovers(state_path)
         saved = None if fresh or not state_path.exists() else checkpoint.load(state_path)
         donor = checkpoint.load(start_from, "featurizer.", "best.", "average.") if start_from and not saved else None
         if start_from and saved:
@@ -94,17 +103,28 @@ class Trainer:
         torch.manual_seed(metadata.training.seed)
         section = metadata.representation
         self.featurizer: Featurizer[Any] = FEATURIZERS[section.kind](section, metadata.corpus.sample_rate_hz)
-        self.train_pieces, self.validation_pieces = self._in_other_keys(*(pieces or self._load_corpus()))
-        self.featurizer = self._ready_featurizer(saved and saved[0], donor and donor[0])
-        self.train_set = self._encode("encoding", self.train_pieces)
-        self.validation_set = self._encode("encoding held-out pieces", self.validation_pieces)
+        with self.team.first_here():
+            self.train_pieces, self.validation_pieces = self._in_other_keys(*(pieces or self._load_corpus()))
+        self._check_same(saved and saved[1])
+        fitted = self.team.from_leader(lambda: self._fitted(saved and saved[0], donor and donor[0]))
+        self.featurizer.load_state(fitted)
+        with self.team.first_here():
+            self.train_set = self._encode("encoding", self.train_pieces)
+            self.validation_set = self._encode("encoding held-out pieces", self.validation_pieces)
         self._build()
         if saved:
             self._restore(*saved)
         elif donor:
             self._begin_with(*donor)
-        if fresh and state_path.exists():
+        if fresh and self.team.leads and state_path.exists():
             self._set_aside()
+
+    def _check_same(self, saved: dict[str, Any] | None) -> None:
+        """Processes may be on several machines, each with its own view of the files."""
+        given = self.metadata.model_dump(include={"representation", "architecture", "training"})
+        self.team.check_same("metadata", given)
+        self.team.check_same("a corpus", fingerprint([*self.train_pieces, *self.validation_pieces]))
+        self.team.check_same("a state", saved and saved["progress"])
 
     def _set_aside(self) -> None:
         """Rename a state that training anew would overwrite, where it is of another model than this one."""
@@ -138,11 +158,11 @@ class Trainer:
             self.display.say(f"to learn more than the notes, pieces are also heard up to {most} semitones up and down")
         return [piece.transposed(k) for piece in train for k in range(-most, most + 1)], validation
 
-    def _ready_featurizer(self, saved: checkpoint.Tensors | None, donor: checkpoint.Tensors | None) -> Featurizer[Any]:
+    def _fitted(self, saved: checkpoint.Tensors | None, donor: checkpoint.Tensors | None) -> checkpoint.Tensors:
+        """The state of the featurizer: saved, from the cache, or fitted now."""
         featurizer = self.featurizer
         if saved:
-            featurizer.load_state(checkpoint.under_prefix("featurizer", saved))
-            return featurizer
+            return checkpoint.under_prefix("featurizer", saved)
         start = checkpoint.under_prefix("featurizer", donor) if donor else None
         origin = ""
         if start:
@@ -153,7 +173,7 @@ class Trainer:
         kept = cache.entry(key, ".safetensors")
         try:
             featurizer.load_state(checkpoint.load(kept)[0])
-            return featurizer
+            return featurizer.state()
         except ValueError:
             pass  # it was never fitted on this corpus, or the entry is damaged
         started = time.monotonic()
@@ -164,7 +184,7 @@ class Trainer:
         task.close()
         checkpoint.save(kept, featurizer.state(), {})
         self.display.say(f"featurizer fitted in {time.monotonic() - started:.1f} s")
-        return featurizer
+        return featurizer.state()
 
     def _encode(self, name: str, pieces: Pieces) -> AudioDataset:
         task = self.display.task(name, len(pieces))
@@ -177,10 +197,11 @@ class Trainer:
     def _build(self) -> None:
         t = self.metadata.training
         self.progress = Progress()
-        self.precision = choose_precision(t.precision, self.device)
+        self.precision = self.team.from_leader(lambda: choose_precision(t.precision, self.device))
         self.model: SequenceModel = build_model(self.metadata.architecture, self.featurizer.spec).to(self.device)
         if (counts := self.train_set.counts()) is not None:
             self.model.expect(counts.to(self.device))
+        self.score = self.team.wrap(Score(self.model))
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.best: checkpoint.Tensors = {}
         fused = self.device.type in ("cpu", "cuda")
@@ -189,10 +210,12 @@ class Trainer:
         )
         self.scratch = None
         if t.engine == "scratch":
+            if self.team.size > 1:
+                raise ValueError("training.engine scratch trains in one process: start one, or set the engine torch")
             self.scratch = Scratch(self.model, learning_rate=t.learning_rate, betas=BETAS, weight_decay=t.weight_decay)
-        self.sampler = LaneSampler(self.train_set.windows, t.batch_size, t.seed)
-        self.lanes: State = self.model.initial_state(t.batch_size)
-        self.held_out = validation_batches(self.validation_set, t.validation_frames)
+        self.sampler = LaneSampler(self.train_set.windows, t.batch_size, t.seed, self.team.rows)
+        self.lanes: State = self.model.initial_state(t.batch_size // self.team.size)
+        self.held_out = validation_batches(self.validation_set, t.validation_frames, self.team.rows)
         self.saved_step = -1
 
     # --- the loop ---------------------------------------------------------------------------------------------------
@@ -208,20 +231,22 @@ class Trainer:
         """
         t = self.metadata.training
         batches = training_batches(self.train_set, self.sampler)
-        before = self.progress.seconds
-        started = last_save = time.monotonic()
-        save_after = min(t.checkpoint_every_s, FIRST_SAVE_S)
-        while not (self.stopping or self.finished()):
+        before, started = self.progress.seconds, time.monotonic()
+        self.team.seconds(before)
+        last_save, save_after = before, min(t.checkpoint_every_s, FIRST_SAVE_S)
+        if self.fresh and self.team.elastic:
+            self.save()  # who is restarted goes on from here, not from what was there before
+        while not ((leave := self.team.any(self.stopping)) or self.finished()):
             self._train_step(next(batches))
-            self.progress.seconds = before + time.monotonic() - started
+            self.progress.seconds = self.team.seconds(before + time.monotonic() - started)
             if self.progress.step % t.validate_every_steps == 0:
                 self._validate()
-            if time.monotonic() - last_save >= save_after:
+            if self.progress.seconds - last_save >= save_after:
                 self.save()
-                last_save, save_after = time.monotonic(), t.checkpoint_every_s
+                last_save, save_after = self.progress.seconds, t.checkpoint_every_s
             report(self)
         if self.progress.step != self.saved_step:
-            if self.progress.step % t.validate_every_steps and not self.stopping:
+            if self.progress.step % t.validate_every_steps and not leave:
                 self._validate()
             self.save()
 
@@ -275,12 +300,15 @@ class Trainer:
     def _torch_step(self, batch: Batch) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        nats, count = self._nats(self.model, batch)
-        loss = nats / count
-        value = self._checked(loss.item())
+        t, p = self.metadata.training, self.progress
+        depths = self.model.depths(t.batch_size, batch.inputs.shape[1])  # by all processes alike, for all rows
+        with self.team.apart(t.seed + p.step):
+            nats, count = self._nats(self.score, batch, None if depths is None else depths[self.team.rows])
+        total, steps = self.team.sum(nats, count)
+        value = self._checked(total / steps)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.metadata.training.clip_norm)
+        (nats * self.team.size / steps).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), t.clip_norm)
         self.optimizer.step()
         return value
 
@@ -300,29 +328,30 @@ class Trainer:
             )
         return loss
 
-    def _nats(self, model: SequenceModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _nats(
+        self, score: nn.Module, batch: Batch, depths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Nats summed over the batch, and the number of steps that count; the lanes move on."""
         batch = batch.to(self.device)
-        self.lanes = model.reset(self.lanes, batch.first)
+        lanes = self.model.reset(self.lanes, batch.first)
         with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
-            nats, lanes = model.nats(batch.inputs, batch.targets, self.lanes, batch.ends)
-            begun = batch.inputs[batch.first, :1]
-            opening = model.head.nats(model.opening(len(begun))[:, None], begun)
+            nats, count, lanes = score(batch, lanes, depths)
         self.lanes = tuple(tensor.detach().float() for tensor in lanes)
-        return (nats.sum(-1) * batch.mask).sum() + opening.sum(), batch.mask.sum() + len(begun)
+        return nats, count
 
     @torch.no_grad()
     def _validate(self) -> None:
         """Held-out nats of the average; the best average is kept."""
-        training_lanes, total, count = self.lanes, 0.0, 0
-        for row in self.held_out:
-            self.lanes = self.average.initial_state(len(row[0].inputs))
-            for batch in row:
-                nats, steps = self._nats(self.average, batch)
+        training_lanes, total, count, score = self.lanes, 0.0, 0, Score(self.average)
+        for run in self.held_out:
+            self.lanes = self.average.initial_state(len(run[0].inputs))
+            for batch in run:
+                nats, steps = self._nats(score, batch)
                 total, count = total + nats.item(), count + int(steps.item())
         self.lanes = training_lanes
+        total, heard = self.team.sum(total, count)
         p = self.progress
-        p.validation_nats = total / max(count, 1)
+        p.validation_nats = total / max(heard, 1)
         p.history.append([p.step, round(p.seconds, 3), p.train_nats or 0.0, p.validation_nats])
         if p.best_nats is None or p.validation_nats < p.best_nats:
             p.best_step, p.best_nats = p.step, p.validation_nats
@@ -337,12 +366,18 @@ class Trainer:
 
     def save(self) -> None:
         """Write the state, whole or not at all."""
+        lanes = [self.team.gather(tensor) for tensor in self.lanes]
+        if self.team.leads:
+            self._write(lanes)
+        self.saved_step = self.progress.step
+
+    def _write(self, lanes: list[torch.Tensor]) -> None:
         tensors = checkpoint.with_prefix("featurizer", self.featurizer.state())
         tensors |= checkpoint.with_prefix("weights", self.model.state_dict())
         tensors |= checkpoint.with_prefix("average", self.average.state_dict())
         tensors |= checkpoint.with_prefix("best", self.best)
         tensors |= checkpoint.with_prefix("sampler", self.sampler.state())
-        tensors |= {f"lanes.{i}": tensor for i, tensor in enumerate(self.lanes)}
+        tensors |= {f"lanes.{i}": tensor for i, tensor in enumerate(lanes)}
         tensors |= {"random.cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             tensors |= {"random.cuda": torch.cuda.get_rng_state(self.device)}
@@ -358,7 +393,6 @@ class Trainer:
             "validation": [piece.id for piece in self.validation_pieces],
         }
         checkpoint.save(self.state_path, {n: t.detach().cpu() for n, t in tensors.items()}, facts)
-        self.saved_step = self.progress.step
 
     def _begin_with(self, tensors: checkpoint.Tensors, facts: dict[str, Any]) -> None:
         """Take up what another training learned, as this one's first weights."""
@@ -388,12 +422,29 @@ class Trainer:
         lanes = [tensors[f"lanes.{i}"] for i in range(len(self.lanes))]
         if facts["pieces"] == fingerprint(self.train_pieces) and len(lanes[0]) == self.metadata.training.batch_size:
             self.sampler.load_state(checkpoint.under_prefix("sampler", tensors))
-            self.lanes = tuple(tensor.to(self.device) for tensor in lanes)
+            self.lanes = tuple(tensor[self.team.rows].to(self.device) for tensor in lanes)
         else:
             self.display.say("the corpus or the batch size changed since the state was saved: the lanes begin anew")
         torch.set_rng_state(tensors["random.cpu"])
         if self.device.type == "cuda" and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
+
+
+class Score(nn.Module):
+    """What a model makes of a batch, as the module that a team wraps."""
+
+    def __init__(self, model: SequenceModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, batch: Batch, lanes: State, depths: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, State]:
+        """Nats summed over the batch, the number of steps that count, and the lanes after it."""
+        nats, lanes = self.model.nats(batch.inputs, batch.targets, lanes, batch.ends, depths)
+        begun = batch.inputs[batch.first, :1]
+        opening = self.model.head.nats(self.model.opening(len(begun))[:, None], begun)
+        return (nats.sum(-1) * batch.mask).sum() + opening.sum(), batch.mask.sum() + len(begun), lanes
 
 
 def fingerprint(pieces: Pieces) -> str:

@@ -228,14 +228,15 @@ def test_code_dropout_lets_some_lanes_hear_coarse_levels_only():
     assert isinstance(model.head, LevelHead)
     x = stream(model.spec, 200, batch=64)
     sums = model.head.embedding(x)
-    heard = model.head.embed(x, coarse_share=0.5)
+    heard = model.head.embed(x, model.head.depths(64, 200, coarse_share=0.5))
     whole = (heard == sums[-1]).all(-1)
     share = whole.all(-1).float().mean().item()
     assert 0.3 < share < 0.7
     partial = ~whole.all(-1)
     assert torch.stack([(heard == s).all(-1) for s in sums]).any(0).all()
     assert 0.2 < whole[partial].float().mean() < 0.5  # a third of their steps are whole by chance
-    assert torch.equal(model.head.embed(x, coarse_share=0.0), sums[-1])
+    assert model.head.depths(64, 200, coarse_share=0.0) is None
+    assert torch.equal(model.head.embed(x), sums[-1])
 
 
 def test_regression_nats_are_those_of_a_gaussian():
