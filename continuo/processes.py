@@ -4,6 +4,8 @@ Its environment variables say who a process is. Tensors on the CPU travel by glo
 """
 
 import os
+import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from continuo.team import Team
 
 PATIENCE = timedelta(hours=24)  # the first process may decode a large corpus while the others wait
+CORNER = "start {}"
 T = TypeVar("T")
 
 
@@ -37,11 +40,34 @@ class Processes(Team):
         self.device = torch.device("cpu")
         self.own_seconds, self.stopping = 0.0, False
         self.agreed_seconds, self.agreed_to_stop = 0.0, False
-        self.store, _, _ = next(distributed.rendezvous("env://"))
+        shared, _, _ = next(distributed.rendezvous("env://"))
+        corner = self._meet(shared)
+        self.store = distributed.PrefixStore(corner, shared)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(
             backend, store=self.store, rank=self.rank, world_size=self.size, timeout=PATIENCE
         )
+        again = corner != CORNER.format(1) or self.restarted
+        self.restarted = self.from_leader(lambda: again)  # torchrun counts on each machine by itself
+
+    def _meet(self, store: distributed.Store) -> str:
+        """A prefix for what these processes keep in the store, the same for all.
+
+        torchrun may keep its store when it starts processes again, and with it the addresses of those that are gone. So
+        each one calls by a name of its own, until the leader has answered to that name.
+        """
+        if self.leads:
+            corner = CORNER.format(store.add("starts", 1))
+            for rank in range(1, self.size):
+                while not store.check([f"{corner} {rank}"]):
+                    store.set(f"answer {store.get(f'call {rank}').decode()}", corner)
+                    time.sleep(0.02)
+            return corner
+        name = uuid.uuid4().hex
+        store.set(f"call {self.rank}", name)
+        corner = store.get(f"answer {name}").decode()
+        store.set(f"{corner} {self.rank}", "heard")
+        return corner
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
