@@ -1,16 +1,17 @@
 """What a second process brings: the default model trained by one and by two processes of one thread each.
 
-    python benchmarks/scaling.py [--rounds 3] [--json]
+    python benchmarks/scaling.py [--rounds 12] [--json]
 
 `weak`: each process keeps the preset's batch, so that two train on twice as much in a step; that is `ddp_efficiency`,
-the frames per second of two processes over twice those of one. `strong`: two share the batch of one. Each round starts
-all of them one after another, and the fastest round of each counts, for the machine may have other work.
+the frames per second of two processes over twice those of one. `strong`: two share the batch of one. The three are
+trained in turn, a few steps each, while the other process sleeps; the fastest step of each counts, for the machine may
+have other work. `cpu` is the same in seconds of processor time: what exchanging gradients costs, without the waiting.
 """
 
 import argparse
 import json
+import math
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,16 +30,17 @@ from continuo.command import Parser, run_main
 from continuo.device import choose_precision
 from continuo.processes import Processes
 from continuo.team import Team
+from dataset import training_batches
 from trainer import Trainer
 
-WARM_UP, TIMED = 4, 12  # steps
+WARM_UP, TURN = 3, 2  # steps of each before any counts, and steps in a turn
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser("scaling.py", __doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default: 3)")
+    parser.add_argument("--rounds", type=int, default=12, help="turns of each (default: 12)")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object on the last line")
-    parser.add_argument("--part", type=Path, metavar="META", help="measure one training; how the parts are started")
+    parser.add_argument("--part", type=Path, metavar="META", help="how this starts its two processes")
     return parser
 
 
@@ -49,10 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.part:
-        frames_per_second = train(arguments.part)
-        if frames_per_second:
-            print(frames_per_second)
-        return 0
+        return _part(arguments.part, arguments.rounds)
     results = measure(arguments.rounds)
     for name, value in results.items():
         print(f"{name:<36} {value:12,.3f}")
@@ -61,65 +60,80 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def ddp_efficiency(rounds: int = 3) -> float:
+def ddp_efficiency(rounds: int = 12) -> float:
     """Frames per second of two processes of one thread over twice those of one, each with its own batch."""
     return measure(rounds)["ddp_efficiency"]
 
 
 def measure(rounds: int) -> dict[str, float]:
-    best = {"one_process": 0.0, "two_processes_weak": 0.0, "two_processes_strong": 0.0}
     with tempfile.TemporaryDirectory() as folder:
-        lanes = prepare(Path(folder))
-        for _ in range(rounds):
-            for name, processes, batch in zip(best, (1, 2, 2), (lanes, 2 * lanes, lanes), strict=True):
-                best[name] = max(best[name], started(Path(folder), processes, batch))
-    one, weak, strong = best.values()
-    results = {f"{name}_frames_per_second": value for name, value in best.items()}
-    return results | {"ddp_efficiency": weak / (2 * one), "ddp_efficiency_strong": strong / (2 * one)}
+        meta = prepare(Path(folder))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
+        command += ["--part", str(meta), "--rounds", str(rounds)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "CONTINUO_CACHE": str(meta.parent / "cache")}
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    (one, weak, strong), (cpu_one, cpu_weak, _) = json.loads(done.stdout)
+    return {
+        "one_process_frames_per_second": one,
+        "two_processes_weak_frames_per_second": weak,
+        "two_processes_strong_frames_per_second": strong,
+        "ddp_efficiency": weak / (2 * one),
+        "ddp_efficiency_strong": strong / (2 * one),
+        "ddp_efficiency_cpu": cpu_weak / (2 * cpu_one),
+    }
 
 
-def prepare(folder: Path) -> int:
-    """Two minutes of made-up sound with a metadata file beside it; returns the lanes of the preset."""
-    rng = np.random.default_rng(0)
+def prepare(folder: Path) -> Path:
+    """Two minutes of made-up sound and a metadata file for it."""
+    rng, music = np.random.default_rng(0), folder / "music"
+    music.mkdir()
     for number in range(4):
         time_s = np.arange(24_000 * 30) / 24_000
         tones = [np.sin(2 * np.pi * rng.uniform(80, 3000) * time_s) * (np.sin(4 * time_s + k) > 0) for k in range(12)]
-        soundfile.write(folder / f"{number}.wav", 0.03 * np.sum(tones, axis=0), 24_000)
+        soundfile.write(music / f"{number}.wav", 0.03 * np.sum(tones, axis=0), 24_000)
     precision = str(choose_precision("auto", torch.device("cpu"))).removeprefix("torch.")
-    values = {"corpus.path": str(folder), "corpus.transpose": 0, "training.steps": 10**6}
+    values = {"corpus.path": str(music), "corpus.transpose": 0, "training.steps": 10**6}
     values |= {"training.precision": precision, "training.validation_frames": 64}
     made = metadata.from_preset(metadata.DEFAULT_PRESET, values, state="model.safetensors")
     metadata.save(made, folder / "model.json")
-    return made.training.batch_size
+    return folder / "model.json"
 
 
-def started(folder: Path, processes: int, batch: int) -> float:
-    """Frames per second of so many processes on a batch of so many lanes in all."""
-    made = metadata.load(folder / "model.json", {"training.batch_size": batch})
-    meta = folder / f"{processes}-{batch}.json"
-    metadata.save(made, meta)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *(torchrun if processes > 1 else []), __file__, "--part", str(meta)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CONTINUO_CACHE": str(folder / "cache")}
-    return float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
+def _part(meta: Path, rounds: int) -> int:
+    """One of the two processes; the first one prints the frames per second of the three trainings."""
+    torch.set_num_threads(1)
+    with Processes() as team:
+        lanes = metadata.load(meta).training.batch_size
+        turns = [(Team(), lanes), (team, 2 * lanes), (team, lanes)]
+        trainings = [Training(meta, batch, workers) for workers, batch in turns if team.leads or workers is team]
+        for turn in range(-1, rounds):
+            if not team.leads:
+                team.sum(0)  # and sleeps at the next one, while the leader trains alone
+            for training in trainings:
+                team.sum(0)
+                training.steps(TURN if turn >= 0 else WARM_UP, count=turn >= 0)
+        if team.leads:
+            clocks = zip(*(training.least_s for training in trainings), strict=True)
+            print(json.dumps([[t.frames / s for t, s in zip(trainings, clock, strict=True)] for clock in clocks]))
+    return 0
 
 
-def train(meta: Path) -> float:
-    """Frames per second of the whole team, at the median step; 0 for processes that do not lead."""
-    times: list[float] = []
+class Training:
+    """A training that is moved on by a few steps at a time."""
 
-    def tick(running: Trainer) -> None:
-        times.append(time.perf_counter())
-        if len(times) == 1 + WARM_UP + TIMED:
-            running.stop()
+    def __init__(self, meta: Path, batch: int, team: Team) -> None:
+        made = metadata.load(meta, {"training.batch_size": batch})
+        self.trainer = Trainer(made, meta.with_suffix(".safetensors"), torch.device("cpu"), team=team)
+        self.batches = training_batches(self.trainer.train_set, self.trainer.sampler)
+        self.frames, self.least_s = batch * made.training.window, (math.inf, math.inf)  # by the clock, and of the CPU
 
-    with Processes() if "WORLD_SIZE" in os.environ else Team() as team:
-        torch.set_num_threads(1)
-        made = metadata.load(meta)
-        trainer = Trainer(made, meta.with_suffix(".safetensors"), torch.device("cpu"), fresh=True, team=team)
-        trainer.run(tick)
-    seconds = statistics.median(np.diff(times)[WARM_UP : WARM_UP + TIMED])
-    return made.training.batch_size * made.training.window / float(seconds) if team.leads else 0.0
+    def steps(self, number: int, *, count: bool) -> None:
+        for _ in range(number):
+            started, used = time.perf_counter(), time.process_time()
+            self.trainer._train_step(next(self.batches))
+            if count:
+                clock, cpu = time.perf_counter() - started, time.process_time() - used
+                self.least_s = min(self.least_s[0], clock), min(self.least_s[1], cpu)
 
 
 if __name__ == "__main__":
