@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, SMALL_OF, train_small
+from test_model import KINDS, SECTIONS, model_of, stream
 
 from continuo import checkpoint, metadata
 from continuo.team import Team
-from dataset import LaneSampler
-from trainer import Trainer
+from dataset import Batch, LaneSampler
+from trainer import Score, Trainer
 
 STEPS = 10
 
@@ -95,6 +96,20 @@ def test_rows_of_all_processes_are_the_batch():
     for _ in range(10):
         batch, shares = next(whole), [next(part) for part in parts]
         assert [shares[lane % 2][lane // 2] for lane in range(4)] == batch
+
+
+@pytest.mark.parametrize("backbone", SECTIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_weight_has_a_gradient_in_every_step(kind, backbone):
+    """Else the others would wait for it; also where no piece begins and none ends."""
+    model = model_of(kind, backbone=backbone)
+    steps = stream(model.spec, 6)
+    nothing = torch.zeros(2, 5, dtype=torch.bool)
+    batch = Batch(steps[:, :-1], steps[:, 1:], nothing, ~nothing, nothing[:, 0])
+    nats, count, _ = Score(model)(batch, model.initial_state(2), None)
+    nats.backward()
+    assert count == 10
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
 def test_a_restart_begins_nothing_anew(monkeypatch):
