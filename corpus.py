@@ -29,12 +29,19 @@ import numpy as np
 import regex
 
 from continuo import cache, synth
-from continuo.audio import AUDIO_ENDINGS, UNDECODABLE_ENDINGS, audible_range, decode_blocks, loudness_db
+from continuo.audio import (
+    AUDIO_ENDINGS,
+    UNDECODABLE_ENDINGS,
+    StoredSamples,
+    audible_range,
+    decode_blocks,
+    loudness_db,
+)
 from continuo.command import Parser, printable, run_main
 from continuo.files import human_size
 from continuo.metadata import EMBEDDED_CORPUS, CorpusSection
 from continuo.performance import CACHE_VERSION, SCORE_ENDINGS, perform
-from continuo.piece import Piece, check_audible, lazy_samples
+from continuo.piece import Piece, check_audible
 from continuo.progress import Display
 from continuo.song import QUARTER, Song, Tone, pitch_number
 from continuo.transcript import read_song
@@ -252,7 +259,7 @@ def prepare(source: Source, section: CorpusSection) -> Piece | str:
         return _reason(source, error)
     if "refused" in facts:
         return str(facts["refused"])
-    samples = lazy_samples(cache.entry(key, ".f32"))
+    samples = StoredSamples(cache.entry(key, ".f32"))
     heard = samples[slice(*facts["heard"])]
     return Piece(source.id, str(source.path), section.sample_rate_hz, heard, facts["loudness_db"], key)
 
@@ -283,7 +290,7 @@ def _reason(source: Source, error: ValueError | OSError) -> str:
 
 
 def _facts(path: Path, rate: int) -> dict[str, Any]:
-    samples = lazy_samples(path)
+    samples = StoredSamples(path)
     try:
         check_audible(samples, rate, least_samples=int(LEAST_SECONDS * rate), source="it")
     except ValueError as error:
@@ -327,7 +334,7 @@ def load_prompt(path: Path, section: CorpusSection, *, expressive: bool = False,
     piece = prepare(source, section)
     if isinstance(piece, str):
         raise ValueError(f"the prompt {path} cannot be used: {piece}")
-    samples = lazy_samples(cache.entry(piece.key, ".f32"))
+    samples = StoredSamples(cache.entry(piece.key, ".f32"))
     if source.is_score and not ring_out:
         samples = samples[: round(perform(path, expressive=expressive).seconds * section.sample_rate_hz)]
     return replace(piece, samples=samples, key="")

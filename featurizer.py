@@ -290,7 +290,8 @@ class CodebookFeaturizer(StftFeaturizer):
 
     def vectors(self, frames: torch.Tensor) -> torch.Tensor:
         """Complex `(T, K)` to weighted logarithms of magnitude over full scale, plus a floor, `(T, K)`."""
-        return (frames.abs() / self.full_scale + self.section.floor).log() * self.weight
+        magnitude = (frames.real.square() + frames.imag.square()).sqrt()  # a third of the time of `abs`
+        return (magnitude / self.full_scale + self.section.floor).log() * self.weight
 
     def from_complex(self, frames: torch.Tensor) -> torch.Tensor:
         return self.codebook.encode(self.vectors(frames))
