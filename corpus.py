@@ -18,7 +18,7 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -40,6 +40,7 @@ from continuo.audio import (
 from continuo.command import Parser, printable, run_main
 from continuo.files import human_size
 from continuo.metadata import EMBEDDED_CORPUS, CorpusSection
+from continuo.parallel import WORKERS, in_order, keep_on
 from continuo.performance import CACHE_VERSION, SCORE_ENDINGS, perform
 from continuo.piece import Piece, check_audible
 from continuo.progress import Display
@@ -103,7 +104,7 @@ def load(section: CorpusSection, *, seed: int = 0, display: Display | None = Non
         synth.find_soundfont(Path(section.soundfont).expanduser())
     sources, skipped = _chosen(section, seed)
     # decoding and synthesis run outside the interpreter lock
-    outcomes = _prepared(sources, partial(prepare, section=section), display, workers=min(os.cpu_count() or 1, 16))
+    outcomes = _prepared(sources, partial(prepare, section=section), display)
     return _gathered(section, outcomes, skipped, display)
 
 
@@ -229,19 +230,15 @@ def _pattern(patterns: Sequence[str], key: str) -> "regex.Pattern[str] | None":
 
 
 def _prepared(
-    sources: list[Source], read: Callable[[Source], P | str], display: Display, *, workers: int
+    sources: list[Source], read: Callable[[Source], P | str], display: Display, workers: int = WORKERS
 ) -> Iterator[tuple[Source, P | str]]:
     """Each source with its piece, or the reason why it has none."""
     task = display.task("reading the corpus", len(sources))
-    with ThreadPoolExecutor(workers) as pool:
-        yield from _counted(sources, pool.map(read, sources), task)
+    with closing(in_order(read, sources, workers)) as outcomes:
+        for done, (source, outcome) in enumerate(zip(sources, outcomes, strict=True), start=1):
+            task.update(done, f"{done} of {len(sources)} pieces")
+            yield source, outcome
     task.close()
-
-
-def _counted(sources: list[Source], outcomes: Iterator[Any], task: Any) -> Iterator[tuple[Source, Any]]:
-    for done, (source, outcome) in enumerate(zip(sources, outcomes, strict=True), start=1):
-        task.update(done, f"{done} of {len(sources)} pieces")
-        yield source, outcome
 
 
 def prepare(source: Source, section: CorpusSection) -> Piece | str:
@@ -252,7 +249,7 @@ def prepare(source: Source, section: CorpusSection) -> Piece | str:
         if found is None:
             rate = section.sample_rate_hz
             blocks = iter([render_score(source, section)]) if source.is_score else decode_blocks(source.path, rate)
-            facts = cache.put_audio(key, blocks, partial(_facts, rate=rate))
+            facts = cache.put_audio(key, map(_wanted, blocks), partial(_facts, rate=rate))
         else:
             facts = found[1]
     except (ValueError, OSError) as error:
@@ -287,6 +284,11 @@ def _reason(source: Source, error: ValueError | OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # the cache cannot be written: no file will do
         raise error
     return error.strerror or str(error)
+
+
+def _wanted(block: np.ndarray) -> np.ndarray:
+    keep_on()
+    return block
 
 
 def _facts(path: Path, rate: int) -> dict[str, Any]:

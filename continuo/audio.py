@@ -12,6 +12,7 @@ import numpy as np
 import soundfile
 
 from continuo.files import replacing
+from continuo.parallel import keep_on
 
 AUDIO_ENDINGS = frozenset(
     {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd"}
@@ -224,6 +225,7 @@ def block_powers(samples: Samples, size: int) -> np.ndarray:
     powers = [np.zeros(0)]
     step = max(1, (1 << 18) // size) * size
     for first in range(0, len(samples), step):
+        keep_on()
         squared = np.square(samples[first : first + step], dtype=np.float64)
         whole = len(squared) // size * size
         powers.append(squared[:whole].reshape(-1, size).mean(axis=1))
