@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from continuo import cache
@@ -110,15 +111,21 @@ class AudioDataset(Dataset[Batch]):
             return torch.from_numpy(self.codes.read(piece, start, stop).astype(np.int64))
         return self.featurizer.encode(self.pieces[piece], start, min(stop, self.steps[piece]))
 
-    def __getitem__(self, index: int) -> Batch:
-        """Window `index` alone: shapes as in `Batch`, without the batch axis."""
-        piece, start = self.locate(index)
-        steps = self.read(piece, start, start + self.window + 1)
-        following = torch.arange(start + 1, start + self.window + 1)
-        ends = (following == self.steps[piece]) & self.pieces[piece].ends
-        mask = (following < self.steps[piece]) | ends
-        whole = torch.cat([steps, steps.new_zeros(self.window + 1 - len(steps), steps.shape[1])])
-        return Batch(whole[:-1], whole[1:], ends, mask, torch.tensor(start == 0))
+    def __getitem__(self, index: int | list[int]) -> Batch:
+        """Windows side by side, shapes as in `Batch`; a lone index gives one window without the batch axis."""
+        if isinstance(index, int):
+            return Batch(*(tensor[0] for tensor in self[[index]]))
+        places = [self.locate(i) for i in index]
+        rows = [self.read(piece, start, start + self.window + 1) for piece, start in places]
+        steps = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, at most T + 1, L or F)
+        steps = F.pad(steps, (0, 0, 0, self.window + 1 - steps.shape[1]))
+        starts = torch.tensor([start for _, start in places])[:, None]
+        last = torch.tensor([self.steps[piece] for piece, _ in places])[:, None]
+        ending = torch.tensor([self.pieces[piece].ends for piece, _ in places])[:, None]
+        following = starts + torch.arange(1, self.window + 1)
+        ends = (following == last) & ending
+        mask = (following < last) | ends
+        return Batch(steps[:, :-1].contiguous(), steps[:, 1:].contiguous(), ends, mask, starts[:, 0] == 0)
 
 
 class CodeFile:
@@ -224,7 +231,7 @@ def collate(windows: list[Batch]) -> Batch:
 def training_batches(dataset: AudioDataset, sampler: LaneSampler) -> Iterator[Batch]:
     """Batches without end, one window of every lane each."""
     own = torch.Generator()  # DataLoader draws a seed for its workers, which must not disturb the training's randomness
-    return iter(DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, generator=own))
+    return iter(DataLoader(dataset, batch_size=None, sampler=sampler, generator=own))
 
 
 def validation_batches(dataset: AudioDataset, frames: int) -> list[list[Batch]]:

@@ -103,11 +103,11 @@ def make_corpus(folder: Path, hours: float) -> None:
     import soundfile
 
     folder.mkdir()
-    models = []
+    models: list[bytes] = []
     for rate_hz, channels in KINDS:
         rng = np.random.default_rng(len(models))
         second = np.arange(PIECE_S * rate_hz) / rate_hz
-        audio = rng.standard_normal((len(second), channels)) * 0.0005
+        audio = rng.standard_normal((len(second), channels)) * 0.0001
         for _ in range(8):
             tone = np.sin(2 * np.pi * rng.uniform(80, 3000) * second) * (np.sin(rng.uniform(0.5, 4) * second) > 0)
             audio += 0.04 * tone[:, None]
