@@ -191,21 +191,29 @@ def begin(hours: float, folder: Path) -> dict[str, float]:
 def train(width: float, folder: Path) -> dict[str, float]:
     """One training step of the default model at another width."""
     size = {"architecture__hidden": int(width), "architecture__head_width": int(width)}
-    folder = (folder / "model.json").parent
     own = folder / f"width{width:g}"
     own.mkdir()
     (own / "corpus").symlink_to(folder / "corpus")
     running = trainer(own, Stopwatch(), representation__fit_frames=5000, training__checkpoint_every_s=1e6, **size)
-    times: list[float] = []
-
-    def tick(trainer: Any) -> None:
-        times.append(time.perf_counter())
-        if len(times) == STEPS + 3:
-            trainer.stop()
-
-    running.run(tick)
     parameters = sum(parameter.numel() for parameter in running.model.parameters())
-    return {"step_s": float(np.median(np.diff(times)[2:])), "million_parameters": parameters / 1e6}
+    share, step_s = pipeline_share(running)
+    return {"million_parameters": parameters / 1e6, "step_s": step_s, "waiting_percent": 100 * share}
+
+
+def pipeline_share(running: Any) -> tuple[float, float]:
+    """The share of a trainer's steps that goes by in waiting for batches, and the seconds of a step (medians)."""
+    from dataset import training_batches
+
+    waiting, whole = [], []
+    batches = training_batches(running.train_set, running.sampler)
+    for _ in range(2 + STEPS):
+        started = time.perf_counter()
+        batch = next(batches)
+        waiting.append(time.perf_counter() - started)
+        running._train_step(batch)
+        whole.append(time.perf_counter() - started)
+    step_s = float(np.median(whole[2:]))
+    return float(np.median(waiting[2:])) / step_s, step_s
 
 
 def play(length_s: float, folder: Path) -> dict[str, float]:
@@ -272,7 +280,12 @@ def page(results: dict[str, Rows]) -> str:
         }
         parts.append(f"Preparing (`train.py --prepare-only`):\n\n{table(results['hours'], 'hours', columns)}")
     if results["widths"]:
-        columns = {"million_parameters": "million parameters", "step_s": "s per training step", "peak_mb": "peak MB"}
+        columns = {
+            "million_parameters": "million parameters",
+            "step_s": "s per training step",
+            "waiting_percent": "of it waiting for batches, %",
+            "peak_mb": "peak MB",
+        }
         parts.append(f"Training, 32 lanes of 64 steps:\n\n{table(results['widths'], 'width', columns)}")
     if results["lengths"]:
         columns = {"play_s": "s", "peak_mb": "peak MB"}

@@ -34,16 +34,16 @@ def in_order(work: Callable[[T], R], things: Iterable[T], workers: int = WORKERS
         _here.stop = stop
         torch.set_num_threads(1)
 
-    with ThreadPoolExecutor(workers, initializer=begin) as pool:
+    pool = ThreadPoolExecutor(workers, initializer=begin)
+    try:
         waiting: deque[Future[R]] = deque(pool.submit(work, thing) for thing in islice(rest, AHEAD))
-        try:
-            while waiting:
-                yield waiting.popleft().result()
-                waiting += (pool.submit(work, thing) for thing in islice(rest, 1))
-        finally:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            torch.set_num_threads(threads)
+        while waiting:
+            yield waiting.popleft().result()
+            waiting += (pool.submit(work, thing) for thing in islice(rest, 1))
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def keep_on() -> None:
