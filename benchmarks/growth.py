@@ -4,7 +4,7 @@
 
 Each figure is of a process of its own, so that memory peaks are its own. An exponent is the slope of the logarithm
 over the logarithm of the size: 1 is linear. `--write` renews the section of benchmarks/RESULTS.md. A hundred hours of
-corpus need 45 GB of disk while they are measured (`TMPDIR` says where), about 8 minutes on two cores, and an empty
+corpus need 45 GB of disk while they are measured (`TMPDIR` says where), about 10 minutes on two idle cores, and an empty
 list (`--hours ""`) leaves a table out.
 """
 
@@ -278,7 +278,10 @@ def page(results: dict[str, Rows]) -> str:
             "bare_decoding_times_real_time_per_core": "soundfile alone, x real time per core",
             "peak_mb": "peak MB",
         }
-        parts.append(f"Preparing (`train.py --prepare-only`):\n\n{table(results['hours'], 'hours', columns)}")
+        parts.append(
+            "Preparing (`train.py --prepare-only`). Seconds depend on what else runs; rates per core are of the "
+            f"processor's time.\n\n{table(results['hours'], 'hours', columns)}"
+        )
     if results["widths"]:
         columns = {
             "million_parameters": "million parameters",
@@ -287,6 +290,12 @@ def page(results: dict[str, Rows]) -> str:
             "peak_mb": "peak MB",
         }
         parts.append(f"Training, 32 lanes of 64 steps:\n\n{table(results['widths'], 'width', columns)}")
+        parameters = [row["million_parameters"] for row in results["widths"]]
+        if len(parameters) > 1:
+            time_, memory = (
+                exponent(parameters, [row[key] for row in results["widths"]]) for key in ("step_s", "peak_mb")
+            )
+            parts.append(f"Over the number of parameters, time has the exponent {time_:.2f} and memory {memory:.2f}.")
     if results["lengths"]:
         columns = {"play_s": "s", "peak_mb": "peak MB"}
         parts.append(f"Generating, one stream on one thread:\n\n{table(results['lengths'], 'seconds', columns)}")
