@@ -3,9 +3,9 @@
     python benchmarks/growth.py [--hours 1,10,100] [--widths 256,512,1024,2048] [--lengths 10,60,600] [--json] [--write]
 
 Each figure is of a process of its own, so that memory peaks are its own. An exponent is the slope of the logarithm
-over the logarithm of the size: 1 is linear. `--write` renews the section of benchmarks/RESULTS.md. A hundred hours of
-corpus need 45 GB of disk while they are measured (`TMPDIR` says where), about 10 minutes on two idle cores, and an empty
-list (`--hours ""`) leaves a table out.
+over the logarithm of the size: 1 is linear. `--write` renews the tables in benchmarks/RESULTS.md, each in a section of
+its own; an empty list (`--hours ""`) leaves one out. A hundred hours of corpus need 45 GB of disk while they are
+measured (`TMPDIR` says where) and about 10 minutes on two idle cores.
 """
 
 import argparse
@@ -58,10 +58,10 @@ def main(argv: list[str] | None = None) -> int:
         "hours": [in_own_process("prepare", hours) for hours in arguments.hours],
         **on_one_corpus(arguments.widths, arguments.lengths),
     }
-    text = page(results)
-    print(text)
-    if arguments.write:
-        write_section("growth", text)
+    for name, text in sections(results).items():
+        print(f"{text}\n")
+        if arguments.write:
+            write_section(name, text)
     if arguments.json:
         print(json.dumps(results))
     return 0
@@ -265,9 +265,11 @@ def table(rows: Rows, size: str, columns: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def page(results: dict[str, Rows]) -> str:
-    parts = [f"# Growth\n\n{machine()} Made by `python benchmarks/growth.py --write`."]
-    if results["hours"]:
+def sections(results: dict[str, Rows]) -> dict[str, str]:
+    """The sections of the page, of what was measured."""
+    made = f"{machine()} Made by `python benchmarks/growth.py --write`."
+    found = {}
+    if rows := results["hours"]:
         columns = {
             "total_s": "s",
             "reading_s": "reading s",
@@ -278,28 +280,28 @@ def page(results: dict[str, Rows]) -> str:
             "bare_decoding_times_real_time_per_core": "soundfile alone, x real time per core",
             "peak_mb": "peak MB",
         }
-        parts.append(
-            "Preparing (`train.py --prepare-only`). Seconds depend on what else runs; rates per core are of the "
-            f"processor's time.\n\n{table(results['hours'], 'hours', columns)}"
+        what = (
+            "`train.py --prepare-only`. Seconds depend on what else runs; rates per core are of the processor's time."
         )
-    if results["widths"]:
+        found["growth-hours"] = f"## Hours of corpus\n\n{what} {made}\n\n{table(rows, 'hours', columns)}"
+    if rows := results["widths"]:
         columns = {
             "million_parameters": "million parameters",
             "step_s": "s per training step",
             "waiting_percent": "of it waiting for batches, %",
             "peak_mb": "peak MB",
         }
-        parts.append(f"Training, 32 lanes of 64 steps:\n\n{table(results['widths'], 'width', columns)}")
-        parameters = [row["million_parameters"] for row in results["widths"]]
-        if len(parameters) > 1:
-            time_, memory = (
-                exponent(parameters, [row[key] for row in results["widths"]]) for key in ("step_s", "peak_mb")
-            )
-            parts.append(f"Over the number of parameters, time has the exponent {time_:.2f} and memory {memory:.2f}.")
-    if results["lengths"]:
+        text = f"## Width\n\nTraining, 32 lanes of 64 steps. {made}\n\n{table(rows, 'width', columns)}"
+        if len(rows) > 1:
+            parameters = [row["million_parameters"] for row in rows]
+            by_time, by_memory = (exponent(parameters, [row[key] for row in rows]) for key in ("step_s", "peak_mb"))
+            text += f"\n\nOver the number of parameters: time {by_time:.2f}, memory {by_memory:.2f}."
+        found["growth-widths"] = text
+    if rows := results["lengths"]:
         columns = {"play_s": "s", "peak_mb": "peak MB"}
-        parts.append(f"Generating, one stream on one thread:\n\n{table(results['lengths'], 'seconds', columns)}")
-    return "\n\n".join(parts)
+        what = "Generating, one stream on one thread."
+        found["growth-lengths"] = f"## Length of output\n\n{what} {made}\n\n{table(rows, 'seconds', columns)}"
+    return found
 
 
 if __name__ == "__main__":
