@@ -18,7 +18,7 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -29,12 +29,20 @@ import numpy as np
 import regex
 
 from continuo import cache, synth
-from continuo.audio import AUDIO_ENDINGS, UNDECODABLE_ENDINGS, audible_range, decode_blocks, loudness_db
+from continuo.audio import (
+    AUDIO_ENDINGS,
+    UNDECODABLE_ENDINGS,
+    StoredSamples,
+    audible_range,
+    decode_blocks,
+    loudness_db,
+)
 from continuo.command import Parser, printable, run_main
 from continuo.files import human_size
 from continuo.metadata import EMBEDDED_CORPUS, CorpusSection
+from continuo.parallel import WORKERS, in_order, keep_on
 from continuo.performance import CACHE_VERSION, SCORE_ENDINGS, perform
-from continuo.piece import Piece, check_audible, lazy_samples
+from continuo.piece import Piece, check_audible
 from continuo.progress import Display
 from continuo.song import QUARTER, Song, Tone, pitch_number
 from continuo.transcript import read_song
@@ -96,7 +104,7 @@ def load(section: CorpusSection, *, seed: int = 0, display: Display | None = Non
         synth.find_soundfont(Path(section.soundfont).expanduser())
     sources, skipped = _chosen(section, seed)
     # decoding and synthesis run outside the interpreter lock
-    outcomes = _prepared(sources, partial(prepare, section=section), display, workers=min(os.cpu_count() or 1, 16))
+    outcomes = _prepared(sources, partial(prepare, section=section), display)
     return _gathered(section, outcomes, skipped, display)
 
 
@@ -222,19 +230,15 @@ def _pattern(patterns: Sequence[str], key: str) -> "regex.Pattern[str] | None":
 
 
 def _prepared(
-    sources: list[Source], read: Callable[[Source], P | str], display: Display, *, workers: int
+    sources: list[Source], read: Callable[[Source], P | str], display: Display, workers: int = WORKERS
 ) -> Iterator[tuple[Source, P | str]]:
     """Each source with its piece, or the reason why it has none."""
     task = display.task("reading the corpus", len(sources))
-    with ThreadPoolExecutor(workers) as pool:
-        yield from _counted(sources, pool.map(read, sources), task)
+    with closing(in_order(read, sources, workers)) as outcomes:
+        for done, (source, outcome) in enumerate(zip(sources, outcomes, strict=True), start=1):
+            task.update(done, f"{done} of {len(sources)} pieces")
+            yield source, outcome
     task.close()
-
-
-def _counted(sources: list[Source], outcomes: Iterator[Any], task: Any) -> Iterator[tuple[Source, Any]]:
-    for done, (source, outcome) in enumerate(zip(sources, outcomes, strict=True), start=1):
-        task.update(done, f"{done} of {len(sources)} pieces")
-        yield source, outcome
 
 
 def prepare(source: Source, section: CorpusSection) -> Piece | str:
@@ -245,14 +249,14 @@ def prepare(source: Source, section: CorpusSection) -> Piece | str:
         if found is None:
             rate = section.sample_rate_hz
             blocks = iter([render_score(source, section)]) if source.is_score else decode_blocks(source.path, rate)
-            facts = cache.put_audio(key, blocks, partial(_facts, rate=rate))
+            facts = cache.put_audio(key, map(_wanted, blocks), partial(_facts, rate=rate))
         else:
             facts = found[1]
     except (ValueError, OSError) as error:
         return _reason(source, error)
     if "refused" in facts:
         return str(facts["refused"])
-    samples = lazy_samples(cache.entry(key, ".f32"))
+    samples = StoredSamples(cache.entry(key, ".f32"))
     heard = samples[slice(*facts["heard"])]
     return Piece(source.id, str(source.path), section.sample_rate_hz, heard, facts["loudness_db"], key)
 
@@ -282,8 +286,13 @@ def _reason(source: Source, error: ValueError | OSError) -> str:
     return error.strerror or str(error)
 
 
+def _wanted(block: np.ndarray) -> np.ndarray:
+    keep_on()
+    return block
+
+
 def _facts(path: Path, rate: int) -> dict[str, Any]:
-    samples = lazy_samples(path)
+    samples = StoredSamples(path)
     try:
         check_audible(samples, rate, least_samples=int(LEAST_SECONDS * rate), source="it")
     except ValueError as error:
@@ -327,7 +336,7 @@ def load_prompt(path: Path, section: CorpusSection, *, expressive: bool = False,
     piece = prepare(source, section)
     if isinstance(piece, str):
         raise ValueError(f"the prompt {path} cannot be used: {piece}")
-    samples = lazy_samples(cache.entry(piece.key, ".f32"))
+    samples = StoredSamples(cache.entry(piece.key, ".f32"))
     if source.is_score and not ring_out:
         samples = samples[: round(perform(path, expressive=expressive).seconds * section.sample_rate_hz)]
     return replace(piece, samples=samples, key="")

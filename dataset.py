@@ -8,14 +8,20 @@ of batch `n + 1` goes on where lane `b` of batch `n` ended, so that a recurrent 
                                                       ^ a first window: the state is reset
 """
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from continuo import cache
+from continuo.parallel import WORKERS, in_order
 from continuo.piece import Piece
 from continuo.song import Song
 from featurizer import Featurizer
@@ -45,9 +51,9 @@ class AudioDataset(Dataset[Batch]):
 
     After a piece's last step comes its end, unless the piece was cut there.
 
-    Categorical streams are encoded once and kept as 16-bit integers, 1.4 MB per hour of audio at 62.5 steps a second
-    and 3 levels; continuous ones are encoded when a window is asked for, from the memory-mapped audio. No frame is
-    stored twice: windows are cut when they are asked for.
+    Categorical streams are encoded once, in parallel, and read from a file (`CodeFile`) when a window is asked for;
+    continuous ones are encoded then, from the audio. No frame is stored twice: windows are cut when they are asked for.
+    So memory does not grow with the hours.
 
     Args:
         pieces: `Piece` or `Song`, as the featurizer hears, of at least two steps each; shorter ones are left out and
@@ -65,17 +71,19 @@ class AudioDataset(Dataset[Batch]):
         advance: Callable[[int], None] = lambda done: None,
     ) -> None:
         self.featurizer, self.window = featurizer, window
-        self.streams: list[np.ndarray] | None = None
+        self.codes: CodeFile | None = None
         if featurizer.spec.continuous:
             steps = [featurizer.steps(piece) for piece in pieces]
         else:
-            streams = []
-            fingerprint = featurizer.fingerprint()
-            for done, piece in enumerate(pieces, start=1):
-                streams.append(encoded(piece, featurizer, fingerprint))
-                advance(done)
-            steps = [len(stream) for stream in streams]
-            self.streams = [stream for stream in streams if len(stream) >= 2]
+            self.codes, steps = CodeFile(featurizer.spec.vocabulary), []
+            encode = partial(encoded, featurizer=featurizer, fingerprint=featurizer.fingerprint())
+            workers = WORKERS if featurizer.hears == "sound" else 1  # notes are encoded inside the interpreter's lock
+            with closing(in_order(encode, pieces, workers)) as streams:
+                for done, stream in enumerate(streams, start=1):
+                    steps.append(len(stream))
+                    if len(stream) >= 2:
+                        self.codes.append(stream)
+                    advance(done)
         self.pieces = [piece for piece, count in zip(pieces, steps, strict=True) if count >= 2]
         self.skipped = [(p.id, "shorter than two steps") for p, count in zip(pieces, steps, strict=True) if count < 2]
         self.steps = [count for count in steps if count >= 2]
@@ -88,14 +96,7 @@ class AudioDataset(Dataset[Batch]):
 
     def counts(self) -> torch.Tensor | None:
         """How often each code occurs, `(L, V)`; None for a continuous stream."""
-        if self.streams is None:
-            return None
-        vocabulary = self.featurizer.spec.vocabulary
-        counts = np.zeros((len(vocabulary), max(vocabulary)))
-        for stream in self.streams:
-            for level, column in enumerate(stream.T):
-                counts[level] += np.bincount(column, minlength=counts.shape[1])
-        return torch.from_numpy(counts).float()
+        return None if self.codes is None else torch.from_numpy(self.codes.counts).float()
 
     def locate(self, index: int) -> tuple[int, int]:
         """The piece of a window, and the step at which the window starts."""
@@ -106,19 +107,62 @@ class AudioDataset(Dataset[Batch]):
 
     def read(self, piece: int, start: int, stop: int) -> torch.Tensor:
         """Steps `start` to `stop` of a piece."""
-        if self.streams is not None:
-            return torch.from_numpy(self.streams[piece][start:stop].astype(np.int64))
+        if self.codes is not None:
+            return torch.from_numpy(self.codes.read(piece, start, stop).astype(np.int64))
         return self.featurizer.encode(self.pieces[piece], start, min(stop, self.steps[piece]))
 
-    def __getitem__(self, index: int) -> Batch:
-        """Window `index` alone: shapes as in `Batch`, without the batch axis."""
-        piece, start = self.locate(index)
-        steps = self.read(piece, start, start + self.window + 1)
-        following = torch.arange(start + 1, start + self.window + 1)
-        ends = (following == self.steps[piece]) & self.pieces[piece].ends
-        mask = (following < self.steps[piece]) | ends
-        whole = torch.cat([steps, steps.new_zeros(self.window + 1 - len(steps), steps.shape[1])])
-        return Batch(whole[:-1], whole[1:], ends, mask, torch.tensor(start == 0))
+    def __getitem__(self, index: int | list[int]) -> Batch:
+        """Windows side by side, shapes as in `Batch`; a lone index gives one window without the batch axis."""
+        if isinstance(index, int):
+            return Batch(*(tensor[0] for tensor in self[[index]]))
+        places = [self.locate(i) for i in index]
+        rows = [self.read(piece, start, start + self.window + 1) for piece, start in places]
+        steps = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, at most T + 1, L or F)
+        steps = F.pad(steps, (0, 0, 0, self.window + 1 - steps.shape[1]))
+        starts = torch.tensor([start for _, start in places])[:, None]
+        last = torch.tensor([self.steps[piece] for piece, _ in places])[:, None]
+        ending = torch.tensor([self.pieces[piece].ends for piece, _ in places])[:, None]
+        following = starts + torch.arange(1, self.window + 1)
+        ends = (following == last) & ending
+        mask = (following < last) | ends
+        return Batch(steps[:, :-1].contiguous(), steps[:, 1:].contiguous(), ends, mask, starts[:, 0] == 0)
+
+
+class CodeFile:
+    """Streams of codes one after another in a file without a name, which goes when this object does.
+
+    An hour of audio takes 1.4 MB at 62.5 steps a second and 3 levels.
+
+    Attributes:
+        counts: how often each code occurs, `(L, V)`.
+    """
+
+    def __init__(self, vocabulary: Sequence[int]) -> None:
+        cache.folder().mkdir(parents=True, exist_ok=True)
+        self.file = tempfile.TemporaryFile(dir=cache.folder())  # noqa: SIM115, it is open as long as this object lives
+        self.counts = np.zeros((len(vocabulary), max(vocabulary)))
+        self.kind = np.dtype(smallest(vocabulary))
+        self.first = [0]  # row at which each stream begins, and the end of the last
+
+    def append(self, stream: np.ndarray) -> None:
+        """Add a stream `(T, L)`."""
+        for level, column in enumerate(stream.T):
+            self.counts[level] += np.bincount(column, minlength=self.counts.shape[1])
+        self.file.write(stream.astype(self.kind).tobytes())
+        self.file.flush()
+        self.first.append(self.first[-1] + len(stream))
+
+    def read(self, stream: int, start: int, stop: int) -> np.ndarray:
+        """Rows `start` to `stop` of a stream, or to its end."""
+        first, last = (min(self.first[stream] + row, self.first[stream + 1]) for row in (start, stop))
+        row_bytes = len(self.counts) * self.kind.itemsize
+        data = os.pread(self.file.fileno(), (last - first) * row_bytes, first * row_bytes)
+        return np.frombuffer(data, self.kind).reshape(-1, len(self.counts))
+
+
+def smallest(vocabulary: Sequence[int]) -> type[np.signedinteger]:
+    """The smaller of two kinds of integers that holds every code."""
+    return np.int16 if max(vocabulary) <= 2**15 else np.int32
 
 
 def encoded(piece: Piece | Song, featurizer: Featurizer[Any], fingerprint: str) -> np.ndarray:
@@ -126,8 +170,7 @@ def encoded(piece: Piece | Song, featurizer: Featurizer[Any], fingerprint: str) 
     key = cache.key_of_values("codes", piece.key, fingerprint)
     codes = cache.get_array(key) if piece.key else None
     if codes is None or codes.ndim != 2 or codes.shape[1] != featurizer.spec.levels:
-        small = np.int16 if max(featurizer.spec.vocabulary) <= 2**15 else np.int32
-        codes = featurizer.encode(piece).numpy().astype(small)
+        codes = featurizer.encode(piece).numpy().astype(smallest(featurizer.spec.vocabulary))
         if piece.key:
             cache.put_array(key, codes)
     return codes
@@ -190,7 +233,7 @@ def collate(windows: list[Batch]) -> Batch:
 def training_batches(dataset: AudioDataset, sampler: LaneSampler) -> Iterator[Batch]:
     """Batches without end, one window of every lane (of the sampler's rows) each."""
     own = torch.Generator()  # DataLoader draws a seed for its workers, which must not disturb the training's randomness
-    return iter(DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, generator=own))
+    return iter(DataLoader(dataset, batch_size=None, sampler=sampler, generator=own))
 
 
 def validation_batches(dataset: AudioDataset, frames: int, rows: slice = slice(None)) -> list[list[Batch]]:

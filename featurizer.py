@@ -26,6 +26,7 @@ from continuo.metadata import (
     SpectrumSection,
     StftSection,
 )
+from continuo.parallel import keep_on
 from continuo.phase import PhaseStream
 from continuo.piece import Piece
 from continuo.postfilter import AHEAD, PAST, Postfilter, with_edges
@@ -152,6 +153,7 @@ class StftFeaturizer(Featurizer[Piece]):
         stop = self.steps(piece) if stop is None else stop
         parts = []
         for first in range(start, stop, codebook.ENCODE_ROWS):
+            keep_on()
             last = min(first + codebook.ENCODE_ROWS, stop) - 1
             audio = piece.read(first * self.hop - self.n_fft // 2, last * self.hop + self.n_fft // 2)
             parts.append(self.from_complex(spectrum(audio, self.n_fft, self.hop)))
@@ -172,12 +174,14 @@ class StftFeaturizer(Featurizer[Piece]):
 
     def sample(self, pieces: Sequence[Piece], frames: int, seed: int) -> Iterable[torch.Tensor]:
         """Complex frames in short runs from random places, about `frames` in all; every frame where there are fewer."""
-        counts = np.array([self.steps(piece) for piece in pieces])
-        starts = [(p, start) for p, count in enumerate(counts) for start in range(0, int(count), RUN)]
+        counts = np.array([self.steps(piece) for piece in pieces], np.int64)
+        ends = np.cumsum(-(-counts // RUN))  # of each piece's runs, counted through all pieces
+        runs = np.arange(ends[-1])
         if counts.sum() > frames:
-            chosen = np.random.default_rng(seed).choice(len(starts), max(1, frames // RUN), replace=False)
-            starts = [starts[i] for i in np.sort(chosen)]
-        for p, start in starts:
+            runs = np.sort(np.random.default_rng(seed).choice(len(runs), max(1, frames // RUN), replace=False))
+        for run in runs:
+            p = int(np.searchsorted(ends, run, side="right"))
+            start = RUN * int(run - (ends[p - 1] if p else 0))
             stop = min(start + RUN, int(counts[p]))
             audio = pieces[p].read(start * self.hop - self.n_fft // 2, (stop - 1) * self.hop + self.n_fft // 2)
             yield spectrum(audio, self.n_fft, self.hop)
@@ -290,7 +294,8 @@ class CodebookFeaturizer(StftFeaturizer):
 
     def vectors(self, frames: torch.Tensor) -> torch.Tensor:
         """Complex `(T, K)` to weighted logarithms of magnitude over full scale, plus a floor, `(T, K)`."""
-        return (frames.abs() / self.full_scale + self.section.floor).log() * self.weight
+        magnitude = torch.from_numpy(np.abs(frames.numpy()))  # a tenth of the time of torch's
+        return magnitude.div_(self.full_scale).add_(self.section.floor).log_().mul_(self.weight)
 
     def from_complex(self, frames: torch.Tensor) -> torch.Tensor:
         return self.codebook.encode(self.vectors(frames))

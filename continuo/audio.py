@@ -5,7 +5,6 @@ Decoding goes block by block, so that memory stays flat whatever the length of a
 
 import io
 import math
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 import soundfile
 
 from continuo.files import replacing
+from continuo.parallel import keep_on
 
 AUDIO_ENDINGS = frozenset(
     {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd"}
@@ -23,6 +23,7 @@ UNDECODABLE_ENDINGS = frozenset(
 )
 REFERENCE_DB = -23.0  # the gated RMS level at which every model hears and makes music
 BLOCK_SAMPLES = 1 << 19
+ROWS = 64  # outputs of one row of the resampling product, at least: fewer would leave the processor idle
 
 
 def decode_blocks(path: Path, sample_rate_hz: int) -> Iterator[np.ndarray]:
@@ -38,8 +39,8 @@ def decode_blocks(path: Path, sample_rate_hz: int) -> Iterator[np.ndarray]:
             if not 1000 <= file.samplerate <= 768_000:
                 raise ValueError(f"its sample rate of {file.samplerate} Hz is outside 1,000 to 768,000 Hz")
             size = max(BLOCK_SAMPLES // file.channels, 4096)
-            blocks = (block.mean(axis=1) for block in file.blocks(size, dtype="float32", always_2d=True))
-            yield from resample_blocks(blocks, file.samplerate, sample_rate_hz)
+            blocks = file.blocks(size, dtype="float32", always_2d=True)
+            yield from resample_blocks(map(_mono, blocks), file.samplerate, sample_rate_hz)
     except soundfile.SoundFileError as error:
         reason = str(error).rsplit(": ", 1)[-1].strip().rstrip(".")
         if path.stat().st_size == 0:
@@ -47,8 +48,41 @@ def decode_blocks(path: Path, sample_rate_hz: int) -> Iterator[np.ndarray]:
         raise ValueError(f"cannot be decoded ({reason}): is it whole, and what its name says?") from None
 
 
+def _mono(block: np.ndarray) -> np.ndarray:
+    """The mean of the channels, `(N, C)` to `(N,)`; channel after channel is 20 times as fast as `mean(axis=1)`."""
+    total = block[:, 0]
+    for channel in range(1, block.shape[1]):
+        total = total + block[:, channel]
+    return total / np.float32(block.shape[1])
+
+
+class StoredSamples:
+    """Samples in a raw float32 file: `len`, slices of step 1, and `np.asarray`, which reads them.
+
+    A slice reads nothing yet. No handle stays open and nothing stays mapped, so a corpus may have any number of pieces.
+    """
+
+    def __init__(self, path: Path, start: int = 0, stop: int | None = None) -> None:
+        self.path, self.start = path, start
+        self.stop = path.stat().st_size // 4 if stop is None else stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, part: slice) -> "StoredSamples":
+        start, stop, _ = part.indices(len(self))
+        return StoredSamples(self.path, self.start + start, self.start + max(start, stop))
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        return np.fromfile(self.path, np.float32, len(self), offset=4 * self.start).astype(
+            dtype or np.float32, copy=False
+        )
+
+
 class Resampler:
-    """Windowed-sinc resampling (torchaudio) by `made / unit`: every `unit` samples become `made`.
+    """Windowed-sinc resampling (torchaudio's filter) by `made / unit`: every `unit` samples become `made`.
+
+    The filter is laid out as a band of `ROWS` outputs or a few more, so that resampling is one matrix product.
 
     Attributes:
         margin: samples, a multiple of `unit`, beyond which no sample of the original matters to one of the result.
@@ -61,7 +95,13 @@ class Resampler:
         self.unit, self.made = unit // divisor, made // divisor
         reach = 16 * max(1.0, self.unit / self.made)  # a filter of 6 zero crossings reaches less far
         self.margin = (math.ceil(reach / self.unit) + 1) * self.unit
-        self._resample = Resample(self.unit, self.made)
+        plain = Resample(self.unit, self.made)
+        taps = plain.kernel[:, 0]  # (made, 2 * before + unit)
+        self._before, repeats = plain.width, -(-ROWS // self.made)
+        self._step, rows = repeats * self.unit, repeats * self.made
+        self._band = taps.new_zeros(rows, self._step - self.unit + taps.shape[1])
+        for i in range(repeats):
+            self._band[i * self.made : (i + 1) * self.made, i * self.unit : i * self.unit + taps.shape[1]] = taps
 
     def length(self, samples: int) -> int:
         """Samples that `samples` samples become."""
@@ -71,9 +111,14 @@ class Resampler:
         """`(N,)` to `(ceil(N * made / unit),)` float32, silence outside."""
         import torch
 
-        with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            return np.asarray(self._resample(torch.from_numpy(np.ascontiguousarray(samples))))
+        rows, reach = self._band.shape
+        length = self.length(len(samples))
+        covered = (-(-length // rows) - 1) * self._step + reach
+        padded = np.zeros(max(covered, self._before + len(samples)), np.float32)
+        padded[self._before : self._before + len(samples)] = samples
+        with torch.inference_mode():
+            stretches = torch.from_numpy(padded).unfold(0, reach, self._step)  # (-(-length // rows) or more, reach)
+            return (stretches @ self._band.T).flatten()[:length].numpy()
 
 
 class ResampledView:
@@ -82,7 +127,7 @@ class ResampledView:
     Reads are sample for sample what resampling the whole would give.
     """
 
-    def __init__(self, samples: np.ndarray, resampler: Resampler) -> None:
+    def __init__(self, samples: "Samples", resampler: Resampler) -> None:
         self.samples, self.resampler = samples, resampler
 
     def __len__(self) -> int:
@@ -97,6 +142,9 @@ class ResampledView:
         last = min(-(-stop // made) * unit + margin, len(self.samples))
         skipped = first // unit * made
         return self.resampler(np.asarray(self.samples[first:last], np.float32))[start - skipped : stop - skipped]
+
+
+Samples = np.ndarray | StoredSamples | ResampledView
 
 
 def resample_blocks(blocks: Iterable[np.ndarray], from_hz: int, to_hz: int) -> Iterator[np.ndarray]:
@@ -168,28 +216,44 @@ def soft_limit(samples: np.ndarray, knee: float = 0.9) -> np.ndarray:
     return np.where(excess > 0, bent, samples).astype(np.float32)
 
 
-def audible_range(samples: np.ndarray, sample_rate_hz: int, loudness: float) -> tuple[int, int]:
+def block_powers(samples: Samples, size: int) -> np.ndarray:
+    """Mean square of every `size` samples, `(ceil(N / size),)` float64; the last block may be shorter.
+
+    >>> block_powers(np.array([1, 3, 2], np.float32), 2).tolist()
+    [5.0, 4.0]
+    """
+    powers = [np.zeros(0)]
+    step = max(1, (1 << 18) // size) * size
+    for first in range(0, len(samples), step):
+        keep_on()
+        squared = np.square(samples[first : first + step], dtype=np.float64)
+        whole = len(squared) // size * size
+        powers.append(squared[:whole].reshape(-1, size).mean(axis=1))
+        if whole < len(squared):
+            powers.append(squared[whole:].mean(keepdims=True))
+    return np.concatenate(powers)
+
+
+def audible_range(samples: Samples, sample_rate_hz: int, loudness: float) -> tuple[int, int]:
     """First and last sample (exclusive) of what is heard, without the silence (35 dB below `loudness`) at both ends.
 
     A model that hears recordings ring out to nothing learns to fall silent. A tenth of a second is kept on either side.
     """
     size = max(1, sample_rate_hz // 50)
-    edges = range(0, len(samples), size)
-    power = np.array([np.mean(np.square(samples[i : i + size], dtype=np.float64)) for i in edges])
+    power = block_powers(samples, size)
     heard = np.flatnonzero(power > 10 ** ((loudness - 35) / 10))
     if not len(heard):
         return 0, len(samples)
     return max(0, (int(heard[0]) - 5) * size), min(len(samples), (int(heard[-1]) + 6) * size)
 
 
-def loudness_db(samples: np.ndarray, sample_rate_hz: int) -> float:
+def loudness_db(samples: Samples, sample_rate_hz: int) -> float:
     """Gated level: RMS over the 0.4 s blocks that lie at most 20 dB below the loudest, in dB below full scale.
 
     Pauses and fades do not count, as in EBU R 128, but without its ear filter. Silence gives -120.
     """
     size = max(1, int(0.4 * sample_rate_hz))
-    edges = range(0, len(samples), size)
-    power = np.array([np.mean(np.square(samples[i : i + size], dtype=np.float64)) for i in edges])
+    power = block_powers(samples, size)
     if not len(power) or power.max() < 1e-12:
         return -120.0
     return float(10 * np.log10(power[power >= power.max() * 1e-2].mean()))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from continuo.files import replacing, write_text
+from continuo.parallel import keep_on
 
 VERSION = 1
 
@@ -35,6 +36,7 @@ def key_of(path: Path, *parameters: object) -> str:
     digest = hashlib.blake2b(repr((VERSION, *parameters)).encode(), digest_size=20)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
+            keep_on()
             digest.update(block)
     return digest.hexdigest()
 
@@ -89,9 +91,9 @@ def put_array(key: str, array: np.ndarray) -> None:
 
 
 def get_array(key: str) -> np.ndarray | None:
-    """The array, memory-mapped, or None where it is missing or damaged."""
+    """The array, or None where it is missing or damaged."""
     try:
-        return np.asarray(np.load(entry(key, ".npy"), mmap_mode="r", allow_pickle=False))
+        return np.asarray(np.load(entry(key, ".npy"), allow_pickle=False))
     except (OSError, ValueError, EOFError):
         return None
 

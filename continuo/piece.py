@@ -3,11 +3,10 @@
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
-from continuo.audio import REFERENCE_DB, ResampledView, Resampler, loudness_db
+from continuo.audio import REFERENCE_DB, ResampledView, Resampler, Samples, loudness_db
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Piece:
         id: unique and stable within a corpus.
         source: where it came from, for people.
         sample_rate_hz: of `samples`.
-        samples: float32 `(N,)`, an array, a memory-mapped file or a view that is resampled where it is read.
+        samples: float32 `(N,)`, an array, a file that is read where it is looked at, or a view that is resampled there.
         loudness_db: gated RMS of the whole, dB below full scale.
         key: changes with the samples; empty where nothing about the piece is to be cached.
         ends: whether the music ends where the samples end, and is not cut there.
@@ -27,13 +26,13 @@ class Piece:
     id: str
     source: str
     sample_rate_hz: int
-    samples: np.ndarray | ResampledView
+    samples: Samples
     loudness_db: float
     key: str = ""
     ends: bool = True
 
     @classmethod
-    def from_samples(cls, samples: np.ndarray, sample_rate_hz: int, *, source: str = "samples") -> "Piece":
+    def from_samples(cls, samples: Samples, sample_rate_hz: int, *, source: str = "samples") -> "Piece":
         """A piece that lives in memory; its loudness is measured here."""
         samples = np.ascontiguousarray(samples, dtype=np.float32)
         return cls(source, source, sample_rate_hz, samples, loudness_db(samples, sample_rate_hz))
@@ -59,7 +58,7 @@ class Piece:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Samples `start` to `stop` at the models' loudness, float32; silence outside the piece."""
-        inside = self.samples[max(start, 0) : max(stop, 0)].astype(np.float32) * np.float32(self.gain)
+        inside = np.asarray(self.samples[max(start, 0) : max(stop, 0)], np.float32) * np.float32(self.gain)
         before = min(max(-start, 0), stop - start)
         return np.pad(inside, (before, stop - start - before - len(inside)))
 
@@ -86,12 +85,12 @@ class Piece:
             self,
             id=f"{self.id}{semitones:+d}",
             source=f"{self.source} ({semitones:+d} semitones)",
-            samples=ResampledView(np.asarray(self.samples), Resampler(ratio.numerator, ratio.denominator)),
+            samples=ResampledView(self.samples, Resampler(ratio.numerator, ratio.denominator)),
             key=self.key and f"{self.key}{semitones:+d}",
         )
 
 
-def check_audible(samples: np.ndarray, sample_rate_hz: int, *, least_samples: int, source: str) -> None:
+def check_audible(samples: Samples, sample_rate_hz: int, *, least_samples: int, source: str) -> None:
     """Refuse audio that nothing can be learned or continued from.
 
     Raises:
@@ -107,8 +106,3 @@ def check_audible(samples: np.ndarray, sample_rate_hz: int, *, least_samples: in
         raise ValueError(f"{source} holds samples that are not numbers (NaN or infinity): export it again")
     if peak < 1e-4:
         raise ValueError(f"{source} is silent (its peak is below -80 dB)")
-
-
-def lazy_samples(path: Path) -> np.ndarray:
-    """A raw float32 file as an array that is paged in where it is read."""
-    return np.memmap(path, dtype=np.float32, mode="r") if path.stat().st_size else np.zeros(0, np.float32)

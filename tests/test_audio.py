@@ -8,7 +8,16 @@ import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from continuo.audio import audible_range, decode_blocks, loudness_db, read_audio, resample_blocks, soft_limit, write_wav
+from continuo.audio import (
+    audible_range,
+    block_powers,
+    decode_blocks,
+    loudness_db,
+    read_audio,
+    resample_blocks,
+    soft_limit,
+    write_wav,
+)
 
 
 def sine(hz: float, seconds: float, rate_hz: int, amplitude: float = 0.5) -> np.ndarray:
@@ -105,6 +114,13 @@ def test_silence_before_and_after_is_not_heard():
     assert start == pytest.approx(8000 - 800, abs=160)
     assert stop == pytest.approx(28000 + 800, abs=160)
     assert audible_range(tone, 8000, loudness_db(tone, 8000)) == (0, 8000)
+
+
+@pytest.mark.parametrize("size", [1, 441, 480, 9600, 300_000])
+def test_powers_of_blocks_equal_those_of_one_block_after_another(size):
+    audio = np.random.default_rng(size).standard_normal(1000 if size == 1 else 700_003).astype(np.float32)
+    one_by_one = [np.mean(np.square(audio[i : i + size], dtype=np.float64)) for i in range(0, len(audio), size)]
+    np.testing.assert_array_equal(block_powers(audio, size), one_by_one)
 
 
 def test_loudness_ignores_pauses():

@@ -1,6 +1,11 @@
 """What is found, what is skipped and why, what is cached, how it is split."""
 
 import os
+import resource
+import signal
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +14,11 @@ from conftest import RATE_HZ, melody
 
 import corpus
 from continuo import cache
-from continuo.metadata import CorpusSection
+from continuo.audio import StoredSamples, decode_blocks
+from continuo.metadata import CodebookSection, CorpusSection
 from continuo.piece import Piece, check_audible
+from dataset import AudioDataset
+from featurizer import CodebookFeaturizer
 
 
 def section(path, **keys) -> CorpusSection:
@@ -43,7 +51,7 @@ def test_A01_audio_comes_at_the_models_rate_mono(tmp_path):
     tone = 0.3 * np.sin(2 * np.pi * 500 * np.arange(48000) / 48000)
     soundfile.write(tmp_path / "tone.wav", np.stack([tone, tone, 0 * tone], axis=1), 48000)
     (piece,) = corpus.load(section(tmp_path)).pieces
-    assert piece.samples.dtype == np.float32
+    assert np.asarray(piece.samples).dtype == np.float32
     assert len(piece.samples) == RATE_HZ
     middle = np.asarray(piece.samples[2000:6000])
     expected = 0.2 * np.sin(2 * np.pi * 500 * np.arange(2000, 6000) / RATE_HZ)
@@ -116,7 +124,7 @@ def test_cache_serves_the_second_run_survives_damage_and_can_be_cleared(tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(corpus, "decode_blocks", refuse)
         (piece,) = corpus.load(section(music)).pieces
-        assert isinstance(piece.samples, np.memmap)
+        assert isinstance(piece.samples, StoredSamples)
         np.testing.assert_array_equal(piece.samples, first)
     (stored,) = (tmp_path / "cache").rglob("*.f32")
     stored.write_bytes(stored.read_bytes()[:100])
@@ -133,6 +141,86 @@ def test_a_changed_file_is_decoded_anew(tmp_path):
     soundfile.write(tmp_path / "a.wav", melody(2), RATE_HZ)
     after = np.array(corpus.load(section(tmp_path)).pieces[0].samples)
     assert not np.array_equal(before, after)
+
+
+def test_a_changed_file_is_prepared_again_alone(tmp_path, monkeypatch):
+    """Of four recordings one is changed and another only touched: one is decoded; the others come from the cache."""
+    for number in range(4):
+        soundfile.write(tmp_path / f"{number}.wav", melody(number + 40), RATE_HZ)
+    decoded = []
+
+    def counting(path, rate_hz):
+        decoded.append(path.name)
+        return decode_blocks(path, rate_hz)
+
+    monkeypatch.setattr(corpus, "decode_blocks", counting)
+    before = corpus.load(section(tmp_path)).pieces
+    assert sorted(decoded) == ["0.wav", "1.wav", "2.wav", "3.wav"]
+    decoded.clear()
+    soundfile.write(tmp_path / "2.wav", melody(50), RATE_HZ)
+    os.utime(tmp_path / "1.wav", (1, 1))
+    after = corpus.load(section(tmp_path)).pieces
+    assert decoded == ["2.wav"]
+    assert [a.key == b.key for a, b in zip(before, after, strict=True)] == [True, True, False, True]
+
+
+def test_a_corpus_keeps_no_file_open(tmp_path):
+    """More pieces than the process may have files open: they are read, and encoded, all the same."""
+    for number in range(24):
+        soundfile.write(tmp_path / f"{number}.wav", melody(number, seconds=0.6), RATE_HZ)
+    corpus.load(section(tmp_path))  # so that what is imported and opened once is open already
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len([*Path("/dev/fd").iterdir()]) + 12, hard))
+    try:
+        pieces = corpus.load(section(tmp_path)).pieces
+        featurizer = CodebookFeaturizer(
+            CodebookSection(kind="codebook", n_fft=256, hop=64, components=8, levels=2, centroids=8), RATE_HZ
+        )
+        featurizer.fit(pieces, seed=0, advance=lambda words: None)
+        dataset = AudioDataset(pieces, featurizer, window=16)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(dataset.pieces) == 24
+
+
+def test_stored_samples_are_read_like_an_array(tmp_path):
+    """Slices of slices, beyond the ends too, and nothing is read before it is asked for."""
+    array = np.arange(1000, dtype=np.float32)
+    (tmp_path / "a.f32").write_bytes(array.tobytes())
+    stored = StoredSamples(tmp_path / "a.f32")
+    for part in (slice(None), slice(10, 20), slice(-5, None), slice(990, 2000), slice(7, 3), slice(0, 0)):
+        np.testing.assert_array_equal(np.asarray(stored[part]), array[part])
+        assert len(stored[part]) == len(array[part])
+    np.testing.assert_array_equal(np.square(stored[100:900][50:-700]), np.square(array[150:200]))
+    later = stored[5:8]
+    (tmp_path / "a.f32").write_bytes((array + 1).tobytes())
+    assert np.asarray(later).tolist() == [6, 7, 8]
+
+
+def test_ctrl_c_while_a_long_file_is_decoded_leaves_at_once_and_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONTINUO_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "music").mkdir()
+    for number in range(40):
+        soundfile.write(tmp_path / "music" / f"{number}.wav", melody(number, seconds=0.6), RATE_HZ)
+    begun, pressed = threading.Event(), []
+
+    def endless(path, rate_hz):
+        begun.set()
+        for _ in range(600):  # a minute, then it would go on to the next file
+            time.sleep(0.1)
+            yield np.ones(RATE_HZ, np.float32)
+
+    def interrupt():
+        begun.wait(30)
+        pressed.append(time.monotonic())
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    monkeypatch.setattr(corpus, "decode_blocks", endless)
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        corpus.load(section(tmp_path / "music"))
+    assert time.monotonic() - pressed[0] < 5
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
 def test_split_is_by_piece_seeded_and_complete(music_folder):

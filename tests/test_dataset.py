@@ -1,5 +1,8 @@
 """Windows and lanes: nothing crosses pieces, nothing is lost, nothing is stored twice."""
 
+import os
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +10,8 @@ from conftest import RATE_HZ, melody
 
 from continuo.metadata import CodebookSection, SpectrumSection
 from continuo.piece import Piece
-from dataset import AudioDataset, LaneSampler, collate, training_batches, validation_batches
-from featurizer import CodebookFeaturizer, SpectrumFeaturizer
+from dataset import AudioDataset, CodeFile, LaneSampler, collate, training_batches, validation_batches
+from featurizer import RUN, CodebookFeaturizer, SpectrumFeaturizer
 
 SECONDS = (3.0, 1.1, 0.2, 2.0)
 
@@ -60,16 +63,78 @@ def test_a_piece_that_was_cut_does_not_end_there(pieces, featurizer):
 
 def test_A03_memory_holds_each_frame_once(pieces, featurizer):
     dataset = AudioDataset(pieces, featurizer, window=16)
-    held = sum(stream.nbytes for stream in dataset.streams)
+    held = os.fstat(dataset.codes.file.fileno()).st_size
     assert held == sum(featurizer.steps(p) for p in pieces[:4]) * 2 * 2  # two levels of 16 bits
     small, large = AudioDataset(pieces, featurizer, window=2), AudioDataset(pieces, featurizer, window=500)
-    assert sum(s.nbytes for s in small.streams) == sum(s.nbytes for s in large.streams) == held
+    assert [os.fstat(d.codes.file.fileno()).st_size for d in (small, large)] == [held, held]
+
+
+def test_codes_are_in_a_file_and_not_in_memory():
+    """Two hours of codes leave nothing behind in memory; windows of them are read back, to the end of a stream."""
+    made = [np.random.default_rng(n).integers(0, 1024, (225_000, 3)).astype(np.int16) for n in range(2)]
+    tracemalloc.start()
+    codes = CodeFile((1024, 1024, 1024))
+    for stream in made:
+        codes.append(stream)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 100_000 < made[0].nbytes
+    for stream in (0, 1):
+        for start, stop in [(0, 65), (224_990, 225_055), (225_000, 225_065)]:
+            np.testing.assert_array_equal(codes.read(stream, start, stop), made[stream][start:stop])
+    for level in range(3):
+        expected = sum(np.bincount(stream[:, level], minlength=1024) for stream in made)
+        np.testing.assert_array_equal(codes.counts[level], expected)
+
+
+def test_windows_side_by_side_are_each_window_alone(pieces, featurizer):
+    dataset = AudioDataset(pieces, featurizer, window=16)
+    order = [len(dataset) - 1, 0, 3, 3, len(dataset) // 2]
+    together = dataset[order]
+    for field, tensor in together._asdict().items():
+        assert torch.equal(tensor, torch.stack([getattr(dataset[i], field) for i in order]))
+        assert tensor.is_contiguous()
+
+
+def test_any_number_of_workers_makes_the_same_codes(featurizer, monkeypatch):
+    several = [Piece.from_samples(melody(n, 1 + n / 3), RATE_HZ) for n in range(7)]
+    expected = [featurizer.encode(piece) for piece in several]
+    for workers in (1, 2, 5):
+        monkeypatch.setattr("dataset.WORKERS", workers)
+        dataset = AudioDataset(several, featurizer, window=16)
+        for piece, codes in enumerate(expected):
+            assert torch.equal(dataset.read(piece, 0, len(codes)), codes)
+
+
+def test_sampled_frames_are_those_of_runs_chosen_from_a_list_of_all(pieces):
+    """The list itself would grow with the corpus; the same runs are chosen without it, and each lies in its piece."""
+    f = SpectrumFeaturizer(SpectrumSection(kind="spectrum", n_fft=256, hop=64), RATE_HZ)
+    for frames in (10**6, 200):
+        starts = [(p, start) for p, piece in enumerate(pieces) for start in range(0, f.steps(piece), RUN)]
+        if frames < 10**6:
+            chosen = np.random.default_rng(5).choice(len(starts), frames // RUN, replace=False)
+            starts = [starts[i] for i in np.sort(chosen)]
+        runs = list(f.sample(pieces, frames, seed=5))
+        assert len(runs) == len(starts)
+        for (p, start), run in zip(starts, runs, strict=True):
+            whole = f.encode(pieces[p], start, min(start + RUN, f.steps(pieces[p])))
+            torch.testing.assert_close(f.from_complex(run), whole)
+
+
+def test_fitting_reads_a_bounded_number_of_frames(featurizer, monkeypatch):
+    """Twice the corpus, the same number of samples read."""
+    pieces = [Piece.from_samples(melody(n, 20), RATE_HZ) for n in range(2)]
+    read = []
+    monkeypatch.setattr(Piece, "read", lambda self, start, stop: read.append(stop - start) or np.zeros(stop - start))
+    for some in (pieces, pieces * 4):
+        assert sum(len(run) for run in featurizer.sample(some, 600, seed=0)) <= 600
+    assert sum(read[: len(read) // 2]) == pytest.approx(sum(read[len(read) // 2 :]), rel=0.1)
 
 
 def test_A03_continuous_frames_are_read_from_the_audio_when_asked_for(pieces):
     f = SpectrumFeaturizer(SpectrumSection(kind="spectrum", n_fft=256, hop=64), RATE_HZ)
     dataset = AudioDataset(pieces, f, window=16)
-    assert dataset.streams is None
+    assert dataset.codes is None
     window = dataset[1]
     expected = f.encode(pieces[0])[16:33]
     torch.testing.assert_close(window.inputs[:, :129], expected[:-1, :129])

@@ -2,17 +2,20 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import soundfile
 import torch
-from conftest import ROOT, SMALL_CODEBOOK, SMALL_OF, set_flags, train_small
+from conftest import RATE_HZ, ROOT, SMALL_CODEBOOK, SMALL_OF, melody, set_flags, train_small
 
 from continuo import checkpoint, device, metadata
 from continuo.progress import Display
+from featurizer import StftFeaturizer
 from train import main
 from trainer import Trainer
 
@@ -192,8 +195,6 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path, 
 
 
 def test_a_changed_corpus_is_said_and_training_goes_on(tmp_path, music_folder, capsys):
-    import shutil
-
     music = tmp_path / "music"
     shutil.copytree(music_folder, music)
     train_small(tmp_path, music, steps=4)
@@ -203,6 +204,25 @@ def test_a_changed_corpus_is_said_and_training_goes_on(tmp_path, music_folder, c
     assert main(flags) == 0
     assert "the lanes begin anew" in capsys.readouterr().err
     assert state_of(tmp_path / "model.json")[1]["progress"]["step"] == 6
+
+
+def test_a_changed_recording_is_encoded_again_alone(tmp_path, music_folder, monkeypatch):
+    """A training that goes on keeps its codebook: of four tunes one is changed and one touched, and one is encoded."""
+    music = tmp_path / "music"
+    shutil.copytree(music_folder, music)
+    train_small(tmp_path, music, steps=2)
+    soundfile.write(music / "tune1.wav", melody(60), RATE_HZ)
+    os.utime(music / "tune2.wav", (1, 1))
+    encoded, plain = [], StftFeaturizer.encode
+
+    def counting(self, piece, *stretch):
+        encoded.append(piece.id)
+        return plain(self, piece, *stretch)
+
+    monkeypatch.setattr(StftFeaturizer, "encode", counting)
+    train_small(tmp_path, music, steps=4)
+    assert encoded == ["tune1.wav"]
+    assert state_of(tmp_path / "model.json")[1]["progress"]["step"] == 4
 
 
 def test_a_slip_leaves_nothing_behind(tmp_path, capsys):

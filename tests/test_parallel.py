@@ -1,0 +1,75 @@
+"""Work on many things at once: in order, each worker by itself, and given up at once."""
+
+import threading
+import time
+from contextlib import closing
+
+import pytest
+import torch
+
+from continuo import parallel
+from continuo.parallel import in_order, keep_on
+
+
+def test_results_come_in_order_whoever_is_first():
+    def work(number):
+        time.sleep(0.02 if number % 5 == 0 else 0)
+        return number**2
+
+    assert list(in_order(work, range(40), workers=4)) == [n**2 for n in range(40)]
+
+
+def test_each_worker_computes_with_one_thread_and_the_caller_as_before():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert list(in_order(lambda _: torch.get_num_threads(), range(4), workers=2)) == [1] * 4
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_only_so_many_are_done_ahead(monkeypatch):
+    monkeypatch.setattr(parallel, "AHEAD", 5)
+    begun = []
+    with closing(in_order(begun.append, range(100), workers=2)) as outcomes:
+        for _ in range(10):
+            next(outcomes)
+        time.sleep(0.1)
+    assert 10 <= len(begun) <= 15
+
+
+def test_an_error_reaches_the_caller_in_its_place():
+    def work(number):
+        if number == 3:
+            raise ValueError("three")
+        return number
+
+    outcomes = in_order(work, range(10), workers=4)
+    assert [next(outcomes) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="three"):
+        next(outcomes)
+
+
+def test_work_that_nobody_waits_for_ends():
+    """Closed while two work for a minute and many wait: it is over in a moment, and those that waited never begin."""
+    begun, both = [], threading.Event()
+
+    def work(number):
+        begun.append(number)
+        if len(begun) == 3:
+            both.set()
+        for _ in range(600 if number else 0):
+            keep_on()
+            time.sleep(0.1)
+
+    with closing(in_order(work, range(50), workers=2)) as outcomes:
+        next(outcomes)
+        assert both.wait(10)
+        started = time.monotonic()
+    assert time.monotonic() - started < 5
+    assert len(begun) == 3
+
+
+def test_keep_on_does_nothing_outside():
+    keep_on()
