@@ -27,7 +27,7 @@ from continuo.metadata import (
     StftSection,
 )
 from continuo.parallel import keep_on
-from continuo.phase import PhaseStream
+from continuo.phase import BLOCK, PhaseStream
 from continuo.piece import Piece
 from continuo.postfilter import AHEAD, PAST, Postfilter, with_edges
 from continuo.remi import RemiCodec
@@ -335,7 +335,7 @@ class CodebookDecoder(Decoder):
         self.phase = PhaseStream(featurizer.n_fft, featurizer.hop, tail=tail)
         self.overlap = OverlapAdd(featurizer.n_fft, featurizer.hop, tail)
         self.overlap_samples = featurizer.n_fft - featurizer.hop
-        self.recent = self._heard(prompt) if prompt else None  # (PAST ... PAST + AHEAD, P)
+        self.recent = self._heard(prompt) if prompt else None  # (PAST ... PAST + BLOCK + AHEAD - 1, P)
 
     def _heard(self, prompt: Piece) -> torch.Tensor:
         """Principal components `(PAST, P)` of the prompt's last frames; the first is repeated where it is short."""
@@ -345,21 +345,22 @@ class CodebookDecoder(Decoder):
         return with_edges(f.codebook.look_up(f.from_complex(spectrum(audio, f.n_fft, f.hop))))[count : PAST + count]
 
     def push(self, step: torch.Tensor) -> np.ndarray:
-        return self._add(self.featurizer.codebook.look_up(step[None]))
-
-    def finish(self) -> np.ndarray:
-        rest = [self._add(self.recent[-1:]) for _ in range(AHEAD) if self.recent is not None]
-        return np.concatenate([*rest, self._audio(self.phase.finish()), self.overlap.finish()])
-
-    def _add(self, components: torch.Tensor) -> np.ndarray:
-        """One more frame `(1, P)` to the samples that are final now."""
+        components = self.featurizer.codebook.look_up(step[None])
         before = components.expand(PAST, -1) if self.recent is None else self.recent
         self.recent = torch.cat([before, components])
-        if len(self.recent) <= PAST + AHEAD:
-            return np.zeros(0, np.float32)
-        magnitude = self.featurizer.magnitude_between(self.recent)[0].numpy()
-        self.recent = self.recent[1:]
-        return self._audio(self.phase.push(magnitude))
+        return self._decode(self.recent) if len(self.recent) == PAST + BLOCK + AHEAD else np.zeros(0, np.float32)
+
+    def finish(self) -> np.ndarray:
+        rest = np.zeros(0, np.float32)
+        if self.recent is not None and len(self.recent) > PAST:
+            rest = self._decode(torch.cat([self.recent, self.recent[-1:].expand(AHEAD, -1)]))
+        return np.concatenate([rest, self._audio(self.phase.finish()), self.overlap.finish()])
+
+    def _decode(self, components: torch.Tensor) -> np.ndarray:
+        """The samples that are final with frames `(PAST + n + AHEAD, P)`; the next ones need the last of them."""
+        self.recent = components[len(components) - PAST - AHEAD :]
+        magnitudes = self.featurizer.magnitude_between(components).numpy()
+        return np.concatenate([np.zeros(0, np.float32), *(self._audio(self.phase.push(row)) for row in magnitudes)])
 
     def _audio(self, frames: np.ndarray) -> np.ndarray:
         """Complex frames `(n, K)` to the samples that are final now."""

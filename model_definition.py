@@ -9,20 +9,24 @@ equals the concatenated steps, and the future never changes the past. A backbone
 stream is categorical or continuous decides the head.
 """
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from continuo import packing
 from continuo.metadata import Architecture, ConvSection, LstmSection, MlpSection, TransformerSection
 from continuo.sampling import Sampling, draw
 from continuo.stream import StreamSpec
 
 State = tuple[torch.Tensor, ...]  # every tensor has the batch first
+Cell = Callable[[torch.Tensor, tuple[torch.Tensor, torch.Tensor]], tuple[torch.Tensor, torch.Tensor]]
 UNSEEN = 0.1  # occurrences that a code counts as having had before the first
 RARE = -7.0  # logit of a piece's end before anything is learned: once in a thousand steps
 
@@ -50,6 +54,7 @@ class Lstm(Backbone):
         between = section.dropout if section.layers > 1 else 0.0
         self.lstm = nn.LSTM(self.width, self.width, self.layers, batch_first=True, dropout=between)
         self.dropout = nn.Dropout(section.dropout)
+        self.cells: list[Cell] = []  # what steps one at a time, where `continuo.packing` has something faster
 
     def initial_state(self, batch: int) -> State:
         zeros = next(self.lstm.parameters()).new_zeros(batch, self.layers, self.width)
@@ -65,8 +70,9 @@ class Lstm(Backbone):
     def _one_step(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         """The same, cell by cell: on the CPU `nn.LSTM` packs its weights anew in every call, which costs more."""
         out, moved = x[:, 0], []
-        for hidden, cell, weights in zip(state[0].unbind(1), state[1].unbind(1), self.lstm.all_weights, strict=True):
-            out, cell = torch.lstm_cell(out, (hidden, cell), *weights)
+        plain: list[Cell] = [lambda x, state, w=w: torch.lstm_cell(x, state, *w) for w in self.lstm.all_weights]  # type: ignore[misc]
+        for hidden, cell, move in zip(state[0].unbind(1), state[1].unbind(1), self.cells or plain, strict=True):
+            out, cell = move(out, (hidden, cell))
             moved.append((out, cell))
         hidden, cell = (torch.stack(tensors, 1) for tensors in zip(*moved, strict=True))
         return out[:, None], (hidden, cell)
@@ -332,7 +338,7 @@ class LevelHead(CodeHead):
             logits = self.logits(context, known, slice(level, level + 1))[0]
             if level == 0 and allowed is not None:
                 logits = logits.masked_fill(~allowed, -torch.inf)
-            share = (how.fine_temperature if level else how.coarse_temperature) if self.refining else 1.0
+            share = how.of_level(level) if self.refining else 1.0
             codes.append(draw(logits, generator, how.temperature * share, how.top_p))
             known = known + self.embedding.of(level, codes[-1])
         return torch.stack(codes, dim=-1)
@@ -453,7 +459,7 @@ class SequenceModel(nn.Module):
         super().__init__()
         self.spec, self.backbone, self.code_dropout = spec, backbone, code_dropout
         kind = RegressionHead if spec.continuous else LevelHead if spec.ranks is None else SetHead
-        self.head: RegressionHead | LevelHead | SetHead = kind(spec, head_width)
+        self.head: Any = kind(spec, head_width)
         self.enter = nn.Linear(self.head.features, backbone.width)
         self.norm = nn.LayerNorm(backbone.width)
         self.leave = nn.Linear(backbone.width, head_width)
@@ -554,6 +560,18 @@ class SequenceModel(nn.Module):
     ) -> torch.Tensor:
         """Draw the next step from contexts `(B, W)`; on the first level only codes `allowed`, `(B, V)` bool."""
         return self.head.sample(context, generator, how or Sampling(), allowed)
+
+    def packed(self) -> "SequenceModel":
+        """A copy with 8-bit weights that steps faster, or the model itself where that is not possible."""
+        if not packing.possible(self.begin.device):
+            return self
+        model = copy.deepcopy(self).requires_grad_(False)
+        if isinstance(model.head, LevelHead) and model.head.refining and not model.head.narrow:
+            model.head = packing.PackedHead(model.head)
+        if isinstance(model.backbone, Lstm):
+            model.backbone.cells = [packing.PackedCell(*weights) for weights in model.backbone.lstm.all_weights]
+        packing.pack_matrices(model)
+        return model
 
     def summary(self) -> list[str]:
         """Its parts in words: name, kind, size."""

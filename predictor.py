@@ -11,6 +11,7 @@ It needs the metadata file and the state file beside it, nothing else: no corpus
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,11 @@ class Predictor:
             raise ValueError(f"{path} lacks what its model needs ({reason}): train anew with --fresh") from None
         return cls(featurizer, model, device or torch.device("cpu"), facts)
 
+    @cached_property
+    def stepping(self) -> SequenceModel:
+        """The model as takes draw steps with it."""
+        return self.model.packed()
+
     @property
     def sample_rate_hz(self) -> int:
         return self.metadata.corpus.sample_rate_hz
@@ -128,7 +134,7 @@ class Take:
     """
 
     def __init__(self, predictor: Predictor, prompt: Any, seed: int, how: Sampling, until_end: bool) -> None:
-        self.model, self.featurizer, self.prompt = predictor.model, predictor.featurizer, prompt
+        self.model, self.featurizer, self.prompt = predictor.stepping, predictor.featurizer, prompt
         self.how, self.until_end = how, until_end
         self.steps_per_second, self.made = predictor.steps_per_second, 0
         self.least = math.ceil(LEAST_S * predictor.steps_per_second)

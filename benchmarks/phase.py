@@ -160,11 +160,10 @@ METHODS: dict[str, Callable[[Item, np.ndarray], np.ndarray]] = {
     "fast Griffin-Lim 8 from heap integration, offline": lambda i, m: griffin_lim(
         m, heap_integration(m, i.tail, True), 8, 0.99
     ),
-    "stream, no look-ahead, 16 passes: causal": lambda i, m: stream(i, m, look_ahead=0),
-    "peak-locked advance alone": lambda i, m: stream(i, m, look_ahead=0, iterations=0),
-    "stream, look-ahead 2, 6 passes, plain": lambda i, m: stream(i, m, look_ahead=2, iterations=6, momentum=0),
-    "stream, look-ahead 2, 16 passes": lambda i, m: stream(i, m, look_ahead=2),
-    "stream, look-ahead 1, 12 passes": lambda i, m: stream(i, m, iterations=12),
+    "stream, one by one, no look-ahead, 16 passes: causal": lambda i, m: stream(i, m, block=1, look_ahead=0, passes=16),
+    "peak-locked advance alone": lambda i, m: stream(i, m, look_ahead=0, passes=0),
+    "stream, one by one, look-ahead 1, 16 passes": lambda i, m: stream(i, m, block=1, passes=16),
+    "stream, blocks of 8, look-ahead 2": lambda i, m: stream(i, m, block=8, look_ahead=2),
     "stream, defaults": lambda i, m: invert(m, N_FFT, HOP, i.tail)[N_FFT - HOP :],
 }
 

@@ -1,4 +1,4 @@
-"""Phase reconstruction, frame by frame: STFT magnitudes become audio that continues what was already heard.
+"""Phase reconstruction, a few frames at a time: STFT magnitudes become audio that continues what was already heard.
 
 Conventions: `torch.stft` with a periodic Hann window and no normalisation, K = n_fft // 2 + 1 bins. Time 0 is the end
 of the audio being continued, and generated frame j = 1, 2, ... covers the samples [j * hop - n_fft, j * hop):
@@ -9,10 +9,11 @@ of the audio being continued, and generated frame j = 1, 2, ... covers the sampl
                              |--- frame 2 ----|
 
 Method: real-time iterative spectrogram inversion with look-ahead (RTISI-LA; Zhu, Beauregard and Wyse, "Real-Time Signal
-Estimation From Modified Short-Time Fourier Transform Magnitude Spectra", IEEE TASLP 2007). Each new frame starts from
-the phase advance of its own spectral peaks (Beauregard et al., "Single Pass Spectrogram Inversion", DSP 2015) and
-each pass is extrapolated (Perraudin, Balazs and Sondergaard, "A Fast Griffin-Lim Algorithm", WASPAA 2013).
-The offline result is by definition the streamed one, so chunked and whole output are the same samples.
+Estimation From Modified Short-Time Fourier Transform Magnitude Spectra", IEEE TASLP 2007), several frames at once,
+except across the seam. Each new frame starts from the phase advance of its own spectral peaks (Beauregard et al.,
+"Single Pass Spectrogram Inversion", DSP 2015), which may glide, and each pass is extrapolated (Perraudin, Balazs and
+Sondergaard, "A Fast Griffin-Lim Algorithm", WASPAA 2013). The offline result is by definition the streamed one, so
+chunked and whole output are the same samples.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from continuo.stft import OverlapAdd, hann, overlapped_power, share_of_earlier
 Floats = NDArray[np.float32]
 Complexes = NDArray[np.complexfloating]
 _TINY = np.float32(1e-20)
+_GLIDE = 3.0  # bins within which a peak is taken for one that was there before, and moved
+BLOCK, LOOK_AHEAD, PASSES, MOMENTUM = 4, 1, 10, 0.9
 
 
 class PhaseStream:
@@ -34,13 +37,13 @@ class PhaseStream:
         n_fft: window length in samples, even, at least 4.
         hop: samples per frame, 1 <= hop <= n_fft // 2.
         tail: the last n_fft samples (float32) of the audio being continued; None continues from silence.
-        look_ahead: frames that stay open after a newer one has arrived, >= 0. Latency: look_ahead * hop samples more.
-        iterations: passes over the open frames for each push, >= 0. Time per push is proportional to
-            iterations * (look_ahead + 1).
+        block: frames that become final together, >= 1. More cost less each, and wait longer.
+        look_ahead: frames that stay open after a block, >= 0. Latency: (block - 1 + look_ahead) * hop samples more.
+        passes: over the open frames for each block, >= 0.
         momentum: 0 ... 1, how far a pass is extrapolated along its last change; 0 is plain Griffin-Lim.
 
     Raises:
-        ValueError: impossible n_fft, hop, look_ahead, iterations or momentum; a tail without n_fft finite samples.
+        ValueError: impossible n_fft, hop, block, look_ahead, passes or momentum; a tail without n_fft finite samples.
     """
 
     def __init__(
@@ -49,30 +52,33 @@ class PhaseStream:
         hop: int,
         *,
         tail: Floats | None = None,
-        look_ahead: int = 1,
-        iterations: int = 16,
-        momentum: float = 0.9,
+        block: int = BLOCK,
+        look_ahead: int = LOOK_AHEAD,
+        passes: int = PASSES,
+        momentum: float = MOMENTUM,
     ) -> None:
         if n_fft < 4 or n_fft % 2:
             raise ValueError(f"n_fft must be even and at least 4, got {n_fft}")
         if not 1 <= hop <= n_fft // 2:
             raise ValueError(f"hop must lie in 1 ... n_fft // 2 = {n_fft // 2}, got {hop}: frames must overlap by half")
-        if look_ahead < 0 or iterations < 0:
-            raise ValueError(f"look_ahead and iterations must be >= 0, got {look_ahead} and {iterations}")
+        if block < 1:
+            raise ValueError(f"block must be >= 1, got {block}")
+        if look_ahead < 0 or passes < 0:
+            raise ValueError(f"look_ahead and passes must be >= 0, got {look_ahead} and {passes}")
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum must lie in 0 ... 1, got {momentum}: beyond 1 the passes diverge")
-        self.n_fft, self.hop, self.look_ahead = n_fft, hop, look_ahead
-        self.iterations, self.momentum = iterations, np.float32(momentum)
+        self.n_fft, self.hop, self.block, self.look_ahead = n_fft, hop, block, look_ahead
+        self.passes, self.momentum = passes, np.float32(momentum)
         self._window = hann(n_fft).numpy()
-        span = n_fft + look_ahead * hop
-        self._gain = (1 / np.resize(overlapped_power(n_fft, hop), span)).astype(
-            np.float32
-        )  # 1 / sum of squared windows
+        span = n_fft + (block + look_ahead - 1) * hop
+        power = np.resize(overlapped_power(n_fft, hop), span)
+        self._gain = (1 / power).astype(np.float32)  # 1 / sum of squared windows
+        self._seam = 0 if tail is None else n_fft // hop  # frames to come that overlap the prompt
         # The overlap-add of the committed frames, from the start of the oldest open frame on.
         self._sum: Floats = np.zeros(span, np.float32)
-        self._magnitudes: list[Floats] = []  # the open frames, oldest first
-        self._phasors: list[Complexes] = []
-        self._last_phasor = self._continue_from(tail)
+        self._magnitudes: Floats = np.zeros((0, n_fft // 2 + 1), np.float32)  # of the open frames, oldest first
+        self._phasors: Complexes = np.zeros((0, n_fft // 2 + 1), np.complex64)
+        self._last_phasor, self._frequency = self._continue_from(tail)
 
     def push(self, magnitude: Floats) -> Complexes:
         """Adds one frame and returns the complex frames that are final now.
@@ -81,7 +87,8 @@ class PhaseStream:
             magnitude: raw STFT magnitude, finite and >= 0.
 
         Shape:
-            magnitude: (K,). Returns (n, K), n = 0 while the look-ahead fills, then 1 per push.
+            magnitude: (K,). Returns (n, K): n = block with every block-th push once the look-ahead is filled, else 0;
+            frames that overlap the prompt come one by one.
 
         Raises:
             ValueError: wrong shape, or values that are negative or not finite.
@@ -92,36 +99,35 @@ class PhaseStream:
             raise ValueError(f"magnitude must have shape ({bins},) for n_fft {self.n_fft}, got {magnitude.shape}")
         if not np.all(np.isfinite(magnitude)) or magnitude.min() < 0:
             raise ValueError("magnitude must be finite and >= 0: is this a logarithm that was never undone?")
-        newest = self._phasors[-1] if self._phasors else self._last_phasor
-        self._phasors.append(_advance(magnitude, newest, self.n_fft, self.hop))
-        self._magnitudes.append(magnitude)
-        if len(self._magnitudes) <= self.look_ahead:
-            return np.zeros((0, bins), np.complex64)
-        self._iterate()
-        return self._commit()[None]
+        newest = self._phasors[-1] if len(self._phasors) else self._last_phasor
+        guess, self._frequency = _advance(magnitude, newest, self._frequency, self.n_fft, self.hop)
+        self._phasors = np.concatenate([self._phasors, guess[None]])
+        self._magnitudes = np.concatenate([self._magnitudes, magnitude[None]])
+        block = 1 if self._seam else self.block
+        return self._commit(block) if len(self._magnitudes) == block + self.look_ahead else self._commit(0)
 
     def finish(self) -> Complexes:
         """Commits the open frames and returns them, (n, K)."""
-        rest = []
-        while self._magnitudes:
-            self._iterate()
-            rest.append(self._commit())
-        return np.array(rest, np.complex64).reshape(len(rest), self.n_fft // 2 + 1)
+        return self._commit(len(self._magnitudes))
 
-    def _continue_from(self, tail: Floats | None) -> Complexes:
-        """Puts the prompt's share of the seam into the sum and returns the phasors of the prompt's last frame, (K,)."""
+    def _continue_from(self, tail: Floats | None) -> tuple[Complexes, Floats]:
+        """Puts the prompt's share of the seam into the sum; phasors and frequencies of its last frame, (K,) each."""
+        bins = self.n_fft // 2 + 1
         if tail is None:
-            return np.ones(self.n_fft // 2 + 1, np.complex64)
+            return np.ones(bins, np.complex64), np.full(bins, -np.inf, np.float32)
         tail = np.asarray(tail, np.float32)
         if tail.shape != (self.n_fft,) or not np.all(np.isfinite(tail)):
             raise ValueError(f"tail must hold {self.n_fft} finite samples, got shape {tail.shape}")
         self._sum[: self.n_fft - self.hop] = tail[self.hop :] * share_of_earlier(self.n_fft, self.hop)
         spectrum = np.fft.rfft(tail * self._window)
-        return _phasors(spectrum, np.ones_like(spectrum))
+        return _phasors(spectrum, np.ones_like(spectrum)), _frequencies(np.abs(spectrum))[1]
 
-    def _synthesise(self, frames: Complexes) -> Floats:
-        """Windowed time signals of complex frames: (n, K) -> (n, n_fft)."""
-        return np.fft.irfft(frames, self.n_fft, axis=-1).astype(np.float32) * self._window
+    def _added(self, signal: Floats, frames: Complexes) -> Floats:
+        """A copy of `signal` with the windowed time signals of complex frames `(n, K)` added from its start on."""
+        out = signal.copy()
+        for i, part in enumerate(np.fft.irfft(frames, self.n_fft, axis=-1).astype(np.float32) * self._window):
+            out[i * self.hop : i * self.hop + self.n_fft] += part
+        return out
 
     def _iterate(self) -> None:
         """Griffin-Lim passes over the open frames; the committed ones stay as they are.
@@ -129,27 +135,27 @@ class PhaseStream:
         The signal is divided by the full sum of windows although the frames to come are missing. That tapers the newest
         frames, so that they weigh less than those that more neighbours confirm.
         """
-        magnitudes, phasors = np.array(self._magnitudes), np.array(self._phasors)
-        count, before = len(magnitudes), None
-        for _ in range(self.iterations):
-            signal = self._sum.copy()
-            for i, part in enumerate(self._synthesise(magnitudes * phasors)):
-                signal[i * self.hop : i * self.hop + self.n_fft] += part
-            signal *= self._gain
-            frames = np.stack([signal[i * self.hop : i * self.hop + self.n_fft] for i in range(count)])
+        before = None
+        span = self.n_fft + (len(self._magnitudes) - 1) * self.hop
+        for _ in range(self.passes):
+            signal = self._added(self._sum[:span], self._magnitudes * self._phasors) * self._gain[:span]
+            frames = np.lib.stride_tricks.sliding_window_view(signal, self.n_fft)[:: self.hop]
             spectrum = np.fft.rfft(frames * self._window, axis=-1)
             ahead = spectrum if before is None else spectrum + self.momentum * (spectrum - before)
-            before, phasors = spectrum, _phasors(ahead, phasors)
-        self._phasors = list(phasors)
+            before, self._phasors = spectrum, _phasors(ahead, self._phasors)
 
-    def _commit(self) -> Complexes:
-        """Closes the oldest open frame and returns it, (K,)."""
-        self._last_phasor = self._phasors.pop(0)
-        frame = self._magnitudes.pop(0) * self._last_phasor
-        self._sum[: self.n_fft] += self._synthesise(frame)
-        self._sum[: -self.hop] = self._sum[self.hop :]
-        self._sum[-self.hop :] = 0
-        return frame
+    def _commit(self, count: int) -> Complexes:
+        """Closes the `count` oldest open frames and returns them, (count, K)."""
+        if count == 0:
+            return np.zeros((0, self.n_fft // 2 + 1), np.complex64)
+        self._seam = max(0, self._seam - count)
+        self._iterate()
+        frames = self._magnitudes[:count] * self._phasors[:count]
+        self._last_phasor = self._phasors[count - 1]
+        self._magnitudes, self._phasors = self._magnitudes[count:], self._phasors[count:]
+        done = self._added(self._sum, frames)[count * self.hop :]
+        self._sum = np.concatenate([done, np.zeros(count * self.hop, np.float32)])
+        return frames
 
 
 def invert(magnitude: Floats, n_fft: int, hop: int, tail: Floats | None = None) -> Floats:
@@ -169,19 +175,18 @@ def invert(magnitude: Floats, n_fft: int, hop: int, tail: Floats | None = None) 
 
 def _phasors(spectrum: Complexes, fallback: Complexes) -> Complexes:
     """Unit phasors of a spectrum; a bin that holds nothing keeps the fallback. Same shape throughout."""
-    size = np.abs(spectrum)
-    units: Complexes = np.where(size > _TINY, spectrum / np.maximum(size, _TINY), fallback).astype(np.complex64)
-    return units
+    power = np.square(spectrum.real) + np.square(spectrum.imag)  # not `abs`, which guards against overflow, slowly
+    units: Complexes = np.where(power > _TINY, spectrum / np.sqrt(np.maximum(power, _TINY)), fallback)
+    return units.astype(np.complex64)
 
 
-def _advance(magnitude: Floats, previous: Complexes, n_fft: int, hop: int) -> Complexes:
-    """First guess for a frame: every spectral peak turns on by its own frequency, its neighbours are locked to it.
+def _frequencies(magnitude: Floats) -> tuple[NDArray[np.intp], Floats]:
+    """The spectral peak that each bin belongs to, and that peak's frequency in bins.
 
-    A parabola through the logarithms of a peak and its neighbours gives its frequency between the bins. A sinusoid seen
-    through a symmetric window has alternating signs from bin to bin (its phase refers to the middle of the frame).
+    A parabola through the logarithms of a peak and its neighbours gives its frequency between the bins.
 
     Shape:
-        magnitude: (K,) >= 0; previous: (K,) unit phasors of the frame before. Returns (K,) unit phasors.
+        magnitude: (K,) >= 0. Returns (K,) and (K,).
     """
     level = np.log(magnitude + _TINY)
     rises = np.diff(level, prepend=-np.inf, append=-np.inf) > 0  # (K + 1,): rises[k] compares bin k with bin k - 1
@@ -190,8 +195,24 @@ def _advance(magnitude: Floats, previous: Complexes, n_fft: int, hop: int) -> Co
     left, centre, right = level[np.maximum(peaks - 1, 0)], level[peaks], level[np.minimum(peaks + 1, len(level) - 1)]
     bend = np.minimum(left - 2 * centre + right, -1e-6)
     offset = np.clip(0.5 * (left - right) / bend, -0.5, 0.5)
-    turned = previous[peaks] * np.exp(2j * np.pi * hop / n_fft * (peaks + offset))
     region = np.cumsum(valleys)
-    sign = 1 - 2 * ((np.arange(len(level)) - peaks[region]) & 1)
-    guess: Complexes = (turned[region] * sign).astype(np.complex64)
-    return guess
+    return peaks[region], (peaks + offset)[region].astype(np.float32)
+
+
+def _advance(magnitude: Floats, previous: Complexes, before: Floats, n_fft: int, hop: int) -> tuple[Complexes, Floats]:
+    """First guess for a frame: every spectral peak turns on by its own frequency, its neighbours are locked to it.
+
+    Where a peak is near the one that was there before, it went from that frequency to this one, and turned by their
+    mean. A sinusoid seen through a symmetric window has alternating signs from bin to bin (its phase refers to the
+    middle of the frame).
+
+    Shape:
+        magnitude: (K,) >= 0; previous: (K,) unit phasors and before: (K,) frequencies of the frame before. Returns unit
+        phasors and frequencies (K,) of this one.
+    """
+    peak, frequency = _frequencies(magnitude)
+    was = before[peak]
+    mean = np.where(np.abs(was - frequency) < _GLIDE, (was + frequency) / 2, frequency)
+    sign = 1 - 2 * ((np.arange(len(peak)) - peak) & 1)
+    guess: Complexes = (previous[peak] * np.exp(2j * np.pi * hop / n_fft * mean) * sign).astype(np.complex64)
+    return guess, frequency

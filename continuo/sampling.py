@@ -33,6 +33,10 @@ class Sampling:
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p {self.top_p} must be above 0 and at most 1 (1 leaves the choice free)")
 
+    def of_level(self, level: int) -> float:
+        """What `temperature` is multiplied by, for a level of a refined stream."""
+        return self.fine_temperature if level else self.coarse_temperature
+
 
 def draw(logits: torch.Tensor, generator: torch.Generator | None, temperature: float, top_p: float) -> torch.Tensor:
     """One class per row, by the Gumbel-max method: the largest of logit + Gumbel noise is a sample of the softmax.

@@ -49,11 +49,11 @@ def convergence(audio, magnitude, seam, n_fft, hop):
 
 @pytest.mark.parametrize(("n_fft", "hop"), GRIDS)
 @pytest.mark.parametrize("count", [0, 1, 2, 9])
-@pytest.mark.parametrize("look_ahead", [0, 1, 3])
-def test_every_frame_gives_hop_samples(n_fft, hop, count, look_ahead):
+@pytest.mark.parametrize(("block", "look_ahead"), [(1, 0), (1, 1), (4, 1), (2, 3)])
+def test_every_frame_gives_hop_samples(n_fft, hop, count, block, look_ahead):
     magnitude = np.random.default_rng(0).random((count, n_fft // 2 + 1), np.float32)
     for tail in (None, harmonic()[:n_fft]):
-        stream = PhaseStream(n_fft, hop, tail=tail, look_ahead=look_ahead, iterations=2)
+        stream = PhaseStream(n_fft, hop, tail=tail, block=block, look_ahead=look_ahead, passes=2)
         out, frames = streamed(stream, OverlapAdd(n_fft, hop, tail), magnitude)
         assert out.shape == (n_fft - hop + count * hop,)
         assert out.dtype == np.float32
@@ -87,8 +87,8 @@ def test_output_streams_with_the_promised_latency_and_chunks_equal_the_whole():
     stream = PhaseStream(n_fft, hop, tail=tail)
     parts = [stream.push(m) for m in magnitude]
     sizes = [len(p) for p in parts]
-    assert sizes[0] == 0  # one frame is the look-ahead
-    assert set(sizes[1:]) == {1}
+    assert sizes[:6] == [0, 1, 1, 1, 1, 0]  # one frame is the look-ahead; across the seam frames go one by one,
+    assert sizes[6:14] == [0, 0, 4, 0, 0, 0, 4, 0]  # then four together
     held = [p.copy() for p in parts]
     rest = stream.finish()
     assert all(np.array_equal(a, b) for a, b in zip(held, parts, strict=True))  # handed out means final
@@ -103,7 +103,7 @@ def test_the_future_never_changes_what_was_handed_out():
     other = magnitude.copy()
     other[20:] = 0
     first, second = invert(magnitude, 512, 128), invert(other, 512, 128)
-    final = (20 - 1) * 128  # 20 pushes, one frame is open
+    final = 16 * 128  # of 20 pushes four frames at most are open
     assert first[:final].tobytes() == second[:final].tobytes()
     assert not np.array_equal(first, second)
 
@@ -151,8 +151,8 @@ def test_chirp_converges():
 def test_iterations_pay():
     audio = harmonic() * np.repeat([1.0, 0.2, 1.0, 0.5], RATE_HZ * 3 // 8).astype(np.float32)  # steps of level
     errors = []
-    for iterations in (0, 16):
-        prompt, out, magnitude, _ = continued(audio, 1536, 384, iterations=iterations)
+    for passes in (0, 8):
+        prompt, out, magnitude, _ = continued(audio, 1536, 384, passes=passes)
         errors.append(convergence(np.concatenate([prompt, out]), magnitude, len(prompt), 1536, 384))
     assert errors[1] < 0.7 * errors[0]
     assert errors[1] < 0.12
@@ -198,7 +198,8 @@ def test_same_input_gives_the_same_bytes():
         ({"n_fft": 1536, "hop": 0}, "hop"),
         ({"n_fft": 1536, "hop": 769}, "hop"),
         ({"n_fft": 1536, "hop": 384, "look_ahead": -1}, "look_ahead"),
-        ({"n_fft": 1536, "hop": 384, "iterations": -1}, "iterations"),
+        ({"n_fft": 1536, "hop": 384, "passes": -1}, "passes"),
+        ({"n_fft": 1536, "hop": 384, "block": 0}, "block"),
         ({"n_fft": 1536, "hop": 384, "momentum": 1.5}, "momentum"),
         ({"n_fft": 1536, "hop": 384, "tail": np.zeros(1535, np.float32)}, "tail"),
         ({"n_fft": 1536, "hop": 384, "tail": np.full(1536, np.nan, np.float32)}, "tail"),

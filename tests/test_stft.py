@@ -243,4 +243,4 @@ def test_A09_chunked_decoding_equals_whole():
     assert len(streamed) == len(rest) * 64 + decoder.overlap_samples
     again = f.decoder(prompt)
     assert np.array_equal(streamed, np.concatenate([*(again.push(step) for step in rest), again.finish()]))
-    assert len(blocks[40]) == 64  # a steady flow once the look-ahead is full
+    assert sum(map(len, blocks[40:48])) == 8 * 64  # a steady flow once the look-ahead is full
