@@ -37,6 +37,7 @@ fix: env
 
 bench: env
 	$(RUN) benchmarks/speed.py --write
+	$(RUN) benchmarks/growth.py --write
 
 clean-cache: env
 	$(RUN) corpus.py --clear-cache

@@ -267,20 +267,23 @@ class CodebookFeaturizer(StftFeaturizer):
             self.load_state(start)
             earlier = self.codebook
         advance("sampling frames")
-        runs = [self.vectors(run) for run in self.sample(pieces, s.fit_frames, seed)]
-        vectors = torch.cat(runs).numpy()
+        runs = [(self.vectors(run), run.angle().half()) for run in self.sample(pieces, s.fit_frames, seed)]
+        vectors = torch.cat([run for run, _ in runs]).numpy()
         shape = {"components": s.components, "levels": s.levels, "centroids": s.centroids}
         self._set_codebook(codebook.fit(vectors, **shape, seed=seed, advance=advance, start=earlier))
-        whole = [run for run in runs if len(run) == RUN]
+        whole = [run for run in runs if len(run[0]) == RUN]
         if s.postfilter_steps and whole:
-            real = torch.stack(whole)  # (R, T, K)
+            real, phases = (torch.stack(parts) for parts in zip(*whole, strict=True))  # (R, T, K)
             quantised = self.codebook.look_up(self.codebook.encode(real.flatten(0, 1))).unflatten(0, real.shape[:2])
             self.postfilter = postfilter.fit(
                 quantised,
                 quantised @ self.codebook.components + self.codebook.mean,
                 real,
+                phases,
                 self.weight,
                 bins_hz=self.bins_hz,
+                floor=s.floor,
+                hop=self.hop,
                 steps=s.postfilter_steps,
                 seed=seed,
                 start=self.postfilter.state_dict() if start else None,

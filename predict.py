@@ -3,7 +3,7 @@
 python predict.py --prompt song.musicxml --frames 500
 python predict.py --prompt song.mxl --frames 1000 --seed 7 --out take7.wav
 python predict.py --prompt riff.wav --frames 500 --continuation-only --force
-python predict.py --prompt none --frames 300 --songs 10 --meta notes.json
+python predict.py --prompt none --frames 300 --takes 10 --meta notes.json
 
 A model of sound continues scores, MIDI files and recordings as sound. A model of notes continues scores and MIDI files,
 and writes MIDI and MusicXML beside the WAV.
@@ -21,7 +21,7 @@ from continuo.command import Parser, printable, run_main
 from continuo.files import check_writable
 
 MOST_FRAMES = 1_000_000  # over four hours at the default rate
-MOST_SONGS = 10_000
+MOST_TAKES = 10_000
 NO_PROMPT = Path("none")
 DEMO_MODEL = Path(__file__).resolve().parent / "models" / "demo" / "chorales.json"
 AND_THEN = ", and another one begins (--until-end stops there)"
@@ -66,7 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--top-p", type=float, default=1.0, help="keep only the likeliest choices; below 1 onsets get lost (default: 1)"
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed, another take (default: 0)")
-    parser.add_argument("--songs", type=int, default=1, metavar="K", help="so many takes, of K seeds from --seed on")
+    parser.add_argument(
+        "--takes", "--songs", type=int, default=1, metavar="K", help="so many of them, of K seeds from --seed on"
+    )
     parser.add_argument("--device", default="auto", help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu")
     parser.add_argument(
         "--expressive", action="store_true", help="let rit., accel. and fermatas of a score change the beat"
@@ -148,10 +150,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--frames 0 with {other} leaves nothing to write: drop one of them")
     if not 0 < arguments.prompt_share <= 1:
         raise ValueError(f"--prompt-share {arguments.prompt_share} must be above 0 and at most 1 (the whole prompt)")
-    if not 0 <= arguments.seed < 2**63 - MOST_SONGS:
+    if not 0 <= arguments.seed < 2**63 - MOST_TAKES:
         raise ValueError(f"--seed {arguments.seed} must be 0 or more, and below 2 to the power of 63")
-    if not 1 <= arguments.songs <= MOST_SONGS:
-        raise ValueError(f"--songs {arguments.songs} must be 1 to {MOST_SONGS}")
+    if not 1 <= arguments.takes <= MOST_TAKES:
+        raise ValueError(f"--takes {arguments.takes} must be 1 to {MOST_TAKES}")
     if arguments.prompt == NO_PROMPT and arguments.prompt_share != 1:
         raise ValueError("--prompt none has no share to continue: leave out --prompt-share, or name a prompt")
     if arguments.prompt == NO_PROMPT and arguments.prompt.exists():
@@ -165,9 +167,9 @@ def _outs(arguments: argparse.Namespace) -> list[Path]:
     out: Path = arguments.out or Path(f"{stem}.wav")
     if out.suffix.lower() != ".wav":
         raise ValueError(f"--out {out}: name the WAV, so give a name that ends in .wav; all else is named after it")
-    if arguments.songs == 1:
+    if arguments.takes == 1:
         return [out]
-    return [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(1, arguments.songs + 1)]
+    return [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(1, arguments.takes + 1)]
 
 
 def check_all(arguments: argparse.Namespace, outs: list[Path], endings: tuple[str, ...]) -> None:

@@ -2,20 +2,19 @@
 
     python benchmarks/speed.py [--json] [--write]
 
-Yardsticks: the best matrix product of this machine in the precision of the training, and a bare `nn.LSTM` of the same
-size. `--write` renews benchmarks/RESULTS.md.
+Yardsticks: the best matrix product of this machine in the precision of the training, a bare `nn.LSTM` of the same size,
+the same steps with plain weights, and two processes beside one. `--write` renews the section of benchmarks/RESULTS.md.
 """
 
 import argparse
 import json
-import os
-import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
-from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +24,10 @@ from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from growth import pipeline_share
+from results import machine, write_section
+from scaling import ddp_efficiency
 
 from continuo import metadata
 from continuo.device import choose_precision
@@ -47,19 +50,14 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         results = measure(Path(folder))
     table = "\n".join(f"| {name} | {value:,.3g} |" for name, value in results.items())
-    head = f"# Speed of the default model\n\n{machine()} Made by `python benchmarks/speed.py --write`.\n\n"
-    page = f"{head}| | |\n|---|---|\n{table}\n"
-    print(page)
+    head = f"## The default model\n\n{machine()} Made by `python benchmarks/speed.py --write`.\n\n"
+    section = f"{head}| | |\n|---|---|\n{table}\n"
+    print(section)
     if arguments.write:
-        (ROOT / "benchmarks" / "RESULTS.md").write_text(page)
+        write_section("speed", section)
     if arguments.json:
         print(json.dumps(results))
     return 0
-
-
-def machine() -> str:
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
-    return f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, {versions}."
 
 
 def measure(folder: Path) -> dict[str, float]:
@@ -78,8 +76,9 @@ def measure(folder: Path) -> dict[str, float]:
         "train_vs_bare_lstm": frames / seconds / bare,
         "matmul_peak_gflops": peak / 1e9,
         "train_vs_matmul_peak": flops * frames / seconds / peak,
+        "pipeline_share": pipeline_share(trainer)[0],
     }
-    return results | playing(folder)
+    return results | playing(folder) | starting(folder) | {"ddp_efficiency": ddp_efficiency()}
 
 
 def trainer_on_chords(folder: Path) -> Trainer:
@@ -162,10 +161,14 @@ def multiplications(trainer: Trainer) -> int:
 
 
 def playing(folder: Path) -> dict[str, float]:
-    """One stream, 500 steps after a prompt of 4 s: steps per second, real-time factor, first audio."""
+    """One stream after a prompt of 4 s: steps per second, alone and as sound, real-time factor, first audio."""
     torch.set_num_threads(1)  # as predict.py does
     predictor = Predictor.load(folder / "model.json")
     prompt = Piece.from_samples(np.random.default_rng(1).standard_normal(4 * 24000) * 0.1, 24000)
+    take = predictor.take(prompt, seed=0)
+    plain = predictor.take(prompt, seed=0)
+    plain.model = predictor.model
+    stepping, stepping_plain = (best_seconds(partial(deque, t.steps(200), 0), 1) / 200 for t in (take, plain))
     started = time.perf_counter()
     take = predictor.take(prompt, seed=0)
     first, made = 0.0, 0
@@ -173,14 +176,29 @@ def playing(folder: Path) -> dict[str, float]:
         made += len(block)
         if made > take.overlap_samples and not first:
             first = time.perf_counter() - started
-            begun = time.perf_counter()
-            count = made
+            begun, count = time.perf_counter(), made
     seconds = time.perf_counter() - begun
+    heard = (made - count) / predictor.sample_rate_hz
     return {
-        "generate_realtime_factor": (made - count) / predictor.sample_rate_hz / seconds,
-        "generate_steps_per_second": (made - count) / predictor.sample_rate_hz * predictor.steps_per_second / seconds,
+        "generate_realtime_factor": heard / seconds,
+        "generate_steps_per_second": heard * predictor.steps_per_second / seconds,
+        "codes_per_second": 1 / stepping,
+        "codes_per_second_plain_weights": 1 / stepping_plain,
         "first_audio_s": first,
     }
+
+
+def starting(folder: Path) -> dict[str, float]:
+    """Seconds of whole commands: help, and 500 frames after a prompt of 4 s."""
+    prompt = ["--prompt", str(folder / "0.wav"), "--prompt-share", "0.07", "--out", str(folder / "out.wav"), "--quiet"]
+    asked = {
+        "help_s": ["--help"],
+        "predict_500_frames_s": ["--meta", str(folder / "model.json"), "--frames", "500", "--force", *prompt],
+    }
+    run = lambda words: subprocess.run(  # noqa: E731
+        [sys.executable, str(ROOT / "predict.py"), *words], check=True, stdout=subprocess.DEVNULL
+    )
+    return {name: best_seconds(partial(run, words), 3) for name, words in asked.items()}
 
 
 if __name__ == "__main__":

@@ -122,12 +122,10 @@ class PhaseStream:
         spectrum = np.fft.rfft(tail * self._window)
         return _phasors(spectrum, np.ones_like(spectrum)), _frequencies(np.abs(spectrum))[1]
 
-    def _added(self, signal: Floats, frames: Complexes) -> Floats:
-        """A copy of `signal` with the windowed time signals of complex frames `(n, K)` added from its start on."""
-        out = signal.copy()
+    def _add(self, frames: Complexes, signal: Floats) -> None:
+        """Adds the windowed time signals of complex frames `(n, K)` to `signal`, from its start on."""
         for i, part in enumerate(np.fft.irfft(frames, self.n_fft, axis=-1).astype(np.float32) * self._window):
-            out[i * self.hop : i * self.hop + self.n_fft] += part
-        return out
+            signal[i * self.hop : i * self.hop + self.n_fft] += part
 
     def _iterate(self) -> None:
         """Griffin-Lim passes over the open frames; the committed ones stay as they are.
@@ -135,11 +133,13 @@ class PhaseStream:
         The signal is divided by the full sum of windows although the frames to come are missing. That tapers the newest
         frames, so that they weigh less than those that more neighbours confirm.
         """
-        before = None
-        span = self.n_fft + (len(self._magnitudes) - 1) * self.hop
+        span, before = self.n_fft + (len(self._magnitudes) - 1) * self.hop, None
+        signal = np.empty(span, np.float32)
+        frames = np.lib.stride_tricks.sliding_window_view(signal, self.n_fft)[:: self.hop]  # as it is in each pass
         for _ in range(self.passes):
-            signal = self._added(self._sum[:span], self._magnitudes * self._phasors) * self._gain[:span]
-            frames = np.lib.stride_tricks.sliding_window_view(signal, self.n_fft)[:: self.hop]
+            signal[:] = self._sum[:span]
+            self._add(self._magnitudes * self._phasors, signal)
+            signal *= self._gain[:span]
             spectrum = np.fft.rfft(frames * self._window, axis=-1)
             ahead = spectrum if before is None else spectrum + self.momentum * (spectrum - before)
             before, self._phasors = spectrum, _phasors(ahead, self._phasors)
@@ -153,8 +153,8 @@ class PhaseStream:
         frames = self._magnitudes[:count] * self._phasors[:count]
         self._last_phasor = self._phasors[count - 1]
         self._magnitudes, self._phasors = self._magnitudes[count:], self._phasors[count:]
-        done = self._added(self._sum, frames)[count * self.hop :]
-        self._sum = np.concatenate([done, np.zeros(count * self.hop, np.float32)])
+        self._add(frames, self._sum)
+        self._sum = np.concatenate([self._sum[count * self.hop :], np.zeros(count * self.hop, np.float32)])
         return frames
 
 

@@ -4,8 +4,9 @@ Frames are quantised one by one, so even a steady tone flickers from frame to fr
 music from real music, that is heard most. The network sees the frames around each one and adds what is missing, also
 beyond the principal components. (Post-filters are as old as speech coding: Chen and Gersho, Adaptive postfiltering for
 quality enhancement of coded speech, 1995. This one is learned.) Its loss is the squared error of the weighted
-logarithms, which alone would smooth the music, and the distance between how much each mel band moves in it and in the
-real frames.
+logarithms, which alone would smooth the music, and the distance between how much the bands and the whole spectrum move
+in it and in the real frames, from the stillest to the liveliest moment. In the last steps of the fit it is not the
+frames that move but what is heard of them, once they are overlapped to audio.
 """
 
 from collections.abc import Callable
@@ -15,11 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from continuo.stft import mel_filters
+from continuo.stft import hann, mel_filters, overlapped_power
 
 PAST, AHEAD = 3, 1  # frames that are seen before and after the one that is made
 WIDTH, BATCH, LEARNING_RATE, WARMUP_STEPS, MOST_EPOCHS = 384, 16, 2e-3, 50, 50
-MOVEMENT_SHARE, MEL_BANDS = 0.5, 48
+BAND_SHARE, FLUX_SHARE, MEL_BANDS = 1.0, 1.0, 48
+OVERLAPPED_SHARE, PASSES = 0.15, 2  # of the steps; Griffin-Lim passes from the true phases
 HELD_OUT = 8  # every eighth run is not learned from: if it is not brought nearer to the truth, nothing is added at all
 
 
@@ -58,9 +60,12 @@ def fit(
     quantised: torch.Tensor,
     look_up: torch.Tensor,
     real: torch.Tensor,
+    phases: torch.Tensor,
     weight: torch.Tensor,
     *,
     bins_hz: np.ndarray,
+    floor: float,
+    hop: int,
     steps: int,
     seed: int,
     start: dict[str, torch.Tensor] | None = None,
@@ -72,8 +77,11 @@ def fit(
         quantised: `(R, T, P)` runs of quantised vectors.
         look_up: `(R, T, K)` what they stand for without a post-filter, weighted logarithms of magnitude.
         real: `(R, T, K)` what they were made from.
+        phases: `(R, T, K)` of the frames that they were made from, in radians.
         weight: `(K,)` that the logarithms were multiplied by.
         bins_hz: `(K,)` frequency of each bin.
+        floor: that was added to magnitudes before their logarithms were taken.
+        hop: samples per frame.
         steps: of training, at least 1; fewer where every run would be seen more than `MOST_EPOCHS` times.
         seed: of the start and the order; the caller's random state is left as it was.
         start: weights to go on from.
@@ -94,12 +102,23 @@ def fit(
         seen = torch.tensor([i for i in range(len(real)) if i % HELD_OUT])
         orders = [seen[torch.randperm(len(seen))] for _ in range(MOST_EPOCHS)]
     batches = [rows for order in orders for rows in order.split(BATCH)][:steps]
+    overlap = Overlap(2 * (real.shape[-1] - 1), hop, real.shape[1])
 
-    def distance(network: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+    def distance(network: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor, overlapped: bool) -> torch.Tensor:
         made = look_up[rows] + network(with_edges(quantised[rows]))
-        ours, theirs = (_movement(logs / weight, filters) for logs in (made, real[rows]))
-        movement = sum((a - b).abs().mean() for a, b in zip(ours, theirs, strict=True))
-        return F.mse_loss(made, real[rows]) + MOVEMENT_SHARE * movement
+        ours, theirs = (((logs / weight).exp() - floor).clamp(min=0) for logs in (made, real[rows]))
+        if overlapped:
+            ours, theirs = overlap.heard(ours, phases[rows].float()), theirs[:, overlap.whole]
+        movement = sum(
+            share * (a - b).abs().mean()
+            for share, a, b in zip(
+                (BAND_SHARE, FLUX_SHARE, FLUX_SHARE),
+                _movement(ours, filters, floor),
+                _movement(theirs, filters, floor),
+                strict=True,
+            )
+        )
+        return F.mse_loss(made, real[rows]) + movement
 
     warm = max(1, min(WARMUP_STEPS, len(batches)))
     rate = torch.optim.lr_scheduler.SequentialLR(
@@ -110,22 +129,63 @@ def fit(
         ],
         [warm],
     )
-    for rows in batches:
-        loss = distance(model, rows)
+    for step, rows in enumerate(batches):
+        loss = distance(model, rows, step >= (1 - OVERLAPPED_SHARE) * len(batches) and overlap.frames > 2)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         rate.step()
     model.eval().requires_grad_(False)
     unseen = torch.arange(0, len(real), HELD_OUT)
-    if not distance(model, unseen) <= distance(lambda vectors: torch.zeros(()), unseen):  # also where it is no number
+    nothing = distance(lambda vectors: torch.zeros(()), unseen, False)
+    if not distance(model, unseen, False) <= nothing:  # also where it is no number
         nn.init.zeros_(model.out.weight)  # too little to learn from
         nn.init.zeros_(model.out.bias)
     return model
 
 
-def _movement(log_magnitude: torch.Tensor, filters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """How much every mel band moves from frame to frame in each run, mean and deviation: `(R, T, K)` to `(R, 48)`."""
-    mel = (log_magnitude.clamp(max=3).exp() @ filters + 1e-4).log()
-    steps = mel.diff(dim=1)
-    return steps.abs().mean(1), steps.std(1)
+class Overlap:
+    """What is heard of runs of `frames_in` magnitudes once they are overlapped to audio.
+
+    Attributes:
+        whole: the frames of a run that neighbours overlap on both sides as in an endless one.
+        frames: how many these are.
+    """
+
+    def __init__(self, n_fft: int, hop: int, frames_in: int) -> None:
+        self.n_fft, self.hop = n_fft, hop
+        self.window = hann(n_fft)
+        samples = n_fft + (frames_in - 1) * hop
+        self.gain = torch.from_numpy((1 / np.resize(overlapped_power(n_fft, hop), samples)).astype(np.float32))
+        edge = -(-n_fft // hop) - 1
+        self.whole = slice(edge, max(edge, frames_in - edge))
+        self.frames = max(0, frames_in - 2 * edge)
+
+    def heard(self, magnitude: torch.Tensor, phases: torch.Tensor) -> torch.Tensor:
+        """Magnitudes `(R, T, K)` to those of their audio, of the whole frames, `(R, frames, K)`.
+
+        The phases are found as they are when music is made, from the true ones `(R, T, K)` on.
+        """
+        with torch.no_grad():
+            phasors = torch.polar(torch.ones_like(phases), phases)
+            for _ in range(PASSES):
+                phasors = self._consistent(magnitude * phasors).sgn()
+        return self._consistent(magnitude * phasors).abs()[:, self.whole]
+
+    def _consistent(self, frames: torch.Tensor) -> torch.Tensor:
+        """The frames of the audio that complex frames `(R, T, K)` are overlapped to."""
+        parts = torch.fft.irfft(frames, self.n_fft) * self.window
+        width = (1, len(self.gain))
+        audio = F.fold(parts.transpose(1, 2), width, (1, self.n_fft), stride=(1, self.hop)).flatten(1) * self.gain
+        return torch.fft.rfft(audio.unfold(1, self.n_fft, self.hop) * self.window)
+
+
+def _movement(magnitude: torch.Tensor, filters: torch.Tensor, floor: float) -> tuple[torch.Tensor, ...]:
+    """How much runs `(R, T, K)` move from frame to frame, from the stillest moment to the liveliest one.
+
+    Each mel band `(R, T - 1, 48)`, the whole spectrum and its rises alone `(R, T - 1)`.
+    """
+    bands = ((magnitude.clamp(max=20) @ filters) + 1e-4).log().diff(dim=1).abs()
+    change = (magnitude + floor).log().diff(dim=1)
+    each = bands, change.abs().mean(2), change.clamp(min=0).mean(2)
+    return tuple(moved.sort(1).values for moved in each)
