@@ -116,7 +116,7 @@ def _train(arguments: argparse.Namespace, team: Team) -> int:
 
             trainer.run(report)
             log.draw(trainer.progress.history, trainer.model.spec.steps_per_second)
-        _conclude(trainer, arguments)
+        _conclude(trainer, reporter, arguments)
         if arguments.json:
             print(json.dumps(_results(trainer, reporter)))
     return 0
@@ -212,7 +212,7 @@ class Reporter:
         self.task.update(trainer.share_done(), note, trainer.remaining_s(self.frames_per_second))
 
 
-def _conclude(trainer: "Trainer", arguments: argparse.Namespace) -> None:
+def _conclude(trainer: "Trainer", reporter: "Reporter", arguments: argparse.Namespace) -> None:
     p = trainer.progress
     if not trainer.finished():
         trainer.display.say(f"stopped and saved at step {p.step:,}: the same command goes on from there")
@@ -221,7 +221,8 @@ def _conclude(trainer: "Trainer", arguments: argparse.Namespace) -> None:
     done = f"{p.step:,} steps" if in_steps else f"{p.seconds / 60:.1f} minutes"
     more = f"--steps {2 * p.step}" if in_steps else f"--minutes {max(1, round(p.seconds / 30))}"
     nats = f", held-out nats per step {p.best_nats:.2f}" if p.best_nats is not None else ""
-    trainer.display.say(f"trained for {done}{nats}; state in {trainer.state_path}")
+    already = "nothing was left to do: already " if p.step == reporter.first_step else ""
+    trainer.display.say(f"{already}trained for {done}{nats}; state in {trainer.state_path}")
     trainer.display.say(f"to train longer: python train.py --meta {arguments.meta} {more}")
 
 

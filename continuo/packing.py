@@ -40,7 +40,8 @@ class PackedLinear(nn.Module):
             warnings.simplefilter("ignore", UserWarning)
             zeros = torch.zeros(len(scale), dtype=torch.int64)
             rows = torch.quantize_per_channel(weight.detach().contiguous(), scale.double(), zeros, 0, torch.qint8)
-        self.weights = torch.ops.quantized.linear_prepack(rows, None if bias is None else bias.detach())
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)  # tells device and kind
+        self.weights = torch.ops.quantized.linear_prepack(rows, self.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = torch.ops.quantized.linear_dynamic(x, self.weights)

@@ -4,6 +4,7 @@ Its environment variables say who a process is. Tensors on the CPU travel by glo
 """
 
 import os
+import sys
 import time
 import uuid
 import warnings
@@ -73,11 +74,19 @@ class Processes(Team):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            distributed.destroy_process_group()
+            self._leave()
         elif not self._is_first_to("fail"):
             raise SystemExit(2)
         elif isinstance(error, distributed.DistError) or "gloo" in str(error):
             raise ConnectionError("another process of this training was lost: the last state is intact") from error
+
+    def _leave(self) -> None:
+        """End this process, all being done. Threads of torch that outlive the interpreter have aborted it at its end."""
+        self._wait()
+        distributed.destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
     def _is_first_to(self, act: str) -> bool:
         try:

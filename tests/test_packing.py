@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT
 
-from continuo.metadata import Architecture, LstmSection, TransformerSection
+from continuo.metadata import Architecture, ConvSection, LstmSection, MlpSection, TransformerSection, from_preset
 from continuo.packing import PackedHead, PackedLinear
 from continuo.sampling import Sampling
 from continuo.stream import StreamSpec
@@ -49,6 +50,8 @@ def test_a_packed_matrix_is_the_matrix_to_a_percent():
     [
         LstmSection(kind="lstm", hidden=128, layers=2, head_width=96),
         TransformerSection(kind="transformer", hidden=128, layers=2, heads=4, context=16, head_width=96),
+        ConvSection(kind="conv", hidden=128, layers=2, head_width=96),
+        MlpSection(kind="mlp", hidden=128, layers=1, window=4, head_width=96),
     ],
 )
 def test_packed_steps_cost_half_a_percent_of_the_nats_at_most(section):
@@ -99,3 +102,17 @@ def test_where_there_are_no_such_products_the_plain_model_steps(monkeypatch):
     plain = refined()
     monkeypatch.setattr("continuo.packing.ENGINES", ())
     assert plain.packed() is plain
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in (ROOT / "models").glob("*.json")))
+@pytest.mark.parametrize("continuous", [False, True])
+def test_every_preset_steps_packed_at_its_real_size(preset, continuous):
+    """Small models are hardly packed, so a fault in the large ones would not show in them."""
+    section = from_preset(preset, {}, state="unused.safetensors").architecture
+    values = torch.zeros(10), torch.ones(10)
+    spec = StreamSpec(62.5, features=10, mean=values[0], deviation=values[1]) if continuous else refined().spec
+    torch.manual_seed(0)
+    plain = build_model(section, spec).eval()
+    steps = torch.randn(2, 5, 10) if continuous else torch.randint(96, (2, 5, 3))
+    contexts = heard(plain, steps)
+    assert (heard(plain.packed(), steps) - contexts).norm() < 0.03 * contexts.norm()

@@ -375,3 +375,12 @@ def test_A05_time_remaining_is_on_screen(tmp_path, music_folder, monkeypatch, ca
     assert lines
     for words in ("step", "loss", "held-out", "frames/s", "elapsed", "remaining"):
         assert words in lines[0]
+
+
+def test_a_budget_that_is_used_up_is_said(tmp_path, music_folder, capsys):
+    train_small(tmp_path, music_folder, steps=3)
+    flags = ["--meta", str(tmp_path / "model.json"), "--corpus", str(music_folder), "--device", "cpu"]
+    for steps, said in ((2, True), (4, False)):
+        capsys.readouterr()
+        assert main([*flags, "--steps", str(steps)]) == 0
+        assert ("nothing was left to do: already trained for 3 steps" in capsys.readouterr().err) == said
