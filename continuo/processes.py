@@ -81,7 +81,7 @@ class Processes(Team):
             raise ConnectionError("another process of this training was lost: the last state is intact") from error
 
     def _leave(self) -> None:
-        """End this process, all being done. Threads of torch that outlive the interpreter have aborted it at its end."""
+        """End this process, all being done: torch threads that outlived the interpreter aborted it at its end."""
         self._wait()
         distributed.destroy_process_group()
         sys.stdout.flush()
