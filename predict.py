@@ -55,9 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--coarse-temperature",
         type=float,
-        default=1.05,
+        default=1.08,
         metavar="T",
-        help="of what is played, times that (1.05)",
+        help="of what is played, times that (1.08)",
     )
     parser.add_argument(
         "--fine-temperature", type=float, default=0.7, metavar="T", help="of how it sounds, times that (0.7)"

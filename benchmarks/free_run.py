@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--pieces", type=int, default=16, help="held-out excerpts that are continued, at most")
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--coarse-temperature", type=float, default=1.05)
+    parser.add_argument("--coarse-temperature", type=float, default=1.08)
     parser.add_argument("--fine-temperature", type=float, default=0.7)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")

@@ -22,7 +22,7 @@ class Sampling:
     """
 
     temperature: float = 1.0
-    coarse_temperature: float = 1.05
+    coarse_temperature: float = 1.08
     fine_temperature: float = 0.7
     top_p: float = 1.0
 
