@@ -39,6 +39,7 @@ from continuo.stream import StreamSpec
 State = dict[str, torch.Tensor]
 P = TypeVar("P", Piece, Song)
 RUN = 32  # frames that are sampled together
+FIT_VERSION = 2  # part of the key of what was fitted: raise it whenever the same pieces would be fitted otherwise
 
 
 class Decoder(ABC):

@@ -14,7 +14,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -459,7 +458,7 @@ class SequenceModel(nn.Module):
         super().__init__()
         self.spec, self.backbone, self.code_dropout = spec, backbone, code_dropout
         kind = RegressionHead if spec.continuous else LevelHead if spec.ranks is None else SetHead
-        self.head: Any = kind(spec, head_width)
+        self.head: RegressionHead | LevelHead | SetHead = kind(spec, head_width)
         self.enter = nn.Linear(self.head.features, backbone.width)
         self.norm = nn.LayerNorm(backbone.width)
         self.leave = nn.Linear(backbone.width, head_width)
@@ -567,7 +566,7 @@ class SequenceModel(nn.Module):
             return self
         model = copy.deepcopy(self).requires_grad_(False)
         if isinstance(model.head, LevelHead) and model.head.refining and not model.head.narrow:
-            model.head = packing.PackedHead(model.head)
+            model.head = packing.PackedHead(model.head)  # type: ignore[assignment]  # embeds and draws, has no nats
         if isinstance(model.backbone, Lstm):
             model.backbone.cells = [packing.PackedCell(*weights) for weights in model.backbone.lstm.all_weights]
         packing.pack_matrices(model)

@@ -33,7 +33,7 @@ from continuo.progress import Display
 from continuo.scratch import Scratch
 from continuo.team import Team
 from dataset import AudioDataset, Batch, LaneSampler, training_batches, validation_batches
-from featurizer import FEATURIZERS, Featurizer
+from featurizer import FEATURIZERS, FIT_VERSION, Featurizer
 from model_definition import SequenceModel, State, build_model
 
 FIRST_SAVE_S = 30.0
@@ -169,7 +169,9 @@ class Trainer:
             featurizer.load_state(start)
             origin = featurizer.fingerprint()
         keys = sorted(piece.key for piece in self.train_pieces)
-        key = cache.key_of_values("featurizer", featurizer.layout(), self.metadata.training.seed, keys, origin)
+        key = cache.key_of_values(
+            "featurizer", FIT_VERSION, featurizer.layout(), self.metadata.training.seed, keys, origin
+        )
         kept = cache.entry(key, ".safetensors")
         try:
             featurizer.load_state(checkpoint.load(kept)[0])

@@ -18,12 +18,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-import soundfile
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from chords import write_chords
 
 from continuo import metadata
 from continuo.command import Parser, run_main
@@ -85,12 +85,9 @@ def measure(rounds: int) -> dict[str, float]:
 
 def prepare(folder: Path) -> Path:
     """Two minutes of made-up sound and a metadata file for it."""
-    rng, music = np.random.default_rng(0), folder / "music"
+    music = folder / "music"
     music.mkdir()
-    for number in range(4):
-        time_s = np.arange(24_000 * 30) / 24_000
-        tones = [np.sin(2 * np.pi * rng.uniform(80, 3000) * time_s) * (np.sin(4 * time_s + k) > 0) for k in range(12)]
-        soundfile.write(music / f"{number}.wav", 0.03 * np.sum(tones, axis=0), 24_000)
+    write_chords(music, pieces=4, seconds=30)
     precision = str(choose_precision("auto", torch.device("cpu"))).removeprefix("torch.")
     values = {"corpus.path": str(music), "corpus.transpose": 0, "training.steps": 10**6}
     values |= {"training.precision": precision, "training.validation_frames": 64}

@@ -25,6 +25,7 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from chords import write_chords
 from growth import pipeline_share
 from results import machine, write_section
 from scaling import ddp_efficiency
@@ -83,17 +84,7 @@ def measure(folder: Path) -> dict[str, float]:
 
 def trainer_on_chords(folder: Path) -> Trainer:
     """The default preset over four minutes of made-up chords, so that nothing needs to be rendered."""
-    import soundfile
-
-    rng = np.random.default_rng(0)
-    for number in range(4):
-        time_s = np.arange(24000 * 60) / 24000
-        tones = [
-            np.sin(2 * np.pi * rng.uniform(80, 3000) * time_s) * (np.sin(rng.uniform(0.5, 4) * time_s) > 0)
-            for _ in range(30)
-        ]
-        noise = rng.standard_normal(len(time_s)) * 0.02
-        soundfile.write(folder / f"{number}.wav", 0.02 * np.sum(tones, axis=0) + noise, 24000)
+    write_chords(folder, pieces=4, seconds=60)
     made = metadata.from_preset(
         metadata.DEFAULT_PRESET, {"corpus.path": str(folder), "training.steps": 10**6}, state="model.safetensors"
     )
