@@ -2,12 +2,16 @@
 #   make demo     train briefly on the bundled chorales, predict while training, leave a WAV and a picture in demo/
 #   make test     all tests          make check   format, lint, types, fast tests       make fix   mend format and lint
 #   make bench    the tables of benchmarks/RESULTS.md
+#   make audit    known vulnerabilities of what is installed (asks PyPI)
+#   make test-lowest   fast tests with the lowest versions that requirements.txt allows, in .venv-lowest
+#   make coverage      branch coverage of the fast tests, at least 90 %      make mutants   mutation tests of five modules
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+LOWEST := .venv-lowest/bin/python
 
-.PHONY: env demo test check fix bench clean-cache
+.PHONY: env demo test check fix bench audit test-lowest coverage mutants clean-cache
 
 env: $(VENV)/.installed
 
@@ -38,6 +42,24 @@ fix: env
 bench: env
 	$(RUN) benchmarks/speed.py --write
 	$(RUN) benchmarks/growth.py --write
+
+audit: env
+	$(RUN) -m uv pip freeze --python $(RUN) | $(RUN) -m uv tool run 'pip-audit>=2.9,<3' --strict --disable-pip --no-deps -r /dev/stdin
+
+test-lowest: .venv-lowest/.installed
+	$(LOWEST) -m pytest -m "not slow"
+
+.venv-lowest/.installed: requirements.txt requirements-dev.txt | env
+	$(RUN) -m uv venv --quiet --clear --python $(RUN) .venv-lowest
+	$(RUN) -m uv pip install --quiet --resolution lowest-direct --python $(LOWEST) -r requirements-dev.txt
+	@touch $@
+
+coverage: env
+	$(RUN) -m pytest -m "not slow" --cov
+
+mutants: env
+	OMP_NUM_THREADS=1 $(VENV)/bin/mutmut run --max-children 1
+	$(VENV)/bin/mutmut results
 
 clean-cache: env
 	$(RUN) corpus.py --clear-cache

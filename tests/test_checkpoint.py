@@ -197,3 +197,88 @@ def test_plain_progress_on_a_pipe(monkeypatch):
     assert lines[0] == "work  20%: note, elapsed 00:12, remaining 01:36"
     assert lines[-1] == "evil\\x1b[31m\\nname"
     assert printable("é ∑") == "é ∑"
+
+
+def test_what_is_loaded_begins_with_one_of_the_prefixes(tmp_path):
+    path = tmp_path / "s.safetensors"
+    kept = checkpoint.with_prefix("a", {"x": torch.zeros(1), "a.y": torch.ones(2)}) | {
+        "ab": torch.ones(3),
+        "b.x": torch.ones(4),
+    }
+    checkpoint.save(path, kept, {"step": 1})
+    assert kept.keys() == {"a.x", "a.a.y", "ab", "b.x"}
+    assert checkpoint.load(path)[0].keys() == kept.keys()
+    assert checkpoint.load(path, "a.")[0].keys() == {"a.x", "a.a.y"}
+    assert checkpoint.load(path, "a.a", "b.")[0].keys() == {"a.a.y", "b.x"}
+    assert checkpoint.load(path, "c")[0] == {}
+    assert checkpoint.under_prefix("a", kept).keys() == {"x", "a.y"}
+    assert torch.equal(checkpoint.under_prefix("a", kept)["a.y"], torch.ones(2))
+
+
+def test_the_best_weights_predict_once_validation_has_turned():
+    assert checkpoint.predicting({"history": [], "best_step": 0}) == "average"
+    assert checkpoint.predicting({"history": [[10, 2.0], [20, 1.0]], "best_step": 20}) == "average"
+    assert checkpoint.predicting({"history": [[10, 1.0], [20, 2.0]], "best_step": 10}) == "best"
+
+
+def test_refusals_of_states_say_what_would_help(tmp_path):
+    import json
+    import re
+
+    from safetensors.torch import save_file
+
+    path = tmp_path / "s.safetensors"
+    with pytest.raises(ValueError, match=re.escape(f"there is no state {path} yet: train first (python train.py)")):
+        checkpoint.load(path)
+    for header, found in [({"format": "continuo-0"}, "continuo-0"), (None, "unknown"), ({"x": "y"}, "unknown")]:
+        save_file({"a": torch.zeros(1)}, path, header)
+        words = f"{path} is a state of another format ({found}, not continuo-1): train anew with --fresh"
+        with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
+            checkpoint.load(path)
+    for facts in ({}, {"facts": "{"}):  # none, and no JSON
+        save_file({"a": torch.zeros(1)}, path, {"format": checkpoint.FORMAT} | facts)
+        with pytest.raises(
+            ValueError, match=r"damaged or not a state \(.+\): restore a copy, or train anew with --fresh$"
+        ):
+            checkpoint.load(path)
+    checkpoint.save(path, {"a": torch.zeros(1)}, {"step": 1})
+    header = json.loads((content := path.read_bytes())[8 : 8 + int.from_bytes(content[:8], "little")])
+    assert header["__metadata__"] == {"format": "continuo-1", "facts": '{"step": 1}'}  # as others may read it
+
+
+def test_a_state_that_cannot_be_written_says_what_would_help(tmp_path, monkeypatch):
+    from safetensors import SafetensorError
+
+    def full(*_):
+        raise SafetensorError("I/O error: No space left")
+
+    path = tmp_path / "s.safetensors"
+    checkpoint.save(path, {"a": torch.zeros(3)}, {"step": 1})
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(
+        OSError, match=r"cannot save .*s.safetensors \(I/O error: No space left\): free some space; the state"
+    ):
+        checkpoint.save(path, {"a": torch.ones(3)}, {"step": 2})
+    assert checkpoint.read_facts(path) == {"step": 1}
+
+
+def test_compact_tensors_are_integers_with_a_scale_for_each_row():
+    rows = torch.tensor([[127.0, -63.5, 0.0], [0.0, 0.0, 0.0], [1e-9, -1e-9, 0.0], [2.54, 1.0, -2.54]])
+    small = checkpoint.compact({"m": rows, "row": torch.ones(1, 2), "v": torch.ones(3), "n": torch.ones(2, 2).int()})
+    assert {name: tensor.dtype for name, tensor in small.items()} == {
+        "m": torch.int8, "m:scale": torch.float32, "row": torch.int8, "row:scale": torch.float32,
+        "v": torch.float16, "n": torch.int32,
+    }  # fmt: skip
+    assert small["m"].tolist() == [[127, -64, 0], [0, 0, 0], [0, 0, 0], [127, 50, -127]]
+    torch.testing.assert_close(small["m:scale"], torch.tensor([[1.0], [1e-7], [1e-7], [0.02]]))
+    assert checkpoint.compact({"m": rows.double()})["m:scale"].dtype == torch.float32
+
+
+def test_tensors_that_learn_are_saved_without_their_gradients(tmp_path):
+    weight = torch.nn.Parameter(torch.randn(3, 2))
+    checkpoint.save(tmp_path / "s.safetensors", {"w": weight, "t": weight.T}, {})
+    loaded, facts = checkpoint.load(tmp_path / "s.safetensors")
+    assert facts == {}
+    assert torch.equal(loaded["w"], weight.detach())
+    assert torch.equal(loaded["t"], weight.detach().T)
+    assert not loaded["w"].requires_grad

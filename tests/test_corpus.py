@@ -216,6 +216,7 @@ def test_ctrl_c_while_a_long_file_is_decoded_leaves_at_once_and_nothing_behind(t
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     monkeypatch.setattr(corpus, "decode_blocks", endless)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
         corpus.load(section(tmp_path / "music"))

@@ -5,11 +5,9 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from continuo.metadata import ConvSection, LstmSection, MlpSection, TransformerSection
-from continuo.sampling import Sampling, draw
+from continuo.sampling import Sampling
 from continuo.stream import StreamSpec
 from model_definition import MODELS, LevelHead, SequenceModel, build_model
 
@@ -250,30 +248,6 @@ def test_regression_nats_are_those_of_a_gaussian():
     frame = model.sample(context[:, -1])
     assert frame.shape == (2, 10)
     assert (frame[:, :5] >= 0).all()
-
-
-def test_temperature_zero_takes_the_likeliest_whatever_the_seed():
-    logits = torch.randn(50, 20, generator=torch.Generator().manual_seed(0))
-    for seed in range(3):
-        assert torch.equal(draw(logits, torch.Generator().manual_seed(seed), 0.0, 1.0), logits.argmax(-1))
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.floats(0.2, 3.0), st.floats(0.05, 1.0), st.integers(0, 1000))
-def test_draws_stay_inside_the_nucleus(temperature, top_p, seed):
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(11, generator=generator)
-    drawn = draw(logits.expand(500, -1), generator, temperature, top_p)
-    probabilities, order = (logits / temperature).softmax(-1).sort(descending=True)
-    nucleus = order[: int((probabilities.cumsum(-1) - probabilities < top_p).sum())]
-    assert set(drawn.tolist()) <= set(nucleus.tolist())
-
-
-def test_draws_follow_the_softmax():
-    logits = torch.tensor([0.0, 1.0, -1.0, 2.0])
-    drawn = draw(logits.expand(40_000, -1), torch.Generator().manual_seed(0), 0.8, 1.0)
-    counted = torch.bincount(drawn, minlength=4) / len(drawn)
-    assert (counted - (logits / 0.8).softmax(-1)).abs().max() < 0.01
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,11 +5,13 @@ import json
 import zipfile
 
 import pytest
+import soundfile
 from notation import FIRST, PART, close, lengths, note, score
 
 from continuo.midi import check_bounds
 from continuo.notes import Note, Performance
-from continuo.performance import main, perform
+from continuo.performance import MAX_SECONDS, SHORTEST_S, main, perform, perform_midi, score_bytes
+from continuo.sounds import Sound
 from continuo.synth import write_midi
 
 
@@ -151,3 +153,234 @@ class TestCommand:
         assert report["files"][str(good)]["seconds"] == 4.0
         assert close(perform(tmp_path / "out" / "good.mid"), (0, 60)) is None
         assert (tmp_path / "out" / "good.wav").read_bytes()[:4] == b"RIFF"
+
+
+def sound(onset_s: float = 0.0, end_s: float = 1.0, pitch: float = 60.0, velocity: float = 80.0, **rest) -> Sound:
+    return Sound(onset_s, end_s, pitch, velocity, rest.get("program", 0), rest.get("is_drum", False))
+
+
+@pytest.fixture
+def performed(monkeypatch):
+    """What becomes of sounds that were read from a MIDI file."""
+
+    def perform_sounds(*sounds: Sound, seconds: float = 0.0, warnings: tuple[str, ...] = ()) -> Performance:
+        monkeypatch.setattr("continuo.performance.read_midi", lambda data: (sounds, seconds, warnings))
+        return perform_midi(b"MThd")
+
+    return perform_sounds
+
+
+class TestWhatWasRead:
+    def test_notes_are_sorted_by_onset_pitch_program_and_length(self, performed):
+        sounds = [
+            sound(1, 2), sound(0, 3, 61), sound(0, 3, 60, program=7), sound(0, 2, 60, program=7), sound(0, 9, 60),
+            sound(0, 1, 59, is_drum=True),
+        ]  # fmt: skip
+        made = performed(*sounds)
+        keys = [(n.onset_s, n.pitch, n.program, n.duration_s) for n in made.notes]
+        assert keys == [(0, 59, 0, 1), (0, 60, 0, 9), (0, 60, 7, 2), (0, 60, 7, 3), (0, 61, 0, 3), (1, 60, 0, 1)]
+        assert [n.is_drum for n in made.notes] == [True, *[False] * 5]
+
+    def test_values_are_brought_into_their_ranges(self, performed):
+        made = performed(
+            sound(velocity=0.2),
+            sound(1, velocity=300, end_s=2),
+            sound(2, 3, velocity=79.6),
+            sound(3, 4, velocity=126.9),
+        )
+        assert [n.velocity for n in made.notes] == [1, 127, 80, 127]
+        made = performed(sound(-0.5, 1), sound(2, 2.001))
+        assert [(n.onset_s, n.duration_s) for n in made.notes] == [(0, 1), (2, SHORTEST_S)]
+
+    def test_what_cannot_sound_is_left_out(self, performed):
+        kept = [sound(pitch=0), sound(pitch=127), sound(pitch=60.5)]
+        made = performed(*kept, sound(pitch=-0.01), sound(pitch=127.01), sound(1, 1), sound(2, 1.5))
+        assert [n.pitch for n in made.notes] == [0, 60.5, 127]
+
+    @pytest.mark.parametrize("bad", [sound(float("nan")), sound(end_s=float("inf")), sound(pitch=float("nan"))])
+    def test_times_and_pitches_are_finite(self, performed, bad):
+        with pytest.raises(ValueError, match=r"^a note has no finite time or pitch; export the score again$"):
+            performed(sound(), bad)
+
+    def test_it_lasts_as_long_as_the_score_or_the_last_note(self, performed):
+        assert performed(sound(0, 1), sound(0.5, 3), sound(1, 2)).seconds == 3
+        assert performed(sound(0, 1), seconds=5.0).seconds == 5
+        assert performed(sound(2, 2.001)).seconds == 2 + SHORTEST_S
+
+    def test_there_are_most_hours_and_most_notes(self, performed, monkeypatch):
+        assert performed(sound(), seconds=MAX_SECONDS).seconds == 6 * 3600
+        with pytest.raises(ValueError, match=r"^it would last 6\.1 hours; the most is 6$"):
+            performed(sound(), seconds=MAX_SECONDS + 360)
+        monkeypatch.setattr("continuo.performance.MAX_NOTES", 3)
+        assert len(performed(*[sound()] * 3).notes) == 3
+        with pytest.raises(ValueError, match=r"^more than 3 notes; split the score$"):
+            performed(*[sound()] * 4)
+
+    def test_warnings_are_said_once_in_their_order(self, performed):
+        assert performed(sound(), warnings=("b", "a", "b")).warnings == ("b", "a")
+
+    def test_a_midi_file_without_notes_is_refused(self, performed):
+        with pytest.raises(ValueError, match=r"^there is no note to perform$"):
+            performed(seconds=4.0)
+
+    def test_a_score_of_nothing_is_refused_and_one_of_rests_says_so_once(self, heard, monkeypatch):
+        assert heard(score(note("R", 4))).warnings == ("there is no note: silence",)
+        assert heard(score(note("C4", 4))).warnings == ()
+        monkeypatch.setattr("continuo.performance.interpret", lambda *_, **__: ([], 0.0, []))
+        with pytest.raises(ValueError, match=r"^song2\.musicxml: .*there is neither a note nor a rest to perform"):
+            heard(score(note("D4", 4)), "song2.musicxml")
+
+    def test_how_a_file_is_read_depends_on_its_content_before_its_name(self, tmp_path):
+        contents = {
+            "a.mid": b"x",
+            "b.MIDI": b"x",
+            "c.xml": b"MThd",
+            "d.mxl": b"RIFF",
+            "e.xml": b"<",
+            "f.musicxml": b"PK",
+        }
+        for name, content in contents.items():
+            (tmp_path / name).write_bytes(content)
+            assert score_bytes(tmp_path / name) == (content, name[0] in "abcd")
+        (tmp_path / "g.txt").write_bytes(b"MThd")
+        known = "known endings are .mid .midi .musicxml .mxl .xml"
+        with pytest.raises(ValueError, match=f"^g.txt: not a score; {known}$"):
+            score_bytes(tmp_path / "g.txt")
+
+    def test_the_cache_tells_expressive_performances_from_plain_ones(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("CONTINUO_CACHE", str(tmp_path / "cache"))
+        path = tmp_path / "song.musicxml"
+        path.write_text(score(note("D4", 2, inside="<fermata/>") + note("E4", 2)))
+        plain, free = perform(str(path)), perform(path, expressive=True)
+        assert free.notes[1].onset_s > plain.notes[1].onset_s + 0.5
+        assert (perform(path), perform(path, expressive=True)) == (plain, free)
+        for entry in (tmp_path / "cache").rglob("*.json"):
+            entry.write_text("{")  # a damaged entry is made anew
+        assert perform(path) == plain
+        monkeypatch.setattr("continuo.performance.CACHE_VERSION", -1)
+        monkeypatch.setattr("continuo.performance.interpret", lambda *_, **__: ([], 4.0, []))
+        assert perform(path).notes == ()
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Run the command in a folder with one score of one second; returns its status, its words and what it wrote."""
+    monkeypatch.chdir(tmp_path)
+    bar = note("C4", 2, inside="<fermata/>") + note("C5", 2)
+    (tmp_path / "tune.musicxml").write_text(score(bar, qpm=240))
+
+    def run(*words: str) -> tuple[int, str, str, list[str]]:
+        status = main([*words, "--out", "in/out", "--rate", "8000"])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err, sorted(p.name for p in (tmp_path / "in" / "out").glob("*"))
+
+    return run
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("options", "made"),
+        [
+            ([], ["tune.mid", "tune.wav"]),
+            (["--midi"], ["tune.mid"]),
+            (["--wav"], ["tune.wav"]),
+            (["--midi", "--wav"], ["tune.mid", "tune.wav"]),
+            (["--midi", "--picture"], ["tune.mid", "tune.png", "tune.wav"]),
+        ],
+    )
+    def test_what_is_written(self, command, options, made):
+        status, out, err, names = command("tune.musicxml", *options)
+        assert (status, err, names) == (0, "", made)
+        assert out.splitlines()[0] == "tune.musicxml: 2 notes, 1.0 s"
+        assert out.splitlines()[1].startswith("  ")  # the fermata that is not performed
+        assert len(out.splitlines()) == 2
+
+    def test_report_for_programs(self, command, tmp_path):
+        status, out, _, _ = command("tune.musicxml", "--json", "--picture")
+        report = json.loads(out)
+        one = report["files"]["tune.musicxml"]
+        assert (status, report["failed"], list(report["files"])) == (0, 0, ["tune.musicxml"])
+        assert (one["notes"], one["seconds"], len(one["warnings"])) == (2, 1.0, 1)
+        for kind, ending in [("midi", "mid"), ("wav", "wav"), ("picture", "png")]:
+            assert one[kind] == f"in/out/tune.{ending}"
+        assert (tmp_path / one["picture"]).read_bytes()[:4] == b"\x89PNG"
+        status, out, _, _ = command("none.musicxml", "tune.musicxml", "--json", "--midi")
+        report = json.loads(out)
+        assert (status, report["failed"]) == (2, 1)
+        assert "none.musicxml" in report["files"]["none.musicxml"]["error"]
+        assert report["files"]["tune.musicxml"].keys() == {"notes", "seconds", "midi", "warnings"}
+
+    @pytest.mark.parametrize(("option", "channels"), [([], 2), (["--mono"], 1)])
+    def test_channels_and_rate(self, command, option, channels):
+        assert command("tune.musicxml", "--wav", *option)[0] == 0
+        told = soundfile.info("in/out/tune.wav")
+        assert (told.channels, told.samplerate) == (channels, 8000)
+        assert told.duration >= 1
+
+    def test_the_rate_is_44100_unless_said(self, command):
+        assert main(["tune.musicxml", "--out", "there", "--wav", "--mono"]) == 0
+        assert soundfile.info("there/tune.wav").samplerate == 44_100
+        assert main(["tune.musicxml", "--out", "there", "--midi"]) == 0  # a folder that is there is fine
+
+    def test_expressive_changes_the_beat(self, command):
+        _, plain, _, _ = command("tune.musicxml", "--midi")
+        _, moved, _, _ = command("tune.musicxml", "--midi", "--expressive")
+        assert float(moved.split()[3]) > float(plain.split()[3])
+        assert len(moved.splitlines()) == 1
+
+    def test_scores_of_one_name_keep_apart(self, command, tmp_path):
+        for folder, step in [("a", "D4"), ("b", "E4")]:
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / "tune.musicxml").write_text(score(note(step, 4)))
+        status, _, _, names = command("tune.musicxml", "a/tune.musicxml", "b/tune.musicxml", "--midi")
+        assert (status, names) == (0, ["tune-2.mid", "tune-3.mid", "tune.mid"])
+        assert [perform(f"in/out/{name}").notes[0].pitch for name in ("tune.mid", "tune-2.mid", "tune-3.mid")] == [
+            60,
+            62,
+            64,
+        ]
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["tune.musicxml", "--rate", "1", "--out", "x"], "performance: a sample rate must be 4000 to"),
+            (
+                ["tune.musicxml", "--soundfont", "tune.musicxml", "--out", "x"],
+                "performance: the SoundFont tune.musicxml is not a SoundFont",
+            ),
+        ],
+    )
+    def test_bad_values_are_refused_before_anything_is_made(self, command, tmp_path, capsys, words, said):
+        assert main(words) == 2
+        captured = capsys.readouterr()
+        assert captured.err.startswith(said)
+        assert captured.err.count("\n") == 1
+        assert not (tmp_path / "x").exists()
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["tune.musicxml"], "the following arguments are required: --out"),
+            (["--out", "x"], "the following arguments are required: SCORE"),
+            (["tune.musicxml", "--out", "x", "--rate", "fast"], "argument --rate: invalid int value: 'fast'"),
+        ],
+    )
+    def test_a_wrong_command_line_is_refused_in_one_line(self, command, capsys, words, said):
+        with pytest.raises(SystemExit) as left:
+            main(words)
+        assert left.value.code == 2
+        end = "; python -m continuo.performance --help shows what there is\n"
+        assert capsys.readouterr().err == f"python -m continuo.performance: {said}{end}"
+
+    def test_help_names_every_option(self, command, capsys):
+        with pytest.raises(SystemExit) as left:
+            main(["--help"])
+        assert left.value.code == 0
+        words = " ".join(capsys.readouterr().out.split())
+        assert words.startswith("usage: python -m continuo.performance [-h] --out DIR [--midi] [--wav] [--picture]")
+        for line in (
+            "Perform scores: write each as it will be heard.", "SCORE MusicXML or MIDI file", "--rate HZ sample rate",
+            "--out DIR folder for", "--midi write MIDI", "--wav write audio", "--picture also NAME.png",
+            "--expressive let fermatas", "--soundfont FILE SoundFont to play", "--mono one channel", "--json print one",
+        ):  # fmt: skip
+            assert line in words

@@ -11,7 +11,19 @@ from continuo import postfilter
 from continuo.metadata import CodebookSection, SpectrumSection
 from continuo.phase import invert
 from continuo.piece import Piece
-from continuo.stft import OverlapAdd, check_hop, frame_count, from_frames, hann, spectrum, to_frames
+from continuo.stft import (
+    OverlapAdd,
+    check_hop,
+    frame_count,
+    from_frames,
+    hann,
+    inverse,
+    mel_filters,
+    overlapped_power,
+    share_of_earlier,
+    spectrum,
+    to_frames,
+)
 from featurizer import CodebookFeaturizer, SpectrumFeaturizer
 
 SIGNALS = {
@@ -56,6 +68,112 @@ def test_A02_any_hop_that_the_window_allows(half, share, samples):
 def test_A02_other_hops_are_refused(n_fft, hop):
     with pytest.raises(ValueError, match=r"hop|n_fft"):
         check_hop(n_fft, hop)
+
+
+def test_A02_hops_are_allowed_as_far_as_windows_overlap():
+    check_hop(4, 1)
+    check_hop(512, 1)
+    for n_fft in (4, 16, 100, 512, 1536):
+        widest = max(hop for hop in range(1, n_fft) if overlapped_power(n_fft, hop).min() >= 0.01)
+        check_hop(n_fft, widest)
+        assert 0.8 * n_fft <= widest + 1 <= 0.9 * n_fft + 1
+        for hop in (0, widest + 1, n_fft):
+            words = f"^hop {hop} does not suit n_fft {n_fft}: choose 1 to {int(0.8 * n_fft)} samples, best n_fft / 4$"
+            with pytest.raises(ValueError, match=words):
+                check_hop(n_fft, hop)
+    for n_fft in (2, 0, -4, 5, 511):
+        with pytest.raises(ValueError, match=f"^n_fft must be even and at least 4, not {n_fft}$"):
+            check_hop(n_fft, 1)
+
+
+@pytest.mark.parametrize(("n_fft", "hop"), [(16, 4), (16, 5), (16, 13), (30, 7)])
+def test_divisors_are_sums_of_squared_windows(n_fft, hop):
+    """Frame by frame, laid on one long line."""
+    squared = np.sin(np.pi * np.arange(n_fft) / n_fft) ** 4
+    line = np.zeros(20 * n_fft)
+    for start in range(0, len(line) - n_fft + 1, hop):
+        line[start : start + n_fft] += squared
+    steady = 8 * n_fft // hop * hop
+    power = overlapped_power(n_fft, hop)
+    assert power.dtype == np.float64
+    np.testing.assert_allclose(power, line[steady : steady + hop], atol=1e-12)
+    np.testing.assert_allclose(power.sum(), squared.sum())
+    past = np.zeros(5 * n_fft)
+    for end in range(len(past), n_fft - 1, -hop):
+        past[end - n_fft : end] += squared
+    earlier = share_of_earlier(n_fft, hop)
+    assert earlier.dtype == np.float64
+    np.testing.assert_allclose(earlier, past[len(past) - (n_fft - hop) :], atol=1e-12)
+
+
+def test_a_piece_has_a_frame_over_its_last_sample():
+    assert [frame_count(samples, 4) for samples in (0, 1, 4, 5, 8)] == [1, 2, 2, 3, 3]
+
+
+def test_the_window_is_the_periodic_hann():
+    np.testing.assert_allclose(hann(8).numpy(), np.sin(np.pi * np.arange(8) / 8) ** 2, atol=1e-7)
+
+
+def test_frames_are_windowed_transforms_and_the_whole_inverse_gives_the_audio_back():
+    audio = SIGNALS["noise"][:1000]
+    padded = np.pad(audio, 32)
+    frames = spectrum(padded, 64, 24)
+    assert frames.dtype == torch.complex64
+    assert frames.shape == (42, 33)
+    for t in (0, 7, 41):
+        expected = np.fft.rfft(padded[t * 24 : t * 24 + 64] * hann(64).numpy())
+        np.testing.assert_allclose(frames[t].numpy(), expected, atol=1e-5)
+    torch.testing.assert_close(spectrum(padded.astype(np.float64), 64, 24), frames)
+    made = inverse(frames, 64, 24)
+    assert made.shape == (41 * 24,)
+    np.testing.assert_allclose(made, audio[: 41 * 24], atol=1e-6)
+
+
+def test_frames_of_half_precision_become_complex():
+    z = torch.polar(torch.rand(4, 5) + 0.1, torch.rand(4, 5) * 6 - 3)
+    torch.testing.assert_close(from_frames(to_frames(z).half()), z, rtol=0, atol=5e-3)
+    assert to_frames(z).shape == (4, 10)
+    assert from_frames(to_frames(z)[None])[0].shape == (4, 5)
+
+
+def test_mel_filters_are_triangles_that_add_up_to_one():
+    bins_hz = np.linspace(0, 12_000, 3001)
+    filters = mel_filters(bins_hz, 20)
+    assert filters.shape == (20, 3001)
+    assert filters.min() == 0
+    peaks_hz = bins_hz[filters.argmax(-1)]
+    mel = 2595 * np.log10(1 + peaks_hz / 700)
+    mel_40, mel_8000 = 2595 * np.log10(1 + np.array([40, 8000]) / 700)
+    np.testing.assert_allclose(mel, np.linspace(mel_40, mel_8000, 22)[1:-1], atol=4)
+    assert (filters.max(-1) > 0.9).all()
+    heard = (bins_hz > peaks_hz[0]) & (bins_hz < peaks_hz[-1])
+    np.testing.assert_allclose(filters[:, heard].sum(0), 1, atol=0.01)
+    assert filters[:, (bins_hz <= 40) | (bins_hz >= 8000)].max() < 1e-9
+    assert (filters[0, (bins_hz > 41) & (bins_hz < peaks_hz[0])] > 0).all()
+    narrow = mel_filters(np.linspace(0, 4000, 1001), 10, low_hz=100, high_hz=2000)
+    np.testing.assert_allclose(np.flatnonzero(narrow.sum(0))[[0, -1]] * 4, [104, 1996], atol=5)
+    low = mel_filters(np.linspace(0, 4000, 1001), 10)  # the highest bin ends the last triangle
+    assert low[-1, -2] > 0
+    assert low[-1, -1] < 1e-9
+
+
+def test_an_inverse_by_frames_begins_with_silence_and_ends_empty():
+    frames = spectrum(SIGNALS["noise"][:640], 64, 16).numpy()
+    overlap = OverlapAdd(64, 16)
+    assert (overlap.n_fft, overlap.hop) == (64, 16)
+    first = [*map(overlap.push, frames), overlap.finish()]
+    assert [len(block) for block in first] == [16] * 37 + [48]
+    assert all(block.dtype == np.float32 for block in first)
+    again = [*map(overlap.push, frames), overlap.finish()]
+    np.testing.assert_array_equal(np.concatenate(first), np.concatenate(again))
+    assert not overlap.finish().any()
+    whole = np.concatenate(first)
+    np.testing.assert_allclose(whole[48:592], SIGNALS["noise"][48:592], atol=1e-6)  # under four windows
+    windows = np.sin(np.pi * np.arange(64) / 64) ** 4
+    faded = SIGNALS["noise"][:16] * windows[:16] / overlapped_power(64, 16)
+    np.testing.assert_allclose(whole[:16], faded, atol=1e-6)
+    with pytest.raises(ValueError, match="hop 60"):
+        OverlapAdd(64, 60)
 
 
 def test_A02_no_gain_between_analysis_and_synthesis():
