@@ -251,7 +251,8 @@ def prepare(source: Source, section: CorpusSection) -> Piece | str:
         return _reason(source, error)
     if "refused" in facts:
         return str(facts["refused"])
-    samples = StoredSamples(cache.entry(key, ".f32"), restore=partial(_restore, source, section, key))
+    restore = partial(_restore, source, section, key)
+    samples = StoredSamples(cache.entry(key, ".f32"), 0, facts["bytes"] // 4, restore)
     heard = samples[slice(*facts["heard"])]
     return Piece(source.id, str(source.path), section.sample_rate_hz, heard, facts["loudness_db"], key)
 

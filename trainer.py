@@ -251,9 +251,11 @@ class Trainer:
                 self.save()
                 last_save, save_after = self.progress.seconds, t.checkpoint_every_s
             report(self)
-        if self.progress.step != self.saved_step:
-            if self.progress.step % t.validate_every_steps and not leave:
-                self._validate()
+        p = self.progress
+        unheard = not leave and not (p.history and p.history[-1][0] == p.step)
+        if unheard:
+            self._validate()
+        if unheard or p.step != self.saved_step:
             self.save()
 
     def stop(self) -> None:

@@ -196,18 +196,23 @@ def read_audio(path: Path, sample_rate_hz: int) -> np.ndarray:
 def write_wav(path: Path, blocks: Iterable[np.ndarray], sample_rate_hz: int, *, channels: int = 1) -> int:
     """Write blocks, `(n,)` or `(n, channels)`, as 16-bit WAV while they are made; whole or not at all.
 
-    Returns the number of samples.
-
     Peaks are rounded off by `soft_limit`, never wrapped.
+
+    Returns:
+        The number of samples.
+
+    Raises:
+        OSError: there is no space for it.
     """
     written = 0
-    with (
-        replacing(path) as temporary,
-        soundfile.SoundFile(temporary, "w", sample_rate_hz, channels, "PCM_16", format="WAV") as file,
-    ):
-        for block in blocks:
-            file.write(soft_limit(block))
-            written += len(block)
+    with replacing(path) as temporary:
+        try:
+            with soundfile.SoundFile(temporary, "w", sample_rate_hz, channels, "PCM_16", format="WAV") as file:
+                for block in blocks:
+                    file.write(soft_limit(block))
+                    written += len(block)
+        except soundfile.SoundFileError:  # libsndfile does not say which system error it was
+            raise OSError(f"cannot write {path}: free some space, or choose another place") from None
     return written
 
 

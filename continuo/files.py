@@ -51,7 +51,8 @@ def held(path: Path, refusal: str) -> Iterator[None]:
     try:
         yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: who opened it before looks whether it is there
+        with contextlib.suppress(OSError):  # the folder may be gone
+            Path(lock.lock_file).unlink()  # while it is held: who opened it before looks whether it is still there
         lock.release()
 
 
