@@ -246,19 +246,43 @@ def prepare(source: Source, section: CorpusSection) -> Piece | str:
     try:
         key = audio_key(source, section)
         found = cache.get_audio(key)
-        if found is None:
-            rate = section.sample_rate_hz
-            blocks = iter([render_score(source, section)]) if source.is_score else decode_blocks(source.path, rate)
-            facts = cache.put_audio(key, map(_wanted, blocks), partial(_facts, rate=rate))
-        else:
-            facts = found[1]
+        facts = _store(source, section, key) if found is None else found[1]
     except (ValueError, OSError) as error:
         return _reason(source, error)
     if "refused" in facts:
         return str(facts["refused"])
-    samples = StoredSamples(cache.entry(key, ".f32"))
+    restore = partial(_restore, source, section, key)
+    samples = StoredSamples(cache.entry(key, ".f32"), 0, facts["bytes"] // 4, restore)
     heard = samples[slice(*facts["heard"])]
     return Piece(source.id, str(source.path), section.sample_rate_hz, heard, facts["loudness_db"], key)
+
+
+def _store(source: Source, section: CorpusSection, key: str) -> dict[str, Any]:
+    """Decode or render a source into the cache; what is known of it."""
+    rate = section.sample_rate_hz
+
+    def describe(path: Path) -> dict[str, Any]:
+        if audio_key(source, section) != key:
+            raise ValueError("it changed while it was read: start again when it is complete")
+        return _facts(path, rate)
+
+    blocks = iter([render_score(source, section)]) if source.is_score else decode_blocks(source.path, rate)
+    return cache.put_audio(key, map(_wanted, blocks), describe)
+
+
+def _restore(source: Source, section: CorpusSection, key: str) -> None:
+    """Put into the cache again what was cleared or damaged there while it was in use.
+
+    Raises:
+        ValueError: the source is not what it was any more.
+    """
+    try:
+        _store(source, section, key)
+    except (ValueError, OSError) as error:
+        why = _reason(source, error)
+        raise ValueError(
+            f"{source.path} is gone from the cache and cannot be read again ({why}): start again"
+        ) from None
 
 
 def read_notes(source: Source, programs: Sequence[int] = ()) -> Song | str:
@@ -278,10 +302,11 @@ def read_notes(source: Source, programs: Sequence[int] = ()) -> Song | str:
 
 
 def _reason(source: Source, error: ValueError | OSError) -> str:
-    """Why a file is skipped; an error that no other file would escape is raised again."""
+    """Why a file is skipped; an error of the cache, which no other file would escape, is raised again."""
     if isinstance(error, ValueError):
         return " ".join(str(error).removeprefix(f"{source.path}: ").removeprefix(f"{source.path.name}: ").split())
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # the cache cannot be written: no file will do
+    of_the_cache = error.filename is not None and Path(error.filename) != source.path
+    if of_the_cache or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         raise error
     return error.strerror or str(error)
 
@@ -336,7 +361,7 @@ def load_prompt(path: Path, section: CorpusSection, *, expressive: bool = False,
     piece = prepare(source, section)
     if isinstance(piece, str):
         raise ValueError(f"the prompt {path} cannot be used: {piece}")
-    samples = StoredSamples(cache.entry(piece.key, ".f32"))
+    samples = StoredSamples(cache.entry(piece.key, ".f32"), restore=partial(_restore, source, section, piece.key))
     if source.is_score and not ring_out:
         samples = samples[: round(perform(path, expressive=expressive).seconds * section.sample_rate_hz)]
     return replace(piece, samples=samples, key="")

@@ -169,11 +169,17 @@ def encoded(piece: Piece | Song, featurizer: Featurizer[Any], fingerprint: str) 
     """A piece's codes `(T, L)` in the smallest integers that hold them, from the cache where they were made before."""
     key = cache.key_of_values("codes", piece.key, fingerprint)
     codes = cache.get_array(key) if piece.key else None
-    if codes is None or codes.ndim != 2 or codes.shape[1] != featurizer.spec.levels:
+    if codes is None or not _are_codes(codes, featurizer.spec.vocabulary):
         codes = featurizer.encode(piece).numpy().astype(smallest(featurizer.spec.vocabulary))
         if piece.key:
             cache.put_array(key, codes)
     return codes
+
+
+def _are_codes(array: np.ndarray, vocabulary: Sequence[int]) -> bool:
+    if array.dtype != smallest(vocabulary) or array.ndim != 2 or array.shape[1] != len(vocabulary):
+        return False
+    return bool((array >= 0).all() and (array < np.array(vocabulary)).all())
 
 
 class LaneSampler(Sampler[list[int]]):

@@ -66,8 +66,6 @@ class Predictor:
         saved = metadata.validated(facts["metadata"], {}, source=path.name)
         section = saved.representation
         featurizer = FEATURIZERS[section.kind](section, saved.corpus.sample_rate_hz)
-        if not all(tensor.isfinite().all() for tensor in tensors.values()):
-            raise ValueError(f"{path} is damaged (it holds values that are no numbers): restore a copy, or train anew")
         try:
             featurizer.load_state(checkpoint.under_prefix("featurizer", tensors))
             model = build_model(saved.architecture, featurizer.spec)

@@ -9,17 +9,19 @@ Stop it with Ctrl-C whenever you like; the same command goes on where it stopped
 """
 
 import argparse
+import contextlib
 import io
 import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from continuo.command import Parser, run_main
-from continuo.files import check_writable
+from continuo.files import check_writable, held
 from continuo.team import Team
 
 if TYPE_CHECKING:
@@ -84,7 +86,13 @@ def _team() -> Team:
 
 def _train(arguments: argparse.Namespace, team: Team) -> int:
     metadata, state_path = _metadata(arguments)
+    if not team.leads:
+        return _train_into(state_path, metadata, arguments, team)
+    with held(state_path, f"{state_path} is being trained already: let that end, stop it, or choose another --meta"):
+        return _train_into(state_path, metadata, arguments, team)
 
+
+def _train_into(state_path: Path, metadata: Any, arguments: argparse.Namespace, team: Team) -> int:
     from continuo.device import choose
     from continuo.metadata import save
     from continuo.progress import Display
@@ -106,9 +114,8 @@ def _train(arguments: argparse.Namespace, team: Team) -> int:
             if arguments.json:
                 print(json.dumps(_prepared(trainer)))
             return 0
-        _stop_on_signals(trainer)
         reporter = Reporter(trainer)
-        with TrainingLog(state_path, fresh=fresh) as log:
+        with _stopped_by_signals(trainer), TrainingLog(state_path, fresh=fresh) as log:
 
             def report(trainer: "Trainer") -> None:
                 reporter(trainer)
@@ -125,14 +132,19 @@ def _train(arguments: argparse.Namespace, team: Team) -> int:
 def _follow(trainer: "Trainer", arguments: argparse.Namespace) -> int:
     """What a process does that does not lead: its part of the training, in silence."""
     if not arguments.prepare_only:
-        _stop_on_signals(trainer)
-        trainer.run()
+        with _stopped_by_signals(trainer):
+            trainer.run()
     return 0
 
 
-def _stop_on_signals(trainer: "Trainer") -> None:
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda *_: trainer.stop())
+@contextlib.contextmanager
+def _stopped_by_signals(trainer: "Trainer") -> Iterator[None]:
+    before = {signum: signal.signal(signum, lambda *_: trainer.stop()) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:

@@ -16,6 +16,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from torch import nn
 import continuo
 import corpus
 from continuo import cache, checkpoint
+from continuo.command import within_memory
 from continuo.device import choose_precision
 from continuo.files import human_size, remove_leftovers
 from continuo.metadata import Metadata, check_same_model
@@ -87,7 +89,7 @@ class Trainer:
         self.team.check_divides("training.batch_size", metadata.training.batch_size)
         self.device = device if metadata.training.engine == "torch" else torch.device("cpu")
         self.display = display or Display(quiet=True)
-        self.stopping = False
+        self.stopping, self.saved_step = False, -1
         if self.team.leads:
             remove_leftovers(state_path)
         saved = None if fresh or not state_path.exists() else checkpoint.load(state_path)
@@ -111,7 +113,8 @@ class Trainer:
         with self.team.first_here():
             self.train_set = self._encode("encoding", self.train_pieces)
             self.validation_set = self._encode("encoding held-out pieces", self.validation_pieces)
-        self._build()
+        with self._batch_fits():
+            self._build()
         if saved:
             self._restore(*saved)
         elif donor:
@@ -218,7 +221,6 @@ class Trainer:
         self.sampler = LaneSampler(self.train_set.windows, t.batch_size, t.seed, self.team.rows)
         self.lanes: State = self.model.initial_state(t.batch_size // self.team.size)
         self.held_out = validation_batches(self.validation_set, t.validation_frames, self.team.rows)
-        self.saved_step = -1
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
@@ -229,7 +231,8 @@ class Trainer:
             report: called after every step.
 
         Raises:
-            ValueError: the loss became NaN or infinite; the last good state is on disk.
+            ValueError: the loss became NaN or infinite, or a batch does not fit in memory; the last good state is on
+                disk.
         """
         t = self.metadata.training
         batches = training_batches(self.train_set, self.sampler)
@@ -239,17 +242,20 @@ class Trainer:
         if self.fresh and self.team.elastic:
             self.save()  # who is restarted goes on from here, not from what was there before
         while not ((leave := self.team.any(self.stopping)) or self.finished()):
-            self._train_step(next(batches))
-            self.progress.seconds = self.team.seconds(before + time.monotonic() - started)
-            if self.progress.step % t.validate_every_steps == 0:
-                self._validate()
+            with self._batch_fits():
+                self._train_step(next(batches))
+                self.progress.seconds = self.team.seconds(before + time.monotonic() - started)
+                if self.progress.step % t.validate_every_steps == 0:
+                    self._validate()
             if self.progress.seconds - last_save >= save_after:
                 self.save()
                 last_save, save_after = self.progress.seconds, t.checkpoint_every_s
             report(self)
-        if self.progress.step != self.saved_step:
-            if self.progress.step % t.validate_every_steps and not leave:
-                self._validate()
+        p = self.progress
+        unheard = not leave and not (p.history and p.history[-1][0] == p.step)
+        if unheard:
+            self._validate()
+        if unheard or p.step != self.saved_step:
             self.save()
 
     def stop(self) -> None:
@@ -323,12 +329,23 @@ class Trainer:
 
     def _checked(self, loss: float) -> float:
         if not math.isfinite(loss):
-            kept = f"; the state of step {self.saved_step} is intact" if self.saved_step >= 0 else ""
-            raise ValueError(
-                f"the loss is not a number any more at step {self.progress.step}: "
-                f"lower training.learning_rate (now {self.metadata.training.learning_rate}){kept}"
-            )
+            raise self._diverged("the loss")
         return loss
+
+    def _diverged(self, what: str) -> ValueError:
+        return ValueError(
+            f"{what} is not a number any more at step {self.progress.step}: "
+            f"lower training.learning_rate (now {self.metadata.training.learning_rate}){self._kept()}"
+        )
+
+    def _batch_fits(self) -> AbstractContextManager[None]:
+        t = self.metadata.training
+        return within_memory(
+            f"lower training.batch_size (now {t.batch_size}) or training.window (now {t.window}){self._kept()}"
+        )
+
+    def _kept(self) -> str:
+        return f"; the state of step {self.saved_step} is intact" if self.saved_step >= 0 else ""
 
     def _nats(
         self, score: nn.Module, batch: Batch, depths: torch.Tensor | None = None
@@ -394,6 +411,8 @@ class Trainer:
             "pieces": fingerprint(self.train_pieces),
             "validation": [piece.id for piece in self.validation_pieces],
         }
+        if not checkpoint.all_finite(tensors):
+            raise self._diverged("a weight")
         checkpoint.save(self.state_path, {n: t.detach().cpu() for n, t in tensors.items()}, facts)
 
     def _begin_with(self, tensors: checkpoint.Tensors, facts: dict[str, Any]) -> None:

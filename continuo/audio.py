@@ -5,7 +5,7 @@ Decoding goes block by block, so that memory stays flat whatever the length of a
 
 import io
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -60,10 +60,13 @@ class StoredSamples:
     """Samples in a raw float32 file: `len`, slices of step 1, and `np.asarray`, which reads them.
 
     A slice reads nothing yet. No handle stays open and nothing stays mapped, so a corpus may have any number of pieces.
+    `restore` is called where the file is found missing or damaged, and makes it anew.
     """
 
-    def __init__(self, path: Path, start: int = 0, stop: int | None = None) -> None:
-        self.path, self.start = path, start
+    def __init__(
+        self, path: Path, start: int = 0, stop: int | None = None, restore: Callable[[], None] | None = None
+    ) -> None:
+        self.path, self.start, self.restore = path, start, restore
         self.stop = path.stat().st_size // 4 if stop is None else stop
 
     def __len__(self) -> int:
@@ -71,12 +74,22 @@ class StoredSamples:
 
     def __getitem__(self, part: slice) -> "StoredSamples":
         start, stop, _ = part.indices(len(self))
-        return StoredSamples(self.path, self.start + start, self.start + max(start, stop))
+        return StoredSamples(self.path, self.start + start, self.start + max(start, stop), self.restore)
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-        return np.fromfile(self.path, np.float32, len(self), offset=4 * self.start).astype(
-            dtype or np.float32, copy=False
-        )
+        try:
+            samples = self._read()
+        except FileNotFoundError:
+            if self.restore is None:
+                raise
+            samples = np.zeros(0, np.float32)
+        if self.restore and (len(samples) < len(self) or not np.isfinite(samples).all()):
+            self.restore()
+            samples = self._read()
+        return samples.astype(dtype or np.float32, copy=False)
+
+    def _read(self) -> np.ndarray:
+        return np.fromfile(self.path, np.float32, len(self), offset=4 * self.start)
 
 
 class Resampler:
@@ -183,18 +196,23 @@ def read_audio(path: Path, sample_rate_hz: int) -> np.ndarray:
 def write_wav(path: Path, blocks: Iterable[np.ndarray], sample_rate_hz: int, *, channels: int = 1) -> int:
     """Write blocks, `(n,)` or `(n, channels)`, as 16-bit WAV while they are made; whole or not at all.
 
-    Returns the number of samples.
-
     Peaks are rounded off by `soft_limit`, never wrapped.
+
+    Returns:
+        The number of samples.
+
+    Raises:
+        OSError: there is no space for it.
     """
     written = 0
-    with (
-        replacing(path) as temporary,
-        soundfile.SoundFile(temporary, "w", sample_rate_hz, channels, "PCM_16", format="WAV") as file,
-    ):
-        for block in blocks:
-            file.write(soft_limit(block))
-            written += len(block)
+    with replacing(path) as temporary:
+        try:
+            with soundfile.SoundFile(temporary, "w", sample_rate_hz, channels, "PCM_16", format="WAV") as file:
+                for block in blocks:
+                    file.write(soft_limit(block))
+                    written += len(block)
+        except soundfile.SoundFileError:  # libsndfile does not say which system error it was
+            raise OSError(f"cannot write {path}: free some space, or choose another place") from None
     return written
 
 

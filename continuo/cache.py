@@ -1,11 +1,12 @@
 """The cache on disk: decoded audio and performed scores, keyed by content, each entry whole or absent."""
 
+import contextlib
 import hashlib
 import json
 import os
-import shutil
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from continuo.files import replacing, write_text
 from continuo.parallel import keep_on
 
 VERSION = 1
+LONGEST_WRITE_S = 3600.0  # what a writer has not touched for so long was left by one that was killed
 
 
 def folder() -> Path:
@@ -47,8 +49,8 @@ def entry(key: str, ending: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = f"the cache {folder()} cannot be written ({error.strerror}): set CONTINUO_CACHE to another folder"
-        raise OSError(error.errno, reason) from None
+        reason = f"the cache cannot be written ({error.strerror}), set CONTINUO_CACHE to another folder"
+        raise OSError(error.errno, reason, str(folder())) from None
     return path
 
 
@@ -100,11 +102,22 @@ def get_array(key: str) -> np.ndarray | None:
 
 def size_bytes() -> int:
     """Size of everything that is cached."""
-    return sum(path.stat().st_size for path in folder().rglob("*") if path.is_file())
+    return sum(status.st_size for _, status in _files())
 
 
 def clear() -> int:
-    """Remove every entry; returns the bytes freed."""
-    freed = size_bytes()
-    shutil.rmtree(folder(), ignore_errors=True)
+    """Remove every entry, but not what somebody is writing; returns the bytes freed."""
+    freed = 0
+    for path, status in _files():
+        if not path.name.startswith(".") or abs(time.time() - status.st_mtime) > LONGEST_WRITE_S:
+            path.unlink(missing_ok=True)
+            freed += status.st_size
     return freed
+
+
+def _files() -> Iterator[tuple[Path, os.stat_result]]:
+    """Every file in the cache, where others may come and go meanwhile."""
+    for parent, _, names in os.walk(folder()):
+        for path in (Path(parent, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                yield path, path.stat()

@@ -29,14 +29,14 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any])
                 {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary, header
             )
         except SafetensorError as error:
-            raise OSError(f"cannot save {path} ({error}): free some space; the state before is intact") from None
+            raise OSError(f"cannot save {path} ({error}): free some space; what was there before is intact") from None
 
 
 def load(path: Path, *prefixes: str) -> tuple[Tensors, dict[str, Any]]:
     """The tensors whose names begin with one of `prefixes` (all, where none is given), on the CPU, and the facts.
 
     Raises:
-        ValueError: the file is missing, truncated, or not a state of this format.
+        ValueError: the file is missing, truncated, not a state of this format, or holds values that are no numbers.
     """
     if not path.is_file():
         raise ValueError(
@@ -51,11 +51,21 @@ def load(path: Path, *prefixes: str) -> tuple[Tensors, dict[str, Any]]:
             found = header.get("format", "unknown")
             raise ValueError(f"{path} is a state of another format ({found}, not {FORMAT}): train anew with --fresh")
         wanted = [name for name in tensors if not prefixes or name.startswith(prefixes)]
-        return _expanded({name: tensors[name] for name in wanted}), json.loads(header["facts"])
+        loaded, facts = _expanded({name: tensors[name] for name in wanted}), json.loads(header["facts"])
     except (SafetensorError, KeyError, RuntimeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} is damaged or not a state ({error}): restore a copy, or train anew with --fresh"
         ) from None
+    if not all_finite(loaded):
+        raise ValueError(
+            f"{path} is damaged (it holds values that are no numbers): restore a copy, or train anew with --fresh"
+        )
+    return loaded, facts
+
+
+def all_finite(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether every value is a number."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors.values())
 
 
 def read_facts(path: Path) -> dict[str, Any]:

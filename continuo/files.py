@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written under a temporary name, synced, renamed."""
+"""Files that are whole or absent: written under a temporary name, synced, renamed; and by one process at a time."""
 
 import contextlib
 import glob
@@ -7,24 +7,53 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on failure removed.
 
-    A reader of `path` sees the old file or the new one, never a part. Raises OSError as the file system does.
+    A reader of `path` sees the old file or the new one, never a part. Raises OSError as the file system does, about
+    `path`.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary, prefix = path, f".{path.name[:100]}."
     try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         os.chmod(temporary, 0o666 & ~_umask())
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
+    except OSError as error:
+        if error.strerror and (error.filename is None or Path(error.filename).name.startswith(prefix)):
+            raise type(error)(error.errno, error.strerror, str(path)) from None
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary != path:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def held(path: Path, refusal: str) -> Iterator[None]:
+    """Keep `path` for this process; a lock lies beside it meanwhile. That of a process that was killed does not count.
+
+    Raises:
+        ValueError: another process has it; `refusal` says what to do.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(refusal) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # the folder may be gone
+            Path(lock.lock_file).unlink()  # while it is held: who opened it before looks whether it is still there
+        lock.release()
 
 
 def remove_leftovers(path: Path) -> None:

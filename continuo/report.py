@@ -1,5 +1,8 @@
 """Pictures and curves: what was heard, what was made, how training went (matplotlib, TensorBoard)."""
 
+import os
+import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -135,14 +138,17 @@ class TrainingLog:
     """Curves beside a state: TensorBoard events and `training.csv` in `NAME.runs/`, a picture, `NAME.curves.png`."""
 
     def __init__(self, state_path: Path, *, fresh: bool) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.picture = state_path.with_suffix(".curves.png")
         self.folder = state_path.with_suffix(".runs")
         if fresh:
             for old in self.folder.glob("events.out.tfevents.*"):
                 old.unlink()
-        self.writer = SummaryWriter(str(self.folder), flush_secs=30)
+        self.folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        self.events = RecordWriter(open(self.folder / name, "ab", buffering=0))  # noqa: SIM115, it is open as long as this object lives
+        self._add(file_version="brain.Event:2")
 
     def __enter__(self) -> "TrainingLog":
         return self
@@ -150,16 +156,27 @@ class TrainingLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.writer.close()
+        self.events.close()
 
     def write(self, step: int, train_nats: float | None, history: list[list[float]]) -> None:
         """The training loss every 20 steps, the held-out nats whenever they are new."""
         if train_nats is not None and step % 20 == 0:
-            self.writer.add_scalar("nats/training", train_nats, step)
+            self._scalar("nats/training", train_nats, step)
         if history and history[-1][0] == step:
-            self.writer.add_scalar("nats/held-out", history[-1][3], step)
+            self._scalar("nats/held-out", history[-1][3], step)
+            self.folder.mkdir(exist_ok=True)
             rows = [f"{int(at)},{seconds:.1f},{train:.4f},{held_out:.4f}" for at, seconds, train, held_out in history]
             write_text(self.folder / "training.csv", "\n".join(["step,seconds,training,held_out", *rows]) + "\n")
+
+    def _scalar(self, name: str, value: float, step: int) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        self._add(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
+
+    def _add(self, **content: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self.events.write(Event(wall_time=time.time(), **content).SerializeToString())
 
     def draw(self, history: list[list[float]], steps_per_second: float) -> None:
         """The picture of the curves, where there is anything to draw."""

@@ -93,50 +93,6 @@ def train_small_metadata(folder, music, preset, steps, extra):
 
 
 @pytest.mark.slow
-def test_A06_killed_at_any_moment_and_resumed_equals_never_killed(tmp_path, music_folder):
-    """kill -9 at four random moments, saving included; the state is whole each time and the end is the same."""
-    command = [
-        sys.executable,
-        str(ROOT / "train.py"),
-        "--corpus",
-        str(music_folder),
-        "--steps",
-        "400",
-        "--device",
-        "cpu",
-    ]
-    command += ["--quiet", "--set", "training.checkpoint_every_s=0.05"]
-    values = SMALL_CODEBOOK | {"training.validate_every_steps": 20}
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-        from continuo import metadata as md
-
-        made = md.from_preset("codebook-lstm", values | {"corpus.path": str(music_folder)}, state="model.safetensors")
-        md.save(made, tmp_path / name / "model.json")
-    run = lambda name: [*command, "--meta", str(tmp_path / name / "model.json")]  # noqa: E731
-    subprocess.run(run("whole"), check=True, timeout=300)
-    state = tmp_path / "killed" / "model.safetensors"
-    kills = 0
-    for delay in (0.02, 0.35, 0.1, 0.6):
-        before = checkpoint.read_facts(state)["progress"]["step"] if state.exists() else -1
-        process = subprocess.Popen(run("killed"))
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            if state.exists() and checkpoint.read_facts(state)["progress"]["step"] > before:
-                time.sleep(delay)
-                process.kill()
-                kills += 1
-                break
-            time.sleep(0.01)
-        process.wait()
-        checkpoint.load(state)
-    assert kills == 4
-    assert checkpoint.read_facts(state)["progress"]["step"] < 400
-    subprocess.run(run("killed"), check=True, timeout=300)
-    assert_same_state(checkpoint.load(tmp_path / "whole" / "model.safetensors"), checkpoint.load(state))
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_A06_signals_save_and_leave(tmp_path, music_folder, signum):
     meta = train_small_metadata(tmp_path, music_folder, "codebook-lstm", 10**6, ())[1].with_name("model.json")
