@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from continuo.command import suggestion
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -56,6 +58,14 @@ def check_writable(path: Path, *, force: bool) -> None:
             pass
     except OSError as error:
         raise ValueError(f"cannot write to the folder {path.parent} ({error.strerror}): choose another place") from None
+
+
+def near(path: Path) -> str:
+    """`; did you mean 'x'?` where a file beside the missing `path` is called nearly so, else nothing."""
+    try:
+        return suggestion(path.name, [other.name for other in path.parent.iterdir()])
+    except OSError:
+        return ""
 
 
 def human_size(size_bytes: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from continuo.audio import soft_limit
 from continuo.files import replacing, write_text
 from continuo.notes import Performance
 from continuo.stft import spectrum
@@ -64,6 +65,17 @@ def draw_performance(performance: Performance, wav: Path, picture: Path, title: 
     _draw_spectrogram(figure, image, sound)
     image.set(ylim=(50, min(sound.hertz[-1], 5000)), yscale="log")
     _save(figure, picture)
+
+
+def spectrogram_image(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+    """A spectrogram up to 6 kHz without axes: uint8 (K, C, 3), one column each 16 ms, low frequencies at the bottom."""
+    from matplotlib import colormaps
+
+    n_fft = 2 ** round(np.log2(0.064 * sample_rate_hz))
+    windows = np.pad(samples, (0, max(0, n_fft - len(samples))))
+    magnitude = spectrum(windows, n_fft, n_fft // 4).abs().numpy()[:, : round(6000 * n_fft / sample_rate_hz) + 1]
+    level_db = 20 * np.log10(magnitude.T[::-1] / (n_fft / 4) + 1e-5)
+    return (colormaps["magma"](np.clip((level_db + 90) / 80, 0, 1))[..., :3] * 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -160,6 +172,11 @@ class TrainingLog:
             self.writer.add_scalar("nats/held-out", history[-1][3], step)
             rows = [f"{int(at)},{seconds:.1f},{train:.4f},{held_out:.4f}" for at, seconds, train, held_out in history]
             write_text(self.folder / "training.csv", "\n".join(["step,seconds,training,held_out", *rows]) + "\n")
+
+    def hear(self, step: int, samples: np.ndarray, sample_rate_hz: int) -> None:
+        """A sound, float32 `(N,)`, and its spectrogram, for TensorBoard."""
+        self.writer.add_audio("continuation", soft_limit(samples)[None], step, sample_rate_hz)
+        self.writer.add_image("continuation", spectrogram_image(samples, sample_rate_hz), step, dataformats="HWC")
 
     def draw(self, history: list[list[float]], steps_per_second: float) -> None:
         """The picture of the curves, where there is anything to draw."""
