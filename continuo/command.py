@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 
 from continuo.place import INSTALLED
 
-DEVICES = ("auto", "cuda", "mps", "cpu")
 SHELLS = ("bash", "zsh")
 BROKEN_PIPE = 128 + 13  # as of a program that SIGPIPE ended
 SCRIPT = re.compile(r"(?<![\w/.-])(?:python )?(train|predict|evaluate|corpus|studio)\.py\b")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from continuo.command import DEVICES
+DEVICES = ("auto", "cuda", "mps", "cpu")
 
 PYTHON = """
 # python SCRIPT.py ... is completed as SCRIPT.py ... is

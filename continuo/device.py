@@ -5,7 +5,7 @@ import time
 import torch
 from torch import nn
 
-from continuo.command import DEVICES
+from continuo.completion import DEVICES
 
 
 def choose(name: str) -> tuple[torch.device, str]:
