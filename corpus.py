@@ -1,7 +1,7 @@
 """The corpus: find pieces, decode or render or read them, keep them in a cache, say what was left out.
 
-    python corpus.py FOLDER              what would be heard, and what not
-    python corpus.py FOLDER --notes      what would be read as notes, and what not
+    python corpus.py DIR                 what would be heard, and what not
+    python corpus.py DIR --notes         what would be read as notes, and what not
     python corpus.py SCORE --text        a score or MIDI file, note by note
     python corpus.py --cache             where the cache is and how large
     python corpus.py --clear-cache       empty it
@@ -38,7 +38,7 @@ from continuo.audio import (
     loudness_db,
 )
 from continuo.command import Parser, printable, run_main
-from continuo.files import human_size
+from continuo.files import human_size, near
 from continuo.metadata import EMBEDDED_CORPUS, CorpusSection
 from continuo.parallel import WORKERS, in_order, keep_on
 from continuo.performance import CACHE_VERSION, SCORE_ENDINGS, perform
@@ -197,7 +197,8 @@ def _files(path: str) -> Iterator[tuple[str, Path]]:
         yield folder.name, folder
         return
     if not folder.is_dir():
-        raise ValueError(f"the corpus {path} is neither a folder nor {EMBEDDED_CORPUS}: check --corpus, or corpus.path")
+        missing = f"the corpus {path} is neither a folder nor {EMBEDDED_CORPUS}{near(folder)}"
+        raise ValueError(f"{missing}; check --corpus, or corpus.path")
     if not os.access(folder, os.R_OK | os.X_OK):
         raise ValueError(f"the corpus {path} cannot be read: check its permissions")
     found: list[Path] = []
@@ -403,7 +404,7 @@ def written_out(text: str) -> Song:
 
 def _prompt_source(path: Path, endings: frozenset[str], *, expressive: bool = False) -> Source:
     if not path.exists():
-        raise ValueError(f"the prompt {path} does not exist: check the spelling")
+        raise ValueError(f"--prompt {path} does not exist{near(path)}; check the spelling")
     if path.is_dir() or path.suffix.lower() not in endings:
         what = "cannot be read as notes" if path.suffix.lower() in AUDIO_ENDINGS else "is not a file of a known kind"
         raise ValueError(f"the prompt {path} {what} ({', '.join(sorted(endings))})")
@@ -412,11 +413,12 @@ def _prompt_source(path: Path, endings: frozenset[str], *, expressive: bool = Fa
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser("corpus.py", __doc__)
-    parser.add_argument("folder", nargs="?", metavar="FOLDER", help=f"a folder, or {EMBEDDED_CORPUS}")
+    parser.add_argument("folder", nargs="?", metavar="DIR", help=f"a folder or a file, or {EMBEDDED_CORPUS}")
     parser.add_argument("--notes", action="store_true", help="read scores as notes, for models of notes")
     parser.add_argument("--text", action="store_true", help="print what is written, bar by bar")
     parser.add_argument("--cache", action="store_true", help="say where the cache of decoded audio is, and its size")
     parser.add_argument("--clear-cache", action="store_true", help="remove the cache; it fills again when it is needed")
+    parser.add_argument("--quiet", action="store_true", help="no progress, and what is skipped is counted, not named")
     return parser
 
 
@@ -424,7 +426,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     if not (arguments.folder or arguments.cache or arguments.clear_cache):
-        parser.error("name a FOLDER, or give --cache or --clear-cache")
+        parser.error("name a folder (DIR), or give --cache or --clear-cache")
     return run_main(lambda: _run(arguments), name="corpus.py")
 
 
@@ -435,7 +437,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"{cache.folder()}: {human_size(cache.size_bytes())}")
     if arguments.folder:
         section = CorpusSection(path=arguments.folder)
-        with Display() as display:
+        with Display(quiet=arguments.quiet) as display:
             if arguments.notes or arguments.text:
                 _print_songs(load_songs(section, display=display), text=arguments.text)
             else:

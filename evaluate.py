@@ -11,6 +11,7 @@ both. It needs the corpus that the model was trained on. DIR/report.html is for 
 import argparse
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default="cpu", help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu (default)")
     parser.add_argument("--force", action="store_true", help="overwrite a report that exists")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--quiet", action="store_true", help="no progress and no words")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object on the last line")
     return parser
 
@@ -83,6 +84,7 @@ def _run(arguments: argparse.Namespace) -> int:
         out.mkdir(exist_ok=True)
         write_text(out / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
         write_text(out / "report.html", html)
+        _note_on_card(arguments.meta, report)
         for note in report["notes"]:
             display.say(note)
         for finding in report["verdict"]:
@@ -91,6 +93,17 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(report, allow_nan=False))
     return 0
+
+
+def _note_on_card(meta: Path, report: dict[str, Any]) -> None:
+    """The figures also stand in the model's card, where one can be written."""
+    from continuo.card import add_evaluation
+    from continuo.checkpoint import read_facts
+    from continuo.metadata import load
+
+    state_path = meta.parent / load(meta).state
+    if os.access(state_path.parent, os.W_OK):
+        add_evaluation(state_path, read_facts(state_path), report)
 
 
 def _plan(arguments: argparse.Namespace, kind: str) -> "Plan":

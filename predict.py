@@ -4,6 +4,7 @@ python predict.py --prompt song.musicxml --frames 500
 python predict.py --prompt song.mxl --frames 1000 --seed 7 --out take7.wav
 python predict.py --prompt riff.wav --frames 500 --continuation-only --force
 python predict.py --prompt none --frames 300 --takes 10 --meta notes.json
+python predict.py --prompt song.mxl --frames 1000 --out - | aplay -
 
 A model of sound continues scores, MIDI files and recordings as sound. A model of notes continues scores and MIDI files,
 and writes MIDI and MusicXML beside the WAV.
@@ -19,11 +20,13 @@ from typing import Any
 
 from continuo.command import Parser, printable, run_main
 from continuo.files import check_writable
+from continuo.place import MODELS
 
 MOST_FRAMES = 1_000_000  # over four hours at the default rate
 MOST_TAKES = 10_000
 NO_PROMPT = Path("none")
-DEMO_MODEL = Path(__file__).resolve().parent / "models" / "demo" / "chorales.json"
+STANDARD_OUTPUT = Path("-")
+DEMO_MODEL = MODELS / "demo" / "chorales.json"
 AND_THEN = ", and another one begins (--until-end stops there)"
 
 
@@ -44,7 +47,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--meta", type=Path, help="metadata file (default: model.json, or else the demo model that comes along)"
     )
     parser.add_argument(
-        "--out", type=Path, help="the WAV to write; the rest goes beside it (default: PROMPT.continued.wav, here)"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the WAV to write; the rest goes beside it (default: PROMPT.continued.wav, here); -: the sound alone, "
+        "to standard output while it is made",
     )
     parser.add_argument(
         "--temperature",
@@ -78,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--continuation-only", action="store_true", help="leave the prompt out of the WAV")
     parser.add_argument("--force", action="store_true", help="overwrite outputs that exist")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--quiet", action="store_true", help="no progress and no words")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object on the last line")
     return parser
 
@@ -91,7 +98,8 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     outs = _outs(arguments)
-    check_all(arguments, outs, (".wav", ".png"))
+    if arguments.out != STANDARD_OUTPUT:
+        check_all(arguments, outs, (".wav", ".png"))
 
     import torch
 
@@ -107,7 +115,7 @@ def _run(arguments: argparse.Namespace) -> int:
         how = Sampling(*temperatures, arguments.top_p)
         predictor = Predictor.load(_model(arguments.meta), device)
         write = write_sound if predictor.hears == "sound" else write_song
-        if predictor.hears == "notes":
+        if predictor.hears == "notes" and arguments.out != STANDARD_OUTPUT:
             check_all(arguments, outs, (".mid", ".musicxml"))
         prompt = None
         if arguments.prompt != NO_PROMPT:
@@ -160,11 +168,23 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError("--prompt none means no prompt, and there is a file of that name: call it ./none.mid, say")
 
 
+def _check_pipe(arguments: argparse.Namespace) -> None:
+    """Refuse what cannot be meant with --out -."""
+    if sys.stdout.isatty():
+        raise ValueError("--out - writes sound to a terminal: send it on, as with | aplay -, or name a file")
+    if arguments.takes > 1 or arguments.json:
+        other = "--json" if arguments.json else f"--takes {arguments.takes}"
+        raise ValueError(f"--out - leaves no room for {other} on standard output: drop one of them")
+
+
 def _outs(arguments: argparse.Namespace) -> list[Path]:
     """The WAVs to write: one, or several that are numbered from 1."""
     name = "notes" if arguments.prompt.name.startswith("notes:") else printable(arguments.prompt.stem)
     stem = "new" if arguments.prompt == NO_PROMPT else f"{name}.continued"
     out: Path = arguments.out or Path(f"{stem}.wav")
+    if out == STANDARD_OUTPUT:
+        _check_pipe(arguments)
+        return [out]
     if out.suffix.lower() != ".wav":
         raise ValueError(f"--out {out}: name the WAV, so give a name that ends in .wav; all else is named after it")
     if arguments.takes == 1:
@@ -185,16 +205,19 @@ def write_sound(
 ) -> dict[str, Any]:
     """Continue as sound: a WAV that is written while it is made, and its spectrogram."""
     from continuo import report
-    from continuo.audio import write_wav
+    from continuo.audio import stream_wav, write_wav
     from predictor import joined
 
     prompt = take.prompt
     heard = 0 if arguments.continuation_only or prompt is None else len(prompt.samples)
     clock = Clock(display, arguments.frames, predictor)
     blocks = clock.watch(joined(take, prompt, arguments.frames, with_prompt=heard > 0), heard)
-    written = write_wav(out, blocks, predictor.sample_rate_hz)
-    picture = out.with_suffix(".png")
-    report.draw_continuation(out, picture, heard / predictor.sample_rate_hz, _title(arguments, predictor, take, seed))
+    if out == STANDARD_OUTPUT:
+        written = stream_wav(sys.stdout.buffer, blocks, predictor.sample_rate_hz)
+    else:
+        written = write_wav(out, blocks, predictor.sample_rate_hz)
+        title, seam_s = _title(arguments, predictor, take, seed), heard / predictor.sample_rate_hz
+        report.draw_continuation(out, out.with_suffix(".png"), seam_s, title)
     made_s = take.made / predictor.steps_per_second
     return {
         "seconds": written / predictor.sample_rate_hz,
@@ -208,13 +231,15 @@ def write_song(
     arguments: argparse.Namespace, predictor: Any, take: Any, out: Path, seed: int, display: Any, started: float
 ) -> dict[str, Any]:
     """Continue as notes: MIDI, MusicXML, what they sound like, and a piano roll."""
-    from continuo.audio import write_wav
+    from continuo.audio import stream_wav, write_wav
     from continuo.style import stuck
     from continuo.synth import render
     from continuo.writing import draw_song, write_musicxml, write_song_midi
 
     soundfont = predictor.metadata.corpus.soundfont
-    song = take.song(arguments.frames)
+    task = display.task("continuing", max(arguments.frames, 1))
+    song = take.song(arguments.frames, task.update)
+    task.close()
     seam = 0 if take.prompt is None else take.prompt.ticks
     made_s = song.seconds - song.second(seam)
     if not song.tones:
@@ -224,20 +249,23 @@ def write_song(
     if arguments.continuation_only:
         song, seam = song.stretch(seam, song.ticks, "continuation"), 0
     title = _title(arguments, predictor, take, seed)
-    midi, notation = out.with_suffix(".mid"), out.with_suffix(".musicxml")
-    write_song_midi(song, midi)
-    write_musicxml(song, notation, title=title)
     sound = render(song.performance(), predictor.sample_rate_hz, soundfont=soundfont and Path(soundfont).expanduser())
-    write_wav(out, [sound], predictor.sample_rate_hz)
-    draw_song(song, out.with_suffix(".png"), seam or None, title)
+    beside = {}
+    if out == STANDARD_OUTPUT:
+        stream_wav(sys.stdout.buffer, [sound], predictor.sample_rate_hz)
+    else:
+        midi, notation = out.with_suffix(".mid"), out.with_suffix(".musicxml")
+        write_song_midi(song, midi)
+        write_musicxml(song, notation, title=title)
+        write_wav(out, [sound], predictor.sample_rate_hz)
+        draw_song(song, out.with_suffix(".png"), seam or None, title)
+        beside = {"midi": str(midi), "musicxml": str(notation)}
     taken = time.perf_counter() - started
-    return {
+    return beside | {
         "seconds": len(sound) / predictor.sample_rate_hz,
         "continuation_seconds": made_s,
         "realtime_factor": made_s / taken,
         "first_audio_s": taken,
-        "midi": str(midi),
-        "musicxml": str(notation),
         "notes": len(song.tones),
     }
 
@@ -266,9 +294,9 @@ def _facts(predictor: Any, take: Any, out: Path, prompt: Any) -> dict[str, Any]:
 
 
 def _say(display: Any, arguments: argparse.Namespace, take: Any, made: dict[str, Any]) -> None:
-    beside = ", ".join(made[name] for name in ("midi", "musicxml") if name in made)
     summary = f"{made['prompt_seconds']:.2f} s of prompt, {made['continuation_seconds']:.2f} s of continuation"
-    display.say(f"{made['out']}: {summary}; {made['picture']} shows it" + (f"; {beside}" if beside else ""))
+    beside = "; ".join([f"{made['picture']} shows it", *(made[name] for name in ("midi", "musicxml") if name in made)])
+    display.say(f"sent: {summary}" if arguments.out == STANDARD_OUTPUT else f"{made['out']}: {summary}; {beside}")
     if arguments.until_end and not take.endings:
         display.say(f"the piece has not ended yet after {made['continuation_seconds']:.2f} s: more --frames?")
     elif take.endings:
@@ -301,6 +329,7 @@ class Clock:
             self.task.update(min(max(made, 0) / self.predictor.sample_rate_hz, self.continuation_seconds))
             yield block
         self.seconds = time.perf_counter() - self.started
+        self.task.close()
 
 
 if __name__ == "__main__":

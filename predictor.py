@@ -9,7 +9,7 @@ It needs the metadata file and the state file beside it, nothing else: no corpus
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -223,13 +223,18 @@ class SoundTake(Take):
 class SongTake(Take):
     """A continuation as notes."""
 
-    def song(self, count: int) -> Song:
+    def song(self, count: int, report: Callable[[int], object] = lambda made: None) -> Song:
         """The prompt as it is and `count` more steps after it, or the new steps alone where nothing was prompted.
+
+        `report` is called after each step, with the number of those made.
 
         The tempo, the meters and the instrument of the prompt are kept, where the steps hold none of their own.
         """
         assert isinstance(self.featurizer, NotesFeaturizer)
-        drawn = list(self.steps(count))
+        drawn = []
+        for step in self.steps(count):
+            drawn.append(step)
+            report(self.made)
         if not drawn:
             return self.prompt or Song("", "", (), 0)
         known = drawn[0].new_zeros(0, len(drawn[0])) if self.heard is None else self.heard

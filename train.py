@@ -11,6 +11,7 @@ Stop it with Ctrl-C whenever you like; the same command goes on where it stopped
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import os
 import signal
@@ -21,13 +22,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from continuo.command import Parser, run_main
-from continuo.files import check_writable, held
+from continuo.files import check_writable, held, near
+from continuo.place import MODELS
 from continuo.team import Team
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from continuo.report import TrainingLog
     from trainer import Trainer
 
-MODELS = Path(__file__).resolve().parent / "models"
+LISTEN_EVERY_S = 180.0  # at most so often is a model heard while it trains
+LISTEN_SHARE = 0.02  # of the time
+LISTEN_STEPS, LISTEN_PROMPT_S = 250, 3.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,9 +42,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--meta", type=Path, default=Path("model.json"), help="metadata file; created if missing (default: model.json)"
     )
-    presets = ", ".join(sorted(path.stem for path in MODELS.glob("*.json")))
-    parser.add_argument("--preset", help=f"the preset to create it from, of {presets} (default: codebook-lstm)")
-    parser.add_argument("--corpus", help="a folder of recordings or scores, or music21:bach")
+    presets = sorted(path.stem for path in MODELS.glob("*.json"))
+    parser.add_argument(
+        "--preset",
+        choices=presets,
+        metavar="NAME",
+        help=f"the preset to create it from, of {', '.join(presets)} (default: codebook-lstm)",
+    )
+    parser.add_argument("--corpus", metavar="DIR", help="a folder of recordings or scores, or music21:bach")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, help="train for so many minutes in all")
     budget.add_argument("--steps", type=int, help="train for so many steps in all")
@@ -59,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. training.batch_size=16"
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--quiet", action="store_true", help="no progress and no words")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object on the last line")
     return parser
 
@@ -116,9 +128,11 @@ def _train_into(state_path: Path, metadata: Any, arguments: argparse.Namespace, 
             return 0
         reporter = Reporter(trainer)
         with _stopped_by_signals(trainer), TrainingLog(state_path, fresh=fresh) as log:
+            listener = Listener(trainer, log)
 
             def report(trainer: "Trainer") -> None:
                 reporter(trainer)
+                listener(trainer)
                 log.write(trainer.progress.step, trainer.progress.train_nats, trainer.progress.history)
 
             trainer.run(report)
@@ -176,7 +190,8 @@ def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
     else:
         if arguments.start_from:
             if not arguments.start_from.is_file():
-                raise ValueError(f"--from {arguments.start_from}: there is no such state: name a .safetensors file")
+                missing = f"--from {arguments.start_from}: there is no such state"
+                raise ValueError(f"{missing}{near(arguments.start_from)}; name a .safetensors file")
             from continuo.checkpoint import read_facts
 
             metadata = md.from_donor(read_facts(arguments.start_from)["metadata"], overrides, state=state)
@@ -222,6 +237,50 @@ class Reporter:
         held_out = f"{p.validation_nats:.2f}" if p.validation_nats is not None else "-"
         note = f"step {p.step:,}, loss {p.train_nats:.2f}, held-out {held_out}, {self.frames_per_second:,.0f} frames/s"
         self.task.update(trainer.share_done(), note, trainer.remaining_s(self.frames_per_second))
+
+
+class Listener:
+    """Lets the model be heard in TensorBoard, after validations: held-out music continued, or notes from nothing.
+
+    It takes `LISTEN_SHARE` of the time: sound stops where that is used up, and a slow one makes the next wait.
+    """
+
+    def __init__(self, trainer: "Trainer", log: "TrainingLog") -> None:
+        self.log, self.heard_s, self.wait_s = log, trainer.progress.seconds, LISTEN_EVERY_S
+
+    def __call__(self, trainer: "Trainer") -> None:
+        p = trainer.progress
+        since_s = p.seconds - self.heard_s
+        if since_s < self.wait_s or not p.history or p.history[-1][0] != p.step:
+            return
+        started = time.monotonic()
+        self.log.hear(p.step, sample(trainer, LISTEN_SHARE * since_s), trainer.metadata.corpus.sample_rate_hz)
+        self.heard_s = p.seconds
+        self.wait_s = max(LISTEN_EVERY_S, (time.monotonic() - started) / LISTEN_SHARE)
+
+
+def sample(trainer: "Trainer", seconds: float) -> "np.ndarray":
+    """What the averaged weights make now, float32 `(N,)`; no random number of the training is used.
+
+    Args:
+        seconds: of computing, after which sound breaks off.
+    """
+    import numpy as np
+
+    from predictor import Predictor, joined
+
+    deadline = time.monotonic() + seconds
+    facts = {"metadata": trainer.metadata.model_dump(mode="json"), "progress": vars(trainer.progress)}
+    predictor = Predictor(trainer.featurizer, trainer.average, trainer.device, facts)
+    if predictor.hears == "notes":
+        from continuo.synth import render
+
+        return render(predictor.take(None).song(LISTEN_STEPS).performance(), predictor.sample_rate_hz)
+    piece = trainer.validation_pieces[0]
+    prompt = piece.stretch(0, round(piece.extent * min(1, LISTEN_PROMPT_S / piece.seconds)), "beginning")
+    blocks = joined(predictor.take(prompt), prompt, LISTEN_STEPS)
+    in_time = itertools.takewhile(lambda block: time.monotonic() < deadline, blocks)
+    return np.concatenate([np.zeros(0, np.float32), *in_time])
 
 
 def _conclude(trainer: "Trainer", reporter: "Reporter", arguments: argparse.Namespace) -> None:

@@ -27,6 +27,7 @@ from torch import nn
 import continuo
 import corpus
 from continuo import cache, checkpoint
+from continuo.card import write_card
 from continuo.command import within_memory
 from continuo.device import choose_precision
 from continuo.files import human_size, remove_leftovers
@@ -150,6 +151,12 @@ class Trainer:
         return loaded.split(section.validation_share, seed)
 
     def _in_other_keys(self, train: Pieces, validation: Pieces) -> tuple[Pieces, Pieces]:
+        self.heard = {
+            "pieces": len(train),
+            "seconds": sum(piece.seconds for piece in train),
+            "held_out_pieces": len(validation),
+            "held_out_seconds": sum(piece.seconds for piece in validation),
+        }
         most = self.metadata.corpus.transpose
         if most is None:
             seconds = sum(piece.seconds for piece in [*train, *validation])
@@ -410,10 +417,16 @@ class Trainer:
             "precision": str(self.precision).removeprefix("torch."),
             "pieces": fingerprint(self.train_pieces),
             "validation": [piece.id for piece in self.validation_pieces],
+            "heard": self.heard
+            | {
+                "parameters": sum(p.numel() for p in self.model.parameters()),
+                "steps_per_second": self.featurizer.spec.steps_per_second,
+            },
         }
         if not checkpoint.all_finite(tensors):
             raise self._diverged("a weight")
         checkpoint.save(self.state_path, {n: t.detach().cpu() for n, t in tensors.items()}, facts)
+        write_card(self.state_path, facts, keep_evaluation=self.saved_step >= 0)
 
     def _begin_with(self, tensors: checkpoint.Tensors, facts: dict[str, Any]) -> None:
         """Take up what another training learned, as this one's first weights."""

@@ -1,3 +1,18 @@
-"""Leaf code of Continuo: everything here knows nothing of the pipeline that the top-level files make."""
+"""Leaf code of Continuo: everything here knows nothing of the pipeline that the top-level files make.
+
+`from continuo import Predictor` gives that of `predictor.py`, and so `Trainer`, also where Continuo is installed.
+"""
+
+from typing import Any
 
 __version__ = "0.1.0"
+_OFFERED = {"Predictor": "predictor", "Trainer": "trainer"}
+
+
+def __getattr__(name: str) -> Any:
+    """Read a module of the pipeline only where somebody asks for it."""
+    if name not in _OFFERED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from continuo.place import script
+
+    return getattr(script(_OFFERED[name]), name)

@@ -5,8 +5,10 @@ Decoding goes block by block, so that memory stays flat whatever the length of a
 
 import io
 import math
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -213,6 +215,25 @@ def write_wav(path: Path, blocks: Iterable[np.ndarray], sample_rate_hz: int, *, 
                     written += len(block)
         except soundfile.SoundFileError:  # libsndfile does not say which system error it was
             raise OSError(f"cannot write {path}: free some space, or choose another place") from None
+    return written
+
+
+def stream_wav(stream: BinaryIO, blocks: Iterable[np.ndarray], sample_rate_hz: int) -> int:
+    """Write mono blocks `(n,)` to a pipe as 16-bit WAV, each as it comes; returns the number of samples.
+
+    The length is not known before the end and cannot be written afterwards, so the header holds the largest number
+    there is, as programs do that write to pipes.
+    """
+    unknown = 2**32 - 1
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate_hz, 2 * sample_rate_hz, 2, 16)
+    stream.write(struct.pack("<4sI4s", b"RIFF", unknown, b"WAVE") + form + struct.pack("<4sI", b"data", unknown))
+    written = 0
+    for block in blocks:
+        buffer = io.BytesIO()
+        soundfile.write(buffer, soft_limit(block), sample_rate_hz, "PCM_16", endian="LITTLE", format="RAW")
+        stream.write(buffer.getvalue())
+        stream.flush()
+        written += len(block)
     return written
 
 

@@ -1,13 +1,20 @@
-"""What every command line shares: refusals of one line, with exit status 2."""
+"""What every command line shares: refusals of one line with exit status 2, suggestions, completion, names."""
 
 import argparse
+import difflib
 import errno
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from continuo.place import INSTALLED
+
+SHELLS = ("bash", "zsh")
+BROKEN_PIPE = 128 + 13  # as of a program that SIGPIPE ended
+SCRIPT = re.compile(r"(?<![\w/.-])(?:python )?(train|predict|evaluate|corpus|studio)\.py\b")
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "could not create a memory")  # torch's
 HINTS = {
     errno.ENOSPC: ": free some space",
@@ -23,30 +30,96 @@ HINTS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that refuses in one line."""
+    """An argument parser that refuses in one line, suggests what was meant, and completes in shells."""
 
-    def __init__(self, prog: str, description: str | None) -> None:
-        super().__init__(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    def __init__(self, prog: str, description: str | None, *, completion: type[argparse.Action] | None = None) -> None:
+        super().__init__(
+            prog=as_called(prog),
+            description=as_called(description or ""),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self.words: Sequence[str] = ()
+        if " " not in self.prog:  # else the command that it belongs to completes it
+            self.add_argument(
+                "--completion",
+                action=completion or _PrintCompletion,
+                choices=SHELLS,
+                default=argparse.SUPPRESS,
+                help="print what makes that shell complete this command, to be sourced",
+            )
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.words = sys.argv[1:] if args is None else [*args]
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {printable(' '.join(message.split()))}; {self.prog} --help shows what there is\n")
+        text = printable(" ".join((self._misspelt() or _with_suggestion(message)).split()))
+        self.exit(2, f"{self.prog}: {text}; {self.prog} --help shows what there is\n")
+
+    def _misspelt(self) -> str:
+        """The first flag that there is not, in words; it may be why another one is missing."""
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        for word in self.words:
+            name = word.partition("=")[0]
+            if name.startswith("--") and not any(flag.startswith(name) for flag in flags):
+                return f"there is no flag {name}{suggestion(name, flags, least=0.8)}"
+        return ""
+
+
+class _PrintCompletion(argparse.Action):
+    """Like --help: prints, and leaves."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        from continuo.completion import completion
+
+        print(completion(parser, values))
+        parser.exit()
+
+
+def _with_suggestion(message: str) -> str:
+    """argparse's word on an invalid choice, with the choice that was probably meant."""
+    if found := re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)", message):
+        return message + suggestion(found[1], [choice.strip("'") for choice in found[2].split(", ")])
+    return message
+
+
+def suggestion(word: str, known: Iterable[str], *, least: float = 0.6) -> str:
+    """`; did you mean 'x'?` where something known is close to `word`, else nothing.
+
+    >>> suggestion("--promt", ["--prompt", "--out"])
+    "; did you mean '--prompt'?"
+    """
+    close = difflib.get_close_matches(word, [other for other in known if other != word], n=1, cutoff=least)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def as_called(text: str) -> str:
+    """`text`, which names scripts as a checkout does, with the names that they have where Continuo is installed."""
+    return SCRIPT.sub(r"continuo \1", text) if INSTALLED else text
 
 
 def run_main(body: Callable[[], int], *, name: str) -> int:
     """Run a script's body; bad input (ValueError, OSError) becomes one line on standard error and exit status 2.
 
-    So does a lack of memory. Set CONTINUO_DEBUG=1 to see the traceback instead.
+    So does a lack of memory. Whoever reads standard output may stop reading. Set CONTINUO_DEBUG=1 to see the traceback
+    instead.
     """
     try:
         with within_memory("close other programs, or give it less at once"):
-            return body()
+            status = body()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is flushed at exit has nowhere to go
+        return BROKEN_PIPE
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
+        print(f"{as_called(name)}: interrupted", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         if os.environ.get("CONTINUO_DEBUG"):
             raise
-        print(f"{name}: {printable(' '.join(_explain(error).split()))}", file=sys.stderr)
+        text = printable(" ".join(_explain(error).split()))
+        print(f"{as_called(name)}: {as_called(text)}", file=sys.stderr)
         return 2
 
 

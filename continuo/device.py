@@ -5,7 +5,7 @@ import time
 import torch
 from torch import nn
 
-DEVICES = ("auto", "cuda", "mps", "cpu")
+from continuo.completion import DEVICES
 
 
 def choose(name: str) -> tuple[torch.device, str]:

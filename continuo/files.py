@@ -9,6 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from continuo.command import suggestion
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -85,6 +87,14 @@ def check_writable(path: Path, *, force: bool) -> None:
             pass
     except OSError as error:
         raise ValueError(f"cannot write to the folder {path.parent} ({error.strerror}): choose another place") from None
+
+
+def near(path: Path) -> str:
+    """`; did you mean 'x'?` where a file beside the missing `path` is called nearly so, else nothing."""
+    try:
+        return suggestion(path.name, [other.name for other in path.parent.iterdir()])
+    except OSError:
+        return ""
 
 
 def human_size(size_bytes: float) -> str:

@@ -5,7 +5,6 @@ stream), training (how long and how), and `state`, the file beside the JSON that
 the border: an unknown key or an impossible value is refused by name.
 """
 
-import difflib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,9 +13,11 @@ from typing import Annotated, Any, Literal, get_args
 import regex
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from continuo.files import write_text
+from continuo.command import suggestion
+from continuo.files import near, write_text
+from continuo.place import MODELS
 
-PRESETS = Path(__file__).resolve().parents[1] / "models"
+PRESETS = MODELS
 DEFAULT_PRESET = "codebook-lstm"
 EMBEDDED_CORPUS = "music21:bach"
 
@@ -39,6 +40,7 @@ class CorpusSection(Section):
         (), description="General MIDI programs whose notes are read, by models of notes; none: all"
     )
     soundfont: str | None = None
+    licence: str = Field("not stated", description="of the recordings, for the model card")
     validation_share: float = Field(0.1, gt=0, lt=1)
     pieces: int | None = Field(None, ge=1, description="use at most so many pieces, chosen by the seed")
     transpose: int | None = Field(
@@ -288,6 +290,8 @@ def validated(content: Any, overrides: dict[str, Any], *, source: str) -> Metada
     """Check a dictionary, after overrides, and name what is wrong in it."""
     for key, value in overrides.items():
         content = _with_key(content, key.split("."), value, key)
+        if key not in known_keys():
+            raise ValueError(f"{source}: unknown key {key}{_like(key)}")
     try:
         return Metadata.model_validate(content)
     except ValidationError as error:
@@ -341,19 +345,13 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     return result
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` where something known is close to `word`, else nothing."""
-    close = difflib.get_close_matches(word, [other for other in known if other != word], n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file, or ValueError with the reason in one line."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(
-            f"{path} does not exist: check the spelling, or create it with python train.py --meta {path}"
+            f"{path} does not exist{near(path)}; check --meta, or create it: python train.py --meta {path}"
         ) from None
     except IsADirectoryError:
         raise ValueError(f"{path} is a folder: name a metadata file in it, such as {path / 'model.json'}") from None
@@ -376,7 +374,7 @@ def _reason(entry: Any) -> str:
     parts = [str(part) for part in entry["loc"] if part not in KINDS]
     key = ".".join(parts)
     if entry["type"] == "extra_forbidden":
-        return f"unknown key {key}{suggestion(key, known_keys())}"
+        return f"unknown key {key}{_like(key)}"
     if entry["type"] == "union_tag_invalid":
         tag, known = entry["ctx"]["tag"], entry["ctx"]["expected_tags"]
         return f"{key}.kind: there is no {tag!r}, only {known}{suggestion(tag, regex.findall(r'[a-z]+', known))}"
@@ -385,6 +383,12 @@ def _reason(entry: Any) -> str:
     if entry["type"] == "value_error":
         return f"{key}: {entry['ctx']['error']}"
     return f"{key}: {entry['msg'].lower()}, not {entry['input']!r:.80}"
+
+
+def _like(key: str) -> str:
+    """A suggestion for an unknown key: of the same name in another section, else one that is spelt nearly so."""
+    same = [known for known in known_keys() if known.rpartition(".")[2] == key.rpartition(".")[2]]
+    return suggestion(key, same, least=0) if same else suggestion(key, known_keys())
 
 
 def known_keys() -> list[str]:

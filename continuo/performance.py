@@ -41,6 +41,14 @@ CACHE_VERSION = 4
 """Part of every cache key: raise it whenever a score would be performed differently."""
 
 
+HELP = """Perform scores: write each as it will be heard.
+
+    python -m continuo.performance song.mxl --out heard
+    python -m continuo.performance song.mxl --out heard --wav --picture
+    python -m continuo.performance *.musicxml --out heard --midi --expressive --json
+"""
+
+
 def perform(path: Path, *, expressive: bool = False) -> Performance:
     """Any score or MIDI file as timed notes; the second reading of the same content comes from a cache.
 
@@ -125,7 +133,7 @@ def _finish(sounds: Iterable[Sound], seconds: float, warnings: Iterable[str]) ->
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = Parser("python -m continuo.performance", "Perform scores: write each as it will be heard.")
+    parser = Parser("python -m continuo.performance", HELP)
     parser.add_argument("scores", nargs="+", type=Path, metavar="SCORE", help="MusicXML or MIDI file")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for NAME.mid and NAME.wav")
     parser.add_argument("--midi", action="store_true", help="write MIDI (without --midi and --wav, both are written)")
@@ -135,6 +143,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--soundfont", type=Path, metavar="FILE", help="SoundFont to play with (.sf2, .sf3)")
     parser.add_argument("--rate", type=int, default=44_100, metavar="HZ", help="sample rate of the audio (44100)")
     parser.add_argument("--mono", action="store_true", help="one channel instead of two")
+    parser.add_argument("--quiet", action="store_true", help="no words on what was performed")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     return parser
 
@@ -197,7 +206,7 @@ def _write_one(
             draw_performance(performance, target, picture, printable(path.name))
             report["picture"] = str(picture)
     report["warnings"] = list(performance.warnings)
-    if not args.json:
+    if not (args.json or args.quiet):
         print(f"{printable(path.name)}: {report['notes']} notes, {report['seconds']:.1f} s")
         for warning in performance.warnings:
             print(f"  {warning}")

@@ -11,7 +11,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from continuo.command import printable
+from continuo.command import as_called, printable
 
 PLAIN_EVERY_S = 10.0
 
@@ -59,7 +59,7 @@ class Display:
         """
         if self.quiet and not always:
             return
-        safe = printable(text)
+        safe = printable(as_called(text))
         if self.live:
             self.live.console.print(safe, markup=False, highlight=False, soft_wrap=True)
         else:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from continuo.audio import soft_limit
 from continuo.files import replacing, write_text
 from continuo.notes import Performance
 from continuo.stft import spectrum
@@ -67,6 +68,17 @@ def draw_performance(performance: Performance, wav: Path, picture: Path, title: 
     _draw_spectrogram(figure, image, sound)
     image.set(ylim=(50, min(sound.hertz[-1], 5000)), yscale="log")
     _save(figure, picture)
+
+
+def spectrogram_image(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+    """A spectrogram up to 6 kHz without axes: uint8 (K, C, 3), one column each 16 ms, low frequencies at the bottom."""
+    from matplotlib import colormaps
+
+    n_fft = 2 ** round(np.log2(0.064 * sample_rate_hz))
+    windows = np.pad(samples, (0, max(0, n_fft - len(samples))))
+    magnitude = spectrum(windows, n_fft, n_fft // 4).abs().numpy()[:, : round(6000 * n_fft / sample_rate_hz) + 1]
+    level_db = 20 * np.log10(magnitude.T[::-1] / (n_fft / 4) + 1e-5)
+    return (colormaps["magma"](np.clip((level_db + 90) / 80, 0, 1))[..., :3] * 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -167,6 +179,14 @@ class TrainingLog:
             self.folder.mkdir(exist_ok=True)
             rows = [f"{int(at)},{seconds:.1f},{train:.4f},{held_out:.4f}" for at, seconds, train, held_out in history]
             write_text(self.folder / "training.csv", "\n".join(["step,seconds,training,held_out", *rows]) + "\n")
+
+    def hear(self, step: int, samples: np.ndarray, sample_rate_hz: int) -> None:
+        """A sound, float32 `(N,)`, and its spectrogram, for TensorBoard."""
+        from torch.utils.tensorboard import summary
+
+        image = spectrogram_image(samples, sample_rate_hz)
+        self._add(step=step, summary=summary.audio("continuation", soft_limit(samples)[None], sample_rate_hz))
+        self._add(step=step, summary=summary.image("continuation", image, dataformats="HWC"))
 
     def _scalar(self, name: str, value: float, step: int) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary

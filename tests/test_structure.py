@@ -19,7 +19,7 @@ ALLOWED = {
     "dataset": {"continuo", "corpus", "featurizer"},
     "predictor": {"continuo", "corpus", "featurizer", "model_definition"},
     "trainer": {"continuo", "corpus", "featurizer", "model_definition", "dataset"},
-    "train": {"continuo", "trainer"},
+    "train": {"continuo", "predictor", "trainer"},
     "predict": {"continuo", "predictor"},
     "excerpts": {"continuo", "corpus", "featurizer", "predictor"},
     "evaluation": {"continuo", "dataset", "excerpts", "predictor"},

@@ -61,7 +61,7 @@ def test_A06_the_state_holds_everything_to_go_on(trained):
     tensors, facts = state_of(trained)
     kinds = {name.split(".")[0] for name in tensors}
     assert kinds == {"weights", "average", "best", "featurizer", "optimizer", "sampler", "lanes", "random"}
-    assert {"version", "metadata", "progress", "precision", "pieces", "validation"} == facts.keys()
+    assert {"version", "metadata", "progress", "precision", "pieces", "validation", "heard"} == facts.keys()
 
 
 @pytest.mark.parametrize("preset", SMALL_OF)
