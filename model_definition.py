@@ -9,7 +9,6 @@ equals the concatenated steps, and the future never changes the past. A backbone
 stream is categorical or continuous decides the head.
 """
 
-import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -19,13 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from continuo import packing
 from continuo.metadata import Architecture, ConvSection, LstmSection, MlpSection, TransformerSection
 from continuo.sampling import Sampling, draw
 from continuo.stream import StreamSpec
 
 State = tuple[torch.Tensor, ...]  # every tensor has the batch first
-Cell = Callable[[torch.Tensor, tuple[torch.Tensor, torch.Tensor]], tuple[torch.Tensor, torch.Tensor]]
 UNSEEN = 0.1  # occurrences that a code counts as having had before the first
 RARE = -7.0  # logit of a piece's end before anything is learned: once in a thousand steps
 
@@ -53,7 +50,6 @@ class Lstm(Backbone):
         between = section.dropout if section.layers > 1 else 0.0
         self.lstm = nn.LSTM(self.width, self.width, self.layers, batch_first=True, dropout=between)
         self.dropout = nn.Dropout(section.dropout)
-        self.cells: list[Cell] = []  # what steps one at a time, where `continuo.packing` has something faster
 
     def initial_state(self, batch: int) -> State:
         zeros = next(self.lstm.parameters()).new_zeros(batch, self.layers, self.width)
@@ -69,9 +65,8 @@ class Lstm(Backbone):
     def _one_step(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         """The same, cell by cell: on the CPU `nn.LSTM` packs its weights anew in every call, which costs more."""
         out, moved = x[:, 0], []
-        plain: list[Cell] = [lambda x, state, w=w: torch.lstm_cell(x, state, *w) for w in self.lstm.all_weights]  # type: ignore[misc]
-        for hidden, cell, move in zip(state[0].unbind(1), state[1].unbind(1), self.cells or plain, strict=True):
-            out, cell = move(out, (hidden, cell))
+        for hidden, cell, weights in zip(state[0].unbind(1), state[1].unbind(1), self.lstm.all_weights, strict=True):
+            out, cell = torch.lstm_cell(out, (hidden, cell), *weights)
             moved.append((out, cell))
         hidden, cell = (torch.stack(tensors, 1) for tensors in zip(*moved, strict=True))
         return out[:, None], (hidden, cell)
@@ -327,18 +322,21 @@ class LevelHead(CodeHead):
         nats = F.cross_entropy(logits.float().flatten(0, 1), classes, reduction="none")
         return nats.view(self.levels, *target.shape[:2]).permute(1, 2, 0)
 
+    def temperature(self, how: Sampling, level: int) -> float:
+        """That of a level: a refined one and those that refine it have their own."""
+        return how.temperature * (how.of_level(level) if self.refining else 1.0)
+
     def sample(
         self, context: torch.Tensor, generator: torch.Generator | None, how: Sampling, allowed: torch.Tensor | None
     ) -> torch.Tensor:
-        """Context `(B, W)` to a step `(B, L)`; a refined level and those that refine it have their own temperatures."""
+        """Context `(B, W)` to a step `(B, L)`."""
         known = context.new_zeros(1, len(context), self.features)
         codes = []
         for level in range(self.levels):
             logits = self.logits(context, known, slice(level, level + 1))[0]
             if level == 0 and allowed is not None:
                 logits = logits.masked_fill(~allowed, -torch.inf)
-            share = how.of_level(level) if self.refining else 1.0
-            codes.append(draw(logits, generator, how.temperature * share, how.top_p))
+            codes.append(draw(logits, generator, self.temperature(how, level), how.top_p))
             known = known + self.embedding.of(level, codes[-1])
         return torch.stack(codes, dim=-1)
 
@@ -560,17 +558,11 @@ class SequenceModel(nn.Module):
         """Draw the next step from contexts `(B, W)`; on the first level only codes `allowed`, `(B, V)` bool."""
         return self.head.sample(context, generator, how or Sampling(), allowed)
 
-    def packed(self) -> "SequenceModel":
-        """A copy with 8-bit weights that steps faster, or the model itself where that is not possible."""
-        if not packing.possible(self.begin.device):
-            return self
-        model = copy.deepcopy(self).requires_grad_(False)
-        if isinstance(model.head, LevelHead) and model.head.refining and not model.head.narrow:
-            model.head = packing.PackedHead(model.head)  # type: ignore[assignment]  # embeds and draws, has no nats
-        if isinstance(model.backbone, Lstm):
-            model.backbone.cells = [packing.PackedCell(*weights) for weights in model.backbone.lstm.all_weights]
-        packing.pack_matrices(model)
-        return model
+    @property
+    def steps_in_one_call(self) -> bool:
+        """Whether `continuo.stepping` has a graph of its step."""
+        free = self.spec.follows is None and self.spec.opens is None
+        return isinstance(self.backbone, Lstm) and isinstance(self.head, LevelHead) and free
 
     def summary(self) -> list[str]:
         """Its parts in words: name, kind, size."""

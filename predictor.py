@@ -9,9 +9,10 @@ It needs the metadata file and the state file beside it, nothing else: no corpus
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ import torch
 
 import corpus
 from continuo import checkpoint, metadata
+from continuo.lanes import Lane, SideBySide, plain_lane
 from continuo.piece import Piece
 from continuo.sampling import Sampling
 from continuo.song import Song
-from continuo.stream import StreamSpec
+from continuo.stepping import Steps, flat_state, step_graph
 from featurizer import FEATURIZERS, Featurizer, NotesFeaturizer, StftFeaturizer
-from model_definition import SequenceModel, build_model
+from model_definition import LevelHead, SequenceModel, build_model
 
 PRIME_STEPS = 4096  # steps of a prompt that are heard at once
 LEAST_S = 2.0  # of a continuation: prompts often close with a cadence, and what is asked for is how the music goes on
@@ -76,9 +78,10 @@ class Predictor:
         return cls(featurizer, model, device or torch.device("cpu"), facts)
 
     @cached_property
-    def stepping(self) -> SequenceModel:
-        """The model as takes draw steps with it."""
-        return self.model.packed()
+    def steps(self) -> Steps | None:
+        """The model's step as one call; None where it has none, and the model itself steps."""
+        one_call = self.device.type == "cpu" and self.model.steps_in_one_call
+        return Steps(step_graph(self.model)) if one_call else None
 
     @property
     def sample_rate_hz(self) -> int:
@@ -115,9 +118,40 @@ class Predictor:
 
         Returns:
             A `SoundTake`, or, from a model of notes, a `SongTake`.
+
+        Raises:
+            ValueError: the prompt is shorter than a step.
         """
+        return self.takes(prompt, [seed], how=how, until_end=until_end)[0]
+
+    def takes(
+        self, prompt: Any, seeds: Sequence[int], *, how: Sampling | None = None, until_end: bool = False
+    ) -> list[Any]:
+        """Takes of one prompt, drawn side by side; each is the one that `take` gives for its seed."""
+        how = how or Sampling()
+        heard = None if prompt is None else self.featurizer.encode_prompt(prompt)
         kind = SongTake if isinstance(self.featurizer, NotesFeaturizer) else SoundTake
-        return kind(self, prompt, seed, how or Sampling(), until_end)
+        return [kind(self, prompt, heard, lane, until_end) for lane in self._lanes(heard, seeds, how)]
+
+    def _lanes(self, heard: torch.Tensor | None, seeds: Sequence[int], how: Sampling) -> list[Lane]:
+        context, state = self._primed(heard)
+        least = math.ceil(LEAST_S * self.steps_per_second)
+        if self.steps is None or how.top_p < 1:
+            return [plain_lane(self.model, context, state, seed=seed, how=how, least=least) for seed in seeds]
+        assert isinstance(self.model.head, LevelHead)
+        temperatures = [self.model.head.temperature(how, level) for level in range(self.steps.levels)]
+        together = SideBySide(self.steps, flat_state(context, state), seeds, temperatures, least)
+        return [together.lane(number) for number in range(len(seeds))]
+
+    @torch.inference_mode()
+    def _primed(self, heard: torch.Tensor | None) -> tuple[torch.Tensor, Any]:
+        """The context `(1, W)` after a prompt's last step, or of a piece's first one, and the state."""
+        context, state = self.model.opening(1), self.model.initial_state(1)
+        if heard is not None:
+            for part in heard.to(self.device).split(PRIME_STEPS):
+                contexts, state = self.model(part[None], state)
+                context = contexts[:, -1]
+        return context, state
 
 
 class Take:
@@ -126,73 +160,26 @@ class Take:
     Attributes:
         made: how many.
         endings: seconds after the prompt at which the model ended a piece.
-
-    Raises:
-        ValueError: the prompt is shorter than a step.
     """
 
-    def __init__(self, predictor: Predictor, prompt: Any, seed: int, how: Sampling, until_end: bool) -> None:
-        self.model, self.featurizer, self.prompt = predictor.stepping, predictor.featurizer, prompt
-        self.how, self.until_end = how, until_end
-        self.steps_per_second, self.made = predictor.steps_per_second, 0
-        self.least = math.ceil(LEAST_S * predictor.steps_per_second)
+    def __init__(
+        self, predictor: Predictor, prompt: Any, heard: torch.Tensor | None, lane: Lane, until_end: bool
+    ) -> None:
+        self.featurizer, self.prompt, self.heard, self.lane = predictor.featurizer, prompt, heard, lane
+        self.steps_per_second, self.until_end, self.made = predictor.steps_per_second, until_end, 0
         self.endings: list[float] = []
         self.ended_at: list[int] = []  # the same in steps
-        self.generator = torch.Generator(predictor.device).manual_seed(seed)
-        self.heard = None if prompt is None else self.featurizer.encode_prompt(prompt)
-        self.grammar = Grammar(self.featurizer.spec, predictor.device)
-        self.context, self.state = self._prime(predictor.device)
-
-    @torch.inference_mode()
-    def _prime(self, device: torch.device) -> tuple[torch.Tensor, Any]:
-        """Hear the prompt; gives the context after its last step."""
-        state = self.model.initial_state(1)
-        if self.heard is None:
-            return self.model.opening(1), state
-        for part in self.heard.to(device).split(PRIME_STEPS):
-            context, state = self.model(part[None], state)
-        return context[:, -1], state
 
     def steps(self, count: int) -> Iterator[torch.Tensor]:
         """Draw `count` more steps, `(L,)` or `(F,)` each, on the CPU; fewer where the piece ends, `until_end`."""
-        for _ in range(count):
-            with torch.inference_mode():
-                ends = bool(self.model.ends(self.context, generator=self.generator, how=self.how))
-                if ends and self.made >= self.least:
-                    self.endings.append(self.made / self.steps_per_second)
-                    self.ended_at.append(self.made)
-                    if self.until_end:
-                        return
-                    self.context, self.state = self.model.opening(1), self.model.initial_state(1)
-                    self.grammar.begin()
-                allowed = self.grammar.allowed()
-                x = self.model.sample(self.context, generator=self.generator, how=self.how, allowed=allowed)
-                self.context, self.state = self.model.step(x, self.state)
-                self.grammar.heard(x)
+        for step, ended in islice(self.lane, count):
+            if ended:
+                self.endings.append(self.made / self.steps_per_second)
+                self.ended_at.append(self.made)
+                if self.until_end:
+                    return
             self.made += 1
-            yield x[0].cpu()
-
-
-class Grammar:
-    """Which codes may come next, where a stream says so. What comes after a prompt begins as a piece does."""
-
-    def __init__(self, spec: StreamSpec, device: torch.device) -> None:
-        self.follows = None if spec.follows is None else spec.follows.to(device)
-        self.opens = None if spec.opens is None else spec.opens[None].to(device)
-        self.begin()
-
-    def begin(self) -> None:
-        """A piece begins."""
-        self.next = self.opens
-
-    def heard(self, x: torch.Tensor) -> None:
-        """A step `(1, L)` was heard or drawn."""
-        if self.follows is not None:
-            self.next = self.follows[x[:, 0]]
-
-    def allowed(self) -> torch.Tensor | None:
-        """Codes of the first level, `(1, V)` bool; None: any."""
-        return self.next
+            yield step
 
 
 class SoundTake(Take):
@@ -203,8 +190,10 @@ class SoundTake(Take):
     many steps are asked for at once.
     """
 
-    def __init__(self, predictor: Predictor, prompt: Piece | None, seed: int, how: Sampling, until_end: bool) -> None:
-        super().__init__(predictor, prompt, seed, how, until_end)
+    def __init__(
+        self, predictor: Predictor, prompt: Piece | None, heard: torch.Tensor | None, lane: Lane, until_end: bool
+    ) -> None:
+        super().__init__(predictor, prompt, heard, lane, until_end)
         assert isinstance(predictor.featurizer, StftFeaturizer)
         self.decoder = predictor.featurizer.decoder(prompt)
         self.overlap_samples = self.decoder.overlap_samples

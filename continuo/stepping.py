@@ -1,0 +1,178 @@
+"""A model's step as one call: an ONNX graph, which ONNX Runtime computes with 8-bit weights.
+
+A step one at a time costs reading weights and calling operations. Here matrices are small integers, what a code adds is
+looked up in a table, and drawing is part of the graph (the noise comes from outside, so seeds stay ours). Only an LSTM
+whose head draws level after level has such a graph; whole windows, as training and evaluation hear them, go through the
+plain model.
+
+Inputs of the graph, for B lanes, all float32:
+
+    state (B, S)          a context, W, then hidden and cell state of each LSTM layer in turn, H each
+    threshold (B, 1)      the piece ends where the logit of its end is above; infinite where it must not
+    noise (B, L * V)      Gumbel noise times the temperature, level after level; the class whose logit and noise add up
+                          to most is drawn
+
+Outputs: `codes` (B, L) int64, `ended` (B, 1) bool, whether a piece ended before this step, which then begins another
+one, and `state_after`, the state of the step after it. Lanes do not hear each other: nothing is rounded by what is in
+another lane, and sums of integers do not depend on their order, so a lane is the same to the last bit alone and among
+others.
+"""
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET, IR_VERSION = 21, 10
+MICROSOFT = "com.microsoft"  # the domain of operations that ONNX Runtime adds
+MOST_WEIGHT = 64  # of a row; two products with 8-bit inputs then fit into 16 bits, in which some processors add them
+MOST_INPUT = 127
+DEVIATIONS = 8.0  # a normalised value beyond is cut off
+
+
+class Steps:
+    """Draws steps of many lanes at once with the graph above.
+
+    Attributes:
+        levels, classes: L and V.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1  # a step is too small to share
+        self.session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+        _, self.levels = self.session.get_outputs()[0].shape
+        self.classes = self.session.get_inputs()[2].shape[1] // self.levels
+
+    def __call__(self, state: np.ndarray, threshold: np.ndarray, noise: np.ndarray) -> list[np.ndarray]:
+        """Codes, where pieces ended, and the state after them."""
+        drawn: list[np.ndarray] = self.session.run(None, {"state": state, "threshold": threshold, "noise": noise})
+        return drawn
+
+
+def flat_state(context: torch.Tensor, state: tuple[torch.Tensor, ...]) -> np.ndarray:
+    """What the graph takes for a context `(B, W)` and the state of an `Lstm`, two tensors `(B, N, H)`."""
+    return torch.cat([context, torch.stack(state, dim=2).flatten(1)], dim=1).detach().numpy()
+
+
+@torch.no_grad()
+def step_graph(model: Any) -> onnx.ModelProto:
+    """The step of a `SequenceModel` of an `Lstm` and a `LevelHead`, on the CPU."""
+    head, lstm = model.head, model.backbone.lstm
+    levels, classes, _ = head.embedding.vectors.shape
+    layers, width, context_width = lstm.num_layers, lstm.hidden_size, len(model.begin)
+    vectors = head.embedding.vectors * head.embedding.scale  # (L, V, P)
+    into_gates = lstm.weight_ih_l0 @ model.enter.weight  # two products without anything between them
+    known = vectors @ head.known.weight.T  # (L, V, W)
+    heard = torch.cat([vectors @ into_gates.T, vectors @ model.skip.weight.T], dim=2)  # (L, V, 4H + W)
+    beginning = torch.cat([model.begin, torch.zeros(2 * layers * width)])
+    g = _Graph()
+
+    ending = torch.cat([model.ending.weight, torch.zeros(1, 2 * layers * width)], dim=1)
+    end = g.add("Gemm", "state", g.constant(ending), g.constant(model.ending.bias), transB=1)
+    g.add("Greater", end, "threshold", to="ended")
+    state = g.add("Where", "ended", g.constant(beginning[None]), "state")
+    context, *before = g.split(state, [context_width] + [width] * 2 * layers)
+
+    codes, adds = [], []
+    for level, noise in enumerate(g.split("noise", [classes] * levels)):
+        h = g.silu(g.plus(context, head.known.bias + head.level[level]))
+        inner = g.silu(g.normed_product(h, head.norm_in, head.inner.weight, head.inner.bias))
+        largest = g.add("ReduceMax", g.add("Abs", inner), g.integers(1))  # 0 times whatever becomes of 0 / 0 is 0
+        outer = g.product(g.add("Div", inner, largest), 1.0, head.outer.weight, None)
+        h = g.add("Sum", h, g.add("Mul", outer, largest), g.constant(head.outer.bias))
+        if head.refining:
+            logits = g.normed_product(h, head.norm_out, head.out[level].T, None)
+        else:
+            bias = head.bias[level].masked_fill(head.unused[level], -torch.inf)
+            logits = g.normed_product(h, head.norm_out, head.embedding.vectors[level], bias)
+        codes.append(g.add("ArgMax", g.add("Add", logits, noise), axis=1))  # (B, 1)
+        context = g.add("Add", context, g.add("GatherND", g.constant(known[level]), codes[-1]))
+        adds.append(g.add("GatherND", g.constant(heard[level]), codes[-1]))
+    g.add("Concat", *codes, axis=1, to="codes")
+
+    gates, skipped = g.split(g.add("Sum", *adds), [4 * width, context_width])
+    x, after = "", []
+    for layer, (into, past, bias, past_bias) in enumerate(lstm.all_weights):
+        hidden, cell = before[2 * layer : 2 * layer + 2]
+        if layer:
+            both = g.add("Concat", x, hidden, axis=1)
+            gates = g.product(both, 1.0, torch.cat([into, past], dim=1), bias + past_bias)
+        else:
+            gates = g.add("Add", gates, g.product(hidden, 1.0, past, bias + past_bias + into @ model.enter.bias))
+        enter, keep, new, leave = g.split(gates, [width] * 4)
+        kept = g.add("Mul", g.add("Sigmoid", keep), cell)
+        cell = g.add("Add", kept, g.add("Mul", g.add("Sigmoid", enter), g.add("Tanh", new)))
+        x = g.add("Mul", g.add("Sigmoid", leave), g.add("Tanh", cell))
+        after += [x, cell]
+    left = g.normed_product(x, model.norm, model.leave.weight, model.leave.bias + model.skip.bias)
+    g.add("Concat", g.add("Add", left, skipped), *after, axis=1, to="state_after")
+
+    size = len(beginning)
+    return g.finished(
+        {"state": ["B", size], "threshold": ["B", 1], "noise": ["B", levels * classes]},
+        {"codes": ["B", levels], "ended": ["B", 1], "state_after": ["B", size]},
+    )
+
+
+class _Graph:
+    """Collects nodes and constants; values go by their names."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def add(self, kind: str, *inputs: str, to: str = "", domain: str = "", **attributes: Any) -> str:
+        """A node; the name of its output."""
+        name = to or f"{kind}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [name], domain=domain, **attributes))
+        return name
+
+    def split(self, x: str, sizes: list[int]) -> list[str]:
+        """`x` cut along its second axis."""
+        names = [f"Split_{len(self.nodes)}_{i}" for i in range(len(sizes))]
+        self.nodes.append(helper.make_node("Split", [x, self.integers(*sizes)], names, axis=1))
+        return names
+
+    def constant(self, value: torch.Tensor | np.ndarray | float) -> str:
+        array = np.ascontiguousarray(value, np.float32 if isinstance(value, float) else None)
+        self.constants.append(numpy_helper.from_array(array, f"constant_{len(self.constants)}"))
+        return str(self.constants[-1].name)
+
+    def integers(self, *values: int) -> str:
+        return self.constant(np.array(values, np.int64))
+
+    def plus(self, x: str, bias: torch.Tensor) -> str:
+        return self.add("Add", x, self.constant(bias))
+
+    def silu(self, x: str) -> str:
+        return self.add("Mul", x, self.add("Sigmoid", x))
+
+    def product(self, x: str, most: float, weight: torch.Tensor, bias: torch.Tensor | None) -> str:
+        """`x` `(B, in)`, cut off at `most`, times the transpose of `weight` `(out, in)`, both rounded to 8 bits."""
+        scale = (weight.abs().amax(1) / MOST_WEIGHT).clamp(min=1e-12)
+        whole = (weight / scale[:, None]).round().to(torch.int8)
+        input_scale, middle = self.constant(np.array(most / MOST_INPUT, np.float32)), self.constant(np.array(128, np.uint8))
+        rounded = self.add("QuantizeLinear", x, input_scale, middle)
+        optional = [] if bias is None else ["", self.constant(bias)]
+        parts = [rounded, self.constant(whole.T), input_scale, self.constant(scale), middle, *optional]
+        return self.add("MatMulIntegerToFloat", *parts, domain=MICROSOFT)
+
+    def normed_product(self, x: str, norm: torch.nn.LayerNorm, weight: torch.Tensor, bias: torch.Tensor | None) -> str:
+        """`product` of layer-normalised `x`; what the norm multiplies and adds is part of the weight and the bias."""
+        ones = self.constant(torch.ones_like(norm.weight))
+        normed = self.add("LayerNormalization", x, ones, epsilon=norm.eps)
+        shift = weight @ norm.bias
+        return self.product(normed, DEVIATIONS, weight * norm.weight, shift if bias is None else shift + bias)
+
+    def finished(self, inputs: dict[str, list[Any]], outputs: dict[str, list[Any]]) -> onnx.ModelProto:
+        kinds = {"codes": TensorProto.INT64, "ended": TensorProto.BOOL}
+        values = lambda shapes: [  # noqa: E731
+            helper.make_tensor_value_info(name, kinds.get(name, TensorProto.FLOAT), shape) for name, shape in shapes.items()
+        ]
+        graph = helper.make_graph(self.nodes, "step", values(inputs), values(outputs), self.constants)
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
