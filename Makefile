@@ -1,5 +1,6 @@
 # One .venv serves every target; the first one that is called makes it.
 #   make demo     train briefly on the bundled chorales, predict while training, leave a WAV and a picture in demo/
+#   make studio   the page in the browser: continue a score, train, read reports
 #   make test     all tests          make check   format, lint, types, fast tests       make fix   mend format and lint
 #   make bench    the tables of benchmarks/RESULTS.md
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: env demo test check fix bench clean-cache
+.PHONY: env demo studio test check fix bench clean-cache
 
 env: $(VENV)/.installed
 
@@ -21,6 +22,9 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt
 
 demo: env
 	@$(RUN) examples/demo.py
+
+studio: env
+	@$(RUN) studio.py --open
 
 test: env
 	$(RUN) -m pytest
