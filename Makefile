@@ -1,5 +1,6 @@
 # One .venv serves every target; the first one that is called makes it.
 #   make demo     train briefly on the bundled chorales, predict while training, leave a WAV and a picture in demo/
+#   make studio   the page in the browser: continue a score, train, read reports
 #   make test     all tests          make check   format, lint, types, fast tests       make fix   mend format and lint
 #   make bench    the tables of benchmarks/RESULTS.md
 #   make audit    known vulnerabilities of what is installed (asks PyPI)
@@ -11,7 +12,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 LOWEST := .venv-lowest/bin/python
 
-.PHONY: env demo test check fix bench audit test-lowest coverage mutants clean-cache
+.PHONY: env demo studio test check fix bench audit test-lowest coverage mutants clean-cache
 
 env: $(VENV)/.installed
 
@@ -25,6 +26,9 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt
 
 demo: env
 	@$(RUN) examples/demo.py
+
+studio: env
+	@$(RUN) studio.py --open
 
 test: env
 	$(RUN) -m pytest

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from continuo.command import Parser, run_main
 from continuo.files import check_writable, held, near
@@ -71,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. training.batch_size=16"
     )
+    parser.add_argument("--journal", type=Path, metavar="FILE", help="tell programs how it goes: lines of JSON in FILE")
     parser.add_argument("--quiet", action="store_true", help="no progress and no words")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object on the last line")
     return parser
@@ -113,7 +114,11 @@ def _train_into(state_path: Path, metadata: Any, arguments: argparse.Namespace, 
 
     device, reason = choose(arguments.device)
     start, fresh = arguments.start_from, arguments.fresh and not team.restarted
-    with Display(quiet=arguments.quiet or not team.leads, stream=None if team.leads else io.StringIO()) as display:
+    stream = None if team.leads else io.StringIO()
+    with (
+        _journal(arguments, team) as journal,
+        Display(quiet=arguments.quiet or not team.leads, stream=stream, journal=journal) as display,
+    ):
         device = team.place(device)
         trainer = Trainer(metadata, state_path, device, fresh=fresh, start_from=start, display=display, team=team)
         if not team.leads:
@@ -141,6 +146,13 @@ def _train_into(state_path: Path, metadata: Any, arguments: argparse.Namespace, 
         if arguments.json:
             print(json.dumps(_results(trainer, reporter)))
     return 0
+
+
+def _journal(arguments: argparse.Namespace, team: Team) -> contextlib.AbstractContextManager[TextIO | None]:
+    """The file that programs read, where one is wanted."""
+    if arguments.journal is None or not team.leads:
+        return contextlib.nullcontext()
+    return open(arguments.journal, "a", encoding="utf-8")
 
 
 def _follow(trainer: "Trainer", arguments: argparse.Namespace) -> int:
@@ -236,7 +248,8 @@ class Reporter:
         self.shown = now
         held_out = f"{p.validation_nats:.2f}" if p.validation_nats is not None else "-"
         note = f"step {p.step:,}, loss {p.train_nats:.2f}, held-out {held_out}, {self.frames_per_second:,.0f} frames/s"
-        self.task.update(trainer.share_done(), note, trainer.remaining_s(self.frames_per_second))
+        remaining_s = trainer.remaining_s(self.frames_per_second)
+        self.task.update(trainer.share_done(), note, remaining_s, step=p.step, training=p.train_nats)
 
 
 class Listener:

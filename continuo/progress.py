@@ -3,6 +3,7 @@
 Everything goes to standard error; standard output belongs to results.
 """
 
+import json
 import sys
 import time
 from types import TracebackType
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from continuo.command import as_called, printable
 
 PLAIN_EVERY_S = 10.0
+JOURNAL_EVERY_S = 0.5
 
 
 def duration(seconds: float) -> str:
@@ -31,9 +33,13 @@ def duration(seconds: float) -> str:
 
 
 class Display:
-    """Where a script tells what it is doing. Use as a context manager; `quiet` says nothing at all."""
+    """Where a script tells what it is doing. Use as a context manager; `quiet` says nothing at all.
 
-    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+    `journal`: where programs are told too, in lines of JSON: of tasks, their share that is done and seconds remaining.
+    """
+
+    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None, journal: TextIO | None = None) -> None:
+        self.journal = journal
         self.stream = stream or sys.stderr
         self.quiet = quiet
         self.live: Progress | None = None
@@ -75,12 +81,13 @@ class Task:
     def __init__(self, display: Display, name: str, total: float) -> None:
         self.display, self.name, self.total = display, name, total
         self.started = self.last_line = time.monotonic()
+        self.last_entry = 0.0
         self.first_done: float | None = None
         self.bar = display.live.add_task(name, total=total, note="") if display.live else None
 
-    def update(self, done: float, note: str = "", remaining_s: float | None = None) -> None:
-        """Say how much is done; the time remaining is extrapolated unless it is given."""
-        if self.display.quiet:
+    def update(self, done: float, note: str = "", remaining_s: float | None = None, **figures: float | None) -> None:
+        """Say how much is done; the time remaining is extrapolated unless it is given. `figures`: for the journal."""
+        if self.display.quiet and not self.display.journal:
             return
         now = time.monotonic()
         if self.first_done is None:
@@ -88,6 +95,12 @@ class Task:
         if remaining_s is None:
             progress = done - self.first_done
             remaining_s = (now - self.started) / progress * (self.total - done) if progress > 0 else None
+        if self.display.journal and now - self.last_entry >= JOURNAL_EVERY_S:
+            self.last_entry = now
+            entry = {"task": self.name, "share": done / self.total, "remaining_s": remaining_s} | figures
+            print(json.dumps(entry), file=self.display.journal, flush=True)
+        if self.display.quiet:
+            return
         remaining = "--:--" if remaining_s is None else duration(remaining_s)
         clock = f"elapsed {duration(now - self.started)}, remaining {remaining}"
         text = ", ".join(filter(None, [note, clock]))

@@ -1,0 +1,452 @@
+// The page of studio.py: three tabs, each a form that asks and a stage that shows.
+
+import { Player, Spectrogram } from "./sound.js";
+
+const $ = (id) => document.getElementById(id);
+const POLL_MS = 1000;
+
+function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+async function ask(path, body) {
+  const options = body === undefined ? {} : { method: "POST", body, headers: { "x-continuo": "studio" } };
+  const response = await fetch(path, options).catch((error) => {
+    throw error.name === "AbortError" ? error : new Error("the studio does not answer: is it still running?");
+  });
+  if (!response.ok) throw new Error((await response.json().catch(() => ({}))).error ?? `refused (${response.status})`);
+  return response;
+}
+
+const told = async (path, body) => (await ask(path, body)).json();
+
+/** Runs what a button began; what goes wrong is said above everything. */
+async function doing(work) {
+  $("problem").hidden = true;
+  try {
+    await work();
+  } catch (error) {
+    $("problem").textContent = error.message;
+    $("problem").hidden = false;
+    $("problem").scrollIntoView({ block: "nearest" });
+  }
+}
+
+const clock = (seconds) => {
+  const whole = Math.round(seconds), minutes = Math.floor(whole / 60);
+  const rest = `${minutes % 60}:${String(whole % 60).padStart(2, "0")}`;
+  return whole < 3600 ? rest : `${Math.floor(whole / 3600)} h ${minutes % 60} min`;
+};
+
+// --- tabs -----------------------------------------------------------------------------------------------------------
+
+const tabs = [...document.querySelectorAll("[role=tab]")];
+
+function openTab(tab) {
+  for (const other of tabs) {
+    other.setAttribute("aria-selected", other === tab);
+    other.tabIndex = other === tab ? 0 : -1;
+    $(other.getAttribute("aria-controls")).hidden = other !== tab;
+  }
+  doing(refresh);
+}
+
+tabs.forEach((tab, k) => {
+  tab.onclick = () => openTab(tab);
+  tab.onkeydown = (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step) return;
+    const next = tabs[(k + step + tabs.length) % tabs.length];
+    next.focus();
+    openTab(next);
+  };
+});
+
+function fill(select, values, wanted) {
+  const chosen = [...values].includes(select.value) ? select.value : wanted;
+  select.replaceChildren(...values.map((value) => new Option(value, value, false, value === chosen)));
+}
+
+let choices = {};
+
+/** What there is to choose from may have changed: a model more, say. */
+async function refresh() {
+  choices = await told("/api/choices");
+  fill($("model"), choices.models, choices.models[0]);
+  fill($("judged"), choices.models, choices.models[0]);
+  fill($("preset"), choices.presets, choices.preset);
+  if (!$("report").hidden) await showReport();
+  if (!$("train").hidden) await showTraining();
+}
+
+// --- what is continued ----------------------------------------------------------------------------------------------
+
+const stages = []; // what was brought along, and every take that was kept since
+let takeNumber = 0;
+const width = () => Math.round($("paper").parentElement.clientWidth);
+
+async function bring(asking) {
+  $("status").textContent = "reading …";
+  try {
+    const found = await asking();
+    stages.splice(0, stages.length, { ...found, title: found.name, takes: [] });
+  } finally {
+    $("status").textContent = "";
+  }
+  showPiece();
+}
+
+async function upload(file) {
+  if (file.size > choices.most_upload) {
+    throw new Error(`${file.name} is too large: ${choices.most_upload >> 20} MB at most`);
+  }
+  await bring(() => told(`/api/upload?name=${encodeURIComponent(file.name)}&width=${width()}`, file));
+}
+
+$("file").onchange = () => doing(async () => {
+  const file = $("file").files[0];
+  if (file) await upload(file).finally(() => ($("file").value = ""));
+});
+addEventListener("dragover", (event) => { event.preventDefault(); $("drop").classList.add("over"); });
+addEventListener("dragleave", () => $("drop").classList.remove("over"));
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  $("drop").classList.remove("over");
+  const file = event.dataTransfer.files[0];
+  if (file) doing(() => upload(file));
+});
+
+function showPiece() {
+  const stage = stages.at(-1);
+  $("piece-title").textContent = stage.title;
+  const notes = stage.notes.length ? `, ${stage.notes.length} notes` : "";
+  $("piece-facts").textContent = [`${clock(stage.seconds)} min${notes}`, ...stage.warnings].join("; ");
+  $("piece-sound").hidden = !stage.sound;
+  if (stage.sound) $("piece-sound").src = stage.sound;
+  $("paper").hidden = !stage.pages;
+  $("paper").replaceChildren(...Array.from({ length: stage.pages }, (_, k) => make("img", {
+    src: `/api/files/${stage.id}/page-${k + 1}.svg`, alt: `The score, page ${k + 1} of ${stage.pages}`,
+  })));
+  $("roll").hidden = Boolean(stage.pages) || !stage.notes.length;
+  if (!$("roll").hidden) drawRoll($("roll"), stage);
+  $("undo").hidden = stages.length < 2;
+  $("go").disabled = false;
+  $("takes").replaceChildren(...stage.takes);
+  $("takes-title").hidden = !stage.takes.length;
+}
+
+function pen(canvas) {
+  canvas.width = canvas.clientWidth * devicePixelRatio;
+  const context = canvas.getContext("2d"), style = getComputedStyle(document.documentElement);
+  return [context, (name) => style.getPropertyValue(`--${name}`), canvas.width, canvas.height];
+}
+
+/** A colour of the page as a canvas takes it: light or dark is decided on an element. */
+function ink(name) {
+  const probe = make("i");
+  document.body.append(probe);
+  probe.style.color = `var(--${name})`;
+  const colour = getComputedStyle(probe).color;
+  probe.remove();
+  return colour;
+}
+
+function drawRoll(canvas, { notes, seconds }) {
+  const [context, , w, h] = pen(canvas);
+  const pitches = notes.map((note) => note[2]), low = Math.min(...pitches) - 2, high = Math.max(...pitches) + 2;
+  context.fillStyle = ink("note");
+  for (const [onset, length, pitch] of notes) {
+    const thick = Math.max(h / (high - low), 2);
+    context.fillRect((onset / seconds) * w, h - ((pitch - low) / (high - low)) * h, Math.max((length / seconds) * w - 1, 1), thick);
+  }
+}
+
+$("undo").onclick = () => {
+  stages.pop();
+  showPiece();
+};
+
+// --- takes ----------------------------------------------------------------------------------------------------------
+
+let player = null, making = null;
+
+function hush(except) {
+  if (player && except !== player) player.stop();
+  for (const sound of document.querySelectorAll("audio")) if (sound !== except) sound.pause();
+}
+
+addEventListener("play", (event) => hush(event.target), true);
+addEventListener("keydown", (event) => { if (event.key === "Escape") $("stop").click(); });
+
+$("stop").onclick = () => {
+  making?.abort();
+  hush();
+};
+
+$("ask").onsubmit = (event) => {
+  event.preventDefault();
+  doing(continueIt);
+};
+
+async function continueIt() {
+  const form = new FormData($("ask")), stage = stages.at(-1), body = { source: stage.id };
+  for (const [name, value] of form) body[name] = name === "model" ? value : Number(value);
+  if (form.get("seed") === "") body.seed = Math.floor(Math.random() * 1e6);
+  hush();
+  performance.mark("asked");
+  making = new AbortController();
+  const stopped = making.signal;
+  $("go").disabled = true;
+  $("stop").disabled = false;
+  const card = new TakeCard(stage, body);
+  try {
+    const response = await fetch("/api/takes", {
+      method: "POST", body: JSON.stringify(body), headers: { "x-continuo": "studio" }, signal: stopped,
+    });
+    if (!response.ok) throw new Error((await response.json()).error);
+    for await (const answer of lines(response.body)) card.hear(answer);
+  } catch (error) {
+    card.drop();
+    if (error.name !== "AbortError") throw error;
+    $("status").textContent = "stopped";
+  } finally {
+    $("go").disabled = false;
+    $("stop").disabled = !player || player.ended;
+  }
+}
+
+async function* lines(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const parts = (text + value).split("\n");
+    text = parts.pop();
+    for (const part of parts) if (part) yield JSON.parse(part);
+  }
+}
+
+function unpacked(pcm) {
+  const bytes = Uint8Array.from(atob(pcm), (letter) => letter.charCodeAt(0));
+  return Float32Array.from(new Int16Array(bytes.buffer), (value) => value / 32768);
+}
+
+/** One take: its picture grows while it is made, then it can be heard again, kept and downloaded. */
+class TakeCard {
+  constructor(stage, body) {
+    Object.assign(this, { stage, body, number: ++takeNumber });
+    this.canvas = make("canvas");
+    this.words = make("strong", { textContent: `Take ${this.number}` });
+    this.facts = make("span", { className: "small", textContent: `${body.model}, seed ${body.seed}` });
+    this.line = make("div", { className: "doings" }, this.words, this.facts);
+    this.element = make("li", {}, this.line);
+    this.element.tabIndex = -1;
+    stage.takes.unshift(this.element);
+    $("takes").prepend(this.element);
+    $("takes-title").hidden = false;
+    $("status").textContent = `take ${this.number}: loading the model and reading the prompt …`;
+  }
+
+  hear(answer) {
+    this[answer.kind](answer);
+  }
+
+  queued() {
+    $("status").textContent = "waiting for another take to be made …";
+  }
+
+  begins({ sample_rate_hz, seam_s, from_s, seconds }) {
+    this.from = from_s;
+    this.picture = new Spectrogram(this.canvas, sample_rate_hz, seam_s - from_s + seconds, seam_s - from_s);
+    this.element.append(this.canvas);
+    player = this.player = new Player(sample_rate_hz);
+    $("status").textContent = `take ${this.number}: being made …`;
+    const follow = () => {
+      if (this.player.ended) return this.played();
+      this.picture.listenAt(this.player.position);
+      requestAnimationFrame(follow);
+    };
+    requestAnimationFrame(follow);
+  }
+
+  played() {
+    if (!this.made && !this.dropped && this.player.context.state !== "closed") {
+      return setTimeout(() => requestAnimationFrame(() => this.played()), 100);
+    }
+    if (player === this.player && !making?.signal.aborted && $("go").disabled === false) $("stop").disabled = true;
+    this.player.stop();
+  }
+
+  audio({ pcm }) {
+    const samples = unpacked(pcm);
+    this.player.push(samples);
+    this.picture.push(samples);
+    if (!performance.getEntriesByName("heard").some((mark) => mark.detail === this.number)) {
+      performance.mark("heard", { detail: this.number });
+    }
+  }
+
+  done({ id, files, seconds, seam_s }) {
+    Object.assign(this, { id, made: seconds - seam_s });
+    $("status").textContent = `take ${this.number} is made: ${this.made.toFixed(1)} s`;
+    this.facts.textContent += `, ${this.made.toFixed(1)} s`;
+    this.sound = `/api/files/${id}/take.wav`;
+    const audio = make("audio", { controls: true, preload: "metadata", src: `${this.sound}#t=${this.from}` });
+    audio.setAttribute("aria-label", `Take ${this.number}`);
+    audio.ontimeupdate = () => this.picture.listenAt(Math.max(audio.currentTime - this.from, 0));
+    this.canvas.onclick = (event) => {
+      audio.currentTime = this.from + (event.offsetX / this.canvas.clientWidth) * this.picture.seconds;
+      audio.play();
+    };
+    const name = `${this.stage.title.replace(/\.\w+\b/, "")} - take ${this.number}`;
+    const kinds = { wav: "WAV", mid: "MIDI", musicxml: "MusicXML" };
+    const links = Object.entries(kinds).filter(([kind]) => files.includes(`take.${kind}`)).map(([kind, words]) => {
+      const link = make("a", { href: `/api/files/${id}/take.${kind}?as=${encodeURIComponent(`${name}.${kind}`)}`, textContent: words });
+      link.setAttribute("aria-label", `Download take ${this.number} as ${words}`);
+      return link;
+    });
+    const keep = make("button", { textContent: "Keep", onclick: () => doing(() => this.keep()) });
+    keep.setAttribute("aria-label", `Keep take ${this.number}`);
+    this.element.append(audio, make("div", { className: "doings" }, keep, ...links));
+  }
+
+  failed({ text }) {
+    this.drop();
+    $("status").textContent = "";
+    throw new Error(text);
+  }
+
+  cancelled() {
+    this.drop();
+  }
+
+  drop() {
+    this.dropped = true;
+    this.player?.stop();
+    this.element.remove();
+    this.stage.takes = this.stage.takes.filter((element) => element !== this.element);
+    $("takes-title").hidden = !$("takes").children.length;
+  }
+
+  async keep() {
+    hush();
+    const found = await told(`/api/look/${this.id}?width=${width()}`, "");
+    const title = `${this.stage.title} + ${this.made.toFixed(1)} s`;
+    stages.push({ ...found, title, takes: [], sound: this.sound });
+    showPiece();
+    $("status").textContent = `take ${this.number} is kept: the next one continues it`;
+    $("go").focus();
+  }
+}
+
+// --- training -------------------------------------------------------------------------------------------------------
+
+let watching = null;
+
+$("training").onsubmit = (event) => {
+  event.preventDefault();
+  doing(async () => {
+    const form = Object.fromEntries(new FormData($("training")));
+    await told("/api/training", JSON.stringify({ ...form, minutes: Number(form.minutes), samples: "samples" in form }));
+    await showTraining();
+  });
+};
+
+$("pause").onclick = () => doing(async () => {
+  await told("/api/training/pause", "");
+  await showTraining();
+});
+
+const STATES = { running: "Training", stopping: "Saving", paused: "Paused:", done: "Trained:", failed: "Not trained:" };
+
+async function showTraining() {
+  clearTimeout(watching);
+  const now = await told("/api/training");
+  const name = $("training").elements.name.value, busy = now.state === "running" || now.state === "stopping";
+  $("start").disabled = busy;
+  $("start").textContent = choices.models?.includes(name) || (now.name === name && now.state === "paused") ? "Go on" : "Start";
+  $("pause").disabled = now.state !== "running";
+  if (now.state !== "idle") drawTraining(now, busy);
+  if (busy) watching = setTimeout(() => doing(showTraining), POLL_MS);
+  else if (now.state !== "idle") choices = await told("/api/choices");
+}
+
+function drawTraining({ name, state, now, said, training, held_out, samples }, busy) {
+  $("training-title").textContent = `${STATES[state]} ${name}`;
+  $("share").hidden = !busy;
+  $("share").value = now.share ?? 0;
+  const remaining = now.remaining_s == null ? "" : `, ${clock(now.remaining_s)} remaining`;
+  const loss = training.length ? `, step ${training.at(-1)[0]}, ${training.at(-1)[1].toFixed(2)} nats` : "";
+  $("training-facts").textContent = now.task ? `${now.task}: ${Math.round(100 * now.share)} %${loss}${remaining}` : loss.slice(2);
+  $("said").hidden = !said.length;
+  $("said").textContent = said.join("\n");
+  $("curves").hidden = $("legend").hidden = training.length < 2;
+  if (!$("curves").hidden) drawCurves($("curves"), training, held_out);
+  for (const { id, step, from_s } of samples.slice($("samples").children.length)) {
+    const audio = make("audio", { controls: true, preload: "metadata", src: `/api/files/${id}/take.wav#t=${from_s}` });
+    audio.setAttribute("aria-label", `Sample of step ${step}`);
+    $("samples").prepend(make("li", {}, make("span", { textContent: `Sample of step ${step}` }), audio));
+  }
+}
+
+function drawCurves(canvas, training, held_out) {
+  const [context, , w, h] = pen(canvas), edge = 46 * devicePixelRatio, foot = 24 * devicePixelRatio;
+  const values = [...training, ...held_out].map((point) => point[1]);
+  const low = Math.min(...values), span = Math.max(...values) - low || 1, last = Math.max(training.at(-1)[0], 1);
+  const x = (step) => edge + (step / last) * (w - edge - 8), y = (nats) => 8 + (1 - (nats - low) / span) * (h - foot - 16);
+  context.font = `${12 * devicePixelRatio}px system-ui, sans-serif`;
+  context.fillStyle = ink("soft");
+  context.strokeStyle = ink("line");
+  for (const nats of [low, low + span / 2, low + span]) {
+    context.fillText(nats.toFixed(1), 4, y(nats) + 4);
+    context.strokeRect(edge, y(nats), w - edge - 8, 0);
+  }
+  context.textAlign = "right";
+  context.fillText(`step ${last}`, w - 8, h - 6);
+  for (const [points, colour] of [[training, "learned"], [held_out, "held"]]) {
+    context.beginPath();
+    for (const [step, nats] of points) context.lineTo(x(step), y(nats));
+    context.strokeStyle = context.fillStyle = ink(colour);
+    context.lineWidth = 2 * devicePixelRatio;
+    context.stroke();
+    if (colour === "held") for (const [step, nats] of points) context.fillRect(x(step) - 4, y(nats) - 4, 8, 8);
+  }
+}
+
+// --- reports --------------------------------------------------------------------------------------------------------
+
+let reporting = null;
+
+$("judged").onchange = () => doing(showReport);
+$("measuring").onsubmit = (event) => {
+  event.preventDefault();
+  doing(async () => {
+    const form = new FormData($("measuring"));
+    await told("/api/report", JSON.stringify({ model: form.get("model"), thorough: form.has("thorough") }));
+    await showReport();
+  });
+};
+
+async function showReport() {
+  clearTimeout(reporting);
+  const model = $("judged").value, now = await told(`/api/report?model=${encodeURIComponent(model)}`);
+  const running = now.state === "running", failed = now.state === "failed";
+  $("measure").disabled = running;
+  $("report-state").textContent = running ? `measuring ${model} …` : failed ? `${model} could not be measured` : now.page ? "" : `${model} has no report yet`;
+  $("report-said").hidden = !running && !failed;
+  $("report-said").textContent = now.said.join("\n");
+  $("page").hidden = !now.page || running;
+  if (now.page && !running) $("page").src = `/report/${encodeURIComponent(model)}?${now.state}`;
+  if (running) reporting = setTimeout(() => doing(showReport), POLL_MS);
+}
+
+doing(async () => {
+  await refresh();
+  $("examples").append(...choices.examples.map((name) => make("button", {
+    type: "button", textContent: name, onclick: () => doing(() => bring(() => told(`/api/examples/${name}?width=${width()}`, ""))),
+  })));
+  if (choices.training) openTab($("tab-train"));
+});

@@ -1,0 +1,576 @@
+"""Continuo as a page in the browser: continue a score and hear it while it is made, train on a folder, read reports.
+
+python studio.py
+python studio.py --port 9000 --open
+
+It answers to this computer alone, needs no network and sends nothing anywhere. Models are the metadata files in the
+folder where it is started, and the demo model; Ctrl-C ends it, and a training that runs then saves first.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import re
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import time
+import webbrowser
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvicorn
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
+
+from continuo import metadata
+from continuo.command import Parser, printable, run_main
+from continuo.guard import Guard
+from continuo.job import Job
+from continuo.worker import Answer, Worker
+
+HERE = Path(__file__).resolve().parent
+WEB, EXAMPLES = HERE / "continuo" / "web", HERE / "examples"
+DEMO, DEMO_META = "demo", HERE / "models" / "demo" / "chorales.json"
+FROM_DEMO = "what the demo model knows"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MOST_UPLOAD, MOST_KEPT, MOST_JSON = 200 << 20, 4 << 30, 1 << 16  # bytes: of a file, of all that is kept, of a question
+MOST_UPLOADS_A_MINUTE = 30
+MOST_SECONDS = 600.0
+LOOK_S = 60.0  # that a file may take to be read
+SAMPLE_S, SAMPLE_LEAD_S = 6.0, 2.0  # of a sample while training, and of the prompt that is heard before it
+SAID = 8  # lines of a script that are shown
+CURVE_POINTS = 400
+SERVED = {".wav", ".mid", ".musicxml", ".svg"}
+SVG_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+REPORT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; sandbox; frame-ancestors 'self'"
+)
+
+
+class Question(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class TakeQuestion(Question):
+    """A take that is asked for; `source` is what is continued, `lead_s` what is heard of it before the seam."""
+
+    source: str
+    model: str
+    seconds: float = Field(gt=0, le=MOST_SECONDS)
+    temperature: float = Field(1.0, ge=0, le=5)
+    coarse: float = Field(1.08, ge=0, le=5)
+    fine: float = Field(0.7, ge=0, le=5)
+    seed: int = Field(0, ge=0, lt=2**53)
+    lead_s: float = Field(5.0, ge=0, le=1e6)
+
+
+class TrainQuestion(Question):
+    """A training that is asked for; a model that exists keeps its corpus and its preset."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$")
+    corpus: str = Field("", max_length=4096)
+    preset: str = ""
+    minutes: float = Field(gt=0, le=1e5)
+    samples: bool = True
+
+
+class ReportQuestion(Question):
+    model: str
+    thorough: bool = False
+
+
+@dataclass
+class Entry:
+    """Something that can be heard and continued: a file that was brought along, or a take.
+
+    Attributes:
+        path: what a model is given to continue.
+        name: for people.
+    """
+
+    id: str
+    path: Path
+    name: str
+
+    def words(self, text: str) -> str:
+        """`text` without what only this computer knows."""
+        return text.replace(str(self.path), self.name).replace(self.path.name, self.name)
+
+
+@dataclass
+class Training:
+    """The training that was started last, and the samples of what it had learned."""
+
+    name: str
+    job: Job
+    journal: Path
+    samples_wanted: bool
+    stopping: bool = False
+    sampled_ns: int = 0
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Studio:
+    """What the page can ask for. `folder`: where models are; `desk`: where everything is kept that is not trained."""
+
+    def __init__(self, folder: Path, desk: Path) -> None:
+        self.folder, self.desk = folder, desk
+        self.worker = Worker([sys.executable, str(HERE / "takes.py")])
+        self.entries: dict[str, Entry] = {}
+        self.uploads: deque[float] = deque(maxlen=MOST_UPLOADS_A_MINUTE)
+        self.looking = asyncio.Lock()
+        self.training: Training | None = None
+        self.reports: dict[str, Job] = {}
+
+    # --- models ---------------------------------------------------------------------------------------------------
+
+    def models(self) -> dict[str, Path]:
+        """Metadata files with a state, by name."""
+        found = {}
+        for path in sorted(self.folder.glob("*.json")):
+            with contextlib.suppress(ValueError, OSError):
+                if (self.folder / metadata.load(path).state).is_file():
+                    found[path.stem] = path
+        return found | {DEMO: DEMO_META}
+
+    def model(self, name: str) -> Path:
+        try:
+            return self.models()[name]
+        except KeyError:
+            raise ValueError(f"there is no trained model {printable(name)!r}: choose another one") from None
+
+    async def choices(self, request: Request) -> Response:
+        return JSONResponse({
+            "models": list(self.models()),
+            "presets": [FROM_DEMO, *sorted(path.stem for path in metadata.PRESETS.glob("*.json"))],
+            "preset": metadata.DEFAULT_PRESET,
+            "examples": sorted(path.stem for path in EXAMPLES.glob("*.musicxml")),
+            "most_upload": MOST_UPLOAD,
+            "training": self.training and self.training.name,
+        })  # fmt: skip
+
+    # --- what is continued ----------------------------------------------------------------------------------------
+
+    async def upload(self, request: Request) -> Response:
+        """Keep a file that was brought along, and look at it."""
+        name = printable(Path(request.query_params.get("name", "")).name)[-80:] or "unnamed"
+        ending = Path(name).suffix
+        if not re.fullmatch(r"\.[A-Za-z0-9]{1,8}", ending):
+            raise ValueError(f"{name}: bring a MusicXML, MIDI or audio file, and keep the ending of its name")
+        now = time.monotonic()
+        if len(self.uploads) == MOST_UPLOADS_A_MINUTE and now - self.uploads[0] < 60:
+            raise HTTPException(429, "too many files at once: wait a minute")
+        self.uploads.append(now)
+        with self._new_folder() as folder:
+            path = folder / f"prompt{ending.lower()}"
+            with open(path, "wb") as file:
+                async for chunk in request.stream():
+                    file.write(chunk)
+                    if file.tell() > MOST_UPLOAD:
+                        raise HTTPException(413, f"{name} is too large: {MOST_UPLOAD >> 20} MB at most")
+            return await self._looked_at(Entry(folder.name, path, name), request)
+
+    async def example(self, request: Request) -> Response:
+        """One of the scores that come along."""
+        path = EXAMPLES / f"{Path(request.path_params['name']).name}.musicxml"
+        if not path.is_file():
+            raise HTTPException(404, "there is no such example")
+        with self._new_folder() as folder:
+            return await self._looked_at(Entry(folder.name, path, path.name), request)
+
+    async def look(self, request: Request) -> Response:
+        """What there is already, as it looks."""
+        return await self._looked_at(self.entry(request.path_params["id"]), request)
+
+    async def _looked_at(self, entry: Entry, request: Request) -> Response:
+        """Read a file in a process of its own, and keep it where it can be read."""
+        written = entry.path.with_suffix(".musicxml")  # of a take: engraved rather than its MIDI
+        shown = written if written.is_file() else entry.path
+        width = re.sub(r"\D", "", request.query_params.get("width", ""))[:5]
+        width = str(min(2000, max(200, int(width or 1000))))
+        command = (sys.executable, "-m", "continuo.sheet", str(shown), "--out", str(self.desk / entry.id))
+        pipe = asyncio.subprocess.PIPE
+        async with self.looking:
+            child = await asyncio.create_subprocess_exec(*command, "--width", width, cwd=HERE, stdout=pipe, stderr=pipe)
+            try:
+                facts, reason = await asyncio.wait_for(child.communicate(), LOOK_S)
+            except TimeoutError:
+                raise ValueError(f"{entry.name} took longer than {LOOK_S:.0f} s to read: try a part of it") from None
+            finally:
+                if child.returncode is None:
+                    child.kill()
+                    await child.wait()
+        if child.returncode:
+            words = entry.words(reason.decode(errors="replace").strip()).removeprefix("sheet: ")
+            crashed = f"{entry.name} cannot be read: is it whole, and what its name says?"
+            raise ValueError(words.splitlines()[-1] if child.returncode == 2 and words else crashed)
+        self.entries[entry.id] = entry
+        return JSONResponse({"id": entry.id, "name": entry.name} | json.loads(facts.splitlines()[-1]))
+
+    @contextlib.contextmanager
+    def _new_folder(self) -> Any:
+        """A folder of its own for something new; gone again where that fails."""
+        if sum(path.stat().st_size for path in self.desk.rglob("*") if path.is_file()) > MOST_KEPT:
+            raise ValueError("this studio keeps more than it has room for: download what you like, and start it anew")
+        folder = self.desk / secrets.token_hex(8)
+        folder.mkdir()
+        try:
+            yield folder
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def entry(self, name: str) -> Entry:
+        try:
+            return self.entries[name]
+        except KeyError:
+            raise HTTPException(404, "that is not here any more: was the studio started anew?") from None
+
+    async def file(self, request: Request) -> Response:
+        """A sound, a page or a score of an entry; `as`: the name it is saved under."""
+        entry, name = self.entry(request.path_params["id"]), Path(request.path_params["file"]).name
+        path = self.desk / entry.id / name
+        if path.suffix not in SERVED or not path.is_file():
+            raise HTTPException(404, "there is no such file")
+        headers = {"content-security-policy": SVG_POLICY} if path.suffix == ".svg" else {}
+        return FileResponse(path, filename=request.query_params.get("as"), headers=headers)
+
+    # --- takes ----------------------------------------------------------------------------------------------------
+
+    async def take(self, request: Request) -> Response:
+        """A take, as lines of JSON while it is made."""
+        question = await asked(request, TakeQuestion)
+        entry, meta = self.entry(question.source), self.model(question.model)
+
+        async def talk(tell: Callable[[Answer], Awaitable[None]]) -> None:
+            await self._make(entry, meta, question, tell)
+
+        return Answers(talk)
+
+    async def _make(
+        self, source: Entry, meta: Path, question: TakeQuestion, tell: Callable[[Answer], Awaitable[None]]
+    ) -> None:
+        """Make a take of an entry; it becomes one itself."""
+
+        async def told(answer: Answer) -> None:
+            if answer["kind"] == "failed":
+                answer["text"] = source.words(answer["text"])
+            elif answer["kind"] == "done":
+                files = sorted(path.name for path in folder.iterdir())
+                whole = folder / ("take.mid" if "take.mid" in files else "take.wav")
+                self.entries[folder.name] = Entry(folder.name, whole, f"a take of {source.name}")
+                answer |= {"id": folder.name, "files": files}
+            await tell(answer)
+
+        with self._new_folder() as folder:
+            values = question.model_dump(exclude={"source", "model"})
+            paths = {"meta": str(meta), "prompt": str(source.path), "out": str(folder / "take.wav")}
+            await self.worker.ask(values | paths, told)
+
+    # --- training -------------------------------------------------------------------------------------------------
+
+    async def train(self, request: Request) -> Response:
+        """Start or resume a training."""
+        question = await asked(request, TrainQuestion)
+        if self.training and self.training.job.status is None:
+            raise ValueError(f"{self.training.name} is being trained: pause it first")
+        name, meta = question.name, self.folder / f"{question.name}.json"
+        if name == DEMO:
+            raise ValueError(f"{DEMO} is the name of the model that comes along: choose another name")
+        flags = ["--meta", meta.name, "--minutes", f"{question.minutes:g}"]
+        if not meta.exists():
+            flags += self._new_model(question)
+        journal = self.desk / f"{name}.jsonl"
+        journal.unlink(missing_ok=True)
+        flags += ["--journal", str(journal)]
+        before = self.training.samples if self.training and self.training.name == name else []
+        job = Job(HERE / "train.py", flags, folder=self.folder, log=self.desk / f"{name}.train.log")
+        self.training = Training(name, job, journal, question.samples, sampled_ns=self._saved_ns(meta), samples=before)
+        return JSONResponse({})
+
+    def _new_model(self, question: TrainQuestion) -> list[str]:
+        corpus = question.corpus.strip()
+        if not corpus:
+            raise ValueError(f"type the folder of your music, or {metadata.EMBEDDED_CORPUS} for what comes along")
+        if corpus != metadata.EMBEDDED_CORPUS:
+            path = Path(corpus).expanduser()
+            if not path.is_absolute() or not path.is_dir():
+                raise ValueError(
+                    f"{printable(corpus)} is not a folder: type the whole path, as /home/ann/piano or ~/piano"
+                )
+            corpus = str(path)
+        begin = ["--preset", question.preset]
+        if question.preset == FROM_DEMO:
+            begin = ["--from", str(DEMO_META.with_suffix(".safetensors"))]
+        return ["--corpus", corpus, *begin]
+
+    def _saved_ns(self, meta: Path) -> int:
+        """When the state of a model was written."""
+        with contextlib.suppress(ValueError, OSError):
+            return (self.folder / metadata.load(meta).state).stat().st_mtime_ns
+        return 0
+
+    async def pause(self, request: Request) -> Response:
+        """Ask the training to save and stop."""
+        if self.training:
+            self.training.stopping = True
+            self.training.job.stop()
+        return JSONResponse({})
+
+    async def watch(self, request: Request) -> Response:
+        """How the training goes."""
+        t = self.training
+        if t is None:
+            return JSONResponse({"state": "idle"})
+        status = t.job.status
+        state = "stopping" if t.stopping else "running"
+        if status is not None:
+            state = "failed" if status else "paused" if t.stopping else "done"
+        past, held_out = self._past(t.name)
+        lines = [json.loads(line) for line in whole_lines(t.journal)]
+        learned = [[line["step"], line["training"]] for line in lines if line.get("training") is not None]
+        first = learned[0][0] if learned else float("inf")
+        curve = [point for point in past if point[0] < first] + learned
+        return JSONResponse({
+            "name": t.name,
+            "state": state,
+            "now": lines[-1] if lines and status is None else {},
+            "said": t.job.said(SAID),
+            "training": curve[:: max(1, len(curve) // CURVE_POINTS)] + curve[-1:],
+            "held_out": held_out,
+            "samples": t.samples,
+        })  # fmt: skip
+
+    def _past(self, name: str) -> tuple[list[list[float]], list[list[float]]]:
+        """The curves at each validation: step and nats, while training and held out."""
+        rows = whole_lines(self.folder / f"{name}.runs" / "training.csv")[1:]
+        values = [[float(cell) for cell in row.split(",")] for row in rows]
+        return [[v[0], v[2]] for v in values], [[v[0], v[3]] for v in values]
+
+    async def sample_forever(self) -> None:
+        """A sample of what was learned, whenever a training has saved and nobody waits for a take."""
+        while True:
+            await asyncio.sleep(1)
+            t = self.training
+            if t is None or not t.samples_wanted or t.job.status is not None or self.worker.busy:
+                continue
+            saved_ns = self._saved_ns(self.folder / f"{t.name}.json")
+            if saved_ns > t.sampled_ns:
+                t.sampled_ns = saved_ns
+                await self._sample(t)
+
+    async def _sample(self, t: Training) -> None:
+        prompt = EXAMPLES / "hymn.musicxml"
+        question = TakeQuestion(source="", model=t.name, seconds=SAMPLE_S, lead_s=0)
+
+        async def told(answer: Answer) -> None:
+            if answer["kind"] == "done":
+                heard_from = max(0.0, answer["seam_s"] - SAMPLE_LEAD_S)
+                t.samples.append({"id": answer["id"], "step": answer["step"], "from_s": heard_from})
+
+        await self._make(Entry("", prompt, prompt.name), self.folder / f"{t.name}.json", question, told)
+
+    # --- reports --------------------------------------------------------------------------------------------------
+
+    async def measure(self, request: Request) -> Response:
+        """Start evaluate.py for a model."""
+        question = await asked(request, ReportQuestion)
+        meta = self.model(question.model)
+        if any(job.status is None for job in self.reports.values()):
+            raise ValueError("a report is being made: wait for it")
+        size = ["--pieces", "16", "--long", "120"] if question.thorough else ["--pieces", "4", "--long", "20"]
+        flags = ["--meta", str(meta), "--out", f"{question.model}.evaluation", "--force", *size]
+        log = self.desk / f"{question.model}.report.log"
+        self.reports[question.model] = Job(HERE / "evaluate.py", flags, folder=self.folder, log=log)
+        return JSONResponse({})
+
+    async def report_state(self, request: Request) -> Response:
+        name = request.query_params.get("model", "")
+        self.model(name)
+        job = self.reports.get(name)
+        return JSONResponse({
+            "state": "none" if job is None else "running" if job.status is None else "failed" if job.status else "done",
+            "said": job.said(SAID) if job else [],
+            "page": self._report(name).is_file(),
+        })  # fmt: skip
+
+    async def report(self, request: Request) -> Response:
+        name = request.path_params["model"]
+        self.model(name)
+        if not self._report(name).is_file():
+            raise HTTPException(404, "there is no report yet")
+        return FileResponse(self._report(name), headers={"content-security-policy": REPORT_POLICY})
+
+    def _report(self, name: str) -> Path:
+        return self.folder / f"{name}.evaluation" / "report.html"
+
+    # --- the application ------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def life(self, app: Starlette) -> AsyncIterator[None]:
+        warm = asyncio.create_task(self.worker.ask({"meta": str(DEMO_META)}, ignore))
+        sampling = asyncio.create_task(self.sample_forever())
+        try:
+            yield
+        finally:
+            for task in (warm, sampling):
+                task.cancel()
+            await self.worker.close()
+            for job in [*self.reports.values(), *([self.training.job] if self.training else [])]:
+                await asyncio.to_thread(job.end, 60.0)
+
+    def app(self, hosts: tuple[str, ...] = LOOPBACK) -> Starlette:
+        """The web application, which answers where it is called by one of these names."""
+        routes = [
+            Route("/api/choices", self.choices),
+            Route("/api/upload", self.upload, methods=["POST"]),
+            Route("/api/examples/{name}", self.example, methods=["POST"]),
+            Route("/api/look/{id}", self.look, methods=["POST"]),
+            Route("/api/files/{id}/{file}", self.file),
+            Route("/api/takes", self.take, methods=["POST"]),
+            Route("/api/training", self.watch),
+            Route("/api/training", self.train, methods=["POST"]),
+            Route("/api/training/pause", self.pause, methods=["POST"]),
+            Route("/api/report", self.report_state),
+            Route("/api/report", self.measure, methods=["POST"]),
+            Route("/report/{model}", self.report),
+            Mount("/", StaticFiles(directory=WEB, html=True)),
+        ]
+        guards = [Middleware(Guard), Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)]
+        refusals: dict[Any, Any] = {ValueError: refused, HTTPException: refused}
+        return Starlette(routes=routes, middleware=guards, exception_handlers=refusals, lifespan=self.life)
+
+
+class Answers(Response):
+    """Lines of JSON while they come; whoever leaves gives up what was asked for."""
+
+    def __init__(self, talk: Callable[[Callable[[Answer], Awaitable[None]]], Awaitable[None]]) -> None:
+        super().__init__(media_type="application/x-ndjson")
+        del self.headers["content-length"]
+        self.talk = talk
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+
+        async def tell(answer: Answer) -> None:
+            body = json.dumps(answer).encode() + b"\n"
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+
+        async def talked() -> None:
+            try:
+                await self.talk(tell)
+            except ValueError as error:
+                await tell({"kind": "failed", "text": str(error)})
+
+        async def left() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        tasks = {asyncio.ensure_future(talked()), asyncio.ensure_future(left())}
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await send({"type": "http.response.body", "body": b""})
+
+
+Q = TypeVar("Q", bound=Question)
+
+
+async def asked(request: Request, kind: type[Q]) -> Q:
+    """The question in the body of a request. Raises ValueError naming what is wrong in it."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_JSON:
+            raise HTTPException(413, "the question is too long")
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'the question'}: {first['msg']}") from None
+
+
+async def refused(request: Request, error: Exception) -> Response:
+    text, status = (error.detail, error.status_code) if isinstance(error, HTTPException) else (str(error), 400)
+    return JSONResponse({"error": text}, status)
+
+
+async def ignore(answer: Answer) -> None:
+    """Nobody waits for this answer."""
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file that are written to their end; none where there is no file."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser("studio.py", __doc__)
+    parser.add_argument("--port", type=int, default=8642, help="of the page (default: 8642; 0: any that is free)")
+    parser.add_argument("--host", default="127.0.0.1", help="address that others reach; default: this computer alone")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    return run_main(lambda: _run(arguments), name="studio.py")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    listening = _listen(arguments.host, arguments.port)
+    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+    url = f"http://{host}:{listening.getsockname()[1]}/"
+    if arguments.host not in LOOPBACK:
+        warning = (
+            "whoever reaches it may use this computer to train, and read folders: only in a network that you trust"
+        )
+        print(f"warning: this page answers to other computers; {warning}", file=sys.stderr)
+    with tempfile.TemporaryDirectory(prefix="continuo-studio-") as desk:
+        app = Studio(Path.cwd(), Path(desk)).app((*LOOPBACK, arguments.host))
+        config = uvicorn.Config(app, log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=2)
+        print(f"the studio is open at {url} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+        if arguments.open:
+            webbrowser.open(url)
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listening])
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises ValueError where it cannot."""
+    if host in ("", "0.0.0.0", "::"):
+        raise ValueError(f"--host {host} means every address: name the one that others reach this computer by")
+    if not 0 <= port < 1 << 16:
+        raise ValueError(f"--port {port} must be 0 to 65535")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = error.strerror or "no such address"
+        raise ValueError(
+            f"cannot open --host {host} --port {port} ({reason}): try --port 0, any that is free"
+        ) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
