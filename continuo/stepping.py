@@ -155,7 +155,10 @@ class _Graph:
         """`x` `(B, in)`, cut off at `most`, times the transpose of `weight` `(out, in)`, both rounded to 8 bits."""
         scale = (weight.abs().amax(1) / MOST_WEIGHT).clamp(min=1e-12)
         whole = (weight / scale[:, None]).round().to(torch.int8)
-        input_scale, middle = self.constant(np.array(most / MOST_INPUT, np.float32)), self.constant(np.array(128, np.uint8))
+        input_scale, middle = (
+            self.constant(np.array(most / MOST_INPUT, np.float32)),
+            self.constant(np.array(128, np.uint8)),
+        )
         rounded = self.add("QuantizeLinear", x, input_scale, middle)
         optional = [] if bias is None else ["", self.constant(bias)]
         parts = [rounded, self.constant(whole.T), input_scale, self.constant(scale), middle, *optional]
@@ -171,7 +174,8 @@ class _Graph:
     def finished(self, inputs: dict[str, list[Any]], outputs: dict[str, list[Any]]) -> onnx.ModelProto:
         kinds = {"codes": TensorProto.INT64, "ended": TensorProto.BOOL}
         values = lambda shapes: [  # noqa: E731
-            helper.make_tensor_value_info(name, kinds.get(name, TensorProto.FLOAT), shape) for name, shape in shapes.items()
+            helper.make_tensor_value_info(name, kinds.get(name, TensorProto.FLOAT), shape)
+            for name, shape in shapes.items()
         ]
         graph = helper.make_graph(self.nodes, "step", values(inputs), values(outputs), self.constants)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
