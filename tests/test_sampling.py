@@ -9,7 +9,7 @@ from continuo.sampling import Sampling, draw
 
 
 def test_temperature_zero_takes_the_likeliest_whatever_the_seed():
-    logits = torch.randn(50, 20, generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(5, 10, 20, generator=torch.Generator().manual_seed(0))
     for seed in range(3):
         assert torch.equal(draw(logits, torch.Generator().manual_seed(seed), 0.0, 1.0), logits.argmax(-1))
 
