@@ -28,7 +28,7 @@ from predictor import Predictor
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["damage", "matplotlib.pyplot", "sklearn.model_selection", "tensorboard.compat.proto.summary_pb2"]
+    ["damage", "torch._dynamo", "matplotlib.pyplot", "sklearn.model_selection", "tensorboard.compat.proto.summary_pb2"]
 )
 
 
