@@ -6,13 +6,14 @@
 #   make audit    known vulnerabilities of what is installed (asks PyPI)
 #   make test-lowest   fast tests with the lowest versions that requirements.txt allows, in .venv-lowest
 #   make coverage      branch coverage of the fast tests, at least 90 %      make mutants   mutation tests of five modules
+#   make reliability   faults and hostile input, thoroughly
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 LOWEST := .venv-lowest/bin/python
 
-.PHONY: env demo studio test check fix bench audit test-lowest coverage mutants clean-cache
+.PHONY: env demo studio test check fix bench reliability audit test-lowest coverage mutants clean-cache
 
 env: $(VENV)/.installed
 
@@ -64,6 +65,9 @@ coverage: env
 mutants: env
 	OMP_NUM_THREADS=1 $(VENV)/bin/mutmut run --max-children 1
 	$(VENV)/bin/mutmut results
+
+reliability: env
+	CONTINUO_THOROUGH=1 $(RUN) -m pytest -rP tests/test_faults.py tests/test_fuzz.py
 
 clean-cache: env
 	$(RUN) corpus.py --clear-cache

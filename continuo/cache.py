@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from continuo.files import replacing, write_text
+from continuo.files import replacing
 from continuo.parallel import keep_on
 
 VERSION = 1
@@ -49,20 +49,36 @@ def entry(key: str, ending: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = f"the cache cannot be written ({error.strerror}), set CONTINUO_CACHE to another folder"
-        raise OSError(error.errno, reason, str(folder())) from None
+        raise _unwritable(error) from None
     return path
+
+
+def _unwritable(error: OSError) -> OSError:
+    reason = f"the cache cannot be written ({error.strerror}), set CONTINUO_CACHE to another folder"
+    return OSError(error.errno, reason, str(folder()))
+
+
+@contextlib.contextmanager
+def _writing(key: str, ending: str) -> Iterator[Path]:
+    """`replacing` an entry."""
+    path = entry(key, ending)
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except OSError as error:
+        if error.filename == str(path):
+            raise _unwritable(error) from None
+        raise
 
 
 def put_audio(key: str, blocks: Iterable[np.ndarray], describe: Any) -> dict[str, Any]:
     """Store float32 blocks, then what `describe(path)` says of them; that is written last and seals the entry."""
-    audio = entry(key, ".f32")
-    with replacing(audio) as temporary:
+    with _writing(key, ".f32") as temporary:
         with open(temporary, "wb") as file:
             for block in blocks:
                 file.write(np.ascontiguousarray(block, dtype=np.float32).tobytes())
         facts: dict[str, Any] = describe(temporary) | {"bytes": temporary.stat().st_size}
-    write_text(entry(key, ".json"), json.dumps(facts))
+    put_json(key, facts)
     return facts
 
 
@@ -75,7 +91,8 @@ def get_audio(key: str) -> tuple[Path, dict[str, Any]] | None:
 
 
 def put_json(key: str, content: Any) -> None:
-    write_text(entry(key, ".json"), json.dumps(content))
+    with _writing(key, ".json") as temporary:
+        temporary.write_text(json.dumps(content), encoding="utf-8")
 
 
 def get_json(key: str) -> Any:
@@ -88,7 +105,7 @@ def get_json(key: str) -> Any:
 
 def put_array(key: str, array: np.ndarray) -> None:
     """Store an array."""
-    with replacing(entry(key, ".npy")) as temporary:
+    with _writing(key, ".npy") as temporary:
         np.save(temporary, array)
 
 

@@ -27,7 +27,9 @@ from continuo import checkpoint
 from predictor import Predictor
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["damage", "sklearn.model_selection", "tensorboard.compat.proto.summary_pb2"])
+SERVER.set_forkserver_preload(
+    ["damage", "torch._dynamo", "matplotlib.pyplot", "sklearn.model_selection", "tensorboard.compat.proto.summary_pb2"]
+)
 
 
 def process(work: Callable, *arguments: object) -> multiprocessing.Process:
@@ -223,7 +225,7 @@ def small_disks(folder: Path) -> dict[str, object]:
     return found
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 300.0) -> None:
     """Until it holds; AssertionError if it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():

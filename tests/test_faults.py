@@ -89,13 +89,13 @@ def one_line(err: str, *words: str) -> None:
 
 @pytest.mark.slow
 def test_A06_killed_at_any_moment_and_resumed_equals_never_killed(tmp_path, music_folder, seed):
-    """kill -9 while starting, training and saving; every fifth time it is the real `python train.py`.
+    """kill -9 while starting, training and saving; every tenth time it is the real `python train.py`.
 
     Each state that is found is, bit for bit, the one that the undisturbed run had at that step, and what was reported
     as trained but is not in it took less than a checkpoint interval.
     """
     kills, draw = times(50, 10), random.Random(seed)
-    steps, log = 25 * kills, tmp_path / "log"
+    steps, log = 8 * kills, tmp_path / "log"
     meta, state = tmp_path / "killed" / "model.json", tmp_path / "killed" / "model.safetensors"
     undisturbed = process(damage.train_and_log, log, begin(tmp_path / "whole", music_folder, steps), True)
     undisturbed.join()
@@ -105,12 +105,12 @@ def test_A06_killed_at_any_moment_and_resumed_equals_never_killed(tmp_path, musi
     found: list[int] = []
     for number in range(kills):
         before, every_s, delay_s = step_of(state), draw.choice([1e-6, 0.1]), draw.random() * 0.03
-        if number % 5 == 4:
+        if number % 10 == 9:
             killed_for_real(words_for(meta, steps, every_s), state, 10 * delay_s)
         else:
             log.unlink(missing_ok=True)
             running = process(damage.train_and_log, log, words_for(meta, steps, every_s))
-            least = before + draw.randrange(12) if draw.random() < 0.8 else 0
+            least = before + draw.randrange(4) if draw.random() < 0.8 else 0
             wait_for(lambda least=least: not least or max(pairs(log), default=0) >= least)
             time.sleep(delay_s)
             running.kill()
@@ -252,7 +252,7 @@ def test_full_and_read_only_disks(tmp_path, music_folder):
         "state again": ["model.safetensors", "No space left on device", "free some space"],
         "curves": ["No space left on device", "free some space"],
         "sound": ["predict.py: cannot write", "take.wav", "free some space"],
-        "cache": [".f32: No space left on device: free some space"],
+        "cache": ["the cache cannot be written (No space left on device)", "set CONTINUO_CACHE", "free some space"],
         "cache read-only": ["Read-only file system", "set CONTINUO_CACHE"],
         "state read-only": ["Read-only file system", "choose another place"],
         "sound read-only": ["Read-only file system", "choose another place"],
@@ -326,19 +326,20 @@ def test_a_second_trainer_is_refused_and_a_killed_one_does_not_block(tmp_path, m
     words = begin(tmp_path / "a", music_folder, FOREVER)
     state = tmp_path / "a" / "model.safetensors"
     first = real(words)
-    wait_for(lambda: step_of(state) > 3)
-    status, err = said(train.main, *words)
-    assert status == 2
-    one_line(err, str(state), "is being trained already", "choose another --meta")
-    second = real([*words, "--prepare-only"])
-    assert (second.wait(), second.stderr.read()) == (2, err)
-    assert first.poll() is None
-    Predictor.load(tmp_path / "a" / "model.json")  # reading is free to all
-    first.kill()
-    first.wait()
+    try:
+        wait_for(lambda: step_of(state) > 3)
+        status, err = said(train.main, *words)
+        assert status == 2
+        one_line(err, str(state), "is being trained already", "choose another --meta")
+        assert said(train.main, *words, "--prepare-only") == (2, err)
+        Predictor.load(tmp_path / "a" / "model.json")  # reading is free to all
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.wait()
     assert (state.parent / ".model.safetensors.lock").exists()
     reached = step_of(state)
-    assert said(train.main, *words_for(tmp_path / "a" / "model.json", reached + 2)) == (0, "")
+    assert said(train.main, *words_for(words[1], reached + 2)) == (0, "")
     assert step_of(state) == reached + 2
     assert not (state.parent / ".model.safetensors.lock").exists()
 
@@ -349,9 +350,12 @@ def test_a_worker_that_dies_ends_the_training_in_one_line(tmp_path, music_folder
     begin(tmp_path / "a", music_folder, FOREVER)
     meta, state = tmp_path / "a" / "model.json", tmp_path / "a" / "model.safetensors"
     running = torchrun(meta, "--steps", str(FOREVER), "--checkpoint-every", "0.05", "--quiet")
-    wait_for(lambda: step_of(state) > 3 or running.poll() is not None)
-    os.kill(worker(running, rank=1), signal.SIGKILL)
-    _, err = running.communicate(timeout=120)
+    try:
+        wait_for(lambda: step_of(state) > 3 or running.poll() is not None)
+        os.kill(worker(running, rank=1), signal.SIGKILL)
+        _, err = running.communicate(timeout=120)
+    finally:
+        running.terminate()  # torchrun ends its workers too
     assert running.returncode == 1  # torchrun's own
     lines = [line for line in err.splitlines() if line.startswith("train.py: ")]
     assert lines in ([], ["train.py: another process of this training was lost: the last state is intact"])
