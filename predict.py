@@ -14,6 +14,8 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ MOST_FRAMES = 1_000_000  # over four hours at the default rate
 MOST_TAKES = 10_000
 NO_PROMPT = Path("none")
 DEMO_MODEL = Path(__file__).resolve().parent / "models" / "demo" / "chorales.json"
+TOGETHER = 16  # takes that are drawn side by side
+Job = tuple[Any, Path, int]  # a take, the WAV to write and the seed
 AND_THEN = ", and another one begins (--until-end stops there)"
 
 
@@ -96,7 +100,9 @@ def _run(arguments: argparse.Namespace) -> int:
     import torch
 
     from continuo.device import choose
+    from continuo.parallel import in_order
     from continuo.progress import Display
+    from continuo.report import draw_continuation
     from continuo.sampling import Sampling
     from predictor import Predictor
 
@@ -106,8 +112,8 @@ def _run(arguments: argparse.Namespace) -> int:
         temperatures = (arguments.temperature, arguments.coarse_temperature, arguments.fine_temperature)
         how = Sampling(*temperatures, arguments.top_p)
         predictor = Predictor.load(_model(arguments.meta), device)
-        write = write_sound if predictor.hears == "sound" else write_song
-        if predictor.hears == "notes":
+        sound = predictor.hears == "sound"
+        if not sound:
             check_all(arguments, outs, (".mid", ".musicxml"))
         prompt = None
         if arguments.prompt != NO_PROMPT:
@@ -120,13 +126,22 @@ def _run(arguments: argparse.Namespace) -> int:
             if moved := predictor.moved(prompt):
                 display.say(f"{moved} notes of the prompt are beyond the corpus's range: moved to the nearest octave")
         made = []
-        for number, out in enumerate(outs):
-            started = time.perf_counter()
-            seed = arguments.seed + number
-            take = predictor.take(prompt, seed=seed, how=how, until_end=arguments.until_end)
-            facts = write(arguments, predictor, take, out, seed, display, started)
-            made.append(_facts(predictor, take, out, prompt) | facts)
-            _say(display, arguments, take, made[-1])
+        for first in range(0, len(outs), TOGETHER):
+            group = outs[first : first + TOGETHER]
+            seeds = range(arguments.seed + first, arguments.seed + first + len(group))
+            takes = predictor.takes(prompt, seeds, how=how, until_end=arguments.until_end)
+            write = partial(write_sound if sound else write_song, arguments, predictor, display)
+            jobs = list(zip(takes, group, seeds, strict=True))
+            several = in_order(write, jobs) if sound and len(jobs) > 1 else (write(job) for job in jobs)
+            with closing(several) as written:
+                for (take, out, seed), facts in zip(jobs, written, strict=True):
+                    if sound:  # here, because pictures are no work for several threads
+                        heard_s = facts["seconds"] - facts["continuation_seconds"]
+                        draw_continuation(
+                            out, out.with_suffix(".png"), heard_s, _title(arguments, predictor, take, seed)
+                        )
+                    made.append(_facts(predictor, take, out, prompt) | facts)
+                    _say(display, arguments, take, made[-1])
         weights = _weights(predictor)
         judged = (
             "still improving" if predictor.weights_step == predictor.step else f"better than step {predictor.step:,}"
@@ -180,21 +195,17 @@ def check_all(arguments: argparse.Namespace, outs: list[Path], endings: tuple[st
         check_writable(path, force=arguments.force)
 
 
-def write_sound(
-    arguments: argparse.Namespace, predictor: Any, take: Any, out: Path, seed: int, display: Any, started: float
-) -> dict[str, Any]:
-    """Continue as sound: a WAV that is written while it is made, and its spectrogram."""
-    from continuo import report
+def write_sound(arguments: argparse.Namespace, predictor: Any, display: Any, job: Job) -> dict[str, Any]:
+    """Continue as sound: a WAV that is written while it is made."""
     from continuo.audio import write_wav
     from predictor import joined
 
+    take, out, _ = job
     prompt = take.prompt
     heard = 0 if arguments.continuation_only or prompt is None else len(prompt.samples)
     clock = Clock(display, arguments.frames, predictor)
     blocks = clock.watch(joined(take, prompt, arguments.frames, with_prompt=heard > 0), heard)
     written = write_wav(out, blocks, predictor.sample_rate_hz)
-    picture = out.with_suffix(".png")
-    report.draw_continuation(out, picture, heard / predictor.sample_rate_hz, _title(arguments, predictor, take, seed))
     made_s = take.made / predictor.steps_per_second
     return {
         "seconds": written / predictor.sample_rate_hz,
@@ -204,15 +215,15 @@ def write_sound(
     }
 
 
-def write_song(
-    arguments: argparse.Namespace, predictor: Any, take: Any, out: Path, seed: int, display: Any, started: float
-) -> dict[str, Any]:
+def write_song(arguments: argparse.Namespace, predictor: Any, display: Any, job: Job) -> dict[str, Any]:
     """Continue as notes: MIDI, MusicXML, what they sound like, and a piano roll."""
     from continuo.audio import write_wav
     from continuo.style import stuck
     from continuo.synth import render
     from continuo.writing import draw_song, write_musicxml, write_song_midi
 
+    started = time.perf_counter()
+    take, out, seed = job
     soundfont = predictor.metadata.corpus.soundfont
     song = take.song(arguments.frames)
     seam = 0 if take.prompt is None else take.prompt.ticks
