@@ -183,6 +183,7 @@ def test_an_exported_step_run_by_hand_makes_the_same_music(trained, tmp_path):
     decoder = predictor.featurizer.decoder()
     heard = []
     for _ in range(30):
+        generator.logistic()  # the threshold that would be, drawn before the noise
         draws = np.maximum(generator.standard_exponential(shape, dtype=np.float32), np.float32(2.0**-24))
         noise = -np.log(draws) * np.array(facts["temperatures"], np.float32)[:, None]
         inputs = {"state": state, "threshold": never, "noise": noise.reshape(1, -1)}
