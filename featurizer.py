@@ -339,7 +339,8 @@ class CodebookDecoder(Decoder):
         self.phase = PhaseStream(featurizer.n_fft, featurizer.hop, tail=tail)
         self.overlap = OverlapAdd(featurizer.n_fft, featurizer.hop, tail)
         self.overlap_samples = featurizer.n_fft - featurizer.hop
-        self.recent = self._heard(prompt) if prompt else None  # (PAST ... PAST + BLOCK + AHEAD - 1, P)
+        self.recent = self._heard(prompt) if prompt else None  # components (PAST or PAST + AHEAD, P)
+        self.steps: list[torch.Tensor] = []  # that came after them
 
     def _heard(self, prompt: Piece) -> torch.Tensor:
         """Principal components `(PAST, P)` of the prompt's last frames; the first is repeated where it is short."""
@@ -349,26 +350,29 @@ class CodebookDecoder(Decoder):
         return with_edges(f.codebook.look_up(f.from_complex(spectrum(audio, f.n_fft, f.hop))))[count : PAST + count]
 
     def push(self, step: torch.Tensor) -> np.ndarray:
-        components = self.featurizer.codebook.look_up(step[None])
-        before = components.expand(PAST, -1) if self.recent is None else self.recent
-        self.recent = torch.cat([before, components])
-        return self._decode(self.recent) if len(self.recent) == PAST + BLOCK + AHEAD else np.zeros(0, np.float32)
+        self.steps.append(step)
+        seen = PAST if self.recent is None else len(self.recent)
+        if seen + len(self.steps) < PAST + BLOCK + AHEAD:
+            return np.zeros(0, np.float32)
+        return self._decode(self._components())
 
     def finish(self) -> np.ndarray:
-        rest = np.zeros(0, np.float32)
-        if self.recent is not None and len(self.recent) > PAST:
-            rest = self._decode(torch.cat([self.recent, self.recent[-1:].expand(AHEAD, -1)]))
-        return np.concatenate([rest, self._audio(self.phase.finish()), self.overlap.finish()])
+        components, rest = self._components() if self.steps else self.recent, np.zeros(0, np.float32)
+        if components is not None and len(components) > PAST:
+            rest = self._decode(torch.cat([components, components[-1:].expand(AHEAD, -1)]))
+        return np.concatenate([rest, self.overlap.push(self.phase.finish()), self.overlap.finish()])
+
+    def _components(self) -> torch.Tensor:
+        """The principal components of the steps that came, after those before them; silence begins like the first."""
+        new = self.featurizer.codebook.look_up(torch.stack(self.steps))
+        self.steps = []
+        return torch.cat([new[:1].expand(PAST, -1) if self.recent is None else self.recent, new])
 
     def _decode(self, components: torch.Tensor) -> np.ndarray:
         """The samples that are final with frames `(PAST + n + AHEAD, P)`; the next ones need the last of them."""
         self.recent = components[len(components) - PAST - AHEAD :]
         magnitudes = self.featurizer.magnitude_between(components).numpy()
-        return np.concatenate([np.zeros(0, np.float32), *(self._audio(self.phase.push(row)) for row in magnitudes)])
-
-    def _audio(self, frames: np.ndarray) -> np.ndarray:
-        """Complex frames `(n, K)` to the samples that are final now."""
-        return np.concatenate([np.zeros(0, np.float32), *map(self.overlap.push, frames)])
+        return np.concatenate([self.overlap.push(self.phase.push(row)) for row in magnitudes])
 
 
 class Codec(Protocol):

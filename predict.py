@@ -15,6 +15,8 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ MOST_TAKES = 10_000
 NO_PROMPT = Path("none")
 STANDARD_OUTPUT = Path("-")
 DEMO_MODEL = MODELS / "demo" / "chorales.json"
+TOGETHER = 16  # takes that are drawn side by side
+Job = tuple[Any, Path, int]  # a take, the WAV to write and the seed
 AND_THEN = ", and another one begins (--until-end stops there)"
 
 
@@ -104,7 +108,9 @@ def _run(arguments: argparse.Namespace) -> int:
     import torch
 
     from continuo.device import choose
+    from continuo.parallel import in_order
     from continuo.progress import Display
+    from continuo.report import draw_continuation
     from continuo.sampling import Sampling
     from predictor import Predictor
 
@@ -114,8 +120,8 @@ def _run(arguments: argparse.Namespace) -> int:
         temperatures = (arguments.temperature, arguments.coarse_temperature, arguments.fine_temperature)
         how = Sampling(*temperatures, arguments.top_p)
         predictor = Predictor.load(_model(arguments.meta), device)
-        write = write_sound if predictor.hears == "sound" else write_song
-        if predictor.hears == "notes" and arguments.out != STANDARD_OUTPUT:
+        sound = predictor.hears == "sound"
+        if not sound and arguments.out != STANDARD_OUTPUT:
             check_all(arguments, outs, (".mid", ".musicxml"))
         prompt = None
         if arguments.prompt != NO_PROMPT:
@@ -128,13 +134,22 @@ def _run(arguments: argparse.Namespace) -> int:
             if moved := predictor.moved(prompt):
                 display.say(f"{moved} notes of the prompt are beyond the corpus's range: moved to the nearest octave")
         made = []
-        for number, out in enumerate(outs):
-            started = time.perf_counter()
-            seed = arguments.seed + number
-            take = predictor.take(prompt, seed=seed, how=how, until_end=arguments.until_end)
-            facts = write(arguments, predictor, take, out, seed, display, started)
-            made.append(_facts(predictor, take, out, prompt) | facts)
-            _say(display, arguments, take, made[-1])
+        for first in range(0, len(outs), TOGETHER):
+            group = outs[first : first + TOGETHER]
+            seeds = range(arguments.seed + first, arguments.seed + first + len(group))
+            takes = predictor.takes(prompt, seeds, how=how, until_end=arguments.until_end)
+            write = partial(write_sound if sound else write_song, arguments, predictor, display)
+            jobs = list(zip(takes, group, seeds, strict=True))
+            several = in_order(write, jobs) if sound and len(jobs) > 1 else (write(job) for job in jobs)
+            with closing(several) as written:
+                for (take, out, seed), facts in zip(jobs, written, strict=True):
+                    if sound and out != STANDARD_OUTPUT:  # here, because pictures are no work for several threads
+                        heard_s = facts["seconds"] - facts["continuation_seconds"]
+                        draw_continuation(
+                            out, out.with_suffix(".png"), heard_s, _title(arguments, predictor, take, seed)
+                        )
+                    made.append(_facts(predictor, take, out, prompt) | facts)
+                    _say(display, arguments, take, made[-1])
         weights = _weights(predictor)
         judged = (
             "still improving" if predictor.weights_step == predictor.step else f"better than step {predictor.step:,}"
@@ -200,14 +215,12 @@ def check_all(arguments: argparse.Namespace, outs: list[Path], endings: tuple[st
         check_writable(path, force=arguments.force)
 
 
-def write_sound(
-    arguments: argparse.Namespace, predictor: Any, take: Any, out: Path, seed: int, display: Any, started: float
-) -> dict[str, Any]:
-    """Continue as sound: a WAV that is written while it is made, and its spectrogram."""
-    from continuo import report
+def write_sound(arguments: argparse.Namespace, predictor: Any, display: Any, job: Job) -> dict[str, Any]:
+    """Continue as sound: a WAV that is written while it is made."""
     from continuo.audio import stream_wav, write_wav
     from predictor import joined
 
+    take, out, _ = job
     prompt = take.prompt
     heard = 0 if arguments.continuation_only or prompt is None else len(prompt.samples)
     clock = Clock(display, arguments.frames, predictor)
@@ -216,8 +229,6 @@ def write_sound(
         written = stream_wav(sys.stdout.buffer, blocks, predictor.sample_rate_hz)
     else:
         written = write_wav(out, blocks, predictor.sample_rate_hz)
-        title, seam_s = _title(arguments, predictor, take, seed), heard / predictor.sample_rate_hz
-        report.draw_continuation(out, out.with_suffix(".png"), seam_s, title)
     made_s = take.made / predictor.steps_per_second
     return {
         "seconds": written / predictor.sample_rate_hz,
@@ -227,15 +238,15 @@ def write_sound(
     }
 
 
-def write_song(
-    arguments: argparse.Namespace, predictor: Any, take: Any, out: Path, seed: int, display: Any, started: float
-) -> dict[str, Any]:
+def write_song(arguments: argparse.Namespace, predictor: Any, display: Any, job: Job) -> dict[str, Any]:
     """Continue as notes: MIDI, MusicXML, what they sound like, and a piano roll."""
     from continuo.audio import stream_wav, write_wav
     from continuo.style import stuck
     from continuo.synth import render
     from continuo.writing import draw_song, write_musicxml, write_song_midi
 
+    started = time.perf_counter()
+    take, out, seed = job
     soundfont = predictor.metadata.corpus.soundfont
     task = display.task("continuing", max(arguments.frames, 1))
     song = take.song(arguments.frames, task.update)

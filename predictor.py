@@ -21,7 +21,8 @@ import torch
 
 import corpus
 from continuo import checkpoint, metadata
-from continuo.lanes import Lane, SideBySide, plain_lane
+from continuo.lanes import AT_ONCE, Lane, SideBySide, plain_lane
+from continuo.parallel import made_ahead
 from continuo.piece import Piece
 from continuo.sampling import Sampling
 from continuo.song import Song
@@ -138,10 +139,17 @@ class Predictor:
         least = math.ceil(LEAST_S * self.steps_per_second)
         if self.steps is None or how.top_p < 1:
             return [plain_lane(self.model, context, state, seed=seed, how=how, least=least) for seed in seeds]
-        assert isinstance(self.model.head, LevelHead)
-        temperatures = [self.model.head.temperature(how, level) for level in range(self.steps.levels)]
-        together = SideBySide(self.steps, flat_state(context, state), seeds, temperatures, least)
+        together = SideBySide(self.steps, flat_state(context, state), seeds, self.temperatures(how), least)
         return [together.lane(number) for number in range(len(seeds))]
+
+    def temperatures(self, how: Sampling) -> list[float]:
+        """Of each level of a step; none where steps have no levels."""
+        head = self.model.head
+        return [head.temperature(how, level) for level in range(head.levels)] if isinstance(head, LevelHead) else []
+
+    def opening(self) -> np.ndarray:
+        """The `state` of the step's graph before a piece begins, `(1, S)`."""
+        return flat_state(*self._primed(None))
 
     @torch.inference_mode()
     def _primed(self, heard: torch.Tensor | None) -> tuple[torch.Tensor, Any]:
@@ -200,8 +208,11 @@ class SoundTake(Take):
         self.gain = np.float32(1.0 if prompt is None else prompt.gain)
 
     def samples(self, count: int) -> Iterator[np.ndarray]:
-        """Draw `count` more steps as audio: the samples that became final, float32, some blocks possibly empty."""
-        for step in self.steps(count):
+        """Draw `count` more steps as audio: the samples that became final, float32, some blocks possibly empty.
+
+        The next steps are drawn while these are decoded.
+        """
+        for step in made_ahead(self.steps(count), AT_ONCE):
             yield self.decoder.push(step) / self.gain
 
     def finish(self) -> np.ndarray:

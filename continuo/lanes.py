@@ -1,4 +1,4 @@
-"""Lanes: the steps of continuations while they are drawn, by a model's graph, many side by side, or by the model itself.
+"""Lanes: the steps of continuations while they are drawn, by a model's graph, many side by side, or by the model.
 
 A lane is an endless iterator over pairs: the next step, `(L,)` or `(F,)`, on the CPU, and whether a piece ended before
 it. The same seed gives the same steps, alone and among others.

@@ -46,6 +46,17 @@ def in_order(work: Callable[[T], R], things: Iterable[T], workers: int = WORKERS
         torch.set_num_threads(threads)
 
 
+def made_ahead(things: Iterable[T], at_once: int) -> Generator[T, None, None]:
+    """The same things, but a thread of its own makes the next `at_once` of them while these are used."""
+    rest = iter(things)
+    next_ones = lambda: list(islice(rest, at_once))  # noqa: E731
+    with ThreadPoolExecutor(1) as maker:
+        coming = maker.submit(next_ones)
+        while made := coming.result():
+            coming = maker.submit(next_ones)
+            yield from made
+
+
 def keep_on() -> None:
     """Call it often in long work: it ends the work that nobody waits for any more.
 

@@ -19,6 +19,7 @@ chunked and whole output are the same samples.
 from __future__ import annotations
 
 import numpy as np
+import scipy.fft
 from numpy.typing import NDArray
 
 from continuo.stft import OverlapAdd, hann, overlapped_power, share_of_earlier
@@ -71,11 +72,12 @@ class PhaseStream:
         self.passes, self.momentum = passes, np.float32(momentum)
         self._window = hann(n_fft).numpy()
         span = n_fft + (block + look_ahead - 1) * hop
-        power = np.resize(overlapped_power(n_fft, hop), span)
-        self._gain = (1 / power).astype(np.float32)  # 1 / sum of squared windows
+        power = np.resize(overlapped_power(n_fft, hop), n_fft)  # sum of squared windows, the same under every frame
+        self._analysis = (self._window / power).astype(np.float32)
         self._seam = 0 if tail is None else n_fft // hop  # frames to come that overlap the prompt
         # The overlap-add of the committed frames, from the start of the oldest open frame on.
         self._sum: Floats = np.zeros(span, np.float32)
+        self._new: list[Floats] = []  # magnitudes without phases yet
         self._magnitudes: Floats = np.zeros((0, n_fft // 2 + 1), np.float32)  # of the open frames, oldest first
         self._phasors: Complexes = np.zeros((0, n_fft // 2 + 1), np.complex64)
         self._last_phasor, self._frequency = self._continue_from(tail)
@@ -99,16 +101,13 @@ class PhaseStream:
             raise ValueError(f"magnitude must have shape ({bins},) for n_fft {self.n_fft}, got {magnitude.shape}")
         if not np.all(np.isfinite(magnitude)) or magnitude.min() < 0:
             raise ValueError("magnitude must be finite and >= 0: is this a logarithm that was never undone?")
-        newest = self._phasors[-1] if len(self._phasors) else self._last_phasor
-        guess, self._frequency = _advance(magnitude, newest, self._frequency, self.n_fft, self.hop)
-        self._phasors = np.concatenate([self._phasors, guess[None]])
-        self._magnitudes = np.concatenate([self._magnitudes, magnitude[None]])
+        self._new.append(magnitude)
         block = 1 if self._seam else self.block
-        return self._commit(block) if len(self._magnitudes) == block + self.look_ahead else self._commit(0)
+        return self._commit(block if len(self._magnitudes) + len(self._new) == block + self.look_ahead else 0)
 
     def finish(self) -> Complexes:
         """Commits the open frames and returns them, (n, K)."""
-        return self._commit(len(self._magnitudes))
+        return self._commit(len(self._magnitudes) + len(self._new))
 
     def _continue_from(self, tail: Floats | None) -> tuple[Complexes, Floats]:
         """Puts the prompt's share of the seam into the sum; phasors and frequencies of its last frame, (K,) each."""
@@ -119,12 +118,23 @@ class PhaseStream:
         if tail.shape != (self.n_fft,) or not np.all(np.isfinite(tail)):
             raise ValueError(f"tail must hold {self.n_fft} finite samples, got shape {tail.shape}")
         self._sum[: self.n_fft - self.hop] = tail[self.hop :] * share_of_earlier(self.n_fft, self.hop)
-        spectrum = np.fft.rfft(tail * self._window)
-        return _phasors(spectrum, np.ones_like(spectrum)), _frequencies(np.abs(spectrum))[1]
+        spectrum = scipy.fft.rfft(tail * self._window)
+        return _phasors(spectrum, np.ones_like(spectrum)), _Peaks(np.abs(spectrum[None])).frequency_of_bins[0]
+
+    def _open(self) -> None:
+        """Gives the new frames a first guess of their phases: then they are open."""
+        magnitudes = np.stack(self._new)
+        newest = self._phasors[-1] if len(self._phasors) else self._last_phasor
+        guesses, self._frequency = _advance(magnitudes, newest, self._frequency, self.n_fft, self.hop)
+        self._phasors = np.concatenate([self._phasors, guesses])
+        self._magnitudes = np.concatenate([self._magnitudes, magnitudes])
+        self._new = []
 
     def _add(self, frames: Complexes, signal: Floats) -> None:
         """Adds the windowed time signals of complex frames `(n, K)` to `signal`, from its start on."""
-        for i, part in enumerate(np.fft.irfft(frames, self.n_fft, axis=-1).astype(np.float32) * self._window):
+        parts = scipy.fft.irfft(frames, self.n_fft)
+        parts *= self._window
+        for i, part in enumerate(parts):
             signal[i * self.hop : i * self.hop + self.n_fft] += part
 
     def _iterate(self) -> None:
@@ -135,20 +145,28 @@ class PhaseStream:
         """
         span, before = self.n_fft + (len(self._magnitudes) - 1) * self.hop, None
         signal = np.empty(span, np.float32)
-        frames = np.lib.stride_tricks.sliding_window_view(signal, self.n_fft)[:: self.hop]  # as it is in each pass
-        for _ in range(self.passes):
+        windows = np.lib.stride_tricks.sliding_window_view(signal, self.n_fft)[:: self.hop]  # as it is in each pass
+        frames = self._magnitudes * self._phasors
+        for left in reversed(range(self.passes)):
             signal[:] = self._sum[:span]
-            self._add(self._magnitudes * self._phasors, signal)
-            signal *= self._gain[:span]
-            spectrum = np.fft.rfft(frames * self._window, axis=-1)
+            self._add(frames, signal)
+            spectrum = scipy.fft.rfft(windows * self._analysis)
             ahead = spectrum if before is None else spectrum + self.momentum * (spectrum - before)
-            before, self._phasors = spectrum, _phasors(ahead, self._phasors)
+            before = spectrum
+            if left:
+                size = np.abs(ahead)
+                np.maximum(size, _TINY, out=size)
+                frames = ahead * (self._magnitudes / size)  # where there is nothing at all, nothing is turned
+            else:
+                self._phasors = _phasors(ahead, self._phasors)
 
     def _commit(self, count: int) -> Complexes:
         """Closes the `count` oldest open frames and returns them, (count, K)."""
         if count == 0:
             return np.zeros((0, self.n_fft // 2 + 1), np.complex64)
         self._seam = max(0, self._seam - count)
+        if self._new:
+            self._open()
         self._iterate()
         frames = self._magnitudes[:count] * self._phasors[:count]
         self._last_phasor = self._phasors[count - 1]
@@ -169,8 +187,8 @@ def invert(magnitude: Floats, n_fft: int, hop: int, tail: Floats | None = None) 
         ValueError: as `PhaseStream`.
     """
     stream, overlap = PhaseStream(n_fft, hop, tail=tail), OverlapAdd(n_fft, hop, tail)
-    frames = [frame for row in magnitude for frame in stream.push(row)]
-    return np.concatenate([*map(overlap.push, [*frames, *stream.finish()]), overlap.finish()])
+    frames = [*map(stream.push, magnitude), stream.finish()]
+    return np.concatenate([*map(overlap.push, frames), overlap.finish()])
 
 
 def _phasors(spectrum: Complexes, fallback: Complexes) -> Complexes:
@@ -180,39 +198,54 @@ def _phasors(spectrum: Complexes, fallback: Complexes) -> Complexes:
     return units.astype(np.complex64)
 
 
-def _frequencies(magnitude: Floats) -> tuple[NDArray[np.intp], Floats]:
-    """The spectral peak that each bin belongs to, and that peak's frequency in bins.
+class _Peaks:
+    """The spectral peaks of frames, and which of them each bin belongs to.
 
     A parabola through the logarithms of a peak and its neighbours gives its frequency between the bins.
 
-    Shape:
-        magnitude: (K,) >= 0. Returns (K,) and (K,).
+    Attributes:
+        row, bin, frequency: `(P,)` of all peaks, frame after frame; the frequency in bins.
+        of_bins: `(n, K)` the peak of each bin, counted through all frames.
     """
-    level = np.log(magnitude + _TINY)
-    rises = np.diff(level, prepend=-np.inf, append=-np.inf) > 0  # (K + 1,): rises[k] compares bin k with bin k - 1
-    peaks = np.flatnonzero(rises[:-1] & ~rises[1:])
-    valleys = ~rises[:-1] & rises[1:]  # between two peaks lies exactly one
-    left, centre, right = level[np.maximum(peaks - 1, 0)], level[peaks], level[np.minimum(peaks + 1, len(level) - 1)]
-    bend = np.minimum(left - 2 * centre + right, -1e-6)
-    offset = np.clip(0.5 * (left - right) / bend, -0.5, 0.5)
-    region = np.cumsum(valleys)
-    return peaks[region], (peaks + offset)[region].astype(np.float32)
+
+    def __init__(self, magnitude: Floats) -> None:
+        """`magnitude`: `(n, K)` >= 0."""
+        level = np.log(magnitude + _TINY)
+        last = level.shape[1] - 1
+        rises = np.diff(level, prepend=-np.inf, append=-np.inf) > 0  # (n, K + 1): of bin k over bin k - 1
+        self.row, self.bin = np.nonzero(rises[:, :-1] & ~rises[:, 1:])
+        valleys = ~rises[:, :-1] & rises[:, 1:]  # between two peaks of a frame lies exactly one
+        self.of_bins = np.cumsum(valleys).reshape(level.shape) + np.arange(len(level))[:, None]
+        below, above = np.maximum(self.bin - 1, 0), np.minimum(self.bin + 1, last)
+        left, centre, right = (level[self.row, place] for place in (below, self.bin, above))
+        bend = np.minimum(left - 2 * centre + right, -1e-6)
+        self.frequency = (self.bin + np.clip(0.5 * (left - right) / bend, -0.5, 0.5)).astype(np.float32)
+
+    @property
+    def frequency_of_bins(self) -> Floats:
+        """`(n, K)`: of the peak that each bin belongs to."""
+        return self.frequency[self.of_bins]
 
 
 def _advance(magnitude: Floats, previous: Complexes, before: Floats, n_fft: int, hop: int) -> tuple[Complexes, Floats]:
-    """First guess for a frame: every spectral peak turns on by its own frequency, its neighbours are locked to it.
+    """First guess for frames: every spectral peak turns on by its own frequency, its neighbours are locked to it.
 
     Where a peak is near the one that was there before, it went from that frequency to this one, and turned by their
     mean. A sinusoid seen through a symmetric window has alternating signs from bin to bin (its phase refers to the
     middle of the frame).
 
     Shape:
-        magnitude: (K,) >= 0; previous: (K,) unit phasors and before: (K,) frequencies of the frame before. Returns unit
-        phasors and frequencies (K,) of this one.
+        magnitude: (n, K) >= 0; previous: (K,) unit phasors and before: (K,) frequencies of the frame before. Returns
+        unit phasors (n, K), and the frequencies (K,) of the last frame.
     """
-    peak, frequency = _frequencies(magnitude)
-    was = before[peak]
-    mean = np.where(np.abs(was - frequency) < _GLIDE, (was + frequency) / 2, frequency)
-    sign = 1 - 2 * ((np.arange(len(peak)) - peak) & 1)
-    guess: Complexes = (previous[peak] * np.exp(2j * np.pi * hop / n_fft * mean) * sign).astype(np.complex64)
-    return guess, frequency
+    peaks = _Peaks(magnitude)
+    frequencies = np.concatenate([before[None], peaks.frequency_of_bins])
+    was = frequencies[peaks.row, peaks.bin]
+    mean = np.where(np.abs(was - peaks.frequency) < _GLIDE, (was + peaks.frequency) / 2, peaks.frequency)
+    signs = (1 - 2 * (np.arange(magnitude.shape[1]) & 1)).astype(np.float32)
+    turns = signs[peaks.bin] * np.exp(2j * np.pi * hop / n_fft * mean).astype(np.complex64)
+    guesses = np.empty(magnitude.shape, np.complex64)
+    for guess, peak in zip(guesses, peaks.of_bins, strict=True):
+        guess[:] = signs * (previous[peaks.bin] * turns)[peak]
+        previous = guess
+    return guesses, frequencies[-1]

@@ -60,7 +60,13 @@ def flat_state(context: torch.Tensor, state: tuple[torch.Tensor, ...]) -> np.nda
 
 @torch.no_grad()
 def step_graph(model: Any) -> onnx.ModelProto:
-    """The step of a `SequenceModel` of an `Lstm` and a `LevelHead`, on the CPU."""
+    """The step of a `SequenceModel` on the CPU.
+
+    Raises:
+        ValueError: it is not one that steps in one call.
+    """
+    if not model.steps_in_one_call:
+        raise ValueError("this model has no graph of its step: only an LSTM has one whose steps are levels of codes")
     head, lstm = model.head, model.backbone.lstm
     levels, classes, _ = head.embedding.vectors.shape
     layers, width, context_width = lstm.num_layers, lstm.hidden_size, len(model.begin)
@@ -137,8 +143,8 @@ class _Graph:
         self.nodes.append(helper.make_node("Split", [x, self.integers(*sizes)], names, axis=1))
         return names
 
-    def constant(self, value: torch.Tensor | np.ndarray | float) -> str:
-        array = np.ascontiguousarray(value, np.float32 if isinstance(value, float) else None)
+    def constant(self, value: torch.Tensor | np.ndarray) -> str:
+        array = np.asarray(value)
         self.constants.append(numpy_helper.from_array(array, f"constant_{len(self.constants)}"))
         return str(self.constants[-1].name)
 
@@ -155,10 +161,8 @@ class _Graph:
         """`x` `(B, in)`, cut off at `most`, times the transpose of `weight` `(out, in)`, both rounded to 8 bits."""
         scale = (weight.abs().amax(1) / MOST_WEIGHT).clamp(min=1e-12)
         whole = (weight / scale[:, None]).round().to(torch.int8)
-        input_scale, middle = (
-            self.constant(np.array(most / MOST_INPUT, np.float32)),
-            self.constant(np.array(128, np.uint8)),
-        )
+        input_scale = self.constant(np.array(most / MOST_INPUT, np.float32))
+        middle = self.constant(np.array(128, np.uint8))
         rounded = self.add("QuantizeLinear", x, input_scale, middle)
         optional = [] if bias is None else ["", self.constant(bias)]
         parts = [rounded, self.constant(whole.T), input_scale, self.constant(scale), middle, *optional]
@@ -173,10 +177,13 @@ class _Graph:
 
     def finished(self, inputs: dict[str, list[Any]], outputs: dict[str, list[Any]]) -> onnx.ModelProto:
         kinds = {"codes": TensorProto.INT64, "ended": TensorProto.BOOL}
-        values = lambda shapes: [  # noqa: E731
-            helper.make_tensor_value_info(name, kinds.get(name, TensorProto.FLOAT), shape)
-            for name, shape in shapes.items()
-        ]
-        graph = helper.make_graph(self.nodes, "step", values(inputs), values(outputs), self.constants)
+        described = (
+            [
+                helper.make_tensor_value_info(name, kinds.get(name, TensorProto.FLOAT), shape)
+                for name, shape in shapes.items()
+            ]
+            for shapes in (inputs, outputs)
+        )
+        graph = helper.make_graph(self.nodes, "step", *described, self.constants)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)

@@ -8,6 +8,7 @@ its last sample too lies under a whole window.
 import math
 
 import numpy as np
+import scipy.fft
 import torch
 
 
@@ -104,11 +105,17 @@ class OverlapAdd:
             keep = n_fft - hop
             self.sums[:keep] = tail[hop:] * share_of_earlier(n_fft, hop) / divisor[:keep]
 
-    def push(self, frame: np.ndarray) -> np.ndarray:
-        """Add one complex frame `(K,)`; returns the `hop` samples that no later frame touches."""
-        self.sums += np.fft.irfft(frame, self.n_fft).astype(np.float32) * self.synthesis
-        ready, self.sums = self.sums[: self.hop].copy(), np.pad(self.sums[self.hop :], (0, self.hop))
-        return ready
+    def push(self, frames: np.ndarray) -> np.ndarray:
+        """Add complex frames, `(n, K)` or one `(K,)`; returns the `n * hop` samples that no later frame touches."""
+        parts = np.atleast_2d(frames)
+        if not len(parts):
+            return np.zeros(0, np.float32)
+        ready = len(parts) * self.hop
+        sums = np.concatenate([self.sums, np.zeros(ready, np.float32)])
+        for i, part in enumerate(scipy.fft.irfft(parts, self.n_fft) * self.synthesis):
+            sums[i * self.hop : i * self.hop + self.n_fft] += part
+        self.sums = sums[ready:]
+        return sums[:ready]
 
     def finish(self) -> np.ndarray:
         """The `n_fft - hop` samples that remain; the stream is empty afterwards."""

@@ -21,6 +21,7 @@ ALLOWED = {
     "trainer": {"continuo", "corpus", "featurizer", "model_definition", "dataset"},
     "train": {"continuo", "predictor", "trainer"},
     "predict": {"continuo", "predictor"},
+    "export": {"continuo", "predictor"},
     "excerpts": {"continuo", "corpus", "featurizer", "predictor"},
     "evaluation": {"continuo", "dataset", "excerpts", "predictor"},
     "songs_evaluation": {"continuo", "dataset", "evaluation", "excerpts", "predictor"},
@@ -90,7 +91,7 @@ def test_examples_in_docstrings(name):
     assert doctest.testmod(module, extraglobs={"np": importlib.import_module("numpy")}).failed == 0
 
 
-@pytest.mark.parametrize("script", ["train", "predict", "corpus", "evaluate", "studio"])
+@pytest.mark.parametrize("script", ["train", "predict", "corpus", "evaluate", "studio", "export"])
 def test_help_has_examples_and_needs_no_torch(script):
     code = f"import sys, runpy; sys.argv = ['{script}.py', '--help']\n"
     code += f"try: runpy.run_path('{script}.py', run_name='__main__')\nexcept SystemExit as e: assert not e.code\n"

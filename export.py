@@ -1,0 +1,61 @@
+"""Write the step of a trained model as ONNX, to play it without Continuo and without torch.
+
+python export.py --meta model.json --out step.onnx
+
+The file holds the graph of one step (see `continuo/stepping.py`: inputs `state`, `threshold` and `noise`, outputs
+`codes`, `ended` and `state_after`) for any number of lanes, and computes in ONNX Runtime 1.20 or newer. Its metadata
+says what else is needed to draw with it, each a JSON value: `opening`, the `state` of one lane before a piece's first
+step; `levels` and `vocabulary` of a step; `steps_per_second`; `temperatures`, the ones of each level that `predict.py`
+uses unless it is told otherwise. `SideBySide` in `continuo/lanes.py` says how `predict.py` draws a step's threshold and
+then its noise from a seed; nothing ends in the first two seconds.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from continuo.command import Parser, run_main
+from continuo.files import check_writable, human_size, replacing
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser("export.py", __doc__)
+    parser.add_argument("--meta", type=Path, default=Path("model.json"), help="metadata file (default: model.json)")
+    parser.add_argument("--out", type=Path, default=Path("step.onnx"), help="the file to write (default: step.onnx)")
+    parser.add_argument("--force", action="store_true", help="overwrite it if it exists")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    return run_main(lambda: _run(arguments), name="export.py")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    check_writable(arguments.out, force=arguments.force)
+
+    from continuo.sampling import Sampling
+    from continuo.stepping import step_graph
+    from predictor import Predictor
+
+    predictor = Predictor.load(arguments.meta)
+    made = step_graph(predictor.model)
+    facts = {
+        "opening": predictor.opening().tolist(),
+        "levels": predictor.featurizer.spec.levels,
+        "vocabulary": predictor.featurizer.spec.vocabulary,
+        "steps_per_second": predictor.steps_per_second,
+        "temperatures": predictor.temperatures(Sampling()),
+    }
+    for name, value in facts.items():
+        made.metadata_props.add(key=name, value=json.dumps(value))
+    with replacing(arguments.out) as temporary:
+        temporary.write_bytes(made.SerializeToString())
+    size = human_size(arguments.out.stat().st_size)
+    print(f"{arguments.out}: {size}, weights of step {predictor.weights_step:,}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
