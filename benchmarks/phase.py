@@ -161,6 +161,9 @@ METHODS: dict[str, Callable[[Item, np.ndarray], np.ndarray]] = {
         m, heap_integration(m, i.tail, True), 8, 0.99
     ),
     "stream, one by one, no look-ahead, 16 passes: causal": lambda i, m: stream(i, m, block=1, look_ahead=0, passes=16),
+    "stream, one by one, no look-ahead, 2 imagined frames, 8 passes: causal": lambda i, m: stream(
+        i, m, block=1, look_ahead=0, imagined=2, passes=8
+    ),
     "peak-locked advance alone": lambda i, m: stream(i, m, look_ahead=0, passes=0),
     "stream, one by one, look-ahead 1, 16 passes": lambda i, m: stream(i, m, block=1, passes=16),
     "stream, blocks of 8, look-ahead 2": lambda i, m: stream(i, m, block=8, look_ahead=2),

@@ -40,6 +40,7 @@ class PhaseStream:
         tail: the last n_fft samples (float32) of the audio being continued; None continues from silence.
         block: frames that become final together, >= 1. More cost less each, and wait longer.
         look_ahead: frames that stay open after a block, >= 0. Latency: (block - 1 + look_ahead) * hop samples more.
+        imagined: frames after those, >= 0, taken to be like the newest one and never heard. They cost no latency.
         passes: over the open frames for each block, >= 0.
         momentum: 0 ... 1, how far a pass is extrapolated along its last change; 0 is plain Griffin-Lim.
 
@@ -55,6 +56,7 @@ class PhaseStream:
         tail: Floats | None = None,
         block: int = BLOCK,
         look_ahead: int = LOOK_AHEAD,
+        imagined: int = 0,
         passes: int = PASSES,
         momentum: float = MOMENTUM,
     ) -> None:
@@ -64,14 +66,15 @@ class PhaseStream:
             raise ValueError(f"hop must lie in 1 ... n_fft // 2 = {n_fft // 2}, got {hop}: frames must overlap by half")
         if block < 1:
             raise ValueError(f"block must be >= 1, got {block}")
-        if look_ahead < 0 or passes < 0:
-            raise ValueError(f"look_ahead and passes must be >= 0, got {look_ahead} and {passes}")
+        if min(look_ahead, imagined, passes) < 0:
+            raise ValueError(f"look_ahead, imagined and passes must be >= 0, got {look_ahead}, {imagined} and {passes}")
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum must lie in 0 ... 1, got {momentum}: beyond 1 the passes diverge")
         self.n_fft, self.hop, self.block, self.look_ahead = n_fft, hop, block, look_ahead
+        self.imagined = imagined
         self.passes, self.momentum = passes, np.float32(momentum)
         self._window = hann(n_fft).numpy()
-        span = n_fft + (block + look_ahead - 1) * hop
+        span = n_fft + (block + look_ahead + imagined - 1) * hop
         power = np.resize(overlapped_power(n_fft, hop), n_fft)  # sum of squared windows, the same under every frame
         self._analysis = (self._window / power).astype(np.float32)
         self._seam = 0 if tail is None else n_fft // hop  # frames to come that overlap the prompt
@@ -165,12 +168,15 @@ class PhaseStream:
         if count == 0:
             return np.zeros((0, self.n_fft // 2 + 1), np.complex64)
         self._seam = max(0, self._seam - count)
+        given = len(self._magnitudes) + len(self._new)
+        if self.imagined:
+            self._new += self.imagined * [self._new[-1] if self._new else self._magnitudes[-1]]
         if self._new:
             self._open()
         self._iterate()
         frames = self._magnitudes[:count] * self._phasors[:count]
         self._last_phasor = self._phasors[count - 1]
-        self._magnitudes, self._phasors = self._magnitudes[count:], self._phasors[count:]
+        self._magnitudes, self._phasors = self._magnitudes[count:given], self._phasors[count:given]
         self._add(frames, self._sum)
         self._sum = np.concatenate([self._sum[count * self.hop :], np.zeros(count * self.hop, np.float32)])
         return frames

@@ -49,11 +49,14 @@ def convergence(audio, magnitude, seam, n_fft, hop):
 
 @pytest.mark.parametrize(("n_fft", "hop"), GRIDS)
 @pytest.mark.parametrize("count", [0, 1, 2, 9])
-@pytest.mark.parametrize(("block", "look_ahead"), [(1, 0), (1, 1), (4, 1), (2, 3)])
-def test_every_frame_gives_hop_samples(n_fft, hop, count, block, look_ahead):
+@pytest.mark.parametrize(
+    ("block", "look_ahead", "imagined"), [(1, 0, 0), (1, 1, 0), (4, 1, 0), (2, 3, 0), (1, 0, 2), (4, 1, 1)]
+)
+def test_every_frame_gives_hop_samples(n_fft, hop, count, block, look_ahead, imagined):
     magnitude = np.random.default_rng(0).random((count, n_fft // 2 + 1), np.float32)
     for tail in (None, harmonic()[:n_fft]):
-        stream = PhaseStream(n_fft, hop, tail=tail, block=block, look_ahead=look_ahead, passes=2)
+        tuning = {"block": block, "look_ahead": look_ahead, "imagined": imagined}
+        stream = PhaseStream(n_fft, hop, tail=tail, passes=2, **tuning)
         out, frames = streamed(stream, OverlapAdd(n_fft, hop, tail), magnitude)
         assert out.shape == (n_fft - hop + count * hop,)
         assert out.dtype == np.float32
@@ -106,6 +109,20 @@ def test_the_future_never_changes_what_was_handed_out():
     final = 16 * 128  # of 20 pushes four frames at most are open
     assert first[:final].tobytes() == second[:final].tobytes()
     assert not np.array_equal(first, second)
+
+
+def test_imagined_frames_help_a_causal_stream_and_are_never_heard():
+    t = np.arange(2 * RATE_HZ) / RATE_HZ
+    audio = harmonic(2.0) * (1 + 0.5 * np.sin(2 * np.pi * 3 * t)).astype(np.float32)
+    causal, errors = {"block": 1, "look_ahead": 0}, []
+    for imagined in (0, 1):
+        prompt, out, magnitude, frames = continued(audio, 1536, 384, imagined=imagined, **causal)
+        np.testing.assert_allclose(np.abs(frames), magnitude, rtol=1e-4, atol=1e-4)
+        errors.append(convergence(np.concatenate([prompt, out]), magnitude, len(prompt), 1536, 384))
+    assert errors[1] < 0.7 * errors[0]
+    stream = PhaseStream(1536, 384, tail=audio[RATE_HZ // 2 - 1536 : RATE_HZ // 2], imagined=1, **causal)
+    for frame, row in zip(frames, magnitude, strict=True):  # each is final at once, whatever comes
+        np.testing.assert_array_equal(stream.push(row), frame[None])
 
 
 @pytest.mark.parametrize("frequency_hz", [220.3, 1007.8125, 1000.0, 5000.7])
@@ -198,6 +215,7 @@ def test_same_input_gives_the_same_bytes():
         ({"n_fft": 1536, "hop": 0}, "hop"),
         ({"n_fft": 1536, "hop": 769}, "hop"),
         ({"n_fft": 1536, "hop": 384, "look_ahead": -1}, "look_ahead"),
+        ({"n_fft": 1536, "hop": 384, "imagined": -1}, "imagined"),
         ({"n_fft": 1536, "hop": 384, "passes": -1}, "passes"),
         ({"n_fft": 1536, "hop": 384, "block": 0}, "block"),
         ({"n_fft": 1536, "hop": 384, "momentum": 1.5}, "momentum"),
