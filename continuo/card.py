@@ -72,8 +72,9 @@ def card(name: str, facts: Mapping[str, Any]) -> str:
 def _amount(heard: Mapping[str, Any], which: str) -> str:
     if not heard:
         return ""
-    pieces, hours = heard[f"{which}pieces"], heard[f"{which}seconds"] / 3600
-    return f", {pieces:,} piece{'s' * (pieces != 1)}, {hours:.2f} hours" + (" held out" if which else " to learn from")
+    pieces, seconds = heard[f"{which}pieces"], heard[f"{which}seconds"]
+    length = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
+    return f", {pieces:,} piece{'s' * (pieces != 1)} of {length} {'held out' if which else 'to learn from'}"
 
 
 def evaluation(report: Mapping[str, Any]) -> str:
