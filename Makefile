@@ -1,13 +1,13 @@
 # One .venv serves every target; the first one that is called makes it.
 #   make demo     train briefly on the bundled chorales, predict while training, leave a WAV and a picture in demo/
 #   make test     all tests          make check   format, lint, types, fast tests       make fix   mend format and lint
-#   make bench    the tables of benchmarks/RESULTS.md
+#   make bench    the tables of benchmarks/RESULTS.md           make docs     docs/api/, from the docstrings
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: env demo test check fix bench clean-cache
+.PHONY: env demo test check fix bench docs clean-cache
 
 env: $(VENV)/.installed
 
@@ -38,6 +38,9 @@ fix: env
 bench: env
 	$(RUN) benchmarks/speed.py --write
 	$(RUN) benchmarks/growth.py --write
+
+docs: env
+	$(RUN) -m pdoc --docformat google --no-show-source --output-directory docs/api $(patsubst %.py,%,$(wildcard *.py)) continuo
 
 clean-cache: env
 	$(RUN) corpus.py --clear-cache
