@@ -63,7 +63,7 @@ def card(name: str, facts: Mapping[str, Any]) -> str:
         lines.append(f"- **Held-out nats per step**: {best}{now}")
     command, code = (words.format(meta=f"{name}.json") for words in (COMMAND, CODE))
     return (
-        f"---\nlibrary_name: continuo\ntags: [music, audio]\nlicense: other\nlicense_name: {licence!r}\n---\n\n"
+        f"---\nlibrary_name: continuo\ntags: [music, audio]\n---\n\n"
         f"# {name}\n\nA model that continues music, trained with Continuo.\n\n" + "\n".join(lines) + "\n\n## Use\n\n"
         f"Keep `{name}.json` and `{name}.safetensors` in one folder.\n\n```\n{command}\n```\n\n```python\n{code}```\n"
     )
