@@ -45,7 +45,8 @@ NOT_RUN = {
 
 def commands(text: str) -> list[str]:
     """What is to be typed in a Markdown text: lines of fenced blocks, and code between single backticks."""
-    blocks = re.findall(r"^```(?:sh|bash)?\n(.*?)^```$", text, flags=re.M | re.S)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.M | re.S)
+    blocks = [block for language, block in fenced if language in ("", "sh", "bash")]
     outside = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
     spans = [" ".join(span.replace("\\|", "|").split()) for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", outside)]
     lines = [line.strip() for block in blocks for line in re.sub(r"\\\n\s*", "", block).splitlines()]
@@ -84,7 +85,7 @@ def parsed(words: list[str]) -> argparse.Namespace | None:
 
 
 def test_commands_are_found():
-    text = "Type `python a.py`, not `a`.\n```\nmake x\n\npython b.py \\\n  --c\n```\n```python\nmake = 1\n```\n"
+    text = "Type `python a.py`, not `a`.\n```python\nmake = 1\n```\n```\nmake x\n\npython b.py \\\n  --c\n```\n"
     assert commands(text) == ["make x", "python b.py --c", "python a.py"]
     assert len(SHOWN) > 40
 
