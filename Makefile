@@ -2,7 +2,7 @@
 #   make demo     train briefly on the bundled chorales, predict while training, leave a WAV and a picture in demo/
 #   make studio   the page in the browser: continue a score, train, read reports
 #   make test     all tests          make check   format, lint, types, fast tests       make fix   mend format and lint
-#   make bench    the tables of benchmarks/RESULTS.md
+#   make bench    the tables of benchmarks/RESULTS.md           make docs     docs/api/, from the docstrings
 #   make audit    known vulnerabilities of what is installed (asks PyPI)
 #   make test-lowest   fast tests with the lowest versions that requirements.txt allows, in .venv-lowest
 #   make coverage      branch coverage of the fast tests, at least 90 %      make mutants   mutation tests of five modules
@@ -13,7 +13,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 LOWEST := .venv-lowest/bin/python
 
-.PHONY: env demo studio test check fix bench reliability audit test-lowest coverage mutants clean-cache
+.PHONY: env demo studio test check fix bench docs reliability audit test-lowest coverage mutants clean-cache
 
 env: $(VENV)/.installed
 
@@ -68,6 +68,9 @@ mutants: env
 
 reliability: env
 	CONTINUO_THOROUGH=1 $(RUN) -m pytest -rP tests/test_faults.py tests/test_fuzz.py
+
+docs: env
+	$(RUN) -m pdoc --docformat google --no-show-source --output-directory docs/api $(patsubst %.py,%,$(wildcard *.py)) continuo
 
 clean-cache: env
 	$(RUN) corpus.py --clear-cache

@@ -268,8 +268,8 @@ class Listener:
             return
         started = time.monotonic()
         self.log.hear(p.step, sample(trainer, LISTEN_SHARE * since_s), trainer.metadata.corpus.sample_rate_hz)
-        self.heard_s = p.seconds
-        self.wait_s = max(LISTEN_EVERY_S, (time.monotonic() - started) / LISTEN_SHARE)
+        taken_s = time.monotonic() - started
+        self.heard_s, self.wait_s = p.seconds + taken_s, max(LISTEN_EVERY_S, taken_s / LISTEN_SHARE)
 
 
 def sample(trainer: "Trainer", seconds: float) -> "np.ndarray":

@@ -63,7 +63,7 @@ def card(name: str, facts: Mapping[str, Any]) -> str:
         lines.append(f"- **Held-out nats per step**: {best}{now}")
     command, code = (words.format(meta=f"{name}.json") for words in (COMMAND, CODE))
     return (
-        f"---\nlibrary_name: continuo\ntags: [music, audio]\nlicense: other\nlicense_name: {licence!r}\n---\n\n"
+        f"---\nlibrary_name: continuo\ntags: [music, audio]\n---\n\n"
         f"# {name}\n\nA model that continues music, trained with Continuo.\n\n" + "\n".join(lines) + "\n\n## Use\n\n"
         f"Keep `{name}.json` and `{name}.safetensors` in one folder.\n\n```\n{command}\n```\n\n```python\n{code}```\n"
     )
@@ -72,8 +72,9 @@ def card(name: str, facts: Mapping[str, Any]) -> str:
 def _amount(heard: Mapping[str, Any], which: str) -> str:
     if not heard:
         return ""
-    pieces, hours = heard[f"{which}pieces"], heard[f"{which}seconds"] / 3600
-    return f", {pieces:,} piece{'s' * (pieces != 1)}, {hours:.2f} hours" + (" held out" if which else " to learn from")
+    pieces, seconds = heard[f"{which}pieces"], heard[f"{which}seconds"]
+    length = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
+    return f", {pieces:,} piece{'s' * (pieces != 1)} of {length} {'held out' if which else 'to learn from'}"
 
 
 def evaluation(report: Mapping[str, Any]) -> str:

@@ -9,8 +9,10 @@ import time
 from types import TracebackType
 from typing import TextIO
 
+import rich.progress
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.text import Text
 
 from continuo.command import as_called, printable
 
@@ -32,6 +34,23 @@ def duration(seconds: float) -> str:
     return f"{days} d {clock}" if days else clock
 
 
+def clock(elapsed_s: float, remaining_s: float | None) -> str:
+    """How long something has taken and will take.
+
+    >>> clock(75, None), clock(75, 5)
+    ('elapsed 01:15, remaining --:--', 'elapsed 01:15, remaining 00:05')
+    """
+    return f"elapsed {duration(elapsed_s)}, remaining {'--:--' if remaining_s is None else duration(remaining_s)}"
+
+
+class _Clock(ProgressColumn):
+    """The clock of a bar, which goes on between two updates."""
+
+    def render(self, task: "rich.progress.Task") -> Text:
+        ends = task.fields["ends"]
+        return Text(clock(task.elapsed or 0.0, None if ends is None else ends - time.monotonic()))
+
+
 class Display:
     """Where a script tells what it is doing. Use as a context manager; `quiet` says nothing at all.
 
@@ -44,7 +63,8 @@ class Display:
         self.quiet = quiet
         self.live: Progress | None = None
         if not quiet and self.stream.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[note]}", markup=False))
+            note = TextColumn("{task.fields[note]}", markup=False)
+            columns = (TextColumn("{task.description}"), BarColumn(24), note, _Clock())
             self.live = Progress(*columns, console=Console(file=self.stream), transient=True)
 
     def __enter__(self) -> "Display":
@@ -83,7 +103,7 @@ class Task:
         self.started = self.last_line = time.monotonic()
         self.last_entry = 0.0
         self.first_done: float | None = None
-        self.bar = display.live.add_task(name, total=total, note="") if display.live else None
+        self.bar = display.live.add_task(name, total=total, note="", ends=None) if display.live else None
 
     def update(self, done: float, note: str = "", remaining_s: float | None = None, **figures: float | None) -> None:
         """Say how much is done; the time remaining is extrapolated unless it is given. `figures`: for the journal."""
@@ -101,13 +121,12 @@ class Task:
             print(json.dumps(entry), file=self.display.journal, flush=True)
         if self.display.quiet:
             return
-        remaining = "--:--" if remaining_s is None else duration(remaining_s)
-        clock = f"elapsed {duration(now - self.started)}, remaining {remaining}"
-        text = ", ".join(filter(None, [note, clock]))
         if self.display.live and self.bar is not None:
-            self.display.live.update(self.bar, completed=done, note=text)
+            ends = None if remaining_s is None else now + remaining_s
+            self.display.live.update(self.bar, completed=done, note=note, ends=ends)
         elif now - self.last_line >= PLAIN_EVERY_S:
             self.last_line = now
+            text = ", ".join(filter(None, [note, clock(now - self.started, remaining_s)]))
             self.display.say(f"{self.name} {done / self.total:4.0%}: {text}")
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import soundfile
 from continuo.audio import soft_limit
 from continuo.files import replacing, write_text
 from continuo.notes import Performance
-from continuo.stft import hann
+from continuo.stft import hann, spectrum
 
 PICTURE_COLUMNS = 1600
 HIGHEST_HZ = 6000

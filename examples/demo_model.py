@@ -3,7 +3,8 @@
     python examples/demo_model.py [--minutes 43] [--work demo-model]
 
 Trains the default preset on the bundled chorales in the folder `--work` (started again, it goes on there), keeps the
-weights that predict and the fitted featurizer, as 8-bit integers and half precision, and writes them to `models/demo/`.
+weights that predict and the fitted featurizer, as 8-bit integers and half precision, and writes them to `models/demo/`
+with a model card.
 """
 
 import argparse
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from continuo import checkpoint, metadata
+from continuo.card import write_card
 from continuo.files import human_size
 from train import main as train
 
@@ -43,6 +45,7 @@ def pack(meta: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / f"{NAME}.safetensors"
     checkpoint.save(state, checkpoint.compact(chosen), facts)
+    write_card(state, facts, keep_evaluation=False)
     metadata.save(described.model_copy(update={"state": state.name}), folder / f"{NAME}.json")
     print(f"{state}: {human_size(state.stat().st_size)}")
 
