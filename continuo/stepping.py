@@ -177,13 +177,13 @@ class _Graph:
 
     def finished(self, inputs: dict[str, list[Any]], outputs: dict[str, list[Any]]) -> onnx.ModelProto:
         kinds = {"codes": TensorProto.INT64, "ended": TensorProto.BOOL}
-        described = (
+        ins, outs = (
             [
                 helper.make_tensor_value_info(name, kinds.get(name, TensorProto.FLOAT), shape)
                 for name, shape in shapes.items()
             ]
             for shapes in (inputs, outputs)
         )
-        graph = helper.make_graph(self.nodes, "step", *described, self.constants)
+        graph = helper.make_graph(self.nodes, "step", ins, outs, self.constants)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from continuo import parallel
-from continuo.parallel import in_order, keep_on
+from continuo.parallel import in_order, keep_on, made_ahead
 
 
 def test_results_come_in_order_whoever_is_first():
@@ -73,3 +73,21 @@ def test_work_that_nobody_waits_for_ends():
 
 def test_keep_on_does_nothing_outside():
     keep_on()
+
+
+def test_what_is_made_ahead_comes_whole_and_in_order_and_stops_when_nobody_waits():
+    assert list(made_ahead(range(10), 4)) == list(range(10))
+    assert list(made_ahead([], 4)) == []
+    asked = []
+    with closing(made_ahead((asked.append(n) or n for n in range(1000)), 4)) as things:
+        assert next(things) == 0
+    assert 4 <= len(asked) <= 8
+
+
+def test_an_error_in_what_is_made_ahead_reaches_who_waits():
+    def failing():
+        yield 1
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        list(made_ahead(failing(), 1))
