@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
                 action=completion or _PrintCompletion,
                 choices=SHELLS,
                 default=argparse.SUPPRESS,
-                help="print what makes that shell complete this command, to be sourced",
+                help="print what completes this command: in bash to be sourced, in zsh a file of $fpath",
             )
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
