@@ -218,7 +218,7 @@ def test_what_is_loaded_begins_with_one_of_the_prefixes(tmp_path):
 def test_the_best_weights_predict_once_validation_has_turned():
     assert checkpoint.predicting({"history": [], "best_step": 0}) == "average"
     assert checkpoint.predicting({"history": [[10, 2.0], [20, 1.0]], "best_step": 20}) == "average"
-    assert checkpoint.predicting({"history": [[10, 1.0], [20, 2.0]], "best_step": 10}) == "best"
+    assert checkpoint.predicting({"history": [[10, 2.0], [20, 1.0], [30, 2.0]], "best_step": 20}) == "best"
 
 
 def test_refusals_of_states_say_what_would_help(tmp_path):

@@ -91,11 +91,11 @@ def test_fits_are_seeded_and_any_seed_will_do():
 
 def test_levels_of_one_fit_start_from_seeds_of_their_own():
     """Level n is what scikit-learn makes of what is left, at most 15 rounds from `seed + n`."""
-    x = np.random.default_rng(0).standard_normal((800, 12)).astype(np.float32)  # no clusters: 15 rounds do not end it
-    book = fitted(x, levels=2, centroids=30, seed=5)
+    x = np.random.default_rng(0).standard_normal((3000, 12)).astype(np.float32)  # no clusters: 15 rounds do not end it
+    book = fitted(x, levels=2, centroids=60, seed=5)
     residual = ((x - x.mean(0)) @ book.components.numpy().T).astype(np.float32)
     for level in range(2):
-        means = KMeans(30, init="random", n_init=1, max_iter=15, random_state=5 + level).fit(residual)
+        means = KMeans(60, init="random", n_init=1, max_iter=15, random_state=5 + level).fit(residual)
         np.testing.assert_allclose(book.centroids[level].numpy(), means.cluster_centers_, atol=1e-5)
         residual -= means.cluster_centers_[means.labels_]
 
