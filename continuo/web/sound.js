@@ -76,7 +76,8 @@ export class Spectrogram {
   column(start) {
     const power = spectrum(this.samples.subarray(start, start + WINDOW)), column = new ImageData(1, ROWS);
     for (let row = 0; row < ROWS; row++) {
-      const first = Math.floor(this.bins[row]), last = Math.max(first, Math.ceil(this.bins[row + 1]) - 1);
+      const first = Math.min(Math.floor(this.bins[row]), power.length - 1);
+      const last = Math.min(Math.max(first, Math.ceil(this.bins[row + 1]) - 1), power.length - 1);
       let most = 0;
       for (let bin = first; bin <= last; bin++) most = Math.max(most, power[bin]);
       const share = (10 * Math.log10(most + 1e-12) - FLOOR_DB) / (TOP_DB - FLOOR_DB);
