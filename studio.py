@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import re
+import shutil
 import socket
 import sys
 import tempfile
@@ -186,7 +187,7 @@ class Studio:
             elif answer["kind"] == "done":
                 files = sorted(path.name for path in folder.iterdir())
                 whole = folder / ("take.mid" if "take.mid" in files else "take.wav")
-                self.desk.entries[folder.name] = Entry(folder.name, whole, f"a take of {source.name}")
+                self.desk.entries[folder.name] = Entry(folder.name, whole, source.name)
                 answer |= {"id": folder.name, "files": files}
             await tell(answer)
 
@@ -194,6 +195,8 @@ class Studio:
             values = question.model_dump(exclude={"source", "model"})
             paths = {"meta": str(meta), "prompt": str(source.path), "out": str(folder / "take.wav")}
             await self.worker.ask(values | paths, told)
+            if folder.name not in self.desk.entries:
+                shutil.rmtree(folder)
 
     # --- training -------------------------------------------------------------------------------------------------
 
@@ -285,7 +288,8 @@ class Studio:
             saved_ns = self._saved_ns(self.folder / f"{t.name}.json")
             if saved_ns > t.sampled_ns:
                 t.sampled_ns = saved_ns
-                await self._sample(t)
+                with contextlib.suppress(ValueError, OSError):  # without room, say: the training goes on
+                    await self._sample(t)
 
     async def _sample(self, t: Training) -> None:
         prompt = EXAMPLES / "hymn.musicxml"

@@ -15,7 +15,7 @@ export class Player {
   }
 
   push(samples) {
-    if (!samples.length) return;
+    if (!samples.length || this.closed) return;
     const buffer = this.context.createBuffer(1, samples.length, this.rate);
     buffer.copyToChannel(samples, 0);
     const source = this.context.createBufferSource();
@@ -35,12 +35,16 @@ export class Player {
     return block ? Math.min(block[1] + now - block[0], this.length) : 0;
   }
 
+  get closed() {
+    return this.context.state === "closed";
+  }
+
   get ended() {
-    return this.context.state === "closed" || this.context.currentTime > this.due + 0.1;
+    return this.closed || this.context.currentTime > this.due;
   }
 
   stop() {
-    if (this.context.state !== "closed") this.context.close();
+    if (!this.closed) this.context.close();
   }
 }
 
@@ -70,6 +74,11 @@ export class Spectrogram {
       pen.putImageData(this.column(start), this.drawn, 0);
     }
     this.draw();
+  }
+
+  /** Nothing more comes: the last columns see silence after it. */
+  end() {
+    this.push(new Float32Array(WINDOW));
   }
 
   /** One column of the picture: the levels of a window in bands that are evenly spaced for the ear. */
