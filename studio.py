@@ -51,6 +51,7 @@ MOST_SECONDS = 600.0
 SAMPLE_S, SAMPLE_LEAD_S = 6.0, 2.0  # of a sample while training, and of the prompt that is heard before it
 SAID = 8  # lines of a script that are shown
 CURVE_POINTS = 400
+TAIL_BYTES = 1 << 18  # of a journal; what is older is in the curves at each validation
 STATUSES: dict[type, int] = {Absent: 404, TooLarge: 413, TooMany: 429}
 SVG_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 REPORT_POLICY = (
@@ -136,7 +137,7 @@ class Studio:
             "preset": metadata.DEFAULT_PRESET,
             "examples": sorted(path.stem for path in EXAMPLES.glob("*.musicxml")),
             "most_upload": MOST_FILE,
-            "training": self.training and self.training.name,
+            "training": self.training is not None and self.training.job.status is None,
         })  # fmt: skip
 
     # --- what is continued ----------------------------------------------------------------------------------------
@@ -183,7 +184,7 @@ class Studio:
 
         async def told(answer: Answer) -> None:
             if answer["kind"] == "failed":
-                answer["text"] = source.words(answer["text"])
+                answer["text"] = source.words(answer["text"]).replace(f"{meta.parent}/", "")
             elif answer["kind"] == "done":
                 files = sorted(path.name for path in folder.iterdir())
                 whole = folder / ("take.mid" if "take.mid" in files else "take.wav")
@@ -256,7 +257,7 @@ class Studio:
         status = t.job.status
         state = "stopping" if t.stopping else "running"
         if status is not None:
-            state = "failed" if status else "paused" if t.stopping else "done"
+            state = "paused" if t.stopping else "failed" if status else "done"
         past, held_out = self._past(t.name)
         lines = [json.loads(line) for line in whole_lines(t.journal)]
         learned = [[line["step"], line["training"]] for line in lines if line.get("training") is not None]
@@ -311,7 +312,8 @@ class Studio:
         if any(job.status is None for job in self.reports.values()):
             raise ValueError("a report is being made: wait for it")
         size = ["--pieces", "16", "--long", "120"] if question.thorough else ["--pieces", "4", "--long", "20"]
-        flags = ["--meta", str(meta), "--out", f"{question.model}.evaluation", "--force", *size]
+        shown = f"./{meta.name}" if meta.parent == self.folder else str(meta)
+        flags = ["--meta", shown, "--out", f"./{question.model}.evaluation", "--force", *size]
         log = self.desk.folder / f"{question.model}.report.log"
         self.reports[question.model] = Job(HERE / "evaluate.py", flags, folder=self.folder, log=log)
         return JSONResponse({})
@@ -443,9 +445,13 @@ async def ignore(answer: Answer) -> None:
 
 
 def whole_lines(path: Path) -> list[str]:
-    """The lines of a file that are written to their end; none where there is no file."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return text[: text.rfind("\n") + 1].splitlines()
+    """The last lines of a file, as far as they are written to their end; none where there is no file."""
+    if not path.is_file():
+        return []
+    with open(path, "rb") as file:
+        skipped = file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        lines = file.read().decode().split("\n")[:-1]
+    return lines[1:] if skipped else lines
 
 
 def build_parser() -> argparse.ArgumentParser:

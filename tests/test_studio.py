@@ -414,7 +414,9 @@ def test_a_port_in_use_is_refused(capsys):
     assert "--port 0" in capsys.readouterr().err
 
 
-def test_curves_hold_whole_lines_only(tmp_path):
+def test_curves_hold_whole_lines_only(tmp_path, monkeypatch):
     (tmp_path / "journal").write_text('{"a": 1}\n{"a": 2}\n{"a"')
     assert studio.whole_lines(tmp_path / "journal") == ['{"a": 1}', '{"a": 2}']
     assert studio.whole_lines(tmp_path / "nothing") == []
+    monkeypatch.setattr(studio, "TAIL_BYTES", 14)
+    assert studio.whole_lines(tmp_path / "journal") == ['{"a": 2}']

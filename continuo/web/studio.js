@@ -350,6 +350,8 @@ $("training").onsubmit = (event) => {
   });
 };
 
+$("training").elements.name.onchange = () => doing(showTraining);
+
 $("pause").onclick = () => doing(async () => {
   await told("/api/training/pause", "");
   await showTraining();
