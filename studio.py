@@ -12,14 +12,11 @@ import asyncio
 import contextlib
 import json
 import re
-import secrets
 import shutil
 import socket
 import sys
 import tempfile
-import time
 import webbrowser
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +36,7 @@ from starlette.types import Receive, Scope, Send
 
 from continuo import metadata
 from continuo.command import Parser, printable, run_main
+from continuo.desk import MOST_FILE, Absent, Desk, Entry, TooLarge, TooMany
 from continuo.guard import Guard
 from continuo.job import Job
 from continuo.worker import Answer, Worker
@@ -47,15 +45,14 @@ HERE = Path(__file__).resolve().parent
 WEB, EXAMPLES = HERE / "continuo" / "web", HERE / "examples"
 DEMO, DEMO_META = "demo", HERE / "models" / "demo" / "chorales.json"
 FROM_DEMO = "what the demo model knows"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-MOST_UPLOAD, MOST_KEPT, MOST_JSON = 200 << 20, 4 << 30, 1 << 16  # bytes: of a file, of all that is kept, of a question
-MOST_UPLOADS_A_MINUTE = 30
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+MOST_JSON = 1 << 16  # bytes of a question
 MOST_SECONDS = 600.0
-LOOK_S = 60.0  # that a file may take to be read
 SAMPLE_S, SAMPLE_LEAD_S = 6.0, 2.0  # of a sample while training, and of the prompt that is heard before it
 SAID = 8  # lines of a script that are shown
 CURVE_POINTS = 400
-SERVED = {".wav", ".mid", ".musicxml", ".svg"}
+TAIL_BYTES = 1 << 18  # of a journal; what is older is in the curves at each validation
+STATUSES: dict[type, int] = {Absent: 404, TooLarge: 413, TooMany: 429}
 SVG_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; sandbox; frame-ancestors 'self'"
@@ -95,24 +92,6 @@ class ReportQuestion(Question):
 
 
 @dataclass
-class Entry:
-    """Something that can be heard and continued: a file that was brought along, or a take.
-
-    Attributes:
-        path: what a model is given to continue.
-        name: for people.
-    """
-
-    id: str
-    path: Path
-    name: str
-
-    def words(self, text: str) -> str:
-        """`text` without what only this computer knows."""
-        return text.replace(str(self.path), self.name).replace(self.path.name, self.name)
-
-
-@dataclass
 class Training:
     """The training that was started last, and the samples of what it had learned."""
 
@@ -129,11 +108,8 @@ class Studio:
     """What the page can ask for. `folder`: where models are; `desk`: where everything is kept that is not trained."""
 
     def __init__(self, folder: Path, desk: Path) -> None:
-        self.folder, self.desk = folder, desk
+        self.folder, self.desk = folder, Desk(desk)
         self.worker = Worker([sys.executable, str(HERE / "takes.py")])
-        self.entries: dict[str, Entry] = {}
-        self.uploads: deque[float] = deque(maxlen=MOST_UPLOADS_A_MINUTE)
-        self.looking = asyncio.Lock()
         self.training: Training | None = None
         self.reports: dict[str, Job] = {}
 
@@ -160,93 +136,32 @@ class Studio:
             "presets": [FROM_DEMO, *sorted(path.stem for path in metadata.PRESETS.glob("*.json"))],
             "preset": metadata.DEFAULT_PRESET,
             "examples": sorted(path.stem for path in EXAMPLES.glob("*.musicxml")),
-            "most_upload": MOST_UPLOAD,
-            "training": self.training and self.training.name,
+            "most_upload": MOST_FILE,
+            "training": self.training is not None and self.training.job.status is None,
         })  # fmt: skip
 
     # --- what is continued ----------------------------------------------------------------------------------------
 
     async def upload(self, request: Request) -> Response:
-        """Keep a file that was brought along, and look at it."""
-        name = printable(Path(request.query_params.get("name", "")).name)[-80:] or "unnamed"
-        ending = Path(name).suffix
-        if not re.fullmatch(r"\.[A-Za-z0-9]{1,8}", ending):
-            raise ValueError(f"{name}: bring a MusicXML, MIDI or audio file, and keep the ending of its name")
-        now = time.monotonic()
-        if len(self.uploads) == MOST_UPLOADS_A_MINUTE and now - self.uploads[0] < 60:
-            raise HTTPException(429, "too many files at once: wait a minute")
-        self.uploads.append(now)
-        with self._new_folder() as folder:
-            path = folder / f"prompt{ending.lower()}"
-            with open(path, "wb") as file:
-                async for chunk in request.stream():
-                    file.write(chunk)
-                    if file.tell() > MOST_UPLOAD:
-                        raise HTTPException(413, f"{name} is too large: {MOST_UPLOAD >> 20} MB at most")
-            return await self._looked_at(Entry(folder.name, path, name), request)
+        """Keep a file that was brought along."""
+        name = request.query_params.get("name", "")
+        return JSONResponse(await self.desk.take_in(name, request.stream(), page_width(request)))
 
     async def example(self, request: Request) -> Response:
         """One of the scores that come along."""
         path = EXAMPLES / f"{Path(request.path_params['name']).name}.musicxml"
         if not path.is_file():
-            raise HTTPException(404, "there is no such example")
-        with self._new_folder() as folder:
-            return await self._looked_at(Entry(folder.name, path, path.name), request)
+            raise Absent("there is no such example")
+        with self.desk.new_folder() as folder:
+            return JSONResponse(await self.desk.look(Entry(folder.name, path, path.name), page_width(request)))
 
     async def look(self, request: Request) -> Response:
         """What there is already, as it looks."""
-        return await self._looked_at(self.entry(request.path_params["id"]), request)
-
-    async def _looked_at(self, entry: Entry, request: Request) -> Response:
-        """Read a file in a process of its own, and keep it where it can be read."""
-        written = entry.path.with_suffix(".musicxml")  # of a take: engraved rather than its MIDI
-        shown = written if written.is_file() else entry.path
-        width = re.sub(r"\D", "", request.query_params.get("width", ""))[:5]
-        width = str(min(2000, max(200, int(width or 1000))))
-        command = (sys.executable, "-m", "continuo.sheet", str(shown), "--out", str(self.desk / entry.id))
-        pipe = asyncio.subprocess.PIPE
-        async with self.looking:
-            child = await asyncio.create_subprocess_exec(*command, "--width", width, cwd=HERE, stdout=pipe, stderr=pipe)
-            try:
-                facts, reason = await asyncio.wait_for(child.communicate(), LOOK_S)
-            except TimeoutError:
-                raise ValueError(f"{entry.name} took longer than {LOOK_S:.0f} s to read: try a part of it") from None
-            finally:
-                if child.returncode is None:
-                    child.kill()
-                    await child.wait()
-        if child.returncode:
-            words = entry.words(reason.decode(errors="replace").strip()).removeprefix("sheet: ")
-            crashed = f"{entry.name} cannot be read: is it whole, and what its name says?"
-            raise ValueError(words.splitlines()[-1] if child.returncode == 2 and words else crashed)
-        self.entries[entry.id] = entry
-        return JSONResponse({"id": entry.id, "name": entry.name} | json.loads(facts.splitlines()[-1]))
-
-    @contextlib.contextmanager
-    def _new_folder(self) -> Any:
-        """A folder of its own for something new; gone again where that fails."""
-        if sum(path.stat().st_size for path in self.desk.rglob("*") if path.is_file()) > MOST_KEPT:
-            raise ValueError("this studio keeps more than it has room for: download what you like, and start it anew")
-        folder = self.desk / secrets.token_hex(8)
-        folder.mkdir()
-        try:
-            yield folder
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-
-    def entry(self, name: str) -> Entry:
-        try:
-            return self.entries[name]
-        except KeyError:
-            raise HTTPException(404, "that is not here any more: was the studio started anew?") from None
+        return JSONResponse(await self.desk.look(self.desk.entry(request.path_params["id"]), page_width(request)))
 
     async def file(self, request: Request) -> Response:
-        """A sound, a page or a score of an entry; `as`: the name it is saved under."""
-        entry, name = self.entry(request.path_params["id"]), Path(request.path_params["file"]).name
-        path = self.desk / entry.id / name
-        if path.suffix not in SERVED or not path.is_file():
-            raise HTTPException(404, "there is no such file")
+        """A sound, a page or a score; `as`: the name it is saved under."""
+        path = self.desk.file(request.path_params["id"], request.path_params["file"])
         headers = {"content-security-policy": SVG_POLICY} if path.suffix == ".svg" else {}
         return FileResponse(path, filename=request.query_params.get("as"), headers=headers)
 
@@ -255,7 +170,7 @@ class Studio:
     async def take(self, request: Request) -> Response:
         """A take, as lines of JSON while it is made."""
         question = await asked(request, TakeQuestion)
-        entry, meta = self.entry(question.source), self.model(question.model)
+        entry, meta = self.desk.entry(question.source), self.model(question.model)
 
         async def talk(tell: Callable[[Answer], Awaitable[None]]) -> None:
             await self._make(entry, meta, question, tell)
@@ -269,18 +184,20 @@ class Studio:
 
         async def told(answer: Answer) -> None:
             if answer["kind"] == "failed":
-                answer["text"] = source.words(answer["text"])
+                answer["text"] = source.words(answer["text"]).replace(f"{meta.parent}/", "")
             elif answer["kind"] == "done":
                 files = sorted(path.name for path in folder.iterdir())
                 whole = folder / ("take.mid" if "take.mid" in files else "take.wav")
-                self.entries[folder.name] = Entry(folder.name, whole, f"a take of {source.name}")
+                self.desk.entries[folder.name] = Entry(folder.name, whole, source.name)
                 answer |= {"id": folder.name, "files": files}
             await tell(answer)
 
-        with self._new_folder() as folder:
+        with self.desk.new_folder() as folder:
             values = question.model_dump(exclude={"source", "model"})
             paths = {"meta": str(meta), "prompt": str(source.path), "out": str(folder / "take.wav")}
             await self.worker.ask(values | paths, told)
+            if folder.name not in self.desk.entries:
+                shutil.rmtree(folder)
 
     # --- training -------------------------------------------------------------------------------------------------
 
@@ -295,11 +212,11 @@ class Studio:
         flags = ["--meta", meta.name, "--minutes", f"{question.minutes:g}"]
         if not meta.exists():
             flags += self._new_model(question)
-        journal = self.desk / f"{name}.jsonl"
+        journal = self.desk.folder / f"{name}.jsonl"
         journal.unlink(missing_ok=True)
         flags += ["--journal", str(journal)]
         before = self.training.samples if self.training and self.training.name == name else []
-        job = Job(HERE / "train.py", flags, folder=self.folder, log=self.desk / f"{name}.train.log")
+        job = Job(HERE / "train.py", flags, folder=self.folder, log=self.desk.folder / f"{name}.train.log")
         self.training = Training(name, job, journal, question.samples, sampled_ns=self._saved_ns(meta), samples=before)
         return JSONResponse({})
 
@@ -340,7 +257,7 @@ class Studio:
         status = t.job.status
         state = "stopping" if t.stopping else "running"
         if status is not None:
-            state = "failed" if status else "paused" if t.stopping else "done"
+            state = "paused" if t.stopping else "failed" if status else "done"
         past, held_out = self._past(t.name)
         lines = [json.loads(line) for line in whole_lines(t.journal)]
         learned = [[line["step"], line["training"]] for line in lines if line.get("training") is not None]
@@ -372,7 +289,8 @@ class Studio:
             saved_ns = self._saved_ns(self.folder / f"{t.name}.json")
             if saved_ns > t.sampled_ns:
                 t.sampled_ns = saved_ns
-                await self._sample(t)
+                with contextlib.suppress(ValueError, OSError):  # without room, say: the training goes on
+                    await self._sample(t)
 
     async def _sample(self, t: Training) -> None:
         prompt = EXAMPLES / "hymn.musicxml"
@@ -394,8 +312,9 @@ class Studio:
         if any(job.status is None for job in self.reports.values()):
             raise ValueError("a report is being made: wait for it")
         size = ["--pieces", "16", "--long", "120"] if question.thorough else ["--pieces", "4", "--long", "20"]
-        flags = ["--meta", str(meta), "--out", f"{question.model}.evaluation", "--force", *size]
-        log = self.desk / f"{question.model}.report.log"
+        shown = f"./{meta.name}" if meta.parent == self.folder else str(meta)
+        flags = ["--meta", shown, "--out", f"./{question.model}.evaluation", "--force", *size]
+        log = self.desk.folder / f"{question.model}.report.log"
         self.reports[question.model] = Job(HERE / "evaluate.py", flags, folder=self.folder, log=log)
         return JSONResponse({})
 
@@ -413,7 +332,7 @@ class Studio:
         name = request.path_params["model"]
         self.model(name)
         if not self._report(name).is_file():
-            raise HTTPException(404, "there is no report yet")
+            raise Absent("there is no report yet")
         return FileResponse(self._report(name), headers={"content-security-policy": REPORT_POLICY})
 
     def _report(self, name: str) -> Path:
@@ -500,7 +419,7 @@ async def asked(request: Request, kind: type[Q]) -> Q:
     async for chunk in request.stream():
         body += chunk
         if len(body) > MOST_JSON:
-            raise HTTPException(413, "the question is too long")
+            raise TooLarge("the question is too long")
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
@@ -509,8 +428,16 @@ async def asked(request: Request, kind: type[Q]) -> Q:
 
 
 async def refused(request: Request, error: Exception) -> Response:
-    text, status = (error.detail, error.status_code) if isinstance(error, HTTPException) else (str(error), 400)
-    return JSONResponse({"error": text}, status)
+    """What is wrong, in one line."""
+    if isinstance(error, HTTPException):
+        return JSONResponse({"error": error.detail}, error.status_code)
+    return JSONResponse({"error": str(error)}, STATUSES.get(type(error), 400))
+
+
+def page_width(request: Request) -> int:
+    """How wide the page that asks can show a score, pixels."""
+    width = request.query_params.get("width", "")
+    return int(width) if re.fullmatch(r"[0-9]{1,5}", width) else 1000
 
 
 async def ignore(answer: Answer) -> None:
@@ -518,9 +445,13 @@ async def ignore(answer: Answer) -> None:
 
 
 def whole_lines(path: Path) -> list[str]:
-    """The lines of a file that are written to their end; none where there is no file."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return text[: text.rfind("\n") + 1].splitlines()
+    """The last lines of a file, as far as they are written to their end; none where there is no file."""
+    if not path.is_file():
+        return []
+    with open(path, "rb") as file:
+        skipped = file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        lines = file.read().decode().split("\n")[:-1]
+    return lines[1:] if skipped else lines
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -540,13 +471,13 @@ def _run(arguments: argparse.Namespace) -> int:
     listening = _listen(arguments.host, arguments.port)
     host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
     url = f"http://{host}:{listening.getsockname()[1]}/"
-    if arguments.host not in LOOPBACK:
+    if host not in LOOPBACK:
         warning = (
             "whoever reaches it may use this computer to train, and read folders: only in a network that you trust"
         )
         print(f"warning: this page answers to other computers; {warning}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="continuo-studio-") as desk:
-        app = Studio(Path.cwd(), Path(desk)).app((*LOOPBACK, arguments.host))
+        app = Studio(Path.cwd(), Path(desk)).app((*LOOPBACK, host))
         config = uvicorn.Config(app, log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=2)
         print(f"the studio is open at {url} (Ctrl-C ends it)", file=sys.stderr, flush=True)
         if arguments.open:

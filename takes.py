@@ -122,7 +122,7 @@ def told(blocks: Iterable[np.ndarray], rate_hz: int, from_s: float, answer: Answ
     waiting, skipped, due_s = [np.zeros(0, np.float32)], round(from_s * rate_hz), FIRST_S
 
     def tell() -> None:
-        pcm = (soft_limit(np.concatenate(waiting)) * 32767).astype("<i2")
+        pcm = np.rint(soft_limit(np.concatenate(waiting)) * 32767).astype("<i2")
         answer("audio", pcm=base64.b64encode(pcm.tobytes()).decode())
 
     for block in blocks:

@@ -44,7 +44,7 @@ class Worker:
                     ended = answer["kind"] in LAST
                     await tell(answer)
             except (TimeoutError, EOFError) as error:
-                self._kill()
+                await self.close()
                 ended = True
                 late = isinstance(error, TimeoutError)
                 reason = f"took longer than {SILENCE_S:.0f} s" if late else "ended unexpectedly"
@@ -54,10 +54,12 @@ class Worker:
                     await self._give_up(process)
 
     async def close(self) -> None:
-        """End the process."""
+        """End the process; who asks next gets a new one."""
         if self.process:
-            self._kill()
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
             await self.process.wait()
+            self.process = None
 
     async def _running(self) -> asyncio.subprocess.Process:
         if self.process is None or self.process.returncode is not None:
@@ -84,9 +86,4 @@ class Worker:
                 while (await self._answer(process))["kind"] not in LAST:
                     pass
         except (TimeoutError, EOFError):
-            self._kill()
-
-    def _kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            if self.process and self.process.returncode is None:
-                self.process.kill()
+            await self.close()

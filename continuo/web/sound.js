@@ -15,7 +15,7 @@ export class Player {
   }
 
   push(samples) {
-    if (!samples.length) return;
+    if (!samples.length || this.closed) return;
     const buffer = this.context.createBuffer(1, samples.length, this.rate);
     buffer.copyToChannel(samples, 0);
     const source = this.context.createBufferSource();
@@ -35,12 +35,16 @@ export class Player {
     return block ? Math.min(block[1] + now - block[0], this.length) : 0;
   }
 
+  get closed() {
+    return this.context.state === "closed";
+  }
+
   get ended() {
-    return this.context.state === "closed" || this.context.currentTime > this.due + 0.1;
+    return this.closed || this.context.currentTime > this.due;
   }
 
   stop() {
-    if (this.context.state !== "closed") this.context.close();
+    if (!this.closed) this.context.close();
   }
 }
 
@@ -72,11 +76,17 @@ export class Spectrogram {
     this.draw();
   }
 
+  /** Nothing more comes: the last columns see silence after it. */
+  end() {
+    this.push(new Float32Array(WINDOW));
+  }
+
   /** One column of the picture: the levels of a window in bands that are evenly spaced for the ear. */
   column(start) {
     const power = spectrum(this.samples.subarray(start, start + WINDOW)), column = new ImageData(1, ROWS);
     for (let row = 0; row < ROWS; row++) {
-      const first = Math.floor(this.bins[row]), last = Math.max(first, Math.ceil(this.bins[row + 1]) - 1);
+      const first = Math.min(Math.floor(this.bins[row]), power.length - 1);
+      const last = Math.min(Math.max(first, Math.ceil(this.bins[row + 1]) - 1), power.length - 1);
       let most = 0;
       for (let bin = first; bin <= last; bin++) most = Math.max(most, power[bin]);
       const share = (10 * Math.log10(most + 1e-12) - FLOOR_DB) / (TOP_DB - FLOOR_DB);

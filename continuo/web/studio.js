@@ -11,8 +11,8 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
-async function ask(path, body) {
-  const options = body === undefined ? {} : { method: "POST", body, headers: { "x-continuo": "studio" } };
+async function ask(path, body, signal) {
+  const options = body === undefined ? {} : { method: "POST", body, signal, headers: { "x-continuo": "studio" } };
   const response = await fetch(path, options).catch((error) => {
     throw error.name === "AbortError" ? error : new Error("the studio does not answer: is it still running?");
   });
@@ -134,13 +134,14 @@ function showPiece() {
   $("undo").hidden = stages.length < 2;
   $("go").disabled = false;
   $("takes").replaceChildren(...stage.takes);
-  $("takes-title").hidden = !stage.takes.length;
+  $("takes-title").hidden = $("takes-help").hidden = !stage.takes.length;
 }
 
+/** A canvas as sharp as the screen: its context, width and height. */
 function pen(canvas) {
   canvas.width = canvas.clientWidth * devicePixelRatio;
-  const context = canvas.getContext("2d"), style = getComputedStyle(document.documentElement);
-  return [context, (name) => style.getPropertyValue(`--${name}`), canvas.width, canvas.height];
+  canvas.height = canvas.clientHeight * devicePixelRatio;
+  return [canvas.getContext("2d"), canvas.width, canvas.height];
 }
 
 /** A colour of the page as a canvas takes it: light or dark is decided on an element. */
@@ -154,7 +155,7 @@ function ink(name) {
 }
 
 function drawRoll(canvas, { notes, seconds }) {
-  const [context, , w, h] = pen(canvas);
+  const [context, w, h] = pen(canvas);
   const pitches = notes.map((note) => note[2]), low = Math.min(...pitches) - 2, high = Math.max(...pitches) + 2;
   context.fillStyle = ink("note");
   for (const [onset, length, pitch] of notes) {
@@ -197,15 +198,11 @@ async function continueIt() {
   hush();
   performance.mark("asked");
   making = new AbortController();
-  const stopped = making.signal;
   $("go").disabled = true;
   $("stop").disabled = false;
   const card = new TakeCard(stage, body);
   try {
-    const response = await fetch("/api/takes", {
-      method: "POST", body: JSON.stringify(body), headers: { "x-continuo": "studio" }, signal: stopped,
-    });
-    if (!response.ok) throw new Error((await response.json()).error);
+    const response = await ask("/api/takes", JSON.stringify(body), making.signal);
     for await (const answer of lines(response.body)) card.hear(answer);
   } catch (error) {
     card.drop();
@@ -246,7 +243,7 @@ class TakeCard {
     this.element.tabIndex = -1;
     stage.takes.unshift(this.element);
     $("takes").prepend(this.element);
-    $("takes-title").hidden = false;
+    $("takes-title").hidden = $("takes-help").hidden = false;
     $("status").textContent = `take ${this.number}: loading the model and reading the prompt …`;
   }
 
@@ -264,20 +261,18 @@ class TakeCard {
     this.element.append(this.canvas);
     player = this.player = new Player(sample_rate_hz);
     $("status").textContent = `take ${this.number}: being made …`;
-    const follow = () => {
-      if (this.player.ended) return this.played();
-      this.picture.listenAt(this.player.position);
-      requestAnimationFrame(follow);
-    };
-    requestAnimationFrame(follow);
+    this.follow();
   }
 
-  played() {
-    if (!this.made && !this.dropped && this.player.context.state !== "closed") {
-      return setTimeout(() => requestAnimationFrame(() => this.played()), 100);
+  /** Shows where one listens until everything was heard, or nobody listens any more. */
+  follow() {
+    if (this.player.closed || (this.made && this.player.ended)) {
+      this.player.stop();
+      $("stop").disabled = !$("go").disabled;
+      return;
     }
-    if (player === this.player && !making?.signal.aborted && $("go").disabled === false) $("stop").disabled = true;
-    this.player.stop();
+    this.picture.listenAt(this.player.position);
+    requestAnimationFrame(() => this.follow());
   }
 
   audio({ pcm }) {
@@ -291,6 +286,7 @@ class TakeCard {
 
   done({ id, files, seconds, seam_s }) {
     Object.assign(this, { id, made: seconds - seam_s });
+    this.picture.end();
     $("status").textContent = `take ${this.number} is made: ${this.made.toFixed(1)} s`;
     this.facts.textContent += `, ${this.made.toFixed(1)} s`;
     this.sound = `/api/files/${id}/take.wav`;
@@ -324,11 +320,10 @@ class TakeCard {
   }
 
   drop() {
-    this.dropped = true;
     this.player?.stop();
     this.element.remove();
     this.stage.takes = this.stage.takes.filter((element) => element !== this.element);
-    $("takes-title").hidden = !$("takes").children.length;
+    $("takes-title").hidden = $("takes-help").hidden = !$("takes").children.length;
   }
 
   async keep() {
@@ -354,6 +349,8 @@ $("training").onsubmit = (event) => {
     await showTraining();
   });
 };
+
+$("training").elements.name.onchange = () => doing(showTraining);
 
 $("pause").onclick = () => doing(async () => {
   await told("/api/training/pause", "");
@@ -393,7 +390,7 @@ function drawTraining({ name, state, now, said, training, held_out, samples }, b
 }
 
 function drawCurves(canvas, training, held_out) {
-  const [context, , w, h] = pen(canvas), edge = 46 * devicePixelRatio, foot = 24 * devicePixelRatio;
+  const [context, w, h] = pen(canvas), edge = 46 * devicePixelRatio, foot = 24 * devicePixelRatio;
   const values = [...training, ...held_out].map((point) => point[1]);
   const low = Math.min(...values), span = Math.max(...values) - low || 1, last = Math.max(training.at(-1)[0], 1);
   const x = (step) => edge + (step / last) * (w - edge - 8), y = (nats) => 8 + (1 - (nats - low) / span) * (h - foot - 16);
