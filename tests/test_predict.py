@@ -88,6 +88,16 @@ def test_same_seed_same_bytes_other_seed_other_music(trained, prompt_wav, tmp_pa
     assert a != c
 
 
+def test_takes_are_those_of_their_seeds(trained, prompt_wav, tmp_path, capsys):
+    assert predict(trained, prompt_wav, tmp_path / "t.wav", "--frames", "30", "--takes", "3", "--json") == 0
+    songs = json.loads(capsys.readouterr().out.splitlines()[-1])["songs"]
+    assert [song["out"] for song in songs] == [str(tmp_path / f"t-{number}.wav") for number in (1, 2, 3)]
+    assert all((tmp_path / f"t-{number}.png").exists() for number in (1, 2, 3))
+    predict(trained, prompt_wav, tmp_path / "alone.wav", "--frames", "30", "--seed", "1")
+    assert (tmp_path / "t-2.wav").read_bytes() == (tmp_path / "alone.wav").read_bytes()
+    assert (tmp_path / "t-1.wav").read_bytes() != (tmp_path / "t-2.wav").read_bytes()
+
+
 def test_temperature_zero_is_the_same_for_all_seeds(trained, prompt_wav, tmp_path):
     for seed in ("1", "2"):
         predict(trained, prompt_wav, tmp_path / f"{seed}.wav", "--frames", "30", "--seed", seed, "--temperature", "0")
