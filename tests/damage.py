@@ -156,6 +156,7 @@ def predict_long(out: Path, words: list[str], every_s: float) -> None:
                     used.append(usage())
                 yield block
 
+    assert predict.main([*words, "--frames", "8", "--out", f"{out}.wav"]) == 0  # opens what stays open, fonts say
     predict.Clock = Watching
     before = usage()
     status = predict.main(words)
