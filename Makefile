@@ -12,6 +12,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 LOWEST := .venv-lowest/bin/python
+LOWEST_TESTS ?= tests
 
 .PHONY: env demo studio test check fix bench docs reliability audit test-lowest coverage mutants clean-cache
 
@@ -52,7 +53,7 @@ audit: env
 	$(RUN) -m uv pip freeze --python $(RUN) | $(RUN) -m uv tool run 'pip-audit>=2.9,<3' --strict --disable-pip --no-deps -r /dev/stdin
 
 test-lowest: .venv-lowest/.installed
-	$(LOWEST) -m pytest -m "not slow"
+	$(LOWEST) -m pytest -m "not slow" $(LOWEST_TESTS)
 
 .venv-lowest/.installed: requirements.txt requirements-dev.txt | env
 	$(RUN) -m uv venv --quiet --clear --python $(RUN) .venv-lowest

@@ -212,6 +212,7 @@ def test_ctrl_c_while_a_long_file_is_decoded_leaves_at_once_and_nothing_behind(t
 
     def interrupt():
         begun.wait(30)
+        time.sleep(0.5)  # every worker is at it
         pressed.append(time.monotonic())
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 

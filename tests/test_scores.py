@@ -3,7 +3,9 @@
 import io
 import json
 import zipfile
+from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 from notation import FIRST, PART, close, lengths, note, score
@@ -384,3 +386,13 @@ class TestOptions:
             "--expressive let fermatas", "--soundfont FILE SoundFont to play", "--mono one channel", "--json print one",
         ):  # fmt: skip
             assert line in words
+
+    def test_the_soundfont_given_plays(self, command, monkeypatch):
+        given = []
+        monkeypatch.setattr("continuo.performance.find_soundfont", lambda path: path)
+        monkeypatch.setattr(
+            "continuo.performance.render",
+            lambda performance, rate, *, soundfont, stereo: given.append(soundfont) or np.zeros((2, 8000), np.float32),
+        )
+        assert command("tune.musicxml", "--wav", "--soundfont", "mine.sf2")[0] == 0
+        assert given == [Path("mine.sf2")]
