@@ -290,7 +290,7 @@ class LevelHead(CodeHead):
             self.bias = nn.Parameter(torch.zeros(spec.levels, max(spec.vocabulary)))
         unused = torch.arange(max(spec.vocabulary)) >= torch.tensor(spec.vocabulary)[:, None]  # (L, V)
         self.register_buffer("unused", unused, persistent=False)
-        self.narrow = bool(unused.any())
+        self.narrow = len(set(spec.vocabulary)) > 1
 
     def depths(self, lanes: int, steps: int, coarse_share: float) -> torch.Tensor | None:
         """Draw the last level that is heard of each step, `(B, T)`: of a share of the lanes only the first levels are.
@@ -586,6 +586,24 @@ MODELS: dict[str, Callable[..., Backbone]] = {
     "mlp": WindowMlp,
     "transformer": Transformer,
 }
+
+
+def check_shapes(weights: dict[str, torch.Tensor], section: Architecture, spec: StreamSpec) -> None:
+    """Refuse weights of another model than an architecture section describes, before anything is allocated for it.
+
+    Raises:
+        RuntimeError: a weight is missing or of another shape.
+    """
+    for name, parameter in imagined(section, spec).named_parameters():
+        found = weights[name].shape if name in weights else None
+        if found != parameter.shape:
+            raise RuntimeError(f"{name} is {'missing' if found is None else list(found)}, not {list(parameter.shape)}")
+
+
+def imagined(section: Architecture, spec: StreamSpec) -> SequenceModel:
+    """A model without memory for its weights, to see how large they would be."""
+    with torch.device("meta"):
+        return build_model(section, spec)
 
 
 def build_model(section: Architecture, spec: StreamSpec) -> SequenceModel:

@@ -11,6 +11,7 @@ and writes MIDI and MusicXML beside the WAV.
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -175,7 +176,7 @@ def _outs(arguments: argparse.Namespace) -> list[Path]:
 def check_all(arguments: argparse.Namespace, outs: list[Path], endings: tuple[str, ...]) -> None:
     """Refuse outputs that would overwrite the prompt, or, without --force, anything."""
     for path in (out.with_suffix(ending) for out in outs for ending in endings):
-        if path.resolve() == arguments.prompt.resolve():
+        if os.path.realpath(path) == os.path.realpath(arguments.prompt):
             raise ValueError(f"{path} is the prompt itself: choose another --out")
         check_writable(path, force=arguments.force)
 
@@ -208,7 +209,7 @@ def write_song(
     arguments: argparse.Namespace, predictor: Any, take: Any, out: Path, seed: int, display: Any, started: float
 ) -> dict[str, Any]:
     """Continue as notes: MIDI, MusicXML, what they sound like, and a piano roll."""
-    from continuo.audio import write_wav
+    from continuo.audio import in_blocks, write_wav
     from continuo.style import stuck
     from continuo.synth import render
     from continuo.writing import draw_song, write_musicxml, write_song_midi
@@ -228,7 +229,7 @@ def write_song(
     write_song_midi(song, midi)
     write_musicxml(song, notation, title=title)
     sound = render(song.performance(), predictor.sample_rate_hz, soundfont=soundfont and Path(soundfont).expanduser())
-    write_wav(out, [sound], predictor.sample_rate_hz)
+    write_wav(out, in_blocks(sound), predictor.sample_rate_hz)
     draw_song(song, out.with_suffix(".png"), seam or None, title)
     taken = time.perf_counter() - started
     return {

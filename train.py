@@ -171,7 +171,7 @@ def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
         else:
             metadata = md.from_preset(arguments.preset or md.DEFAULT_PRESET, overrides, state=state)
         check_writable(path, force=False)
-    state_path = path.parent / metadata.state
+    state_path = md.state_path(metadata, path)
     check_writable(state_path, force=True)
     return metadata, state_path
 
