@@ -249,7 +249,8 @@ def _matches(pattern: "regex.Pattern[str]", text: str, key: str) -> bool:
         return pattern.search(text, timeout=MOST_MATCHING_S) is not None
     except TimeoutError:
         raise ValueError(
-            f"corpus.{key} takes more than {MOST_MATCHING_S:g} s on the name {text!r}: write it without repeats in repeats"
+            f"corpus.{key} takes more than {MOST_MATCHING_S:g} s on the name {text!r}: "
+            "write it without repeats in repeats"
         ) from None
 
 

@@ -588,22 +588,36 @@ MODELS: dict[str, Callable[..., Backbone]] = {
 }
 
 
-def check_shapes(weights: dict[str, torch.Tensor], section: Architecture, spec: StreamSpec) -> None:
-    """Refuse weights of another model than an architecture section describes, before anything is allocated for it.
+def least_size(section: Architecture, spec: StreamSpec | None = None) -> tuple[int, int]:
+    """Numbers that a model's weights and the state of one lane hold at least: biases and norms are left out.
+
+    Without a stream, those of the backbone alone. For refusing what no memory holds before anything is allocated.
+    """
+    h, layers = section.hidden, section.layers
+    match section:
+        case LstmSection():
+            weights, lane = 8 * layers * h * h, 2 * layers * h
+        case ConvSection():
+            weights, lane = layers * (section.kernel + 1) * h * h, (section.kernel - 1) * (2**layers - 1) * h
+        case MlpSection():
+            weights, lane = (section.window + layers - 1) * h * h, (section.window - 1) * h
+        case TransformerSection():
+            weights, lane = 12 * layers * h * h, 2 * layers * (section.context - 1) * h
+    if spec is not None:
+        read = spec.features if spec.continuous else max(spec.vocabulary) * (spec.levels if spec.ranks is None else 1)
+        weights += section.head_width * (h + read)
+    return weights, lane
+
+
+def check_fits(weights: dict[str, torch.Tensor], section: Architecture, spec: StreamSpec) -> None:
+    """Refuse weights that are too few for the model of a section, before anything is allocated for it.
 
     Raises:
-        RuntimeError: a weight is missing or of another shape.
+        ValueError: so many numbers are not there.
     """
-    for name, parameter in imagined(section, spec).named_parameters():
-        found = weights[name].shape if name in weights else None
-        if found != parameter.shape:
-            raise RuntimeError(f"{name} is {'missing' if found is None else list(found)}, not {list(parameter.shape)}")
-
-
-def imagined(section: Architecture, spec: StreamSpec) -> SequenceModel:
-    """A model without memory for its weights, to see how large they would be."""
-    with torch.device("meta"):
-        return build_model(section, spec)
+    least, found = least_size(section, spec)[0], sum(tensor.numel() for tensor in weights.values())
+    if found < least:
+        raise ValueError(f"{found:,} weights, where the model has {least:,} or more")
 
 
 def build_model(section: Architecture, spec: StreamSpec) -> SequenceModel:

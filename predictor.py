@@ -25,7 +25,7 @@ from continuo.sampling import Sampling
 from continuo.song import Song
 from continuo.stream import StreamSpec
 from featurizer import FEATURIZERS, Featurizer, NotesFeaturizer, StftFeaturizer
-from model_definition import SequenceModel, build_model, check_shapes
+from model_definition import SequenceModel, build_model, check_fits
 
 PRIME_STEPS = 4096  # steps of a prompt that are heard at once
 LEAST_S = 2.0  # of a continuation: prompts often close with a cadence, and what is asked for is how the music goes on
@@ -71,7 +71,7 @@ class Predictor:
         try:
             featurizer.load_state(checkpoint.under_prefix("featurizer", tensors))
             weights = checkpoint.under_prefix(checkpoint.predicting(facts["progress"]), tensors)
-            check_shapes(weights, saved.architecture, featurizer.spec)
+            check_fits(weights, saved.architecture, featurizer.spec)
             model = build_model(saved.architecture, featurizer.spec)
             model.load_weights(weights)
         except checkpoint.UNFIT as error:

@@ -31,10 +31,11 @@ from continuo.files import human_size, remove_leftovers
 from continuo.metadata import Metadata, check_same_model
 from continuo.progress import Display
 from continuo.scratch import Scratch
+from continuo.stream import StreamSpec
 from continuo.team import Team
 from dataset import AudioDataset, Batch, LaneSampler, training_batches, validation_batches
 from featurizer import FEATURIZERS, FIT_VERSION, Featurizer
-from model_definition import MODELS, Backbone, SequenceModel, State, build_model, check_shapes, imagined
+from model_definition import SequenceModel, State, build_model, least_size
 
 FIRST_SAVE_S = 30.0
 SMALL_CORPUS_S = 3600.0  # what is less is memorised, unless it is heard in other keys too
@@ -103,8 +104,7 @@ class Trainer:
         for path, state in ((state_path, saved), (start_from, donor)):
             if path and state:
                 check_same_model(metadata, state[1]["metadata"], path)
-        with torch.device("meta"):
-            self._check_memory(MODELS[metadata.architecture.kind](metadata.architecture))
+        self._check_memory(None)
         torch.manual_seed(metadata.training.seed)
         section = metadata.representation
         self.featurizer: Featurizer[Any] = FEATURIZERS[section.kind](section, metadata.corpus.sample_rate_hz)
@@ -130,21 +130,20 @@ class Trainer:
         if fresh and self.team.leads and state_path.exists():
             self._set_aside()
 
-    def _check_memory(self, model: SequenceModel | Backbone) -> None:
+    def _check_memory(self, spec: StreamSpec | None) -> None:
         """Refuse, before anything is read or allocated, what this machine's memory cannot hold.
 
-        `model` is one without memory. Of its activations only what certainly is kept is counted.
+        Of the activations only what certainly is kept is counted.
         """
         if self.device.type == "cuda":  # has a memory of its own, and says itself when it is full
             return
         t, a = self.metadata.training, self.metadata.architecture
-        parameters = sum(p.numel() for p in model.parameters())
-        lanes = sum(tensor.numel() for tensor in model.initial_state(t.batch_size))
-        needed = 4 * (COPIES * parameters + lanes + t.batch_size * t.window * (a.hidden + a.head_width))
+        weights, lane = least_size(a, spec)
+        needed = 4 * (COPIES * weights + t.batch_size * (lane + t.window * (a.hidden + a.head_width)))
         if needed > (most := checkpoint.machine_memory_bytes()):
             raise ValueError(
-                f"training this model takes {human_size(needed)} or more, and this machine has {human_size(most)}: lower "
-                "architecture.hidden, architecture.layers, training.batch_size or training.window"
+                f"training this model takes {human_size(needed)} or more, and this machine has {human_size(most)}: "
+                "lower architecture.hidden, architecture.layers, training.batch_size or training.window"
             )
 
     def _check_same(self, saved: dict[str, Any] | None) -> None:
@@ -228,7 +227,7 @@ class Trainer:
         t = self.metadata.training
         self.progress = Progress()
         self.precision = self.team.from_leader(lambda: choose_precision(t.precision, self.device))
-        self._check_memory(imagined(self.metadata.architecture, self.featurizer.spec))
+        self._check_memory(self.featurizer.spec)
         self.model: SequenceModel = build_model(self.metadata.architecture, self.featurizer.spec).to(self.device)
         if (counts := self.train_set.counts()) is not None:
             self.model.expect(counts.to(self.device))
@@ -436,7 +435,6 @@ class Trainer:
 
     def _restore(self, tensors: checkpoint.Tensors, facts: dict[str, Any]) -> None:
         weights = checkpoint.under_prefix("weights", tensors)
-        check_shapes(weights, self.metadata.architecture, self.featurizer.spec)
         self.model.load_state_dict(weights)
         self.average.load_state_dict(checkpoint.under_prefix("average", tensors))
         self.best = checkpoint.under_prefix("best", tensors)

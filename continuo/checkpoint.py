@@ -137,9 +137,9 @@ def load_model(path: Path, *prefixes: str) -> tuple[Tensors, dict[str, Any]]:
         _FACTS.validate_python(facts)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise ValueError(
-            f"{path} is damaged or no model's state ({where}: {first['msg']}): restore a copy, or train anew with --fresh"
+            f"{path} is damaged or no model's state ({what}): restore a copy, or train anew with --fresh"
         ) from None
     return tensors, facts
 

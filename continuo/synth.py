@@ -273,7 +273,7 @@ def _trim(sound: np.ndarray, tail: np.ndarray, sample_rate_hz: int) -> np.ndarra
 
 
 def limit(sound: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    """Bring peaks under `PEAK`, in place: the whole is turned down when it is too loud. Shape: (N,) or (2, N), unchanged.
+    """Bring peaks under `PEAK`, in place: the whole is turned down when it is too loud. Shape: (N,) or (2, N).
 
     One gain for the piece cannot pump, and keeps the distances between soft and loud.
     """
