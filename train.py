@@ -165,9 +165,9 @@ def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
         if arguments.start_from:
             if not arguments.start_from.is_file():
                 raise ValueError(f"--from {arguments.start_from}: there is no such state: name a .safetensors file")
-            from continuo.checkpoint import read_facts
+            from continuo.checkpoint import read_model_facts
 
-            metadata = md.from_donor(read_facts(arguments.start_from)["metadata"], overrides, state=state)
+            metadata = md.from_donor(read_model_facts(arguments.start_from)["metadata"], overrides, state=state)
         else:
             metadata = md.from_preset(arguments.preset or md.DEFAULT_PRESET, overrides, state=state)
         check_writable(path, force=False)

@@ -142,7 +142,7 @@ def _ratio(unit: int, made: int) -> tuple[int, int]:
     """`unit / made` in least terms, or what is nearest to it (by a millionth) and has a filter of `MOST_TAPS` at most.
 
     >>> _ratio(44100, 24000), _ratio(44101, 24000)
-    ((147, 80), (5458, 2970))
+    ((147, 80), (3857, 2099))
     """
     ratio = Fraction(unit, made)
     if ratio.numerator * ratio.denominator > MOST_TAPS:

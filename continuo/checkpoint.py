@@ -64,7 +64,7 @@ UNFIT = (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeErr
 def unfit(path: Path, error: Exception) -> ValueError:
     """The refusal of a state that cannot be taken up."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return ValueError(f"{path} does not hold what its model needs ({reason:.200}): train anew with --fresh")
+    return ValueError(f"{path} lacks what its model needs ({reason:.200}): train anew with --fresh")
 
 
 def save(path: Path, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any]) -> None:
@@ -145,7 +145,12 @@ def load_model(path: Path, *prefixes: str) -> tuple[Tensors, dict[str, Any]]:
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """The facts of a model alone, without reading any tensor."""
+    """The facts alone, without reading any tensor."""
+    return load(path, "\0")[1]
+
+
+def read_model_facts(path: Path) -> dict[str, Any]:
+    """The facts of a model alone; ValueError as `load_model`."""
     return load_model(path, "\0")[1]
 
 

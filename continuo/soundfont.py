@@ -48,7 +48,7 @@ MOST_ZONES = 4096
 MOST_LOOP = 1 << 20
 """Samples of a loop that is tuned."""
 MOST_GROWN = 4
-"""How many times longer sample data may become when loops are repeated, beside `LEAST_LOOP_S` for each sample."""
+"""How many times the sample data may be used: by samples that share it."""
 MOST_WRONG = 60
 """Cents; what is further off is meant."""
 LEAST_PERIODIC = 0.6
@@ -230,7 +230,7 @@ def _long_loops(headers: list[Header], samples: bytes) -> tuple[list[Header], by
     moved: list[Header] = []
     places: dict[tuple[int, ...], tuple[int, int]] = {}  # of each sample and loop: where it is now, how much longer
     parts: list[np.ndarray] = []
-    length = 0
+    length = copied = 0
     for header in headers:
         name, start, end, loop, loop_end, rate = header[:6]
         if header[1:5] not in places:
@@ -242,7 +242,8 @@ def _long_loops(headers: list[Header], samples: bytes) -> tuple[list[Header], by
             parts.append(np.concatenate([pcm[start:middle], again, pcm[middle:end], np.zeros(APART, "<i2")]))
             places[header[1:5]] = length, len(again)
             length += len(parts[-1])
-            if length > MOST_GROWN * (len(pcm) + len(headers) * 48_000):
+            copied += max(end - start, 0)
+            if copied > MOST_GROWN * len(pcm) or length > MOST_BYTES:
                 raise IndexError("samples lie over each other")
         place, more = places[header[1:5]]
         shift = place - start
