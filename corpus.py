@@ -13,6 +13,7 @@ Its order is that of the pieces' names; the split into training and validation i
 
 import argparse
 import errno
+import math
 import os
 import sys
 import unicodedata
@@ -53,6 +54,7 @@ AUDIO_VERSION = 2  # part of every cache key: raise it whenever the same file wo
 NOTES_PREFIX = "notes:"
 MOST_DEPTH = 64  # folders in folders
 MOST_MATCHING_S = 1.0  # of a pattern and a name; longer takes what goes astray in itself, as (a+)+$ does
+MOST_REPEATS = 10_000  # of a pattern's counted repeats together: each is written out when it is compiled
 SPLIT_SHARE = 0.1  # of a lone recording, heard only in validation
 
 
@@ -237,6 +239,8 @@ def _pattern(patterns: Sequence[str], key: str) -> "regex.Pattern[str] | None":
     if not patterns:
         return None
     for pattern in patterns:
+        if math.prod(int(count) or 1 for count in regex.findall(r"(?<=[{,])\d{1,20}", pattern)) > MOST_REPEATS:
+            raise ValueError(f"corpus.{key}: {pattern!r} repeats more than {MOST_REPEATS} times: lower its counts")
         try:
             regex.compile(pattern, regex.V1)
         except (regex.error, RecursionError, OverflowError, MemoryError) as error:
