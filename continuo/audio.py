@@ -5,6 +5,7 @@ Decoding goes block by block, so that memory stays flat whatever the length of a
 
 import io
 import math
+import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -38,7 +39,7 @@ def decode_blocks(path: Path, sample_rate_hz: int) -> Iterator[np.ndarray]:
         ValueError: the file cannot be decoded; the reason is libsndfile's.
     """
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:  # a name need not be Unicode
             if not 1000 <= file.samplerate <= 768_000:
                 raise ValueError(f"its sample rate of {file.samplerate} Hz is outside 1,000 to 768,000 Hz")
             size = max(BLOCK_SAMPLES // file.channels, 4096)
