@@ -82,7 +82,7 @@ class Cases:
         self.box, self.name, self.folder = box, name, folder
         self.failures: list[str] = []
         self.counts: Counter[str] = Counter()
-        self.slowest = self.largest = 0.0
+        self.slowest = self.largest = self.seconds = 0.0
         self.number = 0
 
     def try_(self, files: dict[str, bytes], script: str, *argv: str | Path, keep: bool = False) -> str:
@@ -95,7 +95,7 @@ class Cases:
         outcome = self.box.run(script, *argv, cwd=place)
         complaint = outcome.complaint(script)
         self.counts["used" if outcome.status == 0 else "refused" if outcome.status == 2 else "failed"] += 1
-        self.slowest = max(self.slowest, outcome.seconds)
+        self.slowest, self.seconds = max(self.slowest, outcome.seconds), self.seconds + outcome.seconds
         self.largest = max(self.largest, outcome.peak_bytes)
         if complaint:
             kept = KEPT / f"{self.name}-{SEED}-{self.number}"
@@ -109,7 +109,7 @@ class Cases:
 
     def conclude(self) -> None:
         counts = ", ".join(f"{count} {name}" for name, count in sorted(self.counts.items()))
-        used = f"slowest {self.slowest:.1f} s, largest {self.largest / 1e9:.2f} GB"
+        used = f"{self.seconds:.0f} s of computing, slowest {self.slowest:.1f} s, largest {self.largest / 1e9:.2f} GB"
         print(f"{self.name}, seed {SEED}: {self.number} cases, {counts}; {used}", flush=True)
         assert not self.failures, f"{len(self.failures)} of {self.number} failed:\n" + "\n".join(self.failures[:8])
 
