@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU_S = 20  # of computing; what takes longer hangs
-WALL_S = 90.0  # of waiting, on a machine that may have other work; what takes longer is blocked
+WALL_S = 300.0  # of waiting, on a machine that may have other work; what takes longer is blocked
 MEMORY_BYTES = 2 * 10**9  # resident
 CRASHED, UNPICKLED, STARTED, CONNECTED, WROTE = 70, 71, 72, 73, 74
 FORBIDDEN = {
