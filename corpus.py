@@ -13,6 +13,7 @@ Its order is that of the pieces' names; the split into training and validation i
 
 import argparse
 import errno
+import math
 import os
 import sys
 import unicodedata
@@ -35,6 +36,7 @@ from continuo.audio import (
     StoredSamples,
     audible_range,
     decode_blocks,
+    in_blocks,
     loudness_db,
 )
 from continuo.command import Parser, printable, run_main
@@ -50,6 +52,9 @@ from continuo.transcript import read_song
 LEAST_SECONDS = 0.5
 AUDIO_VERSION = 2  # part of every cache key: raise it whenever the same file would be heard differently
 NOTES_PREFIX = "notes:"
+MOST_DEPTH = 64  # folders in folders
+MOST_MATCHING_S = 1.0  # of a pattern and a name; longer takes what goes astray in itself, as (a+)+$ does
+MOST_REPEATS = 10_000  # of a pattern's counted repeats together: each is written out when it is compiled
 SPLIT_SHARE = 0.1  # of a lone recording, heard only in validation
 
 
@@ -161,10 +166,12 @@ def find(section: CorpusSection) -> tuple[list[Source], list[tuple[str, str]]]:
     for name, path in _files(section.path):
         ending = path.suffix.lower()
         text = unicodedata.normalize("NFC", name)
-        if (include and not include.search(text)) or (exclude and exclude.search(text)):
+        if (include and not _matches(include, text, "include")) or (exclude and _matches(exclude, text, "exclude")):
             filtered += 1
         elif not path.is_file():
             skipped.append((name, _why_no_file(path)))
+        elif path.is_symlink() and _leads_out(path, section.path):
+            skipped.append((name, "a link out of the corpus is not followed: put the file itself there"))
         elif ending in AUDIO_ENDINGS or ending in SCORE_ENDINGS:
             sources.append(Source(name, path))
         elif ending in UNDECODABLE_ENDINGS:
@@ -205,16 +212,26 @@ def _files(path: str) -> Iterator[tuple[str, Path]]:
     unreadable = lambda error: found.append(Path(error.filename))  # noqa: E731
     for parent, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        if folders and len(Path(parent).relative_to(folder).parts) >= MOST_DEPTH:
+            found += [Path(parent) / name for name in folders]
+            folders.clear()
         names += [name for name in folders if (Path(parent) / name).is_symlink()]
         found += [Path(parent) / name for name in names if not name.startswith(".")]
     yield from sorted((p.relative_to(folder).as_posix(), p) for p in found)
+
+
+def _leads_out(path: Path, corpus_path: str) -> bool:
+    """Whether a link in the corpus leads out of its folder; one that is named itself is meant."""
+    folder = os.path.realpath(Path(corpus_path).expanduser())
+    return folder != os.path.realpath(path) and os.path.commonpath([folder, os.path.realpath(path)]) != folder
 
 
 def _why_no_file(path: Path) -> str:
     if path.is_dir() and path.is_symlink():
         return "a link to a folder is not followed"
     if path.is_dir():
-        return "the folder cannot be read: check its permissions"
+        reason = "the folder cannot be read: check its permissions"
+        return reason if not os.access(path, os.R_OK | os.X_OK) else f"more than {MOST_DEPTH} folders in folders"
     return "neither a file nor a folder" if path.exists() else "a link that leads nowhere"
 
 
@@ -223,11 +240,23 @@ def _pattern(patterns: Sequence[str], key: str) -> "regex.Pattern[str] | None":
     if not patterns:
         return None
     for pattern in patterns:
+        if math.prod(int(count) or 1 for count in regex.findall(r"(?<=[{,])\d{1,20}", pattern)) > MOST_REPEATS:
+            raise ValueError(f"corpus.{key}: {pattern!r} repeats more than {MOST_REPEATS} times: lower its counts")
         try:
             regex.compile(pattern, regex.V1)
-        except regex.error as error:
+        except (regex.error, RecursionError, OverflowError, MemoryError) as error:
             raise ValueError(f"corpus.{key}: {pattern!r} is not a regular expression ({error})") from None
     return regex.compile("|".join(f"(?:{unicodedata.normalize('NFC', p)})" for p in patterns), regex.V1)
+
+
+def _matches(pattern: "regex.Pattern[str]", text: str, key: str) -> bool:
+    try:
+        return pattern.search(text, timeout=MOST_MATCHING_S) is not None
+    except TimeoutError:
+        raise ValueError(
+            f"corpus.{key} takes more than {MOST_MATCHING_S:g} s on the name {text!r}: "
+            "write it without repeats in repeats"
+        ) from None
 
 
 def _prepared(
@@ -267,7 +296,7 @@ def _store(source: Source, section: CorpusSection, key: str) -> dict[str, Any]:
             raise ValueError("it changed while it was read: start again when it is complete")
         return _facts(path, rate)
 
-    blocks = iter([render_score(source, section)]) if source.is_score else decode_blocks(source.path, rate)
+    blocks = in_blocks(render_score(source, section)) if source.is_score else decode_blocks(source.path, rate)
     return cache.put_audio(key, map(_wanted, blocks), describe)
 
 
@@ -405,6 +434,8 @@ def written_out(text: str) -> Song:
 def _prompt_source(path: Path, endings: frozenset[str], *, expressive: bool = False) -> Source:
     if not path.exists():
         raise ValueError(f"--prompt {path} does not exist{near(path)}; check the spelling")
+    if not path.is_file() and not path.is_dir():
+        raise ValueError(f"the prompt {path} is neither a file nor a folder: write what comes from it to a file first")
     if path.is_dir() or path.suffix.lower() not in endings:
         what = "cannot be read as notes" if path.suffix.lower() in AUDIO_ENDINGS else "is not a file of a known kind"
         raise ValueError(f"the prompt {path} {what} ({', '.join(sorted(endings))})")
@@ -436,7 +467,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.cache:
         print(f"{cache.folder()}: {human_size(cache.size_bytes())}")
     if arguments.folder:
-        section = CorpusSection(path=arguments.folder)
+        section = CorpusSection.model_construct(path=arguments.folder)  # unchecked: any name that the file system has
         with Display(quiet=arguments.quiet) as display:
             if arguments.notes or arguments.text:
                 _print_songs(load_songs(section, display=display), text=arguments.text)

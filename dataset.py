@@ -225,9 +225,18 @@ class LaneSampler(Sampler[list[int]]):
         queue = torch.tensor(self.queue, dtype=torch.int64)
         return {"lanes": self.lanes.clone(), "queue": queue, "generator": self.generator.get_state()}
 
+    def _known(self, lanes: torch.Tensor, queue: Sequence[int]) -> bool:
+        """Whether lanes and queue are within the pieces."""
+        ends = set(self.first[1:].tolist())
+        inside = all(0 <= now <= end and end in ends for now, end in lanes.tolist())
+        return inside and all(piece in range(len(self.first) - 1) for piece in queue)
+
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on where `state()` was taken, over the same pieces."""
-        self.lanes, self.queue = state["lanes"].clone(), state["queue"].tolist()
+        """Go on where `state()` was taken, over the same pieces; ValueError where they are others."""
+        lanes, queue = state["lanes"].clone(), state["queue"].tolist()
+        if lanes.shape != self.lanes.shape or lanes.dtype != self.lanes.dtype or not self._known(lanes, queue):
+            raise ValueError("the sampler's lanes are of another corpus")
+        self.lanes, self.queue = lanes, queue
         self.generator.set_state(state["generator"])
 
 

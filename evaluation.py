@@ -90,7 +90,7 @@ class Evaluation(ABC):
         self.started = time.monotonic()
         self.spec, self.rate = predictor.featurizer.spec, predictor.sample_rate_hz
         self.fingerprint = predictor.featurizer.fingerprint()
-        state = meta_path.parent / metadata.load(meta_path).state
+        state = metadata.state_path(metadata.load(meta_path), meta_path)
         self.progress: dict[str, Any] = checkpoint.read_facts(state)["progress"]
         self.train, self.held_out, self.notes = corpora(predictor, meta_path, display)
         self.sample = bounded(self.train, MOST_TRAINING_S, plan.seed)

@@ -89,7 +89,7 @@ def corpora(
         ValueError: there is no such corpus, or nothing of what was held out is in it.
     """
     meta = metadata.load(meta_path)
-    saved, facts = predictor.metadata, checkpoint.read_facts(meta_path.parent / meta.state)
+    saved, facts = predictor.metadata, checkpoint.read_facts(metadata.state_path(meta, meta_path))
     load = corpus.load if predictor.hears == "sound" else corpus.load_songs
     loaded: corpus.Corpus[Any] = load(meta.corpus, seed=saved.training.seed, display=display)
     train, held_out = loaded.split(saved.corpus.validation_share, saved.training.seed)

@@ -8,6 +8,7 @@ The public frame of the audio line is `[magnitude | phase]`, 2K values for K = n
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
@@ -38,8 +39,17 @@ from continuo.stream import StreamSpec
 
 State = dict[str, torch.Tensor]
 P = TypeVar("P", Piece, Song)
+MOST_PROMPT_S = 600.0  # of a prompt of sound that a model hears, its end; the time before matters no more
 RUN = 32  # frames that are sampled together
 FIT_VERSION = 2  # part of the key of what was fitted: raise it whenever the same pieces would be fitted otherwise
+
+
+def _shaped(state: State, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """The tensor of a name; ValueError where it is not of this shape, in float32."""
+    tensor = state[name]
+    if tensor.shape != shape or tensor.dtype != torch.float32:
+        raise ValueError(f"{name} is {tensor.dtype} of {list(tensor.shape)}, not float32 of {list(shape)}")
+    return tensor
 
 
 class Decoder(ABC):
@@ -151,12 +161,15 @@ class StftFeaturizer(Featurizer[Piece]):
 
     def encode(self, piece: Piece, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Frame `t` is centred on sample `t * hop`, so the first and last reach half a window outside the piece."""
-        stop = self.steps(piece) if stop is None else stop
+        return self._encoded(piece, -(self.n_fft // 2), start, self.steps(piece) if stop is None else stop)
+
+    def _encoded(self, piece: Piece, origin: int, start: int, stop: int) -> torch.Tensor:
+        """Frames `start` to `stop`, of which frame `t` begins at sample `origin + t * hop`."""
         parts = []
         for first in range(start, stop, codebook.ENCODE_ROWS):
             keep_on()
             last = min(first + codebook.ENCODE_ROWS, stop) - 1
-            audio = piece.read(first * self.hop - self.n_fft // 2, last * self.hop + self.n_fft // 2)
+            audio = piece.read(origin + first * self.hop, origin + last * self.hop + self.n_fft)
             parts.append(self.from_complex(spectrum(audio, self.n_fft, self.hop)))
         return torch.cat(parts)
 
@@ -167,7 +180,8 @@ class StftFeaturizer(Featurizer[Piece]):
                 f"the prompt {prompt.source} is too short: {prompt.seconds:.3f} s, "
                 f"at least {self.n_fft / self.sample_rate_hz:.3f} s (one frame) are needed"
             )
-        return self.from_complex(spectrum(prompt.read((length - self.n_fft) % self.hop, length), self.n_fft, self.hop))
+        frames = min((length - self.n_fft) // self.hop, int(MOST_PROMPT_S * self.steps_per_second)) + 1
+        return self._encoded(prompt, length - self.n_fft - (frames - 1) * self.hop, 0, frames)
 
     def tail(self, prompt: Piece | None) -> np.ndarray | None:
         """The last `n_fft` samples of a prompt, at the models' loudness."""
@@ -225,7 +239,8 @@ class SpectrumFeaturizer(StftFeaturizer):
         return {"mean": self.spec.mean, "deviation": self.spec.deviation}
 
     def load_state(self, state: State) -> None:
-        self._set_moments(state["mean"], state["deviation"])
+        shape = (self.n_fft + 2,)
+        self._set_moments(_shaped(state, "mean", shape), _shaped(state, "deviation", shape))
 
 
 class SpectrumDecoder(Decoder):
@@ -324,7 +339,10 @@ class CodebookFeaturizer(StftFeaturizer):
         return {"mean": c.mean, "components": c.components, "centroids": c.centroids} | learned
 
     def load_state(self, state: State) -> None:
-        self._set_codebook(codebook.ResidualCodebook(state["mean"], state["components"], state["centroids"]))
+        s, bins = self.section, len(self.bins_hz)
+        mean, components = _shaped(state, "mean", (bins,)), _shaped(state, "components", (s.components, bins))
+        centroids = _shaped(state, "centroids", (s.levels, s.centroids, s.components))
+        self._set_codebook(codebook.ResidualCodebook(mean, components, centroids))
         learned = {n.removeprefix("postfilter."): t for n, t in state.items() if n.startswith("postfilter.")}
         self.postfilter.load_state_dict(learned)
         self.postfilter.eval().requires_grad_(False)
@@ -457,8 +475,10 @@ class NotesFeaturizer(Featurizer[Song]):
         return {"codec": torch.frombuffer(bytearray(text), dtype=torch.uint8), "steps_per_second": pace}
 
     def load_state(self, state: State) -> None:
-        data = json.loads(state["codec"].numpy().tobytes())
-        self._set_codec(self.restored(data), float(state["steps_per_second"]))
+        data, pace = json.loads(state["codec"].numpy().tobytes()), float(state["steps_per_second"])
+        if not 0 < pace < math.inf:
+            raise ValueError(f"{pace} steps per second")
+        self._set_codec(self.restored(data), pace)
 
 
 class ChordFeaturizer(NotesFeaturizer):

@@ -285,7 +285,7 @@ class LevelHead(CodeHead):
             self.bias = nn.Parameter(torch.zeros(spec.levels, max(spec.vocabulary)))
         unused = torch.arange(max(spec.vocabulary)) >= torch.tensor(spec.vocabulary)[:, None]  # (L, V)
         self.register_buffer("unused", unused, persistent=False)
-        self.narrow = bool(unused.any())
+        self.narrow = len(set(spec.vocabulary)) > 1
 
     def depths(self, lanes: int, steps: int, coarse_share: float) -> torch.Tensor | None:
         """Draw the last level that is heard of each step, `(B, T)`: of a share of the lanes only the first levels are.
@@ -578,6 +578,38 @@ MODELS: dict[str, Callable[..., Backbone]] = {
     "mlp": WindowMlp,
     "transformer": Transformer,
 }
+
+
+def least_size(section: Architecture, spec: StreamSpec | None = None) -> tuple[int, int]:
+    """Numbers that a model's weights and the state of one lane hold at least: biases and norms are left out.
+
+    Without a stream, those of the backbone alone. For refusing what no memory holds before anything is allocated.
+    """
+    h, layers = section.hidden, section.layers
+    match section:
+        case LstmSection():
+            weights, lane = 8 * layers * h * h, 2 * layers * h
+        case ConvSection():
+            weights, lane = layers * (section.kernel + 1) * h * h, (section.kernel - 1) * (2**layers - 1) * h
+        case MlpSection():
+            weights, lane = (section.window + layers - 1) * h * h, (section.window - 1) * h
+        case TransformerSection():
+            weights, lane = 12 * layers * h * h, 2 * layers * (section.context - 1) * h
+    if spec is not None:
+        read = spec.features if spec.continuous else max(spec.vocabulary) * (spec.levels if spec.ranks is None else 1)
+        weights += section.head_width * (h + read)
+    return weights, lane
+
+
+def check_fits(weights: dict[str, torch.Tensor], section: Architecture, spec: StreamSpec) -> None:
+    """Refuse weights that are too few for the model of a section, before anything is allocated for it.
+
+    Raises:
+        ValueError: so many numbers are not there.
+    """
+    least, found = least_size(section, spec)[0], sum(tensor.numel() for tensor in weights.values())
+    if found < least:
+        raise ValueError(f"{found:,} weights, where the model has {least:,} or more")
 
 
 def build_model(section: Architecture, spec: StreamSpec) -> SequenceModel:

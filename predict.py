@@ -12,6 +12,7 @@ and writes MIDI and MusicXML beside the WAV.
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -210,7 +211,7 @@ def _outs(arguments: argparse.Namespace) -> list[Path]:
 def check_all(arguments: argparse.Namespace, outs: list[Path], endings: tuple[str, ...]) -> None:
     """Refuse outputs that would overwrite the prompt, or, without --force, anything."""
     for path in (out.with_suffix(ending) for out in outs for ending in endings):
-        if path.resolve() == arguments.prompt.resolve():
+        if os.path.realpath(path) == os.path.realpath(arguments.prompt):
             raise ValueError(f"{path} is the prompt itself: choose another --out")
         check_writable(path, force=arguments.force)
 
@@ -240,7 +241,7 @@ def write_sound(arguments: argparse.Namespace, predictor: Any, display: Any, job
 
 def write_song(arguments: argparse.Namespace, predictor: Any, display: Any, job: Job) -> dict[str, Any]:
     """Continue as notes: MIDI, MusicXML, what they sound like, and a piano roll."""
-    from continuo.audio import stream_wav, write_wav
+    from continuo.audio import in_blocks, stream_wav, write_wav
     from continuo.style import stuck
     from continuo.synth import render
     from continuo.writing import draw_song, write_musicxml, write_song_midi
@@ -263,12 +264,12 @@ def write_song(arguments: argparse.Namespace, predictor: Any, display: Any, job:
     sound = render(song.performance(), predictor.sample_rate_hz, soundfont=soundfont and Path(soundfont).expanduser())
     beside = {}
     if out == STANDARD_OUTPUT:
-        stream_wav(sys.stdout.buffer, [sound], predictor.sample_rate_hz)
+        stream_wav(sys.stdout.buffer, in_blocks(sound), predictor.sample_rate_hz)
     else:
         midi, notation = out.with_suffix(".mid"), out.with_suffix(".musicxml")
         write_song_midi(song, midi)
         write_musicxml(song, notation, title=title)
-        write_wav(out, [sound], predictor.sample_rate_hz)
+        write_wav(out, in_blocks(sound), predictor.sample_rate_hz)
         draw_song(song, out.with_suffix(".png"), seam or None, title)
         beside = {"midi": str(midi), "musicxml": str(notation)}
     taken = time.perf_counter() - started

@@ -28,7 +28,7 @@ from continuo.sampling import Sampling
 from continuo.song import Song
 from continuo.stepping import Steps, flat_state, step_graph
 from featurizer import FEATURIZERS, Featurizer, NotesFeaturizer, StftFeaturizer
-from model_definition import LevelHead, SequenceModel, build_model
+from model_definition import LevelHead, SequenceModel, build_model, check_fits
 
 PRIME_STEPS = 4096  # steps of a prompt that are heard at once
 LEAST_S = 2.0  # of a continuation: prompts often close with a cadence, and what is asked for is how the music goes on
@@ -60,22 +60,23 @@ class Predictor:
             ValueError: either file is missing, damaged, or they do not belong together.
         """
         meta = metadata.load(meta_path)
-        path = meta_path.parent / meta.state
+        path = metadata.state_path(meta, meta_path)
         if not path.exists():
             first = f"train first (python train.py --meta {meta_path})"
             raise ValueError(f"there is no state {path} yet: {first}, the first save comes within a minute")
-        tensors, facts = checkpoint.load(path, "featurizer.", "best.", "average.")
+        tensors, facts = checkpoint.load_model(path, "featurizer.", "best.", "average.")
         metadata.check_same_model(meta, facts["metadata"], path)
         saved = metadata.validated(facts["metadata"], {}, source=path.name)
         section = saved.representation
         featurizer = FEATURIZERS[section.kind](section, saved.corpus.sample_rate_hz)
         try:
             featurizer.load_state(checkpoint.under_prefix("featurizer", tensors))
+            weights = checkpoint.under_prefix(checkpoint.predicting(facts["progress"]), tensors)
+            check_fits(weights, saved.architecture, featurizer.spec)
             model = build_model(saved.architecture, featurizer.spec)
-            model.load_weights(checkpoint.under_prefix(checkpoint.predicting(facts["progress"]), tensors))
-        except (KeyError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"{path} lacks what its model needs ({reason}): train anew with --fresh") from None
+            model.load_weights(weights)
+        except checkpoint.UNFIT as error:
+            raise checkpoint.unfit(path, error) from None
         return cls(featurizer, model, device or torch.device("cpu"), facts)
 
     @cached_property

@@ -204,13 +204,13 @@ def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
             if not arguments.start_from.is_file():
                 missing = f"--from {arguments.start_from}: there is no such state"
                 raise ValueError(f"{missing}{near(arguments.start_from)}; name a .safetensors file")
-            from continuo.checkpoint import read_facts
+            from continuo.checkpoint import read_model_facts
 
-            metadata = md.from_donor(read_facts(arguments.start_from)["metadata"], overrides, state=state)
+            metadata = md.from_donor(read_model_facts(arguments.start_from)["metadata"], overrides, state=state)
         else:
             metadata = md.from_preset(arguments.preset or md.DEFAULT_PRESET, overrides, state=state)
         check_writable(path, force=False)
-    state_path = path.parent / metadata.state
+    state_path = md.state_path(metadata, path)
     check_writable(state_path, force=True)
     return metadata, state_path
 

@@ -34,10 +34,11 @@ from continuo.files import human_size, remove_leftovers
 from continuo.metadata import Metadata, check_same_model
 from continuo.progress import Display
 from continuo.scratch import Scratch
+from continuo.stream import StreamSpec
 from continuo.team import Team
 from dataset import AudioDataset, Batch, LaneSampler, training_batches, validation_batches
 from featurizer import FEATURIZERS, FIT_VERSION, Featurizer
-from model_definition import SequenceModel, State, build_model
+from model_definition import SequenceModel, State, build_model, least_size
 
 FIRST_SAVE_S = 30.0
 SMALL_CORPUS_S = 3600.0  # what is less is memorised, unless it is heard in other keys too
@@ -46,6 +47,7 @@ MOST_KEYS, ENOUGH_NOTES_S = 5, 16 * 3600.0  # the same of notes: as many as make
 Pieces = list[Any]  # of `Piece` or of `Song`, as the featurizer hears
 MEMORISING = 3  # validations in a row, each worse than the best
 BETAS = (0.9, 0.98)
+COPIES = 6  # of the weights, in a training: themselves, gradients, two moments, average, best
 LEAST_RATE = 0.01  # of the learning rate, at the end of the cosine
 
 
@@ -93,8 +95,10 @@ class Trainer:
         self.stopping, self.saved_step = False, -1
         if self.team.leads:
             remove_leftovers(state_path)
-        saved = None if fresh or not state_path.exists() else checkpoint.load(state_path)
-        donor = checkpoint.load(start_from, "featurizer.", "best.", "average.") if start_from and not saved else None
+        saved = None if fresh or not state_path.exists() else checkpoint.load_model(state_path)
+        donor = (
+            checkpoint.load_model(start_from, "featurizer.", "best.", "average.") if start_from and not saved else None
+        )
         if start_from and saved:
             self.display.say(f"{state_path} is there already: going on from it, not from {start_from} (--fresh does)")
         if saved and not checkpoint.under_prefix("weights", saved[0]):
@@ -103,6 +107,7 @@ class Trainer:
         for path, state in ((state_path, saved), (start_from, donor)):
             if path and state:
                 check_same_model(metadata, state[1]["metadata"], path)
+        self._check_memory(None)
         torch.manual_seed(metadata.training.seed)
         section = metadata.representation
         self.featurizer: Featurizer[Any] = FEATURIZERS[section.kind](section, metadata.corpus.sample_rate_hz)
@@ -110,18 +115,40 @@ class Trainer:
             self.train_pieces, self.validation_pieces = self._in_other_keys(*(pieces or self._load_corpus()))
         self._check_same(saved and saved[1])
         fitted = self.team.from_leader(lambda: self._fitted(saved and saved[0], donor and donor[0]))
-        self.featurizer.load_state(fitted)
+        try:
+            self.featurizer.load_state(fitted)
+        except checkpoint.UNFIT as error:
+            raise checkpoint.unfit(state_path, error) from None
         with self.team.first_here():
             self.train_set = self._encode("encoding", self.train_pieces)
             self.validation_set = self._encode("encoding held-out pieces", self.validation_pieces)
         with self._batch_fits():
             self._build()
-        if saved:
-            self._restore(*saved)
-        elif donor:
-            self._begin_with(*donor)
+        try:
+            if saved:
+                self._restore(*saved)
+            elif donor:
+                self._begin_with(*donor)
+        except checkpoint.UNFIT as error:
+            raise checkpoint.unfit(state_path if saved else start_from or state_path, error) from None
         if fresh and self.team.leads and state_path.exists():
             self._set_aside()
+
+    def _check_memory(self, spec: StreamSpec | None) -> None:
+        """Refuse, before anything is read or allocated, what this machine's memory cannot hold.
+
+        Of the activations only what certainly is kept is counted.
+        """
+        if self.device.type == "cuda":  # has a memory of its own, and says itself when it is full
+            return
+        t, a = self.metadata.training, self.metadata.architecture
+        weights, lane = least_size(a, spec)
+        needed = 4 * (COPIES * weights + t.batch_size * (lane + t.window * (a.hidden + a.head_width)))
+        if needed > (most := checkpoint.machine_memory_bytes()):
+            raise ValueError(
+                f"training this model takes {human_size(needed)} or more, and this machine has {human_size(most)}: "
+                "lower architecture.hidden, architecture.layers, training.batch_size or training.window"
+            )
 
     def _check_same(self, saved: dict[str, Any] | None) -> None:
         """Processes may be on several machines, each with its own view of the files."""
@@ -133,7 +160,7 @@ class Trainer:
     def _set_aside(self) -> None:
         """Rename a state that training anew would overwrite, where it is of another model than this one."""
         try:
-            check_same_model(self.metadata, checkpoint.read_facts(self.state_path)["metadata"], self.state_path)
+            check_same_model(self.metadata, checkpoint.read_model_facts(self.state_path)["metadata"], self.state_path)
         except (ValueError, KeyError):
             aside = self.state_path.with_suffix(".before.safetensors")
             self.state_path.replace(aside)
@@ -210,6 +237,7 @@ class Trainer:
         t = self.metadata.training
         self.progress = Progress()
         self.precision = self.team.from_leader(lambda: choose_precision(t.precision, self.device))
+        self._check_memory(self.featurizer.spec)
         self.model: SequenceModel = build_model(self.metadata.architecture, self.featurizer.spec).to(self.device)
         if (counts := self.train_set.counts()) is not None:
             self.model.expect(counts.to(self.device))
@@ -438,13 +466,17 @@ class Trainer:
             self.scratch.load({})
 
     def _restore(self, tensors: checkpoint.Tensors, facts: dict[str, Any]) -> None:
-        self.model.load_state_dict(checkpoint.under_prefix("weights", tensors))
+        weights = checkpoint.under_prefix("weights", tensors)
+        self.model.load_state_dict(weights)
         self.average.load_state_dict(checkpoint.under_prefix("average", tensors))
         self.best = checkpoint.under_prefix("best", tensors)
         state = self.optimizer.state_dict()
         names = range(len(state["param_groups"][0]["params"]))
         moments = {index: checkpoint.under_prefix(f"optimizer.{index}", tensors) for index in names}
         moments = {index: kept for index, kept in moments.items() if kept}
+        for parameter, kept in ((p, moments[i]) for i, p in enumerate(self.model.parameters()) if i in moments):
+            if any(kept[name].shape != parameter.shape for name in ("exp_avg", "exp_avg_sq")) or kept["step"].dim():
+                raise ValueError("a moment of the optimizer is of another shape than its weights")
         if self.scratch:
             self.scratch.load(moments)
         else:
@@ -454,6 +486,8 @@ class Trainer:
         if self.metadata.training.precision == "auto" and self.device.type == "cpu":
             self.precision = getattr(torch, facts["precision"])  # a measurement must not change a resumed run
         lanes = [tensors[f"lanes.{i}"] for i in range(len(self.lanes))]
+        if any(kept.shape[1:] != ours.shape[1:] for kept, ours in zip(lanes, self.lanes, strict=True)):
+            raise ValueError("the lanes are of another shape than this model's state")
         if facts["pieces"] == fingerprint(self.train_pieces) and len(lanes[0]) == self.metadata.training.batch_size:
             self.sampler.load_state(checkpoint.under_prefix("sampler", tensors))
             self.lanes = tuple(tensor[self.team.rows].to(self.device) for tensor in lanes)

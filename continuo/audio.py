@@ -5,8 +5,10 @@ Decoding goes block by block, so that memory stays flat whatever the length of a
 
 import io
 import math
+import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +27,8 @@ UNDECODABLE_ENDINGS = frozenset(
 )
 REFERENCE_DB = -23.0  # the gated RMS level at which every model hears and makes music
 BLOCK_SAMPLES = 1 << 19
+MOST_SECONDS = 12 * 3600.0  # of a recording: compressed silence may promise months in a few bytes
+MOST_TAPS = 1 << 24  # of a resampling filter, before rates that have hardly a factor in common are met approximately
 ROWS = 64  # outputs of one row of the resampling product, at least: fewer would leave the processor idle
 
 
@@ -37,17 +41,32 @@ def decode_blocks(path: Path, sample_rate_hz: int) -> Iterator[np.ndarray]:
         ValueError: the file cannot be decoded; the reason is libsndfile's.
     """
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:  # a name need not be Unicode
             if not 1000 <= file.samplerate <= 768_000:
                 raise ValueError(f"its sample rate of {file.samplerate} Hz is outside 1,000 to 768,000 Hz")
             size = max(BLOCK_SAMPLES // file.channels, 4096)
-            blocks = file.blocks(size, dtype="float32", always_2d=True)
+            blocks = _bounded(file.blocks(size, dtype="float32", always_2d=True), file.samplerate)
             yield from resample_blocks(map(_mono, blocks), file.samplerate, sample_rate_hz)
     except soundfile.SoundFileError as error:
         reason = str(error).rsplit(": ", 1)[-1].strip().rstrip(".")
         if path.stat().st_size == 0:
             reason = "the file is empty"
         raise ValueError(f"cannot be decoded ({reason}): is it whole, and what its name says?") from None
+
+
+def _bounded(blocks: Iterable[np.ndarray], sample_rate_hz: int) -> Iterator[np.ndarray]:
+    """The blocks, as long as they last no longer than `MOST_SECONDS`."""
+    left = MOST_SECONDS * sample_rate_hz
+    for block in blocks:
+        left -= len(block)
+        if left < 0:
+            raise ValueError(f"it lasts more than {MOST_SECONDS / 3600:.0f} hours: cut it into parts")
+        yield block
+
+
+def in_blocks(samples: np.ndarray) -> Iterator[np.ndarray]:
+    """Samples that are in memory, block by block."""
+    return (samples[start : start + BLOCK_SAMPLES] for start in range(0, len(samples), BLOCK_SAMPLES))
 
 
 def _mono(block: np.ndarray) -> np.ndarray:
@@ -106,8 +125,7 @@ class Resampler:
     def __init__(self, unit: int, made: int) -> None:
         from torchaudio.transforms import Resample
 
-        divisor = math.gcd(unit, made)
-        self.unit, self.made = unit // divisor, made // divisor
+        self.unit, self.made = _ratio(unit, made)
         reach = 16 * max(1.0, self.unit / self.made)  # a filter of 6 zero crossings reaches less far
         self.margin = (math.ceil(reach / self.unit) + 1) * self.unit
         plain = Resample(self.unit, self.made)
@@ -134,6 +152,18 @@ class Resampler:
         with torch.inference_mode():
             stretches = torch.from_numpy(padded).unfold(0, reach, self._step)  # (-(-length // rows) or more, reach)
             return (stretches @ self._band.T).flatten()[:length].numpy()
+
+
+def _ratio(unit: int, made: int) -> tuple[int, int]:
+    """`unit / made` in least terms, or what is nearest to it (by a millionth) and has a filter of `MOST_TAPS` at most.
+
+    >>> _ratio(44100, 24000), _ratio(44101, 24000)
+    ((147, 80), (3857, 2099))
+    """
+    ratio = Fraction(unit, made)
+    if ratio.numerator * ratio.denominator > MOST_TAPS:
+        ratio = ratio.limit_denominator(max(math.isqrt(int(MOST_TAPS / ratio)), 1))
+    return ratio.numerator, ratio.denominator
 
 
 class ResampledView:

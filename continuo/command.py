@@ -26,7 +26,12 @@ HINTS = {
     errno.EEXIST: ": choose another name",
     errno.ENOTDIR: ": a part of this path is a file",
     errno.EISDIR: ": name a file in it",
+    errno.ENAMETOOLONG: ": choose a shorter one",
+    errno.ELOOP: ": name the file itself",
 }
+
+MOST_LETTERS = 600
+"""Of a refusal; the middle of a longer one, which quotes its input at length, is left out."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,7 +58,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        text = printable(" ".join((self._misspelt() or _with_suggestion(message)).split()))
+        text = one_line(self._misspelt() or _with_suggestion(message))
         self.exit(2, f"{self.prog}: {text}; {self.prog} --help shows what there is\n")
 
     def _misspelt(self) -> str:
@@ -118,8 +123,7 @@ def run_main(body: Callable[[], int], *, name: str) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("CONTINUO_DEBUG"):
             raise
-        text = printable(" ".join(_explain(error).split()))
-        print(f"{as_called(name)}: {as_called(text)}", file=sys.stderr)
+        print(f"{as_called(name)}: {as_called(one_line(_explain(error)))}", file=sys.stderr)
         return 2
 
 
@@ -143,6 +147,14 @@ def _explain(error: Exception) -> str:
         hint = HINTS.get(error.errno or 0, "")
         return f"{error.filename or 'the file system'}: {error.strerror}{hint}"
     return str(error)
+
+
+def one_line(text: str) -> str:
+    """`text` on one line, control characters shown, shortened in the middle to about `MOST_LETTERS`."""
+    line = " ".join(text.split())
+    if len(line) > MOST_LETTERS:
+        line = f"{line[: MOST_LETTERS // 2]} ... {line[-MOST_LETTERS // 2 :]}"
+    return printable(line)
 
 
 def printable(text: str) -> str:

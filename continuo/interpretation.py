@@ -18,7 +18,7 @@ from continuo.instruments import percussion_key, programs
 from continuo.ornaments import Stroke
 from continuo.page import ROUND_Q, Page, Staff, Written
 from continuo.score import read_hint
-from continuo.sounds import Sound, hold_pedal
+from continuo.sounds import Sound, check_length, hold_pedal
 
 if TYPE_CHECKING:
     from music21.stream import Score
@@ -128,6 +128,7 @@ def interpret(score: Score, *, expressive: bool = False) -> tuple[list[Sound], f
     for i in page.order:
         times.append((i, now_s))
         now_s += clock(page.starts_q[i + 1]) - clock(page.starts_q[i])
+    check_length(now_s)
     last_fermata = _last_fermata(page) if not expressive else float("inf")
     groups: dict[str, list[Sound]] = {}
     for staff in page.staves:
@@ -178,6 +179,7 @@ def transcribe(score: Score) -> tuple[list[Sound], float, list[tuple[float, floa
         if meter and (not meters or list(meters[-1][1:]) != meter):
             meters.append((now_q, meter[0], meter[1]))
         now_q += end - begin
+    check_length(now_q / 4)  # four quarter notes a second are many
     sounds: list[Sound] = []
     for staff in page.staves:
         lines = (
@@ -482,7 +484,7 @@ def _tremolo_or_glissando(
 def _stroke_count(length_q: float, element: Any, marks: int) -> int:
     """How many strokes a tremolo has: one mark is eighths, two 16ths and so on; a note's own flags count too."""
     flags = {"eighth": 1, "16th": 2, "32nd": 3, "64th": 4}.get(element.duration.type, 0)
-    return max(round(length_q * 2 ** min(marks + flags, 5)), 1)
+    return min(max(round(length_q * 2 ** min(marks + flags, 5)), 1), ornaments.MOST_STROKES)
 
 
 def _name_unperformed(page: Page, element: Any) -> None:

@@ -6,20 +6,28 @@ the border: an unknown key or an impossible value is refused by name.
 """
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import regex
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from continuo.command import suggestion
-from continuo.files import near, write_text
+from continuo.files import human_size, near, write_text
 from continuo.place import MODELS
 
 PRESETS = MODELS
 DEFAULT_PRESET = "codebook-lstm"
 EMBEDDED_CORPUS = "music21:bach"
+MOST_BYTES = 2**20
+"""Of a metadata file; one that names every key has about a thousand."""
+MOST_PATTERN_LETTERS = 1000
+MOST_PATTERNS = 100
+"""Of `include` and `exclude`: each pattern, and how many."""
+MOST_REASONS = 5
+"""How many of a file's mistakes are named at once."""
 
 
 class Section(BaseModel):
@@ -28,18 +36,30 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _without_control(value: str) -> str:
+    if any(ord(letter) < 32 for letter in value):
+        raise ValueError(f"{value!r} holds control characters: no path of yours does")
+    return value
+
+
+Place = Annotated[str, Field(max_length=4096), AfterValidator(_without_control)]
+Patterns = Annotated[
+    tuple[Annotated[str, Field(max_length=MOST_PATTERN_LETTERS)], ...], Field(max_length=MOST_PATTERNS)
+]
+
+
 class CorpusSection(Section):
     """What is heard. `include` and `exclude` are regular expressions (of the `regex` package) on relative paths."""
 
-    path: str = EMBEDDED_CORPUS
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    path: Place = EMBEDDED_CORPUS
+    include: Patterns = ()
+    exclude: Patterns = ()
     sample_rate_hz: int = Field(24000, ge=4000, le=192000)
     program: int | None = Field(None, ge=0, le=127, description="General MIDI program for scores; null: as written")
     programs: tuple[Annotated[int, Field(ge=0, le=127)], ...] = Field(
         (), description="General MIDI programs whose notes are read, by models of notes; none: all"
     )
-    soundfont: str | None = None
+    soundfont: Place | None = None
     licence: str = Field("not stated", description="of the recordings, for the model card")
     validation_share: float = Field(0.1, gt=0, lt=1)
     pieces: int | None = Field(None, ge=1, description="use at most so many pieces, chosen by the seed")
@@ -80,9 +100,11 @@ class CodebookSection(StftSection):
     levels: int = Field(3, ge=1, le=64)
     centroids: int = Field(1024, ge=2, le=32768)
     fit_frames: int = Field(
-        60_000, ge=100, description="frames that PCA, k-means and post-filter are fitted on, at most"
+        60_000, ge=100, le=5_000_000, description="frames that PCA, k-means and post-filter are fitted on, at most"
     )
-    postfilter_steps: int = Field(1200, ge=0, description="of the post-filter's training, at most; 0: plain look-up")
+    postfilter_steps: int = Field(
+        1200, ge=0, le=100_000, description="of the post-filter's training, at most; 0: plain look-up"
+    )
 
     @model_validator(mode="after")
     def _components_fit(self) -> "CodebookSection":
@@ -225,7 +247,7 @@ class Metadata(Section):
     representation: Representation
     architecture: Architecture
     training: TrainingSection = TrainingSection()
-    state: str = Field(min_length=1)
+    state: Place = Field(min_length=1)
 
     @field_validator("state")
     @classmethod
@@ -245,6 +267,20 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Metadata:
         ValueError: the file is missing, not JSON, or holds an unknown key or an impossible value.
     """
     return validated(read_json(path), overrides or {}, source=path.name)
+
+
+def state_path(metadata: Metadata, meta_path: Path) -> Path:
+    """Where the state of a metadata file is: in its folder or below.
+
+    Raises:
+        ValueError: a link leads out of that folder.
+    """
+    path, folder = meta_path.parent / metadata.state, os.path.realpath(meta_path.parent)
+    if os.path.commonpath([folder, os.path.realpath(path)]) != folder:
+        raise ValueError(
+            f"{path} is a link that leads out of the folder of {meta_path.name}: put the file itself there"
+        )
+    return path
 
 
 def from_preset(name: str, overrides: dict[str, Any], *, state: str) -> Metadata:
@@ -295,8 +331,10 @@ def validated(content: Any, overrides: dict[str, Any], *, source: str) -> Metada
     try:
         return Metadata.model_validate(content)
     except ValidationError as error:
-        reasons = "; ".join(dict.fromkeys(_reason(entry) for entry in error.errors()))
-        raise ValueError(f"{source}: {reasons}") from None
+        first = error.errors()[:MOST_REASONS]
+        reasons = "; ".join(dict.fromkeys(_reason(entry) for entry in first))
+        more = f"; {error.error_count() - len(first)} more" if error.error_count() > len(first) else ""
+        raise ValueError(f"{source}: {reasons}{more}") from None
 
 
 def check_same_model(ours: Metadata, saved: dict[str, Any], state_path: Path) -> None:
@@ -340,22 +378,28 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
             raise ValueError(f"--set {word}: write KEY=VALUE, for example training.batch_size=16")
         try:
             result[key] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             result[key] = value
     return result
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file, or ValueError with the reason in one line."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError(f"{path} is neither a file nor a folder: name a metadata file")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise ValueError(f"it is larger than {human_size(MOST_BYTES)}")
+        content = json.loads(data.decode("utf-8"))
     except FileNotFoundError:
         raise ValueError(
             f"{path} does not exist{near(path)}; check --meta, or create it: python train.py --meta {path}"
         ) from None
     except IsADirectoryError:
         raise ValueError(f"{path} is a folder: name a metadata file in it, such as {path / 'model.json'}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of encoding, of JSON, of numbers with thousands of digits
         raise ValueError(f"{path} is not valid JSON ({error}): mend it, or name another file") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, not {type(content).__name__}")
@@ -372,7 +416,9 @@ def _with_key(content: Any, keys: list[str], value: Any, whole: str) -> dict[str
 def _reason(entry: Any) -> str:
     """One pydantic error in words; the tag of a discriminated union is left out of the key."""
     parts = [str(part) for part in entry["loc"] if part not in KINDS]
-    key = ".".join(parts)
+    key = ".".join(parts)[:80]
+    if entry["type"] == "string_unicode":
+        return f"{key} holds characters that are no Unicode text: rename what it names"
     if entry["type"] == "extra_forbidden":
         return f"unknown key {key}{_like(key)}"
     if entry["type"] == "union_tag_invalid":
@@ -382,7 +428,14 @@ def _reason(entry: Any) -> str:
         return f"the key {key}{'.kind' if entry['type'] == 'union_tag_not_found' else ''} is missing"
     if entry["type"] == "value_error":
         return f"{key}: {entry['ctx']['error']}"
-    return f"{key}: {entry['msg'].lower()}, not {entry['input']!r:.80}"
+    return f"{key}: {entry['msg'].lower()}, not {_shown(entry['input'])}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        return f"{value!r:.80}"
+    except (ValueError, RecursionError):  # a number of thousands of digits, lists in lists in lists
+        return "that"
 
 
 def _like(key: str) -> str:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from continuo.sounds import Sound, hold_pedal, pedal_spans
+from continuo.sounds import Sound, check_count, hold_pedal, pedal_spans
 
 PEDAL = 64
 """Control change of the sustain pedal; values from 64 on are down."""
 BEND_RANGE = 2.0
 """Semitones of a full pitch bend where nothing else is said."""
+MAX_EVENTS = 3_000_000
+"""Most events of a file; what is called black MIDI may have more."""
+MAX_TICKS = 2**31 - 1
+"""Latest time that symusic counts to."""
 IGNORED = {7: "channel volume", 11: "expression", 66: "sostenuto pedal", 67: "soft pedal", 1: "modulation"}
 """Controls that are met often and not performed."""
 
@@ -61,9 +65,10 @@ def _parsed(data: bytes, unit: str) -> Any:
     check_bounds(data)
     try:
         score: Any = symusic.Score.from_midi(data)
-        return score if unit == "tick" else score.to(unit)
     except Exception as error:  # symusic raises whatever its C++ core throws
         raise ValueError(f"not a readable MIDI file ({' '.join(str(error).split())[:150]})") from None
+    check_count(sum(len(track.notes) for track in score.tracks))
+    return score if unit == "tick" else score.to(unit)
 
 
 def check_bounds(data: bytes) -> None:
@@ -75,12 +80,17 @@ def check_bounds(data: bytes) -> None:
     if data[:4] != b"MThd" or len(data) < 14:
         raise ValueError("not a MIDI file (it does not begin with MThd): is it what its name says?")
     tracks, place = int.from_bytes(data[10:12]), 8 + int.from_bytes(data[4:8])
+    if not 0 < int.from_bytes(data[12:14]) < 0x8000:
+        raise ValueError(
+            "the MIDI file does not count in parts of a quarter note: export it with ticks per quarter note"
+        )
+    left = MAX_EVENTS
     while tracks:
         end = place + 8 + int.from_bytes(data[place + 4 : place + 8])
         if place + 8 > len(data) or end > len(data):
             raise ValueError(f"the MIDI file is cut off after {len(data)} bytes: get it again")
         if data[place : place + 4] == b"MTrk":
-            _check_track(data[place + 8 : end])
+            left -= _check_track(data[place + 8 : end], left)
             tracks -= 1
         place = end
 
@@ -89,12 +99,17 @@ META_LENGTHS = {0x51: 3, 0x54: 5, 0x58: 4, 0x59: 2}
 """Of tempo, offset, time and key signature."""
 
 
-def _check_track(track: bytes) -> None:
-    """Walk the events of a track; ValueError where one is incomplete."""
-    place, status = 0, 0
+def _check_track(track: bytes, most: int) -> int:
+    """Walk the events of a track, and count them; ValueError where one is incomplete, or where they are too many."""
+    place, status, now, count = 0, 0, 0, 0
     try:
         while place < len(track):
-            place = _number(track, place)[1]
+            delta, place = _number(track, place)
+            now, count = now + delta, count + 1
+            if count > most:
+                raise ValueError(f"the MIDI file has more than {MAX_EVENTS} events: split it")
+            if now > MAX_TICKS:
+                raise ValueError("the MIDI file is damaged: its times go beyond what can be counted; get it again")
             if track[place] >= 0x80:
                 status, place = track[place], place + 1
             if status in (0xF0, 0xF7, 0xFF):
@@ -104,7 +119,7 @@ def _check_track(track: bytes) -> None:
                 if length < META_LENGTHS.get(kind, 0):
                     raise IndexError
                 if kind == 0x2F:
-                    return
+                    return count
             elif 0x80 <= status < 0xF0:
                 place += 1 if 0xC0 <= status < 0xE0 else 2
             else:
@@ -113,6 +128,7 @@ def _check_track(track: bytes) -> None:
                 raise IndexError
     except IndexError:
         raise ValueError("the MIDI file is damaged: a track ends within an event; get it again") from None
+    return count
 
 
 def _number(track: bytes, place: int) -> tuple[int, int]:

@@ -17,6 +17,8 @@ ACCIACCATURA_S = 0.065
 ARPEGGIO_S = 1 / 15
 """From one note of an arpeggio to the next, unless the chord is too short for it."""
 SHORTEST_STEP_S = 0.005
+MOST_STROKES = 10_000
+"""Of one note."""
 STROKE_RANGE_S = (1 / 64, 1 / 8)
 """Shortest and longest stroke of a trill, turn or mordent."""
 
@@ -66,7 +68,7 @@ def ornament(kind: str, onset_s: float, end_s: float, pitches: dict[int, float],
         return [Stroke(onset_s, middle_s, pitches[0]), *rest]
     steps = PATTERNS[kind]
     if kind == "trill":
-        count = max(int((end_s - onset_s) / stroke_s + 1e-6), 1)
+        count = min(max(int((end_s - onset_s) / stroke_s + 1e-6), 1), MOST_STROKES)
         count -= 1 - count % 2  # odd, to end on the main note
         steps = tuple(steps[k % 2] for k in range(count))
     stroke_s = min(stroke_s, (end_s - onset_s) / len(steps))

@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from continuo.repeats import Marks, playing_order, read_words
-from continuo.score import HINT, read_hint
+from continuo.score import HINT, MAX_PASSES, read_hint
 
 if TYPE_CHECKING:
     from music21.stream import Score
 
 ROUND_Q = 1e-4
 """Places closer than this are the same place: MusicXML divisions of triplets are not exact."""
-MOST_PASSES = 99
 
 
 @dataclass(slots=True)
@@ -147,7 +146,7 @@ def _read_barlines(measure: Any, marks: Marks) -> None:
             if line.direction == "start":
                 marks.starts = True
             else:
-                marks.times = max(marks.times, min(line.times or 2, MOST_PASSES))
+                marks.times = max(marks.times, min(line.times or 2, MAX_PASSES))
 
 
 def _parts(score: Any) -> list[Any]:

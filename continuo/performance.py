@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,7 +25,7 @@ from continuo.interpretation import interpret
 from continuo.midi import read_midi
 from continuo.notes import Note, Performance
 from continuo.score import at_sounding_pitch, explained, parse_score, read_bytes
-from continuo.sounds import Sound
+from continuo.sounds import Sound, check_count, check_length
 from continuo.synth import check_rate, find_soundfont, render, write_midi
 
 if TYPE_CHECKING:
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 
 MIDI_ENDINGS = frozenset({".mid", ".midi"})
 SCORE_ENDINGS = frozenset({".musicxml", ".xml", ".mxl"}) | MIDI_ENDINGS
-MAX_SECONDS = 6 * 3600.0
-"""Longest performance; longer ones come from broken tempi, durations or repeats."""
-MAX_NOTES = 2_000_000
 SHORTEST_S = 0.01
 """No sounding note is shorter; shorter ones are clicks."""
 CACHE_VERSION = 4
@@ -104,7 +102,7 @@ def perform_score(score: Score, *, expressive: bool = False) -> Performance:
     A score of rests alone is silence, and says so in its warnings.
 
     Raises:
-        ValueError: neither notes nor rests, repeats without end, or longer than `MAX_SECONDS`.
+        ValueError: neither notes nor rests, repeats without end, too many notes, or too long.
     """
     sounds, seconds, warnings = interpret(at_sounding_pitch(score), expressive=expressive)
     if not sounds and not seconds:
@@ -114,6 +112,8 @@ def perform_score(score: Score, *, expressive: bool = False) -> Performance:
 
 def _finish(sounds: Iterable[Sound], seconds: float, warnings: Iterable[str]) -> Performance:
     """Check, clip and sort what was read."""
+    sounds = list(sounds)
+    check_count(len(sounds))
     notes = []
     for s in sounds:
         if not (math.isfinite(s.onset_s) and math.isfinite(s.end_s) and math.isfinite(s.pitch)):
@@ -122,12 +122,9 @@ def _finish(sounds: Iterable[Sound], seconds: float, warnings: Iterable[str]) ->
             onset_s = max(s.onset_s, 0.0)
             velocity = min(127, max(1, round(s.velocity)))
             notes.append(Note(onset_s, max(s.end_s - onset_s, SHORTEST_S), s.pitch, velocity, s.program, s.is_drum))
-    if len(notes) > MAX_NOTES:
-        raise ValueError(f"more than {MAX_NOTES} notes; split the score")
     notes.sort(key=lambda n: (n.onset_s, n.pitch, n.program, n.duration_s))
     seconds = max([seconds, *(n.onset_s + n.duration_s for n in notes)])
-    if seconds > MAX_SECONDS:
-        raise ValueError(f"it would last {seconds / 3600:.1f} hours; the most is {MAX_SECONDS / 3600:.0f}")
+    check_length(seconds)
     return Performance(tuple(notes), seconds, tuple(dict.fromkeys(warnings)))
 
 
@@ -160,7 +157,7 @@ def _perform_all(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     reports: dict[str, dict[str, Any]] = {}
     taken: set[str] = set()
-    inputs = {path.resolve() for path in args.scores}
+    inputs = {os.path.realpath(path) for path in args.scores}
     for path in args.scores:
         try:
             reports[str(path)] = _write_one(path, _free_stem(path, taken), args, soundfont, inputs)
@@ -183,14 +180,14 @@ def _free_stem(path: Path, taken: set[str]) -> str:
 
 
 def _write_one(
-    path: Path, stem: str, args: argparse.Namespace, soundfont: Path | None, inputs: set[Path]
+    path: Path, stem: str, args: argparse.Namespace, soundfont: Path | None, inputs: set[str]
 ) -> dict[str, Any]:
     """Perform one score and write what was asked for, never over one of the inputs; returns its report."""
     performance = perform(path, expressive=args.expressive)
     report: dict[str, Any] = {"notes": len(performance.notes), "seconds": round(performance.seconds, 3)}
     if args.midi or not args.wav:
         target = args.out / f"{stem}.mid"
-        if target.resolve() in inputs:
+        if os.path.realpath(target) in inputs:
             raise ValueError(f"{path.name}: {target} would overwrite a score of this run; choose another --out")
         write_midi(performance, target)
         report["midi"] = str(target)
@@ -209,7 +206,7 @@ def _write_one(
     if not (args.json or args.quiet):
         print(f"{printable(path.name)}: {report['notes']} notes, {report['seconds']:.1f} s")
         for warning in performance.warnings:
-            print(f"  {warning}")
+            print(f"  {printable(warning)}")
     return report
 
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-MAX_PLAYED_BARS = 20_000
-"""Most bars of one performance, repeats included."""
+from continuo.score import MAX_BARS
 
 
 @dataclass
@@ -70,24 +69,25 @@ def playing_order(bars: list[Marks]) -> list[int]:
     """Indices of the bars in the order in which they are played.
 
     Raises:
-        ValueError: the order is longer than `MAX_PLAYED_BARS`.
+        ValueError: the order is longer than `MAX_BARS`.
 
     >>> playing_order([Marks(), Marks(passes=frozenset({1}), times=2), Marks(passes=frozenset({2}))])
     [0, 1, 0, 2]
     """
     order: list[int] = []
+    groups = _groups(bars)
     used_jumps: set[int] = set()
     i, start, turn, jump = (0, 0, 1, -1)  # jump: the bar whose da capo or dal segno is being obeyed
     while i < len(bars):
         bar = bars[i]
         if bar.starts and start != i:
             start, turn = i, 1
-        if bar.passes and not _plays(bars, i, turn, jump >= 0):
+        if bar.passes and not _plays(bars[i], groups[i], turn, jump >= 0):
             i += 1
             continue
         order.append(i)
-        if len(order) > MAX_PLAYED_BARS:
-            raise ValueError(f"its repeats would play more than {MAX_PLAYED_BARS} bars")
+        if len(order) > MAX_BARS:
+            raise ValueError(f"its repeats would play more than {MAX_BARS} bars")
         if jump >= 0 and bar.fine:
             break
         if jump >= 0 and bar.to_coda and bars[jump].until != "fine":
@@ -95,7 +95,7 @@ def playing_order(bars: list[Marks]) -> list[int]:
             if coda is not None:
                 i, start, turn, jump = coda, coda, 1, -1
                 continue
-        if bar.times and jump < 0 and turn < max(bar.times, _last_pass(bars, i)):
+        if bar.times and jump < 0 and turn < max(bar.times, max(groups[i], default=0)):
             i, turn = start, turn + 1
             continue
         if bar.times or (bar.passes and (i + 1 == len(bars) or not bars[i + 1].passes)):
@@ -109,28 +109,23 @@ def playing_order(bars: list[Marks]) -> list[int]:
     return order
 
 
-def _group(bars: list[Marks], i: int) -> range:
-    """The run of consecutive ending bars around bar i."""
-    first = last = i
-    while first > 0 and bars[first - 1].passes and not bars[first].starts:
-        first -= 1
-    while last + 1 < len(bars) and bars[last + 1].passes and not bars[last + 1].starts:
-        last += 1
-    return range(first, last + 1)
+def _groups(bars: list[Marks]) -> list[frozenset[int]]:
+    """Of each bar the passes that the endings around it know: those of a run of ending bars; none outside endings."""
+    found: list[frozenset[int]] = []
+    while len(found) < len(bars):
+        first = len(found)
+        last = first + 1
+        while bars[first].passes and last < len(bars) and bars[last].passes and not bars[last].starts:
+            last += 1
+        found += [frozenset[int]().union(*(bar.passes for bar in bars[first:last]))] * (last - first)
+    return found
 
 
-def _last_pass(bars: list[Marks], i: int) -> int:
-    """The highest pass that the endings around bar i know; 0 outside endings."""
-    return max((max(bars[k].passes) for k in _group(bars, i)), default=0) if bars[i].passes else 0
-
-
-def _plays(bars: list[Marks], i: int, turn: int, last_only: bool) -> bool:
-    """Whether ending bar i sounds in this pass; a pass no ending is numbered for takes the last ending."""
-    group = _group(bars, i)
-    known = frozenset[int]().union(*(bars[k].passes for k in group))
+def _plays(bar: Marks, known: frozenset[int], turn: int, last_only: bool) -> bool:
+    """Whether an ending bar sounds in this pass; a pass no ending is numbered for takes the last ending."""
     if last_only or turn not in known:
-        return max(known) in bars[i].passes
-    return turn in bars[i].passes
+        return max(known) in bar.passes
+    return turn in bar.passes
 
 
 def _more_endings(bars: list[Marks], i: int) -> bool:

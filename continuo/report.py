@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +33,8 @@ def draw_continuation(wav: Path, picture: Path, seam_s: float, title: str) -> No
     figure = _figure(12, 6)
     wave, image = figure.subplots(2, 1, height_ratios=(1, 4), sharex=True)
     wave.fill_between(sound.seconds, sound.lowest, sound.highest, linewidth=0, color="#40618f")
-    wave.set(ylim=(-1, 1), ylabel="amplitude", title=title)
+    wave.set(ylim=(-1, 1), ylabel="amplitude")
+    wave.set_title(title, parse_math=False)
     _draw_spectrogram(figure, image, sound)
     if has_seam:
         for axis in (wave, image):
@@ -63,7 +65,8 @@ def draw_performance(performance: Performance, wav: Path, picture: Path, title: 
         roll.plot(onset_s, pitch, "|", color="black", markersize=7)
         if not is_drum:
             image.hlines(440 * 2 ** ((pitch - 69) / 12), onset_s, end_s, linewidth=1, color="#38d6c0")
-    roll.set(ylabel="pitch (60 is middle C)", title=title)
+    roll.set(ylabel="pitch (60 is middle C)")
+    roll.set_title(title, parse_math=False)
     roll.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=6)
     _draw_spectrogram(figure, image, sound, lowest_hz=50)
@@ -216,5 +219,6 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _save(figure: Any, picture: Path) -> None:
-    with replacing(picture) as temporary:
+    with replacing(picture) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # titles hold names in any script
         figure.savefig(temporary, dpi=110, format="png", metadata={"Software": None})

@@ -44,6 +44,12 @@ class RollCodec:
         meter: tuple[int, int],
         program: int,
     ) -> None:
+        if steps_per_quarter < 1 or QUARTER % steps_per_quarter:
+            raise ValueError(f"steps_per_quarter {steps_per_quarter} does not divide {QUARTER} ticks of a quarter note")
+        if not (0 <= lowest <= highest <= 127 and 1 <= levels <= 128):
+            raise ValueError(f"impossible pitches {lowest} to {highest} at {levels} levels")
+        if not (0 <= program <= 127 and len(meter) == 2 and min(meter) > 0 and 0 < qpm < math.inf):
+            raise ValueError(f"impossible program {program}, meter {meter} or tempo {qpm} qpm")
         self.steps_per_quarter, self.strikes = steps_per_quarter, strikes
         self.lowest, self.highest, self.levels = lowest, highest, levels
         self.qpm, self.meter, self.program = qpm, meter, program
@@ -61,8 +67,6 @@ class RollCodec:
         Raises:
             ValueError: the grid does not divide a quarter note, or there is no pitched note.
         """
-        if steps_per_quarter < 1 or QUARTER % steps_per_quarter:
-            raise ValueError(f"steps_per_quarter {steps_per_quarter} does not divide {QUARTER} ticks of a quarter note")
         pitches = [tone.pitch for song in songs for tone in song.tones if not tone.is_drum]
         if not pitches:
             raise ValueError("there is no pitched note in the corpus")

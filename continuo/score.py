@@ -40,6 +40,24 @@ MAX_DEPTH = 48
 """Deepest nesting of elements. MusicXML needs about 10."""
 MAX_ELEMENTS = 3_000_000
 """Most elements of one score; a symphony has about a million."""
+MAX_BARS = 20_000
+"""Most bars of one part, and of one performance, repeats included."""
+MAX_BAR_Q = 10_000.0
+"""Most quarter notes of one bar."""
+MAX_PASSES = 99
+"""How often a section is played at most."""
+LARGEST = {
+    "fifths": 14, "cancel": 14, "key-octave": 12, "beats": 128, "beat-type": 1024, "staves": 16, "staff": 16,
+    "staff-lines": 64, "line": 64, "clef-octave-change": 12, "octave": 12, "display-octave": 12, "octave-change": 12,
+    "alter": 12, "key-alter": 12, "root-alter": 12, "bass-alter": 12, "degree-alter": 12, "degree-value": 64,
+    "chromatic": 128, "diatonic": 128, "actual-notes": 1024, "normal-notes": 1024, "tremolo": 8, "divisions": 1e9,
+    "multiple-rest": MAX_BARS, "measure-repeat": MAX_BARS, "string": 64, "fret": 128, "inversion": 16,
+}  # fmt: skip
+"""Largest number that each element may hold, either way: music21 counts up to some of them, note by note."""
+LARGEST_ATTRIBUTES = {("ending", "number"): MAX_PASSES, ("repeat", "times"): 1000, ("octave-shift", "size"): 64}
+"""The same of attributes."""
+MAX_DOTS = 8
+"""Most dots of a note."""
 
 HINT = "continuo:"
 """How a footnote begins that carries what music21 would drop."""
@@ -51,11 +69,13 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         ValueError: it is missing, a folder, unreadable, empty or larger than `MAX_FILE_BYTES`.
     """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: neither a score nor a MIDI file; name one")
     try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
+        with open(path, "rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
             raise ValueError(f"{path.name}: larger than {MAX_FILE_BYTES // 2**20} MiB; no score is")
-        data = path.read_bytes()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except OSError as error:
@@ -195,14 +215,42 @@ def normalise(root: Element) -> None:
         raise ValueError(f"not a MusicXML score (its root element is <{root.tag}>)")
     if root.find("part/measure") is None:
         raise ValueError("the score has no measures")
+    _check_numbers(root)
     keys = _percussion_keys(root)
     for part in root.iterfind("part"):
         divisions = 1.0
+        if len(part.findall("measure")) > MAX_BARS:
+            raise ValueError(f"more than {MAX_BARS} bars; split the score")
         for measure in part.iterfind("measure"):
             hint, divisions = _length(measure, divisions)
             _normalise_measure(measure, keys)
             if hint:
                 measure.insert(0, _hint_direction(hint))
+
+
+_NUMBERS = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?", re.IGNORECASE)
+
+
+def _check_numbers(root: Element) -> None:
+    """Refuse numbers that no score needs.
+
+    Raises:
+        ValueError: one is larger than `LARGEST` or `LARGEST_ATTRIBUTES` have it, or a note has more than `MAX_DOTS`.
+    """
+    for element in root.iter():
+        most = LARGEST.get(element.tag)
+        if most is not None and element.text:
+            _check_number(element.tag, element.text, most)
+        for name in element.attrib:
+            if (most := LARGEST_ATTRIBUTES.get((element.tag, name))) is not None:
+                _check_number(f"{element.tag} {name}=", element.attrib[name], most)
+        if element.tag == "note" and len(element.findall("dot")) > MAX_DOTS:
+            raise ValueError(f"a note has more than {MAX_DOTS} dots; correct it")
+
+
+def _check_number(name: str, text: str, most: float) -> None:
+    if len(text) > 400 or any(float(number) > most for number in _NUMBERS.findall(text)):
+        raise ValueError(f"<{name}> says {text[:20]!r}, and {most:g} is the most that a score needs; correct it")
 
 
 def _hint_direction(hint: str) -> Element:
@@ -222,9 +270,13 @@ def _length(measure: Element, divisions: float) -> tuple[str, float]:
     for item in measure:
         if item.tag == "attributes":
             divisions = _number(item.findtext("divisions")) or divisions
-        if item.tag not in ("note", "backup", "forward") or item.find("chord") is not None:
+        if item.tag not in ("note", "backup", "forward"):
             continue
         length_q = (_number(item.findtext("duration")) or 0.0) / divisions
+        if not abs(length_q) <= MAX_BAR_Q or now > MAX_BAR_Q:
+            raise ValueError(f"a bar has more than {MAX_BAR_Q:g} quarter notes; correct its durations or divisions")
+        if item.find("chord") is not None:
+            continue
         now = max(now - length_q, 0.0) if item.tag == "backup" else now + length_q
         rest = item.find("rest")
         if rest is not None and rest.get("measure") == "yes":

@@ -41,6 +41,14 @@ APART = 46
 """Samples of silence that the format wants after each sample."""
 COMPRESSED, ROM = 0x10, 0x8000
 """Types of samples that are left alone: Ogg Vorbis (.sf3), and those of a chip."""
+MOST_BYTES = 512 << 20
+"""Of a font."""
+MOST_ZONES = 4096
+"""Of an instrument."""
+MOST_LOOP = 1 << 20
+"""Samples of a loop that is tuned."""
+MOST_GROWN = 4
+"""How many times the sample data may be used: by samples that share it."""
 MOST_WRONG = 60
 """Cents; what is further off is meant."""
 LEAST_PERIODIC = 0.6
@@ -53,6 +61,8 @@ _GENERATOR = struct.Struct("<HH")
 def is_soundfont(path: Path) -> bool:
     """Whether a file begins as a RIFF file of type sfbk."""
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as file:
             head = file.read(12)
     except OSError:
@@ -69,14 +79,18 @@ def in_tune(font: Path, folder: Path) -> Path:
     """
     stamp = font.stat()
     name = f"{font.resolve()}|{stamp.st_size}|{stamp.st_mtime_ns}|5"
+    if stamp.st_size > MOST_BYTES:
+        raise ValueError(f"the SoundFont {font} is larger than {MOST_BYTES >> 20} MiB: choose a smaller one")
     target = folder / f"{font.stem}-{hashlib.sha256(name.encode()).hexdigest()[:16]}{font.suffix}"
     if target.exists():
         return target
     data = font.read_bytes()
     try:
         repaired = repair(data)
-    except (struct.error, IndexError, KeyError) as error:
-        raise ValueError(f"the SoundFont {font} is damaged ({type(error).__name__})") from None
+    except (struct.error, IndexError, KeyError, ValueError, ArithmeticError) as error:
+        raise ValueError(
+            f"the SoundFont {font} is damaged ({type(error).__name__}): get it again, or name another"
+        ) from None
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(target) as temporary:
         temporary.write_bytes(repaired)
@@ -142,7 +156,11 @@ def _own_headers(tables: dict[bytes, bytes], pcm: np.ndarray) -> tuple[list[Head
     first = [struct.unpack_from("<H", tables[b"inst"], at + 20)[0] for at in range(0, len(tables[b"inst"]), 22)]
     bags = [bag[0] for bag in _BAG.iter_unpack(tables[b"ibag"])]
     known = {header: number for number, header in enumerate(headers)}
+    if sorted(first) != first or sorted(bags) != bags:
+        raise IndexError("zones go backwards")
     for zone_from, zone_to in itertools.pairwise(first):
+        if zone_to - zone_from > MOST_ZONES:
+            raise IndexError("too many zones")
         common: dict[int, int] = {}  # what the instrument's global zone says for all
         merged: list[tuple[int, dict[int, int]]] = []
         for zone in range(zone_from, zone_to):
@@ -189,6 +207,8 @@ def _tuned(header: Header, generators: dict[int, int], pcm: np.ndarray) -> Heade
     start, end, loop, loop_end, rate, root, correction = header[1:8]
     if not (start <= loop < loop_end <= end <= len(pcm)) or header[-1] & (COMPRESSED | ROM) or not rate:
         return header
+    if loop_end - loop > MOST_LOOP:
+        return header
     fine = sum(unit * ((n := generators.get(kind, 0)) - (n >> 15 << 16)) for kind, unit in TUNES)
     wanted = 440 * 2 ** ((root - 69 - (correction + fine) / 100) / 12) * (loop_end - loop) / rate  # periods in the loop
     energy = np.abs(np.fft.rfft(pcm[loop:loop_end].astype(np.float32)))[1:] ** 2
@@ -210,7 +230,7 @@ def _long_loops(headers: list[Header], samples: bytes) -> tuple[list[Header], by
     moved: list[Header] = []
     places: dict[tuple[int, ...], tuple[int, int]] = {}  # of each sample and loop: where it is now, how much longer
     parts: list[np.ndarray] = []
-    length = 0
+    length = copied = 0
     for header in headers:
         name, start, end, loop, loop_end, rate = header[:6]
         if header[1:5] not in places:
@@ -222,6 +242,9 @@ def _long_loops(headers: list[Header], samples: bytes) -> tuple[list[Header], by
             parts.append(np.concatenate([pcm[start:middle], again, pcm[middle:end], np.zeros(APART, "<i2")]))
             places[header[1:5]] = length, len(again)
             length += len(parts[-1])
+            copied += max(end - start, 0)
+            if copied > MOST_GROWN * len(pcm) or length > MOST_BYTES:
+                raise IndexError("samples lie over each other")
         place, more = places[header[1:5]]
         shift = place - start
         moved.append((name, place, end + shift + more, loop + shift, loop_end + shift + more, rate, *header[6:]))

@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_right
 from dataclasses import dataclass
+
+MAX_SECONDS = 3 * 3600.0
+"""Longest performance; longer ones come from broken tempi, durations or repeats."""
+MAX_NOTES = 500_000
+"""Most notes of a performance; a long opera has a fifth."""
+
+
+def check_length(seconds: float) -> None:
+    """Raises ValueError for a performance that lasts longer than `MAX_SECONDS`."""
+    if not seconds <= MAX_SECONDS:
+        hours = f"{seconds / 3600:.1f} hours; the most is {MAX_SECONDS / 3600:.0f}"
+        raise ValueError(f"it would last {hours}: correct its tempi or repeats, or split it")
+
+
+def check_count(notes: int) -> None:
+    """Raises ValueError for a performance of more than `MAX_NOTES`."""
+    if notes > MAX_NOTES:
+        raise ValueError(f"more than {MAX_NOTES} notes; split the score")
 
 
 @dataclass(slots=True)
@@ -55,12 +75,15 @@ def hold_pedal(sounds: list[Sound], spans: list[tuple[float, float]]) -> None:
     if not spans or not sounds:
         return
     last_s = max(s.end_s for s in sounds)
+    reach = list(itertools.accumulate((up for _, up in spans), max))  # of the spans so far
     strokes: dict[float, list[Sound]] = {}
     for sound in sorted(sounds, key=lambda s: s.onset_s):
         strokes.setdefault(sound.pitch, []).append(sound)
     for same_key in strokes.values():
-        for k, sound in enumerate(same_key):
-            up_s = next((up for down, up in spans if down < sound.end_s - 1e-6 and sound.end_s < up - 1e-6), None)
-            if up_s is not None:
-                next_s = next((s.onset_s for s in same_key[k + 1 :] if s.onset_s > sound.onset_s), float("inf"))
-                sound.end_s = max(sound.end_s, min(up_s, next_s, last_s))
+        onsets = [sound.onset_s for sound in same_key]
+        for sound in same_key:
+            k = bisect_right(reach, sound.end_s + 1e-6)  # the first span that ends later
+            if k < len(spans) and spans[k][0] < sound.end_s - 1e-6:
+                following = bisect_right(onsets, sound.onset_s)
+                next_s = onsets[following] if following < len(onsets) else float("inf")
+                sound.end_s = max(sound.end_s, min(spans[k][1], next_s, last_s))

@@ -54,6 +54,10 @@ GAIN = 2.0
 MOST_LAYERS = 12
 LAYER_DB = 1.5
 PAUSE_S = 0.5
+MOST_RUN_S = 600.0
+"""How much of a piece is rendered at once, so that memory does not grow with it."""
+MOST_NOTE_S = 600.0
+"""How long a note sounds at most: what is longer was never let go."""
 SILENT_PROGRAM = 0
 
 
@@ -107,18 +111,24 @@ def render(
     check_rate(sample_rate_hz)
     font = find_soundfont(soundfont)
     length = int(np.ceil((performance.seconds + RELEASE_S) * sample_rate_hz))
-    sound = np.zeros((2, length), dtype=np.float32)  # (2, N)
+    least = round(performance.seconds * sample_rate_hz)
+    sound = np.zeros((2 if stereo else 1, length), dtype=np.float32)  # (C, N)
+    tail = sound[:, least:] if stereo else np.zeros((2, length - least), dtype=np.float32)  # the release on both sides
     if font:
         for (velocity, cents), notes in sorted(_layers(performance.notes).items()):
             for run in _runs(notes):
                 start = int(run[0].onset_s * sample_rate_hz)
                 layer = _play(font, run, cents, start, sample_rate_hz)[:, : length - start]
-                sound[:, start : start + layer.shape[1]] += layer * np.float32(GAIN * (velocity / 127) ** 2)
+                layer = layer * np.float32(GAIN * (velocity / 127) ** 2)
+                end = start + layer.shape[1]
+                sound[:, start:end] += layer if stereo else layer.mean(axis=0)
+                if not stereo and end > least:
+                    tail[:, max(start - least, 0) : end - least] += layer[:, max(least - start, 0) :]
     else:
         sound += _add_up(performance.notes, sample_rate_hz, length)
-    sound = _trim(sound, round(performance.seconds * sample_rate_hz), sample_rate_hz)
-    sound = sound if stereo else sound.mean(axis=0)
-    return limit(sound, sample_rate_hz)
+        tail = sound[:, least:]
+    sound = _trim(sound, tail, sample_rate_hz)
+    return limit(sound if stereo else sound[0], sample_rate_hz)
 
 
 def _layers(notes: Iterable[Note]) -> dict[tuple[int, int], list[Note]]:
@@ -140,13 +150,18 @@ def _layers(notes: Iterable[Note]) -> dict[tuple[int, int], list[Note]]:
 
 
 def _runs(notes: list[Note]) -> Iterator[list[Note]]:
-    """Notes in order, parted where nothing sounds for `PAUSE_S`: no silence is rendered."""
+    """Notes in order, parted where nothing sounds for `PAUSE_S` (no silence is rendered), and after `MOST_RUN_S`.
+
+    Notes sound on to the end of theirs, at most `MOST_NOTE_S`, whatever run they are in.
+    """
     run: list[Note] = []
     end_s = 0.0
     for note in sorted(notes, key=lambda n: (n.onset_s, n.pitch, n.program, n.duration_s)):
-        if run and note.onset_s > end_s + RELEASE_S + PAUSE_S:
+        if note.duration_s > MOST_NOTE_S:
+            note = replace(note, duration_s=MOST_NOTE_S)
+        if run and note.onset_s > min(end_s + RELEASE_S + PAUSE_S, run[0].onset_s + MOST_RUN_S):
             yield run
-            run = []
+            run, end_s = [], 0.0
         run.append(note)
         end_s = max(end_s, note.onset_s + note.duration_s)
     if run:
@@ -240,43 +255,50 @@ def write_midi(performance: Performance, path: Path) -> None:
         raise ValueError(f"{path} cannot be written ({error.strerror or error})") from None
 
 
-def _trim(sound: np.ndarray, least: int, sample_rate_hz: int) -> np.ndarray:
-    """Cut silence after the release, never before the performance's end, and fade. Shape: (2, N) to (2, M)."""
-    loud = np.flatnonzero(np.abs(sound[:, least:]).max(axis=0, initial=0.0) > SILENCE)
+def _trim(sound: np.ndarray, tail: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+    """Cut silence after the release, never before the performance's end, and fade, in place.
+
+    Shape: (C, N) and what is after the end (C', R), to (C, M).
+    """
+    least = sound.shape[1] - tail.shape[1]
+    loud = np.flatnonzero(np.abs(tail).max(axis=0, initial=0.0) > SILENCE)
     fade = round(FADE_S * sample_rate_hz)
     length = least + (int(loud[-1]) + 1 if len(loud) else 0)
     length = min(length + fade, sound.shape[1])
-    sound = sound[:, :length].copy()
-    tail = min(fade, length - least)
-    if tail > 0:
-        sound[:, length - tail :] *= np.linspace(1.0, 0.0, tail, dtype=np.float32)
+    sound = sound[:, :length]
+    faded = min(fade, length - least)
+    if faded > 0:
+        sound[:, length - faded :] *= np.linspace(1.0, 0.0, faded, dtype=np.float32)
     return sound
 
 
 def limit(sound: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    """Bring peaks under `PEAK`: the whole is turned down when it is too loud. Shape: (N,) or (2, N), unchanged.
+    """Bring peaks under `PEAK`, in place: the whole is turned down when it is too loud. Shape: (N,) or (2, N).
 
     One gain for the piece cannot pump, and keeps the distances between soft and loud.
     """
-    peak = float(np.abs(sound).max(initial=0.0))
-    return np.ascontiguousarray(sound * np.float32(min(1.0, PEAK / peak) if peak else 1.0), dtype=np.float32)
+    peak = float(max(sound.max(initial=0.0), -sound.min(initial=0.0)))
+    if peak > PEAK:
+        sound *= np.float32(PEAK / peak)
+    return np.ascontiguousarray(sound, dtype=np.float32)
 
 
 def _add_up(notes: Iterable[Note], sample_rate_hz: int, length: int) -> np.ndarray:
-    """Notes as decaying partials, for machines without a SoundFont. Shape: (2, N)."""
+    """Notes as decaying partials, for machines without a SoundFont. Shape: (N,)."""
     sound = np.zeros(length, dtype=np.float32)
     for note in notes:
         tone = _noise(note, sample_rate_hz) if note.is_drum else _tone(note, sample_rate_hz)
         start = round(note.onset_s * sample_rate_hz)
         tone = tone[: max(length - start, 0)]
         sound[start : start + len(tone)] += tone
-    return np.stack([sound, sound])
+    return sound
 
 
 def _tone(note: Note, sample_rate_hz: int) -> np.ndarray:
     """A struck string: eight partials, the higher the softer and shorter; a release of 80 ms after the key goes up."""
     release_s = 0.08
-    t = np.arange(round((note.duration_s + release_s) * sample_rate_hz)) / sample_rate_hz
+    duration_s = min(note.duration_s, MOST_NOTE_S)
+    t = np.arange(round((duration_s + release_s) * sample_rate_hz)) / sample_rate_hz
     hz = 440.0 * 2 ** ((note.pitch - 69) / 12)
     tone = np.zeros_like(t)
     for partial in range(1, 9):
@@ -284,7 +306,7 @@ def _tone(note: Note, sample_rate_hz: int) -> np.ndarray:
             decay_s = 2.5 * (220.0 / hz) ** 0.5 / partial**0.6
             tone += np.sin(2 * np.pi * partial * hz * t) * np.exp(-t / decay_s) / partial**1.3
     attack = np.minimum(t / 0.004, 1.0)
-    release = np.clip((note.duration_s + release_s - t) / release_s, 0.0, 1.0)
+    release = np.clip((duration_s + release_s - t) / release_s, 0.0, 1.0)
     return (tone * attack * release * 0.2 * (note.velocity / 127) ** 1.5).astype(np.float32)
 
 

@@ -11,13 +11,15 @@ from typing import Any, TypeVar
 from continuo import cache
 from continuo.interpretation import transcribe
 from continuo.midi import transcribe_midi
-from continuo.performance import MAX_NOTES, MAX_SECONDS, score_bytes
+from continuo.performance import score_bytes
 from continuo.score import at_sounding_pitch, explained, parse_score
 from continuo.song import QUARTER, Song, Tone
-from continuo.sounds import Sound
+from continuo.sounds import Sound, check_count, check_length
 
 VERSION = 2
 """Part of every cache key: raise it whenever the same file would be read differently."""
+MAX_QUARTERS = 50_000
+"""Longest song in musical time: six hours at 140 quarter notes per minute."""
 QPM_RANGE = (4.0, 1000.0)
 Mark = TypeVar("Mark", bound=tuple[Any, ...])
 
@@ -44,6 +46,7 @@ def _song(
     sounds: list[Sound], length_q: float, tempos: list[tuple[float, float]], meters: list[tuple[float, int, int]]
 ) -> Song:
     """Check what was read, and round it to ticks and semitones."""
+    check_count(len(sounds))
     tones = set()
     for s in sounds:
         if not (math.isfinite(s.onset_s) and math.isfinite(s.end_s) and math.isfinite(s.pitch)):
@@ -54,15 +57,14 @@ def _song(
             tones.add(Tone(onset, pitch, max(1, end - onset), velocity, s.program, s.is_drum))
     if not tones:
         raise ValueError("there is no note in it")
-    if len(tones) > MAX_NOTES:
-        raise ValueError(f"more than {MAX_NOTES} notes; split the score")
     heard = _changes((_tick(at), float(qpm)) for at, qpm in tempos if QPM_RANGE[0] <= qpm <= QPM_RANGE[1])
     counted = _changes((_tick(at), n, d) for at, n, d in meters if n > 0 and d > 0 and n * 4 * QUARTER % d == 0)
     defaults = Song("", "", (), 0)
     ticks = max(_tick(length_q), *(t.end for t in tones))
+    if ticks > MAX_QUARTERS * QUARTER:
+        raise ValueError(f"it has {ticks // QUARTER} quarter notes in time; the most is {MAX_QUARTERS}")
     song = Song("", "", tuple(sorted(tones)), ticks, heard or defaults.tempos, counted or defaults.meters)
-    if song.seconds > MAX_SECONDS:
-        raise ValueError(f"it would last {song.seconds / 3600:.1f} hours; the most is {MAX_SECONDS / 3600:.0f}")
+    check_length(song.seconds)
     return song
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -113,14 +114,16 @@ def draw_song(song: Song, path: Path, seam_tick: int | None, title: str) -> None
         for text, side in {"prompt  ": "right", "  continuation": "left"}.items():
             place = {"ha": side, "va": "bottom", "transform": axes[0].get_xaxis_transform()}
             axes[0].text(seam, 1.0, text, color=WORDS, weight="bold", **place)
-    axes[0].set_title(title, pad=20)
+    axes[0].set_title(title, pad=20, parse_math=False)
     axes[-1].set_xlabel("bar")
     if len(programs) > 1:
         _explain(
             figure, programs, [PROMPT] if seam >= end else [PROMPT, CONTINUATION] if seam > first else [CONTINUATION]
         )
     picture = io.BytesIO()
-    figure.savefig(picture, dpi=110, format="png", metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # titles hold names in any script
+        figure.savefig(picture, dpi=110, format="png", metadata={"Software": None})
     _write(path, picture.getvalue())
 
 
