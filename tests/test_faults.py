@@ -266,6 +266,7 @@ def test_full_and_read_only_disks(tmp_path, music_folder):
     assert found["cache left"] == ["model.json"]
 
 
+@pytest.mark.slow
 def test_files_that_may_not_grow(tmp_path, music_folder):
     """A quota that holds one state but not the next, which is larger once there are best weights in it."""
     words, out = begin(tmp_path / "a", music_folder, 60), tmp_path / "said.json"
@@ -392,6 +393,7 @@ def test_signals_are_as_before_afterwards(tmp_path, music_folder):
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fits_at_first", [False, True])
 def test_a_batch_that_does_not_fit_names_the_key_to_lower(tmp_path, music_folder, fits_at_first):
     """150 MB more than there is in use, and a batch that takes several times that."""
