@@ -207,7 +207,11 @@ def test_a_model_that_was_made_small_predicts_and_teaches_but_does_not_go_on(tra
 
     small = tmp_path / "small"
     pack(trained, small)
-    assert sorted(path.name for path in small.iterdir()) == ["chorales.json", "chorales.safetensors"]
+    assert sorted(path.name for path in small.iterdir()) == [
+        "chorales.card.md",
+        "chorales.json",
+        "chorales.safetensors",
+    ]
     state = small / "chorales.safetensors"
     assert state.stat().st_size < 0.25 * trained.with_suffix(".safetensors").stat().st_size
     whole, packed = Predictor.load(trained), Predictor.load(small / "chorales.json")
