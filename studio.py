@@ -39,11 +39,10 @@ from continuo.command import Parser, printable, run_main
 from continuo.desk import MOST_FILE, Absent, Desk, Entry, TooLarge, TooMany
 from continuo.guard import Guard
 from continuo.job import Job
+from continuo.place import EXAMPLES, HOME, MODELS, WEB
 from continuo.worker import Answer, Worker
 
-HERE = Path(__file__).resolve().parent
-WEB, EXAMPLES = HERE / "continuo" / "web", HERE / "examples"
-DEMO, DEMO_META = "demo", HERE / "models" / "demo" / "chorales.json"
+DEMO, DEMO_META = "demo", MODELS / "demo" / "chorales.json"
 FROM_DEMO = "what the demo model knows"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MOST_JSON = 1 << 16  # bytes of a question
@@ -109,7 +108,7 @@ class Studio:
 
     def __init__(self, folder: Path, desk: Path) -> None:
         self.folder, self.desk = folder, Desk(desk)
-        self.worker = Worker([sys.executable, str(HERE / "takes.py")])
+        self.worker = Worker([sys.executable, str(HOME / "takes.py")])
         self.training: Training | None = None
         self.reports: dict[str, Job] = {}
 
@@ -216,7 +215,7 @@ class Studio:
         journal.unlink(missing_ok=True)
         flags += ["--journal", str(journal)]
         before = self.training.samples if self.training and self.training.name == name else []
-        job = Job(HERE / "train.py", flags, folder=self.folder, log=self.desk.folder / f"{name}.train.log")
+        job = Job(HOME / "train.py", flags, folder=self.folder, log=self.desk.folder / f"{name}.train.log")
         self.training = Training(name, job, journal, question.samples, sampled_ns=self._saved_ns(meta), samples=before)
         return JSONResponse({})
 
@@ -315,7 +314,7 @@ class Studio:
         shown = f"./{meta.name}" if meta.parent == self.folder else str(meta)
         flags = ["--meta", shown, "--out", f"./{question.model}.evaluation", "--force", *size]
         log = self.desk.folder / f"{question.model}.report.log"
-        self.reports[question.model] = Job(HERE / "evaluate.py", flags, folder=self.folder, log=log)
+        self.reports[question.model] = Job(HOME / "evaluate.py", flags, folder=self.folder, log=log)
         return JSONResponse({})
 
     async def report_state(self, request: Request) -> Response:

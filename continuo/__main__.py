@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "how good a trained model is, as a page",
     "corpus": "what would be heard in a folder, and what not",
     "studio": "all of it in a browser",
+    "export": "a model's step for ONNX Runtime",
 }
 
 

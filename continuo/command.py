@@ -14,7 +14,7 @@ from continuo.place import INSTALLED
 
 SHELLS = ("bash", "zsh")
 BROKEN_PIPE = 128 + 13  # as of a program that SIGPIPE ended
-SCRIPT = re.compile(r"(?<![\w/.-])(?:python )?(train|predict|evaluate|corpus|studio)\.py\b")
+SCRIPT = re.compile(r"(?<![\w/.-])(?:python )?(train|predict|evaluate|corpus|studio|export)\.py\b")
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "could not create a memory")  # torch's
 HINTS = {
     errno.ENOSPC: ": free some space",

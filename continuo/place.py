@@ -1,4 +1,4 @@
-"""Where the scripts and the models are: in the checkout, or in `continuo/scripts` of an installed package."""
+"""Where the scripts, the models and the page are: in the checkout, or in `continuo/scripts` of an installed package."""
 
 import importlib
 import sys
@@ -8,7 +8,7 @@ from types import ModuleType
 _PACKAGE = Path(__file__).resolve().parent
 INSTALLED = (_PACKAGE / "scripts").is_dir()
 HOME = _PACKAGE / "scripts" if INSTALLED else _PACKAGE.parent
-MODELS = HOME / "models"
+MODELS, EXAMPLES, WEB = HOME / "models", HOME / "examples", _PACKAGE / "web"
 
 
 def script(name: str) -> ModuleType:

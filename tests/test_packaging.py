@@ -1,9 +1,13 @@
 """`pip install` gives the command `continuo`, the presets and the demo model, and no top-level module but one."""
 
+import contextlib
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
+import time
+import urllib.request
 import venv
 from pathlib import Path
 
@@ -22,7 +26,7 @@ def installed(tmp_path_factory) -> Path:
     for path in [*ROOT.glob("*.py"), *(ROOT / name for name in ("pyproject.toml", "requirements.txt", "README.md"))]:
         shutil.copy(path, source)
     shutil.copy(ROOT / "LICENSE", source)
-    for name in ("continuo", "models"):
+    for name in ("continuo", "models", "examples"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
     subprocess.run([sys.executable, "-c", build, str(folder)], cwd=source, check=True, capture_output=True, timeout=120)
@@ -82,3 +86,24 @@ def test_what_it_needs_is_what_requirements_name(installed):
     lines = [line.strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
     names = {line.split(">")[0] for line in lines if line and not line.startswith("#")}
     assert {line.split("<")[0].split(">")[0].split("!")[0] for line in done.stdout.split()} == names
+
+
+def test_the_page_opens(installed, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    studio = subprocess.Popen(
+        [installed / "continuo", "studio", "--port", str(port)], cwd=tmp_path, stdout=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(120):
+            with contextlib.suppress(OSError):
+                page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10).read()
+                break
+            time.sleep(0.5)
+        assert b"<title>" in page
+        script = urllib.request.urlopen(f"http://127.0.0.1:{port}/studio.js", timeout=10)
+        assert script.status == 200
+    finally:
+        studio.terminate()
+        studio.wait(30)
