@@ -94,13 +94,14 @@ def load(path: Path, *prefixes: str) -> tuple[Tensors, dict[str, Any]]:
         tensors = safetensors.torch.load(content)
         header_length = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + header_length]).get("__metadata__") or {}
-        if header.get("format") != FORMAT:
-            found = header.get("format", "unknown")
-            raise ValueError(f"it is of another format, {found!r:.40}, not {FORMAT}")
+        if (found := header.get("format", "unknown")) != FORMAT:
+            raise _Foreign(f"{path} is a state of another format ({found:.40}, not {FORMAT}): train anew with --fresh")
         wanted = {name: tensor for name, tensor in tensors.items() if not prefixes or name.startswith(prefixes)}
         if strange := next((str(t.dtype) for t in wanted.values() if t.dtype not in KINDS), ""):
             raise ValueError(f"no state holds {strange}")
         loaded, facts = _expanded(wanted), json.loads(header["facts"])
+    except _Foreign:
+        raise
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
         raise ValueError(
             f"{path} is damaged or not a state ({error}): restore a copy, or train anew with --fresh"
@@ -110,6 +111,10 @@ def load(path: Path, *prefixes: str) -> tuple[Tensors, dict[str, Any]]:
             f"{path} is damaged (it holds values that are no numbers): restore a copy, or train anew with --fresh"
         )
     return loaded, facts
+
+
+class _Foreign(ValueError):
+    """A state, but of another version."""
 
 
 def all_finite(tensors: Mapping[str, torch.Tensor]) -> bool:

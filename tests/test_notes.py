@@ -253,7 +253,15 @@ def test_a_recording_is_no_prompt_for_a_model_of_notes(models, tmp_path, capsys)
 
     soundfile.write(tmp_path / "a.wav", melody(0), RATE_HZ)
     status, error = predict(
-        capsys, "--meta", models["notes-lstm"], "--prompt", tmp_path / "a.wav", "--frames", 5, "--out", "x.wav"
+        capsys,
+        "--meta",
+        models["notes-lstm"],
+        "--prompt",
+        tmp_path / "a.wav",
+        "--frames",
+        5,
+        "--out",
+        tmp_path / "x.wav",
     )
     assert status == 2
     assert "cannot be read as notes" in error
