@@ -126,7 +126,8 @@ def _staff(grid: Grid, bars: list[Bar], first_voice: int, key: int | dict[int, A
             signature = meter.TimeSignature(f"{where.numerator}/{where.denominator}")
             measure.timeSignature = signature
         _fill(measure, voices, where, first_voice, key, signature)
-        part.insert(where.start / UNITS, measure)
+        part.coreInsert(where.start / UNITS, measure, ignoreSort=True)  # `insert` looks at every bar before it
+    part.coreElementsChanged()
     opening = part[stream.Measure].first()
     opening.clef = clef.PercussionClef() if isinstance(key, dict) else clef.BassClef() if low else clef.TrebleClef()
     opening.keySignature = keys.KeySignature(0 if isinstance(key, dict) else key)
@@ -176,8 +177,15 @@ def _notes(value: Value, key: int, shown: dict[tuple[str, int], int]) -> Any:
         if not value.from_tie:
             shown[step, member.octave] = alter
         members.append(member)
-    element = chord.Chord(members) if len(members) > 1 else members[0] if members else note.Rest()
+    element = chord.Chord(members) if len(members) > 1 else members[0] if members else _rest()
     return _timed(element, value)
+
+
+def _rest() -> Any:
+    """A rest within a bar; music21 would look back through the score whether it fills one."""
+    from music21 import note
+
+    return note.Rest(fullMeasure=False)
 
 
 def _line_of_fifths(number: int, key: int) -> int:
@@ -195,7 +203,7 @@ def _strokes(value: Value, instruments: dict[int, Any]) -> Any:
         step, octave = places.get(percussion_key, ("C", 5))
         members.append(note.Unpitched(displayName=f"{step}{octave}"))
         members[-1].storedInstrument = instruments[percussion_key]
-    element = percussion.PercussionChord(members) if len(members) > 1 else members[0] if members else note.Rest()
+    element = percussion.PercussionChord(members) if len(members) > 1 else members[0] if members else _rest()
     if len(members) > 1:  # music21's writer asks the chord for the instrument of each of its members in turn
         one_by_one = cycle([member.storedInstrument for member in members])
         element.getInstrument = lambda **_: next(one_by_one)
