@@ -38,6 +38,7 @@ from continuo.audio import (
     decode_blocks,
     in_blocks,
     loudness_db,
+    made_by_a_model,
 )
 from continuo.command import Parser, printable, run_main
 from continuo.files import human_size, near
@@ -50,6 +51,7 @@ from continuo.song import QUARTER, Song, Tone, pitch_number
 from continuo.transcript import read_song
 
 LEAST_SECONDS = 0.5
+OWN_FOLDERS = (".runs", ".evaluation")  # what Continuo writes beside models
 AUDIO_VERSION = 2  # part of every cache key: raise it whenever the same file would be heard differently
 NOTES_PREFIX = "notes:"
 MOST_DEPTH = 64  # folders in folders
@@ -211,7 +213,7 @@ def _files(path: str) -> Iterator[tuple[str, Path]]:
     found: list[Path] = []
     unreadable = lambda error: found.append(Path(error.filename))  # noqa: E731
     for parent, folders, names in os.walk(folder, onerror=unreadable):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and Path(name).suffix not in OWN_FOLDERS]
         if folders and len(Path(parent).relative_to(folder).parts) >= MOST_DEPTH:
             found += [Path(parent) / name for name in folders]
             folders.clear()
@@ -273,6 +275,8 @@ def _prepared(
 
 def prepare(source: Source, section: CorpusSection) -> Piece | str:
     """Decode or render a source into the cache; the piece, or the reason why it cannot be heard."""
+    if not source.is_score and made_by_a_model(source.path):
+        return "a model made it: models learn from people's music"
     try:
         key = audio_key(source, section)
         found = cache.get_audio(key)

@@ -218,7 +218,7 @@ def check_all(arguments: argparse.Namespace, outs: list[Path], endings: tuple[st
 
 def write_sound(arguments: argparse.Namespace, predictor: Any, display: Any, job: Job) -> dict[str, Any]:
     """Continue as sound: a WAV that is written while it is made."""
-    from continuo.audio import stream_wav, write_wav
+    from continuo.audio import MADE_BY_A_MODEL, stream_wav, write_wav
     from predictor import joined
 
     take, out, _ = job
@@ -229,7 +229,7 @@ def write_sound(arguments: argparse.Namespace, predictor: Any, display: Any, job
     if out == STANDARD_OUTPUT:
         written = stream_wav(sys.stdout.buffer, blocks, predictor.sample_rate_hz)
     else:
-        written = write_wav(out, blocks, predictor.sample_rate_hz)
+        written = write_wav(out, blocks, predictor.sample_rate_hz, comment=MADE_BY_A_MODEL if arguments.frames else "")
     made_s = take.made / predictor.steps_per_second
     return {
         "seconds": written / predictor.sample_rate_hz,
@@ -241,7 +241,7 @@ def write_sound(arguments: argparse.Namespace, predictor: Any, display: Any, job
 
 def write_song(arguments: argparse.Namespace, predictor: Any, display: Any, job: Job) -> dict[str, Any]:
     """Continue as notes: MIDI, MusicXML, what they sound like, and a piano roll."""
-    from continuo.audio import in_blocks, stream_wav, write_wav
+    from continuo.audio import MADE_BY_A_MODEL, in_blocks, stream_wav, write_wav
     from continuo.style import stuck
     from continuo.synth import render
     from continuo.writing import draw_song, write_musicxml, write_song_midi
@@ -269,7 +269,7 @@ def write_song(arguments: argparse.Namespace, predictor: Any, display: Any, job:
         midi, notation = out.with_suffix(".mid"), out.with_suffix(".musicxml")
         write_song_midi(song, midi)
         write_musicxml(song, notation, title=title)
-        write_wav(out, in_blocks(sound), predictor.sample_rate_hz)
+        write_wav(out, in_blocks(sound), predictor.sample_rate_hz, comment=MADE_BY_A_MODEL if arguments.frames else "")
         draw_song(song, out.with_suffix(".png"), seam or None, title)
         beside = {"midi": str(midi), "musicxml": str(notation)}
     taken = time.perf_counter() - started

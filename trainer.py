@@ -32,6 +32,7 @@ from continuo.command import within_memory
 from continuo.device import choose_precision
 from continuo.files import human_size, remove_leftovers
 from continuo.metadata import Metadata, check_same_model
+from continuo.postfilter import TOLD
 from continuo.progress import Display
 from continuo.scratch import Scratch
 from continuo.stream import StreamSpec
@@ -216,7 +217,7 @@ class Trainer:
         except ValueError:
             pass  # it was never fitted on this corpus, or the entry is damaged
         started = time.monotonic()
-        task = self.display.task("fitting the featurizer", 10)
+        task = self.display.task("fitting the featurizer", TOLD + 8)
         parts = iter(range(1, 10_000))
         advance: Callable[[str], None] = lambda words: task.update(next(parts), words)  # noqa: E731
         featurizer.fit(self.train_pieces, seed=self.metadata.training.seed, advance=advance, start=start)

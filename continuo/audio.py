@@ -27,6 +27,7 @@ UNDECODABLE_ENDINGS = frozenset(
 )
 REFERENCE_DB = -23.0  # the gated RMS level at which every model hears and makes music
 BLOCK_SAMPLES = 1 << 19
+MADE_BY_A_MODEL = "made by a model of Continuo"  # the comment of such a WAV
 MOST_SECONDS = 12 * 3600.0  # of a recording: compressed silence may promise months in a few bytes
 MOST_TAPS = 1 << 24  # of a resampling filter, before rates that have hardly a factor in common are met approximately
 ROWS = 64  # outputs of one row of the resampling product, at least: fewer would leave the processor idle
@@ -225,7 +226,9 @@ def read_audio(path: Path, sample_rate_hz: int) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.float32), *decode_blocks(path, sample_rate_hz)])
 
 
-def write_wav(path: Path, blocks: Iterable[np.ndarray], sample_rate_hz: int, *, channels: int = 1) -> int:
+def write_wav(
+    path: Path, blocks: Iterable[np.ndarray], sample_rate_hz: int, *, channels: int = 1, comment: str = ""
+) -> int:
     """Write blocks, `(n,)` or `(n, channels)`, as 16-bit WAV while they are made; whole or not at all.
 
     Peaks are rounded off by `soft_limit`, never wrapped.
@@ -240,12 +243,23 @@ def write_wav(path: Path, blocks: Iterable[np.ndarray], sample_rate_hz: int, *, 
     with replacing(path) as temporary:
         try:
             with soundfile.SoundFile(temporary, "w", sample_rate_hz, channels, "PCM_16", format="WAV") as file:
+                if comment:
+                    file.comment = comment
                 for block in blocks:
                     file.write(soft_limit(block))
                     written += len(block)
         except soundfile.SoundFileError:  # libsndfile does not say which system error it was
             raise OSError(f"cannot write {path}: free some space, or choose another place") from None
     return written
+
+
+def made_by_a_model(path: Path) -> bool:
+    """Whether a file says that `predict.py` made it."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            return bool(file.comment == MADE_BY_A_MODEL)
+    except soundfile.SoundFileError:
+        return False  # decoding will say what is wrong with it
 
 
 def stream_wav(stream: BinaryIO, blocks: Iterable[np.ndarray], sample_rate_hz: int) -> int:

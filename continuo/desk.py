@@ -143,8 +143,8 @@ class Desk:
                     child.kill()
                     await child.wait()
         if child.returncode:
-            words = entry.words(reason.decode(errors="replace").strip()).removeprefix("sheet: ")
+            words = entry.words(reason.decode(errors="replace").strip()).rpartition("\n")[2].removeprefix("sheet: ")
             crashed = f"{entry.name} cannot be read: is it whole, and what its name says?"
-            raise ValueError(words.splitlines()[-1] if child.returncode == 2 and words else crashed)
+            raise ValueError(words if child.returncode == 2 and words else crashed)
         self.entries[entry.id] = entry
         return {"id": entry.id, "name": entry.name} | json.loads(facts.splitlines()[-1])

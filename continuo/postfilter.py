@@ -9,6 +9,7 @@ in it and in the real frames, from the stillest to the liveliest moment. In the 
 frames that move but what is heard of them, once they are overlapped to audio.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -21,6 +22,7 @@ from continuo.stft import hann, mel_filters, overlapped_power
 PAST, AHEAD = 3, 1  # frames that are seen before and after the one that is made
 WIDTH, BATCH, LEARNING_RATE, WARMUP_STEPS, MOST_EPOCHS = 384, 16, 2e-3, 50, 50
 BAND_SHARE, FLUX_SHARE, MEL_BANDS = 1.0, 1.0, 48
+TOLD = 20  # times that a fit says how far it is
 OVERLAPPED_SHARE, PASSES = 0.15, 2  # of the steps; Griffin-Lim passes from the true phases
 HELD_OUT = 8  # every eighth run is not learned from: if it is not brought nearer to the truth, nothing is added at all
 
@@ -85,9 +87,8 @@ def fit(
         steps: of training, at least 1; fewer where every run would be seen more than `MOST_EPOCHS` times.
         seed: of the start and the order; the caller's random state is left as it was.
         start: weights to go on from.
-        advance: told once what is being done.
+        advance: told what is being done, about `TOLD` times.
     """
-    advance("post-filter")
     filters = torch.from_numpy(mel_filters(bins_hz, MEL_BANDS).T.astype(np.float32))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
@@ -130,6 +131,8 @@ def fit(
         [warm],
     )
     for step, rows in enumerate(batches):
+        if step % math.ceil(len(batches) / TOLD) == 0:
+            advance("post-filter")
         loss = distance(model, rows, step >= (1 - OVERLAPPED_SHARE) * len(batches) and overlap.frames > 2)
         optimizer.zero_grad()
         loss.backward()

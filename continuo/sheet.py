@@ -46,7 +46,13 @@ def look(path: Path, folder: Path, width: int) -> dict[str, Any]:
     if ending not in ENDINGS:
         raise ValueError(f"{path.name} is not a file of a known kind ({', '.join(sorted(ENDINGS))})")
     if ending in AUDIO_ENDINGS:
-        return {"seconds": _audio_seconds(path), "notes": [], "warnings": [], "pages": 0}
+        try:
+            seconds = _audio_seconds(path)
+        except ValueError as error:
+            raise ValueError(f"{path.name} {error}") from None
+        if seconds == 0:
+            raise ValueError(f"{path.name} holds no sound: is it whole?")
+        return {"seconds": seconds, "notes": [], "warnings": [], "pages": 0}
     performance = perform(path)
     notes = [[round(n.onset_s, 3), round(n.duration_s, 3), n.pitch] for n in performance.notes[:MOST_NOTES]]
     pages = 0 if ending in MIDI_ENDINGS else engrave(path, folder, width)

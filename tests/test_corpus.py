@@ -14,7 +14,7 @@ from conftest import RATE_HZ, melody
 
 import corpus
 from continuo import cache
-from continuo.audio import StoredSamples, decode_blocks
+from continuo.audio import MADE_BY_A_MODEL, StoredSamples, decode_blocks, write_wav
 from continuo.metadata import CodebookSection, CorpusSection
 from continuo.piece import Piece, check_audible
 from dataset import AudioDataset
@@ -260,3 +260,14 @@ def test_A11_embedded_chorales_are_rendered_with_no_data_of_the_users():
         assert piece.loudness_db > -45
     other = corpus.load(CorpusSection(sample_rate_hz=RATE_HZ, program=0, pieces=3), seed=2)
     assert {p.id for p in other.pieces} != {p.id for p in loaded.pieces}
+
+
+def test_what_a_model_made_is_no_music_to_learn_from(tmp_path):
+    sound = melody(1)
+    write_wav(tmp_path / "a.wav", [sound], RATE_HZ)
+    write_wav(tmp_path / "a.continued.wav", [sound, sound], RATE_HZ, comment=MADE_BY_A_MODEL)
+    (tmp_path / "model.runs").mkdir()
+    (tmp_path / "model.runs" / "events").write_text("curves")
+    found = corpus.load(section(tmp_path))
+    assert [piece.id for piece in found.pieces] == ["a.wav"]
+    assert found.skipped == (("a.continued.wav", "a model made it: models learn from people's music"),)

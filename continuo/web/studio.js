@@ -4,6 +4,7 @@ import { Player, Spectrogram } from "./sound.js";
 
 const $ = (id) => document.getElementById(id);
 const POLL_MS = 1000;
+const ENDING = /\.(musicxml|xml|mxl|midi?|wave?|flac|og[ag]|opus|mp3|aif[cf]?|aiff|au|snd)\b/i;
 
 function make(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
@@ -120,6 +121,7 @@ addEventListener("drop", (event) => {
 
 function showPiece() {
   const stage = stages.at(-1);
+  quit();
   $("piece-title").textContent = stage.title;
   const notes = stage.notes.length ? `, ${stage.notes.length} notes` : "";
   $("piece-facts").textContent = [`${clock(stage.seconds)} min${notes}`, ...stage.warnings].join("; ");
@@ -132,7 +134,6 @@ function showPiece() {
   $("roll").hidden = Boolean(stage.pages) || !stage.notes.length;
   if (!$("roll").hidden) drawRoll($("roll"), stage);
   $("undo").hidden = stages.length < 2;
-  $("go").disabled = false;
   $("takes").replaceChildren(...stage.takes);
   $("takes-title").hidden = $("takes-help").hidden = !stage.takes.length;
 }
@@ -166,6 +167,7 @@ function drawRoll(canvas, { notes, seconds }) {
 
 $("undo").onclick = () => {
   stages.pop();
+  $("status").textContent = "";
   showPiece();
 };
 
@@ -181,10 +183,16 @@ function hush(except) {
 addEventListener("play", (event) => hush(event.target), true);
 addEventListener("keydown", (event) => { if (event.key === "Escape") $("stop").click(); });
 
-$("stop").onclick = () => {
+/** Ends the take that is being made, and all sound. */
+function quit() {
   making?.abort();
+  making = null;
   hush();
-};
+  $("go").disabled = false;
+  $("stop").disabled = true;
+}
+
+$("stop").onclick = quit;
 
 $("ask").onsubmit = (event) => {
   event.preventDefault();
@@ -195,22 +203,25 @@ async function continueIt() {
   const form = new FormData($("ask")), stage = stages.at(-1), body = { source: stage.id };
   for (const [name, value] of form) body[name] = name === "model" ? value : Number(value);
   if (form.get("seed") === "") body.seed = Math.floor(Math.random() * 1e6);
-  hush();
+  quit();
   performance.mark("asked");
-  making = new AbortController();
+  const mine = making = new AbortController();
   $("go").disabled = true;
   $("stop").disabled = false;
   const card = new TakeCard(stage, body);
   try {
-    const response = await ask("/api/takes", JSON.stringify(body), making.signal);
+    const response = await ask("/api/takes", JSON.stringify(body), mine.signal);
     for await (const answer of lines(response.body)) card.hear(answer);
   } catch (error) {
     card.drop();
     if (error.name !== "AbortError") throw error;
-    $("status").textContent = "stopped";
+    if (!making) $("status").textContent = "stopped";
   } finally {
-    $("go").disabled = false;
-    $("stop").disabled = !player || player.ended;
+    if (making === mine) {
+      making = null;
+      $("go").disabled = false;
+      $("stop").disabled = !player || player.ended;
+    }
   }
 }
 
@@ -297,14 +308,18 @@ class TakeCard {
       audio.currentTime = this.from + (event.offsetX / this.canvas.clientWidth) * this.picture.seconds;
       audio.play();
     };
-    const name = `${this.stage.title.replace(/\.\w+\b/, "")} - take ${this.number}`;
+    const name = `${this.stage.title.replace(ENDING, "")} - take ${this.number}`;
     const kinds = { wav: "WAV", mid: "MIDI", musicxml: "MusicXML" };
     const links = Object.entries(kinds).filter(([kind]) => files.includes(`take.${kind}`)).map(([kind, words]) => {
       const link = make("a", { href: `/api/files/${id}/take.${kind}?as=${encodeURIComponent(`${name}.${kind}`)}`, textContent: words });
       link.setAttribute("aria-label", `Download take ${this.number} as ${words}`);
       return link;
     });
-    const keep = make("button", { textContent: "Keep", onclick: () => doing(() => this.keep()) });
+    const keep = make("button", { textContent: "Keep" });
+    keep.onclick = () => {
+      keep.disabled = true;
+      doing(() => this.keep()).finally(() => (keep.disabled = false));
+    };
     keep.setAttribute("aria-label", `Keep take ${this.number}`);
     this.element.append(audio, make("div", { className: "doings" }, keep, ...links));
   }
@@ -339,7 +354,9 @@ class TakeCard {
 
 // --- training -------------------------------------------------------------------------------------------------------
 
-let watching = null;
+let watching = null, drawn = () => {};
+
+addEventListener("resize", () => drawn());
 
 $("training").onsubmit = (event) => {
   event.preventDefault();
@@ -364,6 +381,7 @@ async function showTraining() {
   const now = await told("/api/training");
   const name = $("training").elements.name.value, busy = now.state === "running" || now.state === "stopping";
   $("start").disabled = busy;
+  for (const kept of ["corpus", "preset"]) $("training").elements[kept].disabled = Boolean(choices.models?.includes(name));
   $("start").textContent = choices.models?.includes(name) || (now.name === name && now.state === "paused") ? "Go on" : "Start";
   $("pause").disabled = now.state !== "running";
   if (now.state !== "idle") drawTraining(now, busy);
@@ -381,11 +399,14 @@ function drawTraining({ name, state, now, said, training, held_out, samples }, b
   $("said").hidden = !said.length;
   $("said").textContent = said.join("\n");
   $("curves").hidden = $("legend").hidden = training.length < 2;
-  if (!$("curves").hidden) drawCurves($("curves"), training, held_out);
-  for (const { id, step, from_s } of samples.slice($("samples").children.length)) {
+  drawn = () => $("curves").hidden || drawCurves($("curves"), training, held_out);
+  drawn();
+  if ($("samples").dataset.name !== name) $("samples").replaceChildren();
+  $("samples").dataset.name = name;
+  for (const { id, step, from_s } of samples.filter((sample) => !$(`sample-${sample.id}`))) {
     const audio = make("audio", { controls: true, preload: "metadata", src: `/api/files/${id}/take.wav#t=${from_s}` });
     audio.setAttribute("aria-label", `Sample of step ${step}`);
-    $("samples").prepend(make("li", {}, make("span", { textContent: `Sample of step ${step}` }), audio));
+    $("samples").prepend(make("li", { id: `sample-${id}` }, make("span", { textContent: `Sample of step ${step}` }), audio));
   }
 }
 
@@ -445,5 +466,7 @@ doing(async () => {
   $("examples").append(...choices.examples.map((name) => make("button", {
     type: "button", textContent: name, onclick: () => doing(() => bring(() => told(`/api/examples/${name}?width=${width()}`, ""))),
   })));
-  if (choices.training) openTab($("tab-train"));
+  if (!choices.training) return;
+  $("training").elements.name.value = (await told("/api/training")).name;
+  openTab($("tab-train"));
 });
