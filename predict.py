@@ -242,6 +242,7 @@ def write_sound(arguments: argparse.Namespace, predictor: Any, display: Any, job
 def write_song(arguments: argparse.Namespace, predictor: Any, display: Any, job: Job) -> dict[str, Any]:
     """Continue as notes: MIDI, MusicXML, what they sound like, and a piano roll."""
     from continuo.audio import MADE_BY_A_MODEL, in_blocks, stream_wav, write_wav
+    from continuo.engraving import TooLong
     from continuo.style import stuck
     from continuo.synth import render
     from continuo.writing import draw_song, write_musicxml, write_song_midi
@@ -268,10 +269,14 @@ def write_song(arguments: argparse.Namespace, predictor: Any, display: Any, job:
     else:
         midi, notation = out.with_suffix(".mid"), out.with_suffix(".musicxml")
         write_song_midi(song, midi)
-        write_musicxml(song, notation, title=title)
+        beside["midi"] = str(midi)
+        try:
+            write_musicxml(song, notation, title=title)
+            beside["musicxml"] = str(notation)
+        except TooLong as error:
+            display.say(f"no MusicXML, the MIDI file has it all: {error}", always=True)
         write_wav(out, in_blocks(sound), predictor.sample_rate_hz, comment=MADE_BY_A_MODEL if arguments.frames else "")
         draw_song(song, out.with_suffix(".png"), seam or None, title)
-        beside = {"midi": str(midi), "musicxml": str(notation)}
     taken = time.perf_counter() - started
     return beside | {
         "seconds": len(sound) / predictor.sample_rate_hz,

@@ -6,6 +6,7 @@ the request up.
 """
 
 import base64
+import contextlib
 import json
 import math
 import os
@@ -21,6 +22,7 @@ import torch
 
 from continuo import metadata
 from continuo.audio import soft_limit, write_wav
+from continuo.engraving import TooLong
 from continuo.sampling import Sampling
 from continuo.synth import render
 from continuo.writing import write_musicxml, write_song_midi
@@ -114,7 +116,8 @@ def song_blocks(request: Request, predictor: Predictor, prompt: Any) -> Iterator
     song = predictor.take(prompt, seed=request.seed, how=request.how).song(request.steps(predictor))
     yield heard(song)[seam:]
     write_song_midi(song, out.with_suffix(".mid"))
-    write_musicxml(song, out.with_suffix(".musicxml"), title=out.stem)
+    with contextlib.suppress(TooLong):  # then it can be downloaded as MIDI
+        write_musicxml(song, out.with_suffix(".musicxml"), title=out.stem)
 
 
 def told(blocks: Iterable[np.ndarray], rate_hz: int, from_s: float, answer: Answer) -> Iterator[np.ndarray]:

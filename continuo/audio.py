@@ -73,9 +73,10 @@ def in_blocks(samples: np.ndarray) -> Iterator[np.ndarray]:
 def _mono(block: np.ndarray) -> np.ndarray:
     """The mean of the channels, `(N, C)` to `(N,)`; channel after channel is 20 times as fast as `mean(axis=1)`."""
     total = block[:, 0]
-    for channel in range(1, block.shape[1]):
-        total = total + block[:, channel]
-    return total / np.float32(block.shape[1])
+    with np.errstate(invalid="ignore", over="ignore"):  # what is no number is refused in words
+        for channel in range(1, block.shape[1]):
+            total = total + block[:, channel]
+        return total / np.float32(block.shape[1])
 
 
 class StoredSamples:

@@ -27,21 +27,32 @@ MIDDLE_C, BASS_BELOW = 60, 57
 PERCUSSION_CHANNEL = 9
 STEPS = "FCGDAEB"
 """Naturals in the order of fifths; C is 0 on the line of fifths."""
+MOST_BARS = 5_000  # of all instruments; music21 takes a millisecond or two for each
 Grid = list[list[list[Chord]]]
 """For each bar its voices, for each voice its chords."""
+
+
+class TooLong(ValueError):
+    """A song is not written as a score, because that would take too long."""
 
 
 def to_score(song: Song, title: str) -> Score:
     """A song as a music21 score with one part per staff, to be written without further makeNotation.
 
     See `continuo.writing.write_musicxml` for what it holds.
+
+    Raises:
+        TooLong: its staves have more than `MOST_BARS` bars together.
     """
     from music21 import layout, metadata, stream
 
     bars = notation.bars(song)
     key = (best_scale(song)[0] * 7 + 5) % 12 - 5  # sharps, or flats below 0
     score = stream.Score([metadata.Metadata(title=title, composer="Continuo")])
-    for number, ((is_drum, program), tones) in enumerate(sorted((by_program(song) or {(False, 0): []}).items())):
+    parts = sorted((by_program(song) or {(False, 0): []}).items())
+    if len(parts) * len(bars) > MOST_BARS:
+        raise TooLong(f"{len(bars):,} bars of {len(parts)} instruments are more than {MOST_BARS:,} in all")
+    for number, ((is_drum, program), tones) in enumerate(parts):
         name = program_name(is_drum, program)
         keys = sorted({36, 38, *(t.pitch for t in tones)}) if is_drum else None  # one alone would not be named by notes
         instruments = _instruments(name, program, number, keys)

@@ -72,6 +72,7 @@ def write_musicxml(song: Song, path: Path, *, title: str) -> None:
 
     Raises:
         ValueError: the folder does not exist or cannot be written.
+        engraving.TooLong: it has very many bars.
     """
     from music21.musicxml.m21ToXml import GeneralObjectExporter
 

@@ -204,7 +204,7 @@ def test_thousands_of_saves_leave_nothing_behind(tmp_path, music_folder):
     assert (result["status"], result["saves"]) == (0, saves)
     flat(result["used"][4:])
     left = {path.name for path in (tmp_path / "a").iterdir()}
-    assert left == {"model.json", "model.safetensors", "model.runs", "model.curves.png"}
+    assert left == {"model.json", "model.safetensors", "model.card.md", "model.runs", "model.curves.png"}
 
 
 @pytest.mark.slow
@@ -260,7 +260,7 @@ def test_full_and_read_only_disks(tmp_path, music_folder):
         status, err = found[name]
         assert status == 2, name
         one_line(err, *words)
-    assert found["state left"] == ["model.json", "model.safetensors"]
+    assert found["state left"] == ["model.card.md", "model.json", "model.safetensors"]
     assert 1 <= found["state step"] <= found["step after all"] < 40
     assert found["sound left"] == []
     assert found["cache left"] == ["model.json"]

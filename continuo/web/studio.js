@@ -451,6 +451,7 @@ $("measuring").onsubmit = (event) => {
 async function showReport() {
   clearTimeout(reporting);
   const model = $("judged").value, now = await told(`/api/report?model=${encodeURIComponent(model)}`);
+  if (model !== $("judged").value) return; // another one was chosen meanwhile
   const running = now.state === "running", failed = now.state === "failed";
   $("measure").disabled = running;
   $("report-state").textContent = running ? `measuring ${model} …` : failed ? `${model} could not be measured` : now.page ? "" : `${model} has no report yet`;
