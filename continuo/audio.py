@@ -257,9 +257,9 @@ def write_wav(
 def made_by_a_model(path: Path) -> bool:
     """Whether a file says that `predict.py` made it."""
     try:
-        with soundfile.SoundFile(path) as file:
+        with open(path, "rb") as content, soundfile.SoundFile(content) as file:  # not by name, which may be no Unicode
             return bool(file.comment == MADE_BY_A_MODEL)
-    except soundfile.SoundFileError:
+    except (soundfile.SoundFileError, OSError):
         return False  # decoding will say what is wrong with it
 
 

@@ -367,7 +367,14 @@ $("training").onsubmit = (event) => {
   });
 };
 
+$("training").elements.name.oninput = keepWhatIsKept;
 $("training").elements.name.onchange = () => doing(showTraining);
+
+/** A model that exists keeps its corpus and its preset. */
+function keepWhatIsKept() {
+  const { name, corpus, preset } = $("training").elements;
+  corpus.disabled = preset.disabled = Boolean(choices.models?.includes(name.value));
+}
 
 $("pause").onclick = () => doing(async () => {
   await told("/api/training/pause", "");
@@ -381,7 +388,7 @@ async function showTraining() {
   const now = await told("/api/training");
   const name = $("training").elements.name.value, busy = now.state === "running" || now.state === "stopping";
   $("start").disabled = busy;
-  for (const kept of ["corpus", "preset"]) $("training").elements[kept].disabled = Boolean(choices.models?.includes(name));
+  keepWhatIsKept();
   $("start").textContent = choices.models?.includes(name) || (now.name === name && now.state === "paused") ? "Go on" : "Start";
   $("pause").disabled = now.state !== "running";
   if (now.state !== "idle") drawTraining(now, busy);
