@@ -99,11 +99,11 @@ def _note_on_card(meta: Path, report: dict[str, Any]) -> None:
     """The figures also stand in the model's card, where one can be written."""
     from continuo.card import add_evaluation
     from continuo.checkpoint import read_facts
-    from continuo.metadata import load
+    from continuo.metadata import load, state_path
 
-    state_path = meta.parent / load(meta).state
-    if os.access(state_path.parent, os.W_OK):
-        add_evaluation(state_path, read_facts(state_path), report)
+    state = state_path(load(meta), meta)
+    if os.access(state.parent, os.W_OK):
+        add_evaluation(state, read_facts(state), report)
 
 
 def _plan(arguments: argparse.Namespace, kind: str) -> "Plan":

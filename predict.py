@@ -134,12 +134,11 @@ def _run(arguments: argparse.Namespace) -> int:
                     raise ValueError(f"{share} leaves nothing of {arguments.prompt} to continue: give more of it")
             if moved := predictor.moved(prompt):
                 display.say(f"{moved} notes of the prompt are beyond the corpus's range: moved to the nearest octave")
-        made = []
+        write, made = partial(write_sound if sound else write_song, arguments, predictor, display), []
         for first in range(0, len(outs), TOGETHER):
             group = outs[first : first + TOGETHER]
             seeds = range(arguments.seed + first, arguments.seed + first + len(group))
             takes = predictor.takes(prompt, seeds, how=how, until_end=arguments.until_end)
-            write = partial(write_sound if sound else write_song, arguments, predictor, display)
             jobs = list(zip(takes, group, seeds, strict=True))
             several = in_order(write, jobs) if sound and len(jobs) > 1 else (write(job) for job in jobs)
             with closing(several) as written:
@@ -218,7 +217,7 @@ def check_all(arguments: argparse.Namespace, outs: list[Path], endings: tuple[st
 
 def write_sound(arguments: argparse.Namespace, predictor: Any, display: Any, job: Job) -> dict[str, Any]:
     """Continue as sound: a WAV that is written while it is made."""
-    from continuo.audio import MADE_BY_A_MODEL, stream_wav, write_wav
+    from continuo.audio import stream_wav, write_wav
     from predictor import joined
 
     take, out, _ = job
@@ -229,7 +228,7 @@ def write_sound(arguments: argparse.Namespace, predictor: Any, display: Any, job
     if out == STANDARD_OUTPUT:
         written = stream_wav(sys.stdout.buffer, blocks, predictor.sample_rate_hz)
     else:
-        written = write_wav(out, blocks, predictor.sample_rate_hz, comment=MADE_BY_A_MODEL if arguments.frames else "")
+        written = write_wav(out, blocks, predictor.sample_rate_hz, comment=_comment(arguments))
     made_s = take.made / predictor.steps_per_second
     return {
         "seconds": written / predictor.sample_rate_hz,
@@ -241,7 +240,7 @@ def write_sound(arguments: argparse.Namespace, predictor: Any, display: Any, job
 
 def write_song(arguments: argparse.Namespace, predictor: Any, display: Any, job: Job) -> dict[str, Any]:
     """Continue as notes: MIDI, MusicXML, what they sound like, and a piano roll."""
-    from continuo.audio import MADE_BY_A_MODEL, in_blocks, stream_wav, write_wav
+    from continuo.audio import in_blocks, stream_wav, write_wav
     from continuo.engraving import TooLong
     from continuo.style import stuck
     from continuo.synth import render
@@ -275,7 +274,7 @@ def write_song(arguments: argparse.Namespace, predictor: Any, display: Any, job:
             beside["musicxml"] = str(notation)
         except TooLong as error:
             display.say(f"no MusicXML, the MIDI file has it all: {error}", always=True)
-        write_wav(out, in_blocks(sound), predictor.sample_rate_hz, comment=MADE_BY_A_MODEL if arguments.frames else "")
+        write_wav(out, in_blocks(sound), predictor.sample_rate_hz, comment=_comment(arguments))
         draw_song(song, out.with_suffix(".png"), seam or None, title)
     taken = time.perf_counter() - started
     return beside | {
@@ -285,6 +284,13 @@ def write_song(arguments: argparse.Namespace, predictor: Any, display: Any, job:
         "first_audio_s": taken,
         "notes": len(song.tones),
     }
+
+
+def _comment(arguments: argparse.Namespace) -> str:
+    """What the WAV says of itself; with --frames 0 it holds the prompt alone."""
+    from continuo.audio import MADE_BY_A_MODEL
+
+    return MADE_BY_A_MODEL if arguments.frames else ""
 
 
 def _title(arguments: argparse.Namespace, predictor: Any, take: Any, seed: int) -> str:
