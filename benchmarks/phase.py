@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from heapq import heappop, heappush
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import corpus
 from continuo import listening, metadata
 from continuo.metadata import CodebookSection
-from continuo.phase import PhaseStream, invert
+from continuo.phase import PhaseStream, centred, integrated, invert, levels, phasors
 from continuo.stft import OverlapAdd
 from featurizer import CodebookFeaturizer
 
@@ -32,7 +31,6 @@ RATE_HZ, N_FFT, HOP = 24_000, 1536, 384
 PROMPT, FRAMES = 4 * RATE_HZ, 6 * RATE_HZ // HOP
 FLOOR = 4e-4 * N_FFT / 4
 WINDOW = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)).astype(np.float32)
-GAMMA = 0.25645 * N_FFT**2  # of the Gaussian window nearest to a Hann window
 
 
 @dataclass(frozen=True)
@@ -98,47 +96,11 @@ def griffin_lim(magnitude: np.ndarray, phasors: np.ndarray, passes: int, momentu
     return overlap_add(magnitude * phasors)[N_FFT - HOP :]
 
 
-def heap_integration(magnitude: np.ndarray, tail: np.ndarray, centred: bool) -> np.ndarray:
-    """Phase-gradient heap integration, one frame after the other; centred looks one frame ahead.
-
-    Prusa and Sondergaard, "Real-Time Spectrogram Inversion Using Phase Gradient Heap Integration", DAFx 2016.
-
-    Shape:
-        magnitude: (T, K); tail: (n_fft,). Returns the phasors (T, K), referred to the start of each frame.
-    """
-    first = np.fft.rfft(tail * WINDOW)
-    level = np.log(np.concatenate([np.abs(first)[None], magnitude]) + 1e-6)
-    bins = np.arange(level.shape[1])
-    advance = 2 * np.pi * HOP * bins / N_FFT + HOP * N_FFT / GAMMA * np.gradient(level, axis=1)
-    phase, out = np.angle(first) + np.pi * bins, []  # referred to the middle of the frame
-    for t in range(1, len(level)):
-        later = min(t + 1, len(level) - 1) if centred else t
-        slope = -GAMMA / (HOP * N_FFT) * (level[later] - level[t - 1]) / max(later - t + 1, 1)
-        phase = heap_frame(phase, (advance[t - 1] + advance[t]) / 2, slope, level[t - 1], level[t])
-        out.append(np.exp(1j * (phase - np.pi * bins)))
-    return np.array(out)
-
-
-def heap_frame(
-    phase: np.ndarray, advance: np.ndarray, slope: np.ndarray, before: np.ndarray, now: np.ndarray
-) -> np.ndarray:
-    """One frame of heap integration: from the loudest known point to its unknown neighbours. All arguments (K,)."""
-    got, todo = np.zeros_like(phase), np.ones(len(phase), bool)
-    heap = [(-before[k], k, False) for k in range(len(phase))]
-    heap.sort()
-    while todo.any():
-        _, k, here = heappop(heap)
-        if not here:
-            if todo[k]:
-                got[k], todo[k] = phase[k] + advance[k], False
-                heappush(heap, (-now[k], k, True))
-            continue
-        for other in (k - 1, k + 1):
-            if 0 <= other < len(phase) and todo[other]:
-                got[other] = got[k] + (other - k) * (slope[k] + slope[other]) / 2
-                todo[other] = False
-                heappush(heap, (-now[other], other, True))
-    return got
+def heap_integration(magnitude: np.ndarray, tail: np.ndarray) -> np.ndarray:
+    """The first guess of `PhaseStream` for all frames at once: (T, K) -> unit phasors (T, K)."""
+    first = np.fft.rfft(tail * WINDOW)[None].astype(np.complex64)
+    level = levels(np.abs(np.concatenate([first, magnitude])))
+    return phasors(integrated(level, centred(np.angle(first[0])), N_FFT, HOP))
 
 
 def random_phasors(magnitude: np.ndarray) -> np.ndarray:
@@ -155,18 +117,16 @@ METHODS: dict[str, Callable[[Item, np.ndarray], np.ndarray]] = {
     "true phase (bound)": lambda i, m: overlap_add(m * np.exp(1j * np.angle(i.true)))[N_FFT - HOP :],
     "Griffin-Lim 32, random phase, offline": lambda i, m: griffin_lim(m, random_phasors(m), 32),
     "fast Griffin-Lim 32 (0.99), offline": lambda i, m: griffin_lim(m, random_phasors(m), 32, 0.99),
-    "heap integration, causal": lambda i, m: griffin_lim(m, heap_integration(m, i.tail, False), 0),
-    "heap integration, one frame ahead": lambda i, m: griffin_lim(m, heap_integration(m, i.tail, True), 0),
+    "heap integration, causal": lambda i, m: stream(i, m, block=1, look_ahead=0, passes=0),
+    "heap integration, one frame ahead": lambda i, m: stream(i, m, passes=0),
     "fast Griffin-Lim 8 from heap integration, offline": lambda i, m: griffin_lim(
-        m, heap_integration(m, i.tail, True), 8, 0.99
+        m, heap_integration(m, i.tail), 8, 0.99
     ),
-    "stream, one by one, no look-ahead, 16 passes: causal": lambda i, m: stream(i, m, block=1, look_ahead=0, passes=16),
     "stream, one by one, no look-ahead, 2 imagined frames, 8 passes: causal": lambda i, m: stream(
         i, m, block=1, look_ahead=0, imagined=2, passes=8
     ),
-    "peak-locked advance alone": lambda i, m: stream(i, m, look_ahead=0, passes=0),
     "stream, one by one, look-ahead 1, 16 passes": lambda i, m: stream(i, m, block=1, passes=16),
-    "stream, blocks of 8, look-ahead 2": lambda i, m: stream(i, m, block=8, look_ahead=2),
+    "stream, 8 passes": lambda i, m: stream(i, m, passes=8),
     "stream, defaults": lambda i, m: invert(m, N_FFT, HOP, i.tail)[N_FFT - HOP :],
 }
 

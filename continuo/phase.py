@@ -8,12 +8,11 @@ of the audio being continued, and generated frame j = 1, 2, ... covers the sampl
                           |--- frame 1 ----|         hop samples later; overlaps the prompt: the seam
                              |--- frame 2 ----|
 
-Method: real-time iterative spectrogram inversion with look-ahead (RTISI-LA; Zhu, Beauregard and Wyse, "Real-Time Signal
-Estimation From Modified Short-Time Fourier Transform Magnitude Spectra", IEEE TASLP 2007), several frames at once,
-except across the seam. Each new frame starts from the phase advance of its own spectral peaks (Beauregard et al.,
-"Single Pass Spectrogram Inversion", DSP 2015), which may glide, and each pass is extrapolated (Perraudin, Balazs and
-Sondergaard, "A Fast Griffin-Lim Algorithm", WASPAA 2013). The offline result is by definition the streamed one, so
-chunked and whole output are the same samples.
+Method: phase-gradient heap integration in its real-time form (Prusa and Sondergaard, "Real-Time Spectrogram Inversion
+Using Phase Gradient Heap Integration", DAFx 2016), then passes of the fast Griffin-Lim algorithm over the frames that
+are open (Perraudin, Balazs and Sondergaard, WASPAA 2013; RTISI-LA: Zhu, Beauregard and Wyse, IEEE TASLP 2007). The heap
+is not one: see `_sources`. The offline result is by definition the streamed one, so chunked and whole output are the
+same samples.
 """
 
 from __future__ import annotations
@@ -26,9 +25,11 @@ from continuo.stft import OverlapAdd, hann, overlapped_power, share_of_earlier
 
 Floats = NDArray[np.float32]
 Complexes = NDArray[np.complexfloating]
-_TINY = np.float32(1e-20)
-_GLIDE = 3.0  # bins within which a peak is taken for one that was there before, and moved
-BLOCK, LOOK_AHEAD, PASSES, MOMENTUM = 4, 1, 10, 0.9
+_TINY = np.float32(1e-6)
+_GAUSSIAN = 0.25645  # of the Gaussian window nearest to a Hann window: gamma over n_fft squared (Prusa, 2016)
+_LEAST = np.float32(1e-20)
+_REACH = 32  # bins less than which away a bin may take its phase
+BLOCK, LOOK_AHEAD, PASSES, MOMENTUM = 16, 1, 4, 0.9
 
 
 class PhaseStream:
@@ -39,9 +40,9 @@ class PhaseStream:
         hop: samples per frame, 1 <= hop <= n_fft // 2.
         tail: the last n_fft samples (float32) of the audio being continued; None continues from silence.
         block: frames that become final together, >= 1. More cost less each, and wait longer.
-        look_ahead: frames that stay open after a block, >= 0. Latency: (block - 1 + look_ahead) * hop samples more.
+        look_ahead: frames that are seen after a block, >= 0. Latency: (block - 1 + look_ahead) * hop samples more.
         imagined: frames after those, >= 0, taken to be like the newest one and never heard. They cost no latency.
-        passes: over the open frames for each block, >= 0.
+        passes: over these frames for each block, >= 0.
         momentum: 0 ... 1, how far a pass is extrapolated along its last change; 0 is plain Griffin-Lim.
 
     Raises:
@@ -74,16 +75,13 @@ class PhaseStream:
         self.imagined = imagined
         self.passes, self.momentum = passes, np.float32(momentum)
         self._window = hann(n_fft).numpy()
-        span = n_fft + (block + look_ahead + imagined - 1) * hop
         power = np.resize(overlapped_power(n_fft, hop), n_fft)  # sum of squared windows, the same under every frame
         self._analysis = (self._window / power).astype(np.float32)
         self._seam = 0 if tail is None else n_fft // hop  # frames to come that overlap the prompt
         # The overlap-add of the committed frames, from the start of the oldest open frame on.
-        self._sum: Floats = np.zeros(span, np.float32)
-        self._new: list[Floats] = []  # magnitudes without phases yet
-        self._magnitudes: Floats = np.zeros((0, n_fft // 2 + 1), np.float32)  # of the open frames, oldest first
-        self._phasors: Complexes = np.zeros((0, n_fft // 2 + 1), np.complex64)
-        self._last_phasor, self._frequency = self._continue_from(tail)
+        self._sum: Floats = np.zeros(n_fft + (block + look_ahead + imagined - 1) * hop, np.float32)
+        self._open: list[Floats] = []  # magnitudes without phases yet, oldest first
+        self._level, self._phase = self._continue_from(tail)  # of the last committed frame, (1, K) and (K,)
 
     def push(self, magnitude: Floats) -> Complexes:
         """Adds one frame and returns the complex frames that are final now.
@@ -104,34 +102,40 @@ class PhaseStream:
             raise ValueError(f"magnitude must have shape ({bins},) for n_fft {self.n_fft}, got {magnitude.shape}")
         if not np.all(np.isfinite(magnitude)) or magnitude.min() < 0:
             raise ValueError("magnitude must be finite and >= 0: is this a logarithm that was never undone?")
-        self._new.append(magnitude)
+        self._open.append(magnitude)
         block = 1 if self._seam else self.block
-        return self._commit(block if len(self._magnitudes) + len(self._new) == block + self.look_ahead else 0)
+        return self._commit(block if len(self._open) == block + self.look_ahead else 0)
 
     def finish(self) -> Complexes:
         """Commits the open frames and returns them, (n, K)."""
-        return self._commit(len(self._magnitudes) + len(self._new))
+        return self._commit(len(self._open))
 
-    def _continue_from(self, tail: Floats | None) -> tuple[Complexes, Floats]:
-        """Puts the prompt's share of the seam into the sum; phasors and frequencies of its last frame, (K,) each."""
+    def _continue_from(self, tail: Floats | None) -> tuple[Floats, Floats]:
+        """Puts the prompt's share of the seam into the sum; level and phase of its last frame."""
         bins = self.n_fft // 2 + 1
         if tail is None:
-            return np.ones(bins, np.complex64), np.full(bins, -np.inf, np.float32)
+            return np.full((1, bins), np.log(_TINY), np.float32), np.zeros(bins, np.float32)
         tail = np.asarray(tail, np.float32)
         if tail.shape != (self.n_fft,) or not np.all(np.isfinite(tail)):
             raise ValueError(f"tail must hold {self.n_fft} finite samples, got shape {tail.shape}")
         self._sum[: self.n_fft - self.hop] = tail[self.hop :] * share_of_earlier(self.n_fft, self.hop)
-        spectrum = scipy.fft.rfft(tail * self._window)
-        return _phasors(spectrum, np.ones_like(spectrum)), _Peaks(np.abs(spectrum[None])).frequency_of_bins[0]
+        spectrum: Complexes = scipy.fft.rfft(tail * self._window)
+        return levels(np.abs(spectrum[None])), centred(np.angle(spectrum))
 
-    def _open(self) -> None:
-        """Gives the new frames a first guess of their phases: then they are open."""
-        magnitudes = np.stack(self._new)
-        newest = self._phasors[-1] if len(self._phasors) else self._last_phasor
-        guesses, self._frequency = _advance(magnitudes, newest, self._frequency, self.n_fft, self.hop)
-        self._phasors = np.concatenate([self._phasors, guesses])
-        self._magnitudes = np.concatenate([self._magnitudes, magnitudes])
-        self._new = []
+    def _commit(self, count: int) -> Complexes:
+        """Closes the `count` oldest open frames and returns them, (count, K)."""
+        if count == 0:
+            return np.zeros((0, self.n_fft // 2 + 1), np.complex64)
+        self._seam = max(0, self._seam - count)
+        magnitudes = np.stack([*self._open, *self._open[-1:] * self.imagined])
+        level = np.concatenate([self._level, levels(magnitudes)])
+        guess = magnitudes * phasors(integrated(level, self._phase, self.n_fft, self.hop))
+        frames = self._consistent(magnitudes, guess)[:count]
+        self._level, self._open = level[count : count + 1], self._open[count:]
+        self._phase = centred(np.angle(frames[-1]))
+        self._add(frames, self._sum)
+        self._sum = np.concatenate([self._sum[count * self.hop :], np.zeros(count * self.hop, np.float32)])
+        return frames
 
     def _add(self, frames: Complexes, signal: Floats) -> None:
         """Adds the windowed time signals of complex frames `(n, K)` to `signal`, from its start on."""
@@ -140,45 +144,24 @@ class PhaseStream:
         for i, part in enumerate(parts):
             signal[i * self.hop : i * self.hop + self.n_fft] += part
 
-    def _iterate(self) -> None:
-        """Griffin-Lim passes over the open frames; the committed ones stay as they are.
+    def _consistent(self, magnitudes: Floats, frames: Complexes) -> Complexes:
+        """Open frames `(n, K)` after the passes; the committed ones stay as they are.
 
         The signal is divided by the full sum of windows although the frames to come are missing. That tapers the newest
         frames, so that they weigh less than those that more neighbours confirm.
         """
-        span, before = self.n_fft + (len(self._magnitudes) - 1) * self.hop, None
+        span, before = self.n_fft + (len(frames) - 1) * self.hop, None
         signal = np.empty(span, np.float32)
         windows = np.lib.stride_tricks.sliding_window_view(signal, self.n_fft)[:: self.hop]  # as it is in each pass
-        frames = self._magnitudes * self._phasors
-        for left in reversed(range(self.passes)):
+        for _ in range(self.passes):
             signal[:] = self._sum[:span]
             self._add(frames, signal)
-            spectrum = scipy.fft.rfft(windows * self._analysis)
-            ahead = spectrum if before is None else spectrum + self.momentum * (spectrum - before)
+            spectrum: Complexes = scipy.fft.rfft(windows * self._analysis)
+            ahead: Complexes = spectrum if before is None else spectrum + self.momentum * (spectrum - before)
             before = spectrum
-            if left:
-                size = np.abs(ahead)
-                np.maximum(size, _TINY, out=size)
-                frames = ahead * (self._magnitudes / size)  # where there is nothing at all, nothing is turned
-            else:
-                self._phasors = _phasors(ahead, self._phasors)
-
-    def _commit(self, count: int) -> Complexes:
-        """Closes the `count` oldest open frames and returns them, (count, K)."""
-        if count == 0:
-            return np.zeros((0, self.n_fft // 2 + 1), np.complex64)
-        self._seam = max(0, self._seam - count)
-        given = len(self._magnitudes) + len(self._new)
-        if self.imagined:
-            self._new += self.imagined * [self._new[-1] if self._new else self._magnitudes[-1]]
-        if self._new:
-            self._open()
-        self._iterate()
-        frames = self._magnitudes[:count] * self._phasors[:count]
-        self._last_phasor = self._phasors[count - 1]
-        self._magnitudes, self._phasors = self._magnitudes[count:given], self._phasors[count:given]
-        self._add(frames, self._sum)
-        self._sum = np.concatenate([self._sum[count * self.hop :], np.zeros(count * self.hop, np.float32)])
+            power = np.square(ahead.real) + np.square(ahead.imag)  # not `abs`, which guards against overflow, slowly
+            turned = ahead * (magnitudes / np.sqrt(np.maximum(power, _LEAST)))
+            frames = np.where(power > _LEAST, turned, frames)  # where there is nothing at all, nothing is turned
         return frames
 
 
@@ -197,61 +180,82 @@ def invert(magnitude: Floats, n_fft: int, hop: int, tail: Floats | None = None) 
     return np.concatenate([*map(overlap.push, frames), overlap.finish()])
 
 
-def _phasors(spectrum: Complexes, fallback: Complexes) -> Complexes:
-    """Unit phasors of a spectrum; a bin that holds nothing keeps the fallback. Same shape throughout."""
-    power = np.square(spectrum.real) + np.square(spectrum.imag)  # not `abs`, which guards against overflow, slowly
-    units: Complexes = np.where(power > _TINY, spectrum / np.sqrt(np.maximum(power, _TINY)), fallback)
-    return units.astype(np.complex64)
+def levels(magnitude: Floats) -> Floats:
+    """Magnitudes to their logarithms, of the same shape."""
+    return np.log(magnitude + _TINY)
 
 
-class _Peaks:
-    """The spectral peaks of frames, and which of them each bin belongs to.
-
-    A parabola through the logarithms of a peak and its neighbours gives its frequency between the bins.
-
-    Attributes:
-        row, bin, frequency: `(P,)` of all peaks, frame after frame; the frequency in bins.
-        of_bins: `(n, K)` the peak of each bin, counted through all frames.
-    """
-
-    def __init__(self, magnitude: Floats) -> None:
-        """`magnitude`: `(n, K)` >= 0."""
-        level = np.log(magnitude + _TINY)
-        last = level.shape[1] - 1
-        rises = np.diff(level, prepend=-np.inf, append=-np.inf) > 0  # (n, K + 1): of bin k over bin k - 1
-        self.row, self.bin = np.nonzero(rises[:, :-1] & ~rises[:, 1:])
-        valleys = ~rises[:, :-1] & rises[:, 1:]  # between two peaks of a frame lies exactly one
-        self.of_bins = np.cumsum(valleys).reshape(level.shape) + np.arange(len(level))[:, None]
-        below, above = np.maximum(self.bin - 1, 0), np.minimum(self.bin + 1, last)
-        left, centre, right = (level[self.row, place] for place in (below, self.bin, above))
-        bend = np.minimum(left - 2 * centre + right, -1e-6)
-        self.frequency = (self.bin + np.clip(0.5 * (left - right) / bend, -0.5, 0.5)).astype(np.float32)
-
-    @property
-    def frequency_of_bins(self) -> Floats:
-        """`(n, K)`: of the peak that each bin belongs to."""
-        return self.frequency[self.of_bins]
+def centred(phase: Floats) -> Floats:
+    """Phases `(..., K)` that refer to the start of each frame, to those that refer to its middle."""
+    return phase + np.float32(np.pi) * (np.arange(phase.shape[-1], dtype=np.float32) % 2)
 
 
-def _advance(magnitude: Floats, previous: Complexes, before: Floats, n_fft: int, hop: int) -> tuple[Complexes, Floats]:
-    """First guess for frames: every spectral peak turns on by its own frequency, its neighbours are locked to it.
+def phasors(phase: Floats) -> Complexes:
+    """Phases `(..., K)` that refer to the middle of each frame, to unit phasors that refer to its start."""
+    units = np.empty(phase.shape, np.complex64)
+    np.cos(phase, out=units.real)
+    np.sin(phase, out=units.imag)
+    units[..., 1::2] *= -1  # half a frame later every other bin has turned by an odd multiple of pi
+    return units
 
-    Where a peak is near the one that was there before, it went from that frequency to this one, and turned by their
-    mean. A sinusoid seen through a symmetric window has alternating signs from bin to bin (its phase refers to the
-    middle of the frame).
+
+def integrated(level: Floats, phase: Floats, n_fft: int, hop: int) -> Floats:
+    """Phases of frames from how their levels change, going on from the phase of the frame before them.
+
+    Under a Gaussian window the logarithm of an STFT's magnitude and its phase have the same gradients, crosswise: along
+    frequency the phase changes as the level does in time, and in time as the level does along frequency, besides the
+    bin's own frequency. Each bin goes on from where that is surest: from itself one frame before, or from a
+    neighbour, as `_sources` finds. The last frame has none after it, so that its change in time is that from before.
 
     Shape:
-        magnitude: (n, K) >= 0; previous: (K,) unit phasors and before: (K,) frequencies of the frame before. Returns
-        unit phasors (n, K), and the frequencies (K,) of the last frame.
+        level: (..., 1 + T, K), the frame before and T frames; phase: (..., K) of the frame before, referring to the
+        middle of the frame. Returns (..., T, K).
     """
-    peaks = _Peaks(magnitude)
-    frequencies = np.concatenate([before[None], peaks.frequency_of_bins])
-    was = frequencies[peaks.row, peaks.bin]
-    mean = np.where(np.abs(was - peaks.frequency) < _GLIDE, (was + peaks.frequency) / 2, peaks.frequency)
-    signs = (1 - 2 * (np.arange(magnitude.shape[1]) & 1)).astype(np.float32)
-    turns = signs[peaks.bin] * np.exp(2j * np.pi * hop / n_fft * mean).astype(np.complex64)
-    guesses = np.empty(magnitude.shape, np.complex64)
-    for guess, peak in zip(guesses, peaks.of_bins, strict=True):
-        guess[:] = signs * (previous[peaks.bin] * turns)[peak]
-        previous = guess
-    return guesses, frequencies[-1]
+    bins = level.shape[-1]
+    gamma = _GAUSSIAN * n_fft**2
+    rise = np.empty_like(level)  # per frame
+    rise[..., 1:-1, :] = (level[..., 2:, :] - level[..., :-2, :]) / 2
+    rise[..., -1, :] = level[..., -1, :] - level[..., -2, :]
+    delay = rise[..., 1:, :] * np.float32(-gamma / (hop * n_fft))  # radians per bin
+    turn = np.gradient(level, axis=-1) * np.float32(hop * n_fft / gamma)  # radians per frame, beside the bin's own
+    own = (2 * np.pi * hop / n_fft * np.arange(bins)) % (2 * np.pi)
+    turn = (turn[..., :-1, :] + turn[..., 1:, :]) / 2 + own.astype(np.float32)
+    along = np.zeros_like(delay)  # from the lowest bin on
+    np.cumsum((delay[..., :-1] + delay[..., 1:]) / 2, axis=-1, out=along[..., 1:])
+    source = _sources(level[..., :-1, :], level[..., 1:, :])
+    turn = np.take_along_axis(turn - along, source, -1) + along
+    phases = np.empty_like(turn)
+    for t in range(turn.shape[-2]):
+        phase = np.take_along_axis(phase, source[..., t, :], -1) + turn[..., t, :]
+        phases[..., t, :] = phase
+    return phases
+
+
+def _sources(before: Floats, now: Floats) -> NDArray[np.intp]:
+    """The bin one frame before from which heap integration comes to each bin now, by way of neighbours or directly.
+
+    A heap takes the loudest point that is known and goes on to its unknown neighbours. So what is known last on the
+    way to a bin decides when that is reached: a way is as loud as its quietest point, and the loudest way wins. From
+    below, `best[k] = max(before[k], min(best[k - 1], now[k - 1]))`, which is the same kind of function again when it is
+    applied twice: all bins are solved at once, over 1, 2, 4, ... bins.
+
+    Shape: (..., K) levels to (..., K) bins.
+    """
+    bins = np.arange(before.shape[-1])
+
+    def from_below(before: Floats, now: Floats) -> tuple[Floats, NDArray[np.intp]]:
+        best, way = before.copy(), np.empty_like(before)
+        way[..., 0], way[..., 1:] = -np.inf, now[..., :-1]
+        reach = 1
+        while reach < min(_REACH, len(bins)):
+            over = np.minimum(best[..., :-reach], way[..., reach:])
+            np.maximum(best[..., reach:], over, out=best[..., reach:])
+            way[..., reach:] = np.minimum(way[..., :-reach], way[..., reach:])
+            reach *= 2
+        direct = np.ones(before.shape, bool)
+        direct[..., 1:] = before[..., 1:] >= np.minimum(best[..., :-1], now[..., :-1])
+        return best, np.maximum.accumulate(np.where(direct, bins, 0), axis=-1)
+
+    below, source = from_below(before, now)
+    above, mirrored = from_below(before[..., ::-1], now[..., ::-1])
+    return np.where(above[..., ::-1] > below, bins[-1] - mirrored[..., ::-1], source)

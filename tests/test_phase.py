@@ -1,9 +1,11 @@
 """Phase reconstruction: identities of the frame grid first, then physics, then the odd signals."""
 
+import heapq
+
 import numpy as np
 import pytest
 
-from continuo.phase import PhaseStream, invert
+from continuo.phase import _REACH, PhaseStream, _sources, integrated, invert
 from continuo.stft import OverlapAdd
 
 GRIDS = [(1536, 384), (512, 128), (2048, 512), (1024, 256), (1024, 512), (1024, 300)]
@@ -91,7 +93,7 @@ def test_output_streams_with_the_promised_latency_and_chunks_equal_the_whole():
     parts = [stream.push(m) for m in magnitude]
     sizes = [len(p) for p in parts]
     assert sizes[:6] == [0, 1, 1, 1, 1, 0]  # one frame is the look-ahead; across the seam frames go one by one,
-    assert sizes[6:14] == [0, 0, 4, 0, 0, 0, 4, 0]  # then four together
+    assert sizes[6:38] == 2 * [*[0] * 14, 16, 0]  # then sixteen together
     held = [p.copy() for p in parts]
     rest = stream.finish()
     assert all(np.array_equal(a, b) for a, b in zip(held, parts, strict=True))  # handed out means final
@@ -106,7 +108,7 @@ def test_the_future_never_changes_what_was_handed_out():
     other = magnitude.copy()
     other[20:] = 0
     first, second = invert(magnitude, 512, 128), invert(other, 512, 128)
-    final = 16 * 128  # of 20 pushes four frames at most are open
+    final = 16 * 128  # of 20 frames the 16 first are closed
     assert first[:final].tobytes() == second[:final].tobytes()
     assert not np.array_equal(first, second)
 
@@ -123,6 +125,46 @@ def test_imagined_frames_help_a_causal_stream_and_are_never_heard():
     stream = PhaseStream(1536, 384, tail=audio[RATE_HZ // 2 - 1536 : RATE_HZ // 2], imagined=1, **causal)
     for frame, row in zip(frames, magnitude, strict=True):  # each is final at once, whatever comes
         np.testing.assert_array_equal(stream.push(row), frame[None])
+
+
+def heap_sources(before, now):
+    """Phase-gradient heap integration of one frame as it is published, with a heap: where each bin comes from."""
+    source, heap = [None] * len(now), [(-level, k, k, False) for k, level in enumerate(before)]
+    heapq.heapify(heap)
+    while None in source:
+        _, k, origin, here = heapq.heappop(heap)
+        reached = [n for n in (k - 1, k + 1) if 0 <= n < len(now)] if here else [k]
+        for n in reached:
+            if source[n] is None:
+                source[n] = origin
+                heapq.heappush(heap, (-now[n], n, origin, True))
+    return source
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_all_bins_at_once_are_what_a_heap_finds_one_by_one(seed):
+    random = np.random.default_rng(seed)
+    before, now = random.standard_normal((2, 3, _REACH)).cumsum(-1).astype(np.float32)
+    expected = [heap_sources(*rows) for rows in zip(before, now, strict=True)]
+    np.testing.assert_array_equal(_sources(before, now), expected)
+
+
+def test_phases_of_many_runs_are_those_of_each():
+    random = np.random.default_rng(3)
+    level = random.standard_normal((2, 6, 257)).cumsum(-1).astype(np.float32)
+    phase = random.uniform(-3, 3, (2, 257)).astype(np.float32)
+    both = integrated(level, phase, 512, 128)
+    assert both.shape == (2, 5, 257)
+    np.testing.assert_array_equal(both[1], integrated(level[1], phase[1], 512, 128))
+
+
+def test_phases_of_a_gaussian_tone_turn_by_its_frequency():
+    n_fft, hop, bin_of_tone = 1536, 384, 100.3
+    k = np.arange(n_fft // 2 + 1)
+    level = np.tile(-((2 * np.pi * (k - bin_of_tone)) ** 2) * 0.25645 / (4 * np.pi), (3, 1)).astype(np.float32)
+    phases = integrated(level, np.zeros(len(k), np.float32), n_fft, hop)
+    turned = np.exp(1j * phases[:, 98:103]) * np.exp(-2j * np.pi * hop / n_fft * bin_of_tone * np.array([[1], [2]]))
+    np.testing.assert_allclose(turned, 1, atol=1e-3)
 
 
 @pytest.mark.parametrize("frequency_hz", [220.3, 1007.8125, 1000.0, 5000.7])
