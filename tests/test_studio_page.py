@@ -151,6 +151,32 @@ def test_A13_a_score_is_engraved_continued_heard_kept_and_undone(page, tmp_path)
     assert page.locator("#takes li").count() == 2
 
 
+def test_A13_what_is_asked_for_while_a_take_is_kept_continues_that_take(page):
+    """It was asked of the piece before, and given up when the take was read."""
+    bring(page)
+    page.select_option("#model", "model")
+    make_take(page, 1)
+    make_take(page, 2)
+
+    def slowly(route):
+        page.wait_for_timeout(1000)
+        route.continue_()
+
+    page.route("**/api/look/**", slowly)
+    page.click("button[aria-label='Keep take 1']")
+    assert page.is_disabled("#go")
+    assert page.evaluate("document.getElementById('takes').inert")  # no other one can be kept meanwhile
+    make_take(page, 3)
+    assert page.text_content("#piece-title") == "hymn.musicxml + 1.0 s"
+    assert lengths(page) == pytest.approx([16 * 60 / 72 + 2], abs=0.05)
+    page.route("**/api/look/**", lambda route: route.fulfill(status=400, body="{}"))
+    page.expected = ["400"]
+    page.click("button[aria-label='Keep take 3']")
+    until(page, "!document.getElementById('problem').hidden")
+    assert page.is_enabled("#go")
+    assert page.is_enabled("#undo")
+
+
 def test_A13_the_spectrogram_grows_and_marks_the_seam(page):
     bring(page)
     page.select_option("#model", "model")
@@ -195,8 +221,84 @@ def test_A13_a_model_of_notes_gives_midi_and_musicxml(page, tmp_path):
     assert symusic.Score(tmp_path / "take.mid").note_num() >= 62
     assert b"<score-partwise" in (tmp_path / "take.musicxml").read_bytes()
     page.click("button[aria-label='Keep take 1']")
+    until(page, "document.getElementById('piece-title').textContent.startsWith('hymn.musicxml + ')")
     until(page, "document.querySelector('#paper img')?.naturalWidth > 0")
     page.select_option("#model", "model")  # what notes began, sound may continue
+    make_take(page, 2)
+
+
+def hold(page, path: str) -> list:
+    """Requests for a path, which wait until the test lets them go."""
+    held: list = []
+    page.route(re.compile(path), lambda route: held.append(route))
+    return held
+
+
+def wait_for_one(page, held: list):
+    deadline = time.monotonic() + PATIENCE_MS / 1000
+    while not held:
+        assert time.monotonic() < deadline, "nothing was asked for"
+        page.wait_for_timeout(20)
+    return held.pop()
+
+
+def test_A13_a_take_that_is_asked_for_at_once_is_of_the_kept_piece(page):
+    bring(page)
+    page.select_option("#model", "model")
+    make_take(page, 1)
+    held = hold(page, "/api/look/")
+    page.evaluate("""() => {
+        document.querySelector("button[aria-label='Keep take 1']").click();
+        document.getElementById('go').click();
+        document.getElementById('ask').elements.seconds.focus();
+    }""")
+    look = wait_for_one(page, held)
+    page.keyboard.press("Enter")
+    assert page.is_disabled("#go")
+    assert page.is_disabled("#undo")
+    assert page.evaluate("document.getElementById('takes').inert")
+    assert page.locator("#takes li").count() == 1
+    look.continue_()
+    make_take(page, 2)
+    assert page.text_content("#piece-title") == "hymn.musicxml + 1.0 s"
+    assert lengths(page) == pytest.approx([16 * 60 / 72 + 2], abs=0.05)
+
+
+def test_A13_what_cannot_be_kept_can_be_kept_again(page):
+    page.expected = ["ERR_FAILED"]
+    bring(page)
+    page.select_option("#model", "model")
+    make_take(page, 1)
+    held = hold(page, "/api/look/")
+    page.focus("button[aria-label='Keep take 1']")
+    page.keyboard.press("Enter")
+    wait_for_one(page, held).abort()
+    page.wait_for_selector("#problem:visible")
+    assert page.is_enabled("#go")
+    assert not page.evaluate("document.getElementById('takes').inert")
+    page.keyboard.press("Enter")  # the focus is where it was
+    wait_for_one(page, held).continue_()
+    page.wait_for_selector("#undo:enabled:visible")
+
+
+def test_A13_the_piece_that_was_chosen_last_is_shown(page):
+    bring(page)
+    page.select_option("#model", "model")
+    page.fill("input[name=seconds]", "1")
+    page.click("#go")
+    page.wait_for_selector("#takes li")
+    held = hold(page, "/api/examples/dance")
+    page.click("#examples button:text-is('dance')")
+    dance = wait_for_one(page, held)
+    page.wait_for_selector("audio[aria-label='Take 1']", state="attached")  # the take goes on
+    until(page, "document.getElementById('stop').disabled")
+    assert page.is_disabled("#go")
+    with page.expect_response(re.compile("/api/examples/dance")):
+        bring(page, "prompt")
+        dance.continue_()
+    page.wait_for_timeout(200)
+    assert page.text_content("#piece-title") == "prompt.musicxml"
+    assert page.is_enabled("#go")
     make_take(page, 2)
 
 

@@ -88,14 +88,39 @@ const stages = []; // what was brought along, and every take that was kept since
 let takeNumber = 0;
 const width = () => Math.round($("paper").parentElement.clientWidth);
 
-async function bring(asking) {
+let reading = null; // the latest wish for another piece, until it is there
+
+/** Asks for what is to be continued next; meanwhile nothing can be begun with what is there. Null: another was asked for. */
+async function read(asking) {
+  const mine = (reading = {}), focus = document.activeElement;
+  settle();
   $("status").textContent = "reading …";
   try {
     const found = await asking();
-    stages.splice(0, stages.length, { ...found, title: found.name, takes: [] });
+    return reading === mine ? found : null;
+  } catch (error) {
+    if (reading === mine) throw error;
+    return null;
   } finally {
-    $("status").textContent = "";
+    if (reading === mine) {
+      reading = null;
+      $("status").textContent = "";
+      settle();
+      if (document.activeElement === document.body) focus?.focus();
+    }
   }
+}
+
+/** What can be pressed now. */
+function settle() {
+  $("go").disabled = !stages.length || Boolean(making || reading);
+  $("undo").disabled = $("takes").inert = Boolean(reading);
+}
+
+async function bring(asking) {
+  const found = await read(asking);
+  if (!found) return;
+  stages.splice(0, stages.length, { ...found, title: found.name, takes: [] });
   showPiece();
 }
 
@@ -188,7 +213,7 @@ function quit() {
   making?.abort();
   making = null;
   hush();
-  $("go").disabled = false;
+  settle();
   $("stop").disabled = true;
 }
 
@@ -206,7 +231,7 @@ async function continueIt() {
   quit();
   performance.mark("asked");
   const mine = making = new AbortController();
-  $("go").disabled = true;
+  settle();
   $("stop").disabled = false;
   const card = new TakeCard(stage, body);
   try {
@@ -219,7 +244,7 @@ async function continueIt() {
   } finally {
     if (making === mine) {
       making = null;
-      $("go").disabled = false;
+      settle();
       $("stop").disabled = !player || player.ended;
     }
   }
@@ -279,7 +304,7 @@ class TakeCard {
   follow() {
     if (this.player.closed || (this.made && this.player.ended)) {
       this.player.stop();
-      $("stop").disabled = !$("go").disabled;
+      $("stop").disabled = !making;
       return;
     }
     this.picture.listenAt(this.player.position);
@@ -316,10 +341,7 @@ class TakeCard {
       return link;
     });
     const keep = make("button", { textContent: "Keep" });
-    keep.onclick = () => {
-      keep.disabled = true;
-      doing(() => this.keep()).finally(() => (keep.disabled = false));
-    };
+    keep.onclick = () => doing(() => this.keep());
     keep.setAttribute("aria-label", `Keep take ${this.number}`);
     this.element.append(audio, make("div", { className: "doings" }, keep, ...links));
   }
@@ -343,7 +365,8 @@ class TakeCard {
 
   async keep() {
     hush();
-    const found = await told(`/api/look/${this.id}?width=${width()}`, "");
+    const found = await read(() => told(`/api/look/${this.id}?width=${width()}`, ""));
+    if (!found) return;
     const title = `${this.stage.title} + ${this.made.toFixed(1)} s`;
     stages.push({ ...found, title, takes: [], sound: this.sound });
     showPiece();
@@ -354,7 +377,7 @@ class TakeCard {
 
 // --- training -------------------------------------------------------------------------------------------------------
 
-let watching = null, drawn = () => {};
+let watching = null, watches = 0, drawn = () => {};
 
 addEventListener("resize", () => drawn());
 
@@ -385,7 +408,8 @@ const STATES = { running: "Training", stopping: "Saving", paused: "Paused:", don
 
 async function showTraining() {
   clearTimeout(watching);
-  const now = await told("/api/training");
+  const mine = ++watches, now = await told("/api/training");
+  if (mine !== watches) return; // asked again meanwhile: an older answer is no news
   const name = $("training").elements.name.value, busy = now.state === "running" || now.state === "stopping";
   $("start").disabled = busy;
   keepWhatIsKept();
@@ -443,7 +467,7 @@ function drawCurves(canvas, training, held_out) {
 
 // --- reports --------------------------------------------------------------------------------------------------------
 
-let reporting = null;
+let reporting = null, reports = 0;
 
 $("judged").onchange = () => doing(showReport);
 $("measuring").onsubmit = (event) => {
@@ -457,8 +481,8 @@ $("measuring").onsubmit = (event) => {
 
 async function showReport() {
   clearTimeout(reporting);
-  const model = $("judged").value, now = await told(`/api/report?model=${encodeURIComponent(model)}`);
-  if (model !== $("judged").value) return; // another one was chosen meanwhile
+  const mine = ++reports, model = $("judged").value, now = await told(`/api/report?model=${encodeURIComponent(model)}`);
+  if (mine !== reports) return; // another one was chosen meanwhile
   const running = now.state === "running", failed = now.state === "failed";
   $("measure").disabled = running;
   $("report-state").textContent = running ? `measuring ${model} …` : failed ? `${model} could not be measured` : now.page ? "" : `${model} has no report yet`;
