@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import socket
 import sys
 import time
 from pathlib import Path
@@ -412,6 +413,17 @@ def test_a_port_in_use_is_refused(capsys):
     with taken:
         assert studio.main(["--port", str(taken.getsockname()[1])]) == 2
     assert "--port 0" in capsys.readouterr().err
+
+
+def test_nobody_else_is_answered_unless_asked_for():
+    """Another address of this very computer finds nothing there."""
+    arguments = studio.build_parser().parse_args(["--port", "0"])
+    with studio._listen(arguments.host, arguments.port) as listening:
+        address, port = listening.getsockname()
+        assert address == "127.0.0.1"
+        socket.create_connection((address, port), timeout=5).close()
+        with pytest.raises(OSError):
+            socket.create_connection(("127.0.0.2", port), timeout=5)
 
 
 def test_curves_hold_whole_lines_only(tmp_path, monkeypatch):
