@@ -27,7 +27,7 @@ Floats = NDArray[np.float32]
 Complexes = NDArray[np.complexfloating]
 _TINY = np.float32(1e-6)
 _GAUSSIAN = 0.25645  # of the Gaussian window nearest to a Hann window: gamma over n_fft squared (Prusa, 2016)
-_LEAST = np.float32(1e-20)
+_LEAST = np.float32(1e-10)
 _REACH = 32  # bins less than which away a bin may take its phase
 BLOCK, LOOK_AHEAD, PASSES, MOMENTUM = 16, 1, 8, 0.9
 
@@ -159,9 +159,9 @@ class PhaseStream:
             spectrum: Complexes = scipy.fft.rfft(windows * self._analysis)
             ahead: Complexes = spectrum if before is None else spectrum + self.momentum * (spectrum - before)
             before = spectrum
-            power = np.square(ahead.real) + np.square(ahead.imag)  # not `abs`, which guards against overflow, slowly
-            turned = ahead * (magnitudes / np.sqrt(np.maximum(power, _LEAST)))
-            frames = np.where(power > _LEAST, turned, frames)  # where there is nothing at all, nothing is turned
+            size = np.abs(ahead)
+            turned = ahead * (magnitudes / np.maximum(size, _LEAST))
+            frames = np.where(size > _LEAST, turned, frames)  # where there is nothing at all, nothing is turned
         return frames
 
 
