@@ -339,7 +339,8 @@ class Trainer:
         p.step += 1
         p.train_nats = value if p.train_nats is None else 0.98 * p.train_nats + 0.02 * value
         decay = min(t.average_decay, (1 + p.step) / (10 + p.step))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        with torch.no_grad():  # otherwise the average keeps the history of all its steps
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
 
     def _torch_step(self, batch: Batch) -> float:
         for group in self.optimizer.param_groups:
