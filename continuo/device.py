@@ -7,6 +7,8 @@ from torch import nn
 
 from continuo.completion import DEVICES
 
+PRODUCT_ROWS = 2048  # of the products that precisions are compared by
+
 
 def choose(name: str) -> tuple[torch.device, str]:
     """A device and a few words on why.
@@ -72,14 +74,18 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type == "mps":
         return torch.float32
-    fast, plain = (_product_seconds(dtype) for dtype in (torch.bfloat16, torch.float32))
-    return torch.bfloat16 if fast < 0.7 * plain else torch.float32
+    plain = _product_seconds(torch.float32, PRODUCT_ROWS)
+    few = PRODUCT_ROWS // 64
+    if _product_seconds(torch.bfloat16, few) * PRODUCT_ROWS / few > 2 * plain:
+        return torch.float32  # emulated: on many processors a thousand times slower, so that measuring took a minute
+    return torch.bfloat16 if _product_seconds(torch.bfloat16, PRODUCT_ROWS) < 0.7 * plain else torch.float32
 
 
-def _product_seconds(dtype: torch.dtype) -> float:
-    a, b = torch.ones(2048, 512, dtype=dtype), torch.ones(512, 2048, dtype=dtype)
+def _product_seconds(dtype: torch.dtype, rows: int) -> float:
+    """The least time of three products of `(rows, 512)` and `(512, 2048)`."""
+    a, b = torch.ones(rows, 512, dtype=dtype), torch.ones(512, 2048, dtype=dtype)
     seconds = []
-    for _ in range(6):
+    for _ in range(3):
         started = time.perf_counter()
         a @ b
         seconds.append(time.perf_counter() - started)

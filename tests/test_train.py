@@ -307,6 +307,20 @@ def test_the_average_and_the_best_are_kept(trained):
         assert torch.equal(tensors["average.enter.weight"], tensors["best.enter.weight"])
 
 
+@pytest.mark.parametrize(("slower", "chosen"), [(0.4, torch.bfloat16), (1.0, torch.float32), (1000.0, torch.float32)])
+def test_a_precision_is_chosen_by_products_and_a_slow_one_costs_little(monkeypatch, slower, chosen):
+    """Where bfloat16 is emulated, measuring whole products of it once took a minute at every start."""
+    asked = []
+
+    def seconds(dtype, rows):
+        asked.append(rows * (slower if dtype == torch.bfloat16 else 1.0))
+        return asked[-1]
+
+    monkeypatch.setattr(device, "_product_seconds", seconds)
+    assert device.choose_precision("auto", torch.device("cpu")) == chosen
+    assert sum(asked) < 20 * device.PRODUCT_ROWS
+
+
 def test_A05_devices_are_taken_in_order(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
