@@ -267,7 +267,9 @@ class Listener:
         if since_s < self.wait_s or not p.history or p.history[-1][0] != p.step:
             return
         started = time.monotonic()
-        self.log.hear(p.step, sample(trainer, LISTEN_SHARE * since_s), trainer.metadata.corpus.sample_rate_hz)
+        samples = sample(trainer, LISTEN_SHARE * since_s)
+        if len(samples):  # a busy machine may make none in that time
+            self.log.hear(p.step, samples, trainer.metadata.corpus.sample_rate_hz)
         taken_s = time.monotonic() - started
         self.heard_s, self.wait_s = p.seconds + taken_s, max(LISTEN_EVERY_S, taken_s / LISTEN_SHARE)
 

@@ -273,6 +273,19 @@ def test_listening_changes_nothing_of_the_training(tmp_path, music_folder, monke
     assert sound.length_frames > 250 * 64
 
 
+def test_a_machine_too_busy_to_make_a_sound_in_time_trains_on(tmp_path, music_folder, monkeypatch):
+    """The training ended there once, and said something of a zero-size array."""
+    from continuo.report import TrainingLog
+
+    monkeypatch.setattr(train, "LISTEN_EVERY_S", 0.0)
+    monkeypatch.setattr(train, "LISTEN_SHARE", 1e-9)
+    trainer = small_trainer(tmp_path, music_folder)
+    with TrainingLog(trainer.state_path, fresh=True) as log:
+        trainer.run(train.Listener(trainer, log))
+    assert trainer.progress.step == 12
+    assert EventAccumulator(str(log.folder)).Reload().Tags()["audio"] == []
+
+
 def test_listening_takes_its_share_of_the_time_and_no_more(tmp_path, music_folder, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
