@@ -126,7 +126,7 @@ METHODS: dict[str, Callable[[Item, np.ndarray], np.ndarray]] = {
         i, m, block=1, look_ahead=0, imagined=2, passes=8
     ),
     "stream, one by one, look-ahead 1, 16 passes": lambda i, m: stream(i, m, block=1, passes=16),
-    "stream, 4 passes": lambda i, m: stream(i, m, passes=4),
+    "stream, 8 passes": lambda i, m: stream(i, m, passes=8),
     "stream, defaults": lambda i, m: invert(m, N_FFT, HOP, i.tail)[N_FFT - HOP :],
 }
 

@@ -17,14 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from continuo.phase import centred, integrated, levels, phasors
 from continuo.stft import hann, mel_filters, overlapped_power
 
 PAST, AHEAD = 3, 1  # frames that are seen before and after the one that is made
 WIDTH, BATCH, LEARNING_RATE, WARMUP_STEPS, MOST_EPOCHS = 384, 16, 2e-3, 50, 50
 BAND_SHARE, FLUX_SHARE, MEL_BANDS = 1.0, 1.0, 48
 TOLD = 20  # times that a fit says how far it is
-OVERLAPPED_SHARE, PASSES = 0.15, 2  # of the steps; Griffin-Lim passes from the first guess of the phases
+OVERLAPPED_SHARE, PASSES = 0.15, 2  # of the steps; Griffin-Lim passes from the true phases
 HELD_OUT = 8  # every eighth run is not learned from: if it is not brought nearer to the truth, nothing is added at all
 
 
@@ -162,22 +161,19 @@ class Overlap:
         samples = n_fft + (frames_in - 1) * hop
         self.gain = torch.from_numpy((1 / np.resize(overlapped_power(n_fft, hop), samples)).astype(np.float32))
         edge = -(-n_fft // hop) - 1
-        self.frames = max(0, frames_in - 3 * edge)  # phases that are found for the last frame are a guess
-        self.whole = slice(edge, edge + self.frames)
+        self.whole = slice(edge, max(edge, frames_in - edge))
+        self.frames = max(0, frames_in - 2 * edge)
 
     def heard(self, magnitude: torch.Tensor, phases: torch.Tensor) -> torch.Tensor:
         """Magnitudes `(R, T, K)` to those of their audio, of the whole frames, `(R, frames, K)`.
 
-        The phases are found as they are when music is made, going on from the true one of each run's first frame, of
-        `phases` `(R, T, K)`.
+        The phases are found as they are when music is made, from the true ones `(R, T, K)` on.
         """
         with torch.no_grad():
-            first = centred(phases[:, 0].numpy())
-            rest = integrated(levels(magnitude.numpy()), first, self.n_fft, self.hop)
-            found = torch.from_numpy(phasors(np.concatenate([first[:, None], rest], axis=1)))
+            phasors = torch.polar(torch.ones_like(phases), phases)
             for _ in range(PASSES):
-                found = self._consistent(magnitude * found).sgn()
-        return self._consistent(magnitude * found).abs()[:, self.whole]
+                phasors = self._consistent(magnitude * phasors).sgn()
+        return self._consistent(magnitude * phasors).abs()[:, self.whole]
 
     def _consistent(self, frames: torch.Tensor) -> torch.Tensor:
         """The frames of the audio that complex frames `(R, T, K)` are overlapped to."""

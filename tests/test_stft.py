@@ -303,13 +303,11 @@ def test_what_is_heard_of_consistent_magnitudes_is_they_themselves_and_flicker_i
     audio = torch.from_numpy(melody(3))[: 256 + 31 * 64]
     frames = torch.stft(audio, 256, 64, window=torch.hann_window(256), center=False, return_complex=True).T[None]
     overlap = postfilter.Overlap(256, 64, 32)
-    assert overlap.frames == 23
-    whole = frames[:, overlap.whole]
-    error = (overlap._consistent(frames)[:, overlap.whole] - whole).norm(dim=-1) / whole.norm(dim=-1)
-    assert error.max() < 1e-5
+    assert overlap.frames == 26
     heard = overlap.heard(frames.abs(), frames.angle())
-    error = (heard - whole.abs()).norm(dim=-1) / whole.abs().norm(dim=-1)
-    assert error.max() < 0.02  # the phases are found
+    error = (heard - frames.abs()[:, overlap.whole]).norm(dim=-1) / frames.abs()[:, overlap.whole].norm(dim=-1)
+    assert error.max() < 0.02  # the run's own edges reach a little inside
+    assert error[:, 6:-6].max() < 1e-4
     flicker = 1 + 0.3 * (torch.arange(32) % 2 * 2 - 1)[:, None]
     moved = (overlap.heard(frames.abs() * flicker, frames.angle()) - heard).norm()
     assert moved < 0.5 * (0.3 * frames.abs()[:, overlap.whole]).norm()
