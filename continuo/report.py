@@ -108,7 +108,10 @@ def _look(wav: Path, first_s: float, last_s: float) -> _Sound:
     hertz = hertz[hertz <= HIGHEST_HZ]
     magnitude = np.abs(np.fft.rfft(windows * hann(n_fft).numpy()))[:, : len(hertz)]
     level_db = 20 * np.log10(magnitude.T / (n_fft / 4) + 1e-5)
-    return _Sound((places + n_fft / 2) / rate, hertz, windows.min(axis=1), windows.max(axis=1), level_db)
+    seconds = (places + n_fft / 2) / rate
+    if places[-1] - places[0] < n_fft:  # hardly more than one window: as wide as what it holds
+        seconds = np.linspace(places[0], places[-1] + n_fft, columns) / rate
+    return _Sound(seconds, hertz, windows.min(axis=1), windows.max(axis=1), level_db)
 
 
 def _window(file: soundfile.SoundFile, place: int, length: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from conftest import RATE_HZ, ROOT, SMALL_CODEBOOK, SMALL_OF, melody, set_flags,
 
 from continuo import checkpoint
 from continuo.piece import Piece
+from continuo.report import draw_continuation
 from predict import main
 from predictor import Predictor, joined
 from train import main as train
@@ -52,6 +54,17 @@ def test_A04_every_preset_trains_and_continues(tmp_path, music_folder, prompt_wa
     assert result["realtime_factor"] > 0
     assert result["first_audio_s"] > 0
     assert np.abs(audio[len(prompt) :]).max() > 0.001
+
+
+@pytest.mark.parametrize("seam_s", [0.0, 0.01])
+@pytest.mark.parametrize("samples", [1, 300, 512, 513, 600, 1100, 4000])
+def test_the_shortest_sound_has_a_picture(tmp_path, samples, seam_s):
+    """One window holds it: its picture had no width, which was a warning."""
+    soundfile.write(tmp_path / "short.wav", np.zeros(samples), RATE_HZ)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        draw_continuation(tmp_path / "short.wav", tmp_path / "short.png", seam_s, "short")
+    assert (tmp_path / "short.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_A08_musicxml_prompt_to_audio_and_picture(trained, tmp_path):
