@@ -126,7 +126,7 @@ def clear() -> int:
     """Remove every entry, but not what somebody is writing; returns the bytes freed."""
     freed = 0
     for path, status in _files():
-        if not path.name.startswith(".") or abs(time.time() - status.st_mtime) > LONGEST_WRITE_S:
+        if not path.parent.name.startswith(".") or abs(time.time() - status.st_mtime) > LONGEST_WRITE_S:
             path.unlink(missing_ok=True)
             freed += status.st_size
     return freed

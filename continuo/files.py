@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,28 +15,28 @@ from continuo.command import suggestion
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on failure removed.
+    """Yield a temporary path on the disk of `path`; on success it is synced and renamed to `path`, on failure removed.
 
-    A reader of `path` sees the old file or the new one, never a part. Raises OSError as the file system does, about
-    `path`.
+    It lies in a hidden folder of its own beside `path`, with whatever else its writer makes there: safetensors, for
+    one, writes under a name that it thinks of itself. A reader of `path` sees the old file or the new one, never a
+    part. Raises OSError as the file system does, about `path`.
     """
-    temporary, prefix = path, f".{path.name[:100]}."
+    folder, prefix = None, f".{path.name[:100]}."
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
-        os.close(handle)
-        temporary = Path(name)
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix, suffix=path.suffix))
+        temporary = folder / path.name
         yield temporary
         os.chmod(temporary, 0o666 & ~_umask())
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
     except OSError as error:
-        if error.strerror and (error.filename is None or Path(error.filename).name.startswith(prefix)):
+        if error.strerror and (error.filename is None or prefix in str(error.filename)):
             raise type(error)(error.errno, error.strerror, str(path)) from None
         raise
     finally:
-        if temporary != path:
-            temporary.unlink(missing_ok=True)
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -59,9 +60,9 @@ def held(path: Path, refusal: str) -> Iterator[None]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove temporary files that writers of `path` left behind when they were killed."""
+    """Remove what writers of `path` left behind when they were killed."""
     for leftover in path.parent.glob(f".{glob.escape(path.name[:100])}.*{path.suffix}"):
-        leftover.unlink(missing_ok=True)
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

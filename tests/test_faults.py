@@ -24,6 +24,7 @@ import corpus
 import predict
 import train
 from continuo import cache, checkpoint, metadata
+from continuo.files import remove_leftovers
 from continuo.metadata import CorpusSection
 from predictor import Predictor
 from trainer import Trainer
@@ -577,12 +578,29 @@ def test_clearing_the_cache_while_others_fill_it(tmp_path, own_music):
 
 def test_what_killed_writers_left_is_cleared(tmp_path, own_music):
     entry = cache.entry("ab" * 20, ".f32")
-    fresh, old = entry.with_name(".fresh.f32"), entry.with_name(".old.f32")
-    for path in (fresh, old, entry):
-        path.write_bytes(b"1234")
+    writers = [process(damage.write_and_die, entry) for _ in range(2)]
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 9
+    fresh, old = entry.parent.glob(".*/*.f32")
+    for beside in entry.parent.glob(".*/.tmp*"):
+        beside.unlink()
+    entry.write_bytes(b"1234")
     os.utime(old, (time.time() - 7200,) * 2)
     assert cache.clear() == 8
-    assert [path.name for path in entry.parent.iterdir()] == [".fresh.f32"]
+    assert [path for path in cache.folder().rglob("*") if path.is_file()] == [fresh]
+
+
+def test_the_next_training_removes_what_a_killed_save_left(tmp_path):
+    """Not even what the writer of states, safetensors, makes beside it under a name of its own."""
+    state = tmp_path / "model.safetensors"
+    state.write_bytes(b"the last one")
+    (killed := process(damage.write_and_die, state)).join()
+    assert killed.exitcode == 9
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_leftovers(state)
+    assert list(tmp_path.iterdir()) == [state]
+    assert state.read_bytes() == b"the last one"
 
 
 # --- not a number -----------------------------------------------------------------------------------------------------
