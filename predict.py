@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from continuo.command import Parser, printable, run_main
+from continuo.command import Parser, leave, printable, run_main
 from continuo.files import check_writable
 from continuo.place import MODELS
 
@@ -356,4 +356,4 @@ class Clock:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

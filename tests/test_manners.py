@@ -5,6 +5,7 @@ import pty
 import re
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -80,6 +81,15 @@ def test_sound_comes_while_it_is_made_and_nobody_need_wait_for_the_end(trained, 
     process.stdout.close()
     assert process.wait(timeout=240) == 141
     assert process.stderr.read() == b""
+
+
+def test_who_leaves_at_once_has_said_all():
+    program = "from continuo.command import leave; import sys; sys.stdout.write('a' * 70_000); sys.stderr.write('b'); "
+    run = partial(subprocess.run, capture_output=True, text=True, cwd=ROOT)
+    left = run([sys.executable, "-c", program + "leave(3)"])
+    assert (left.returncode, left.stdout, left.stderr) == (3, "a" * 70_000, "b")
+    closed = run([sys.executable, "-c", program + "sys.stdout.close(); leave(2)"])
+    assert (closed.returncode, closed.stderr) == (2, "b")
 
 
 @pytest.mark.parametrize("flags", [["--json"], ["--takes", "2"]])

@@ -97,9 +97,10 @@ export class Spectrogram {
 
   draw() {
     const pen = this.canvas.getContext("2d"), { width, height } = this.canvas;
+    const thick = Math.max(2, Math.round((2 * width) / (this.canvas.clientWidth || width))); // on narrow screens too
     const line = (seconds, colour) => {
       pen.fillStyle = colour;
-      pen.fillRect(Math.round((seconds / this.seconds) * width) - 1, 0, 2, height);
+      pen.fillRect(Math.round((seconds / this.seconds) * width - thick / 2), 0, thick, height);
     };
     pen.clearRect(0, 0, width, height);
     pen.drawImage(this.image, 0, 0);
