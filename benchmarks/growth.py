@@ -1,6 +1,7 @@
 """What time and memory grow with: hours of corpus, width of the model, length of the output.
 
-    python benchmarks/growth.py [--hours 1,10,100] [--widths 256,512,1024,2048] [--lengths 10,60,600] [--json] [--write]
+    python benchmarks/growth.py [--hours 1,10,100] [--widths 256,512,1024,2048] [--lengths 10,60,600,3600]
+        [--json] [--write]
 
 Each figure is of a process of its own, so that memory peaks are its own. An exponent is the slope of the logarithm
 over the logarithm of the size: 1 is linear. `--write` renews the tables in benchmarks/RESULTS.md, each in a section of
@@ -40,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     sizes = lambda text: [float(word) for word in text.split(",") if word]  # noqa: E731
     parser.add_argument("--hours", type=sizes, default=[1, 10, 100], help="of corpus (default: 1,10,100)")
     parser.add_argument("--widths", type=sizes, default=[256, 512, 1024, 2048], help="of the model, hidden and head")
-    parser.add_argument("--lengths", type=sizes, default=[10, 60, 600], help="of the output in seconds")
+    parser.add_argument("--lengths", type=sizes, default=[10, 60, 600, 3600], help="of the output in seconds")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object on the last line")
     parser.add_argument("--write", action="store_true", help="renew the section of benchmarks/RESULTS.md")
     parser.add_argument("--measure", nargs=3, metavar=("WHAT", "SIZE", "FOLDER"), help=argparse.SUPPRESS)
