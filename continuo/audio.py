@@ -257,7 +257,7 @@ def write_wav(
 def made_by_a_model(path: Path) -> bool:
     """Whether a file says that `predict.py` made it."""
     try:
-        with open(path, "rb") as content, soundfile.SoundFile(content) as file:  # not by name, which may be no Unicode
+        with soundfile.SoundFile(os.fsencode(path)) as file:  # as in `decode_blocks`
             return bool(file.comment == MADE_BY_A_MODEL)
     except (soundfile.SoundFileError, OSError):
         return False  # decoding will say what is wrong with it

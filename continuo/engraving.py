@@ -50,14 +50,15 @@ def to_score(song: Song, title: str) -> Score:
     key = (best_scale(song)[0] * 7 + 5) % 12 - 5  # sharps, or flats below 0
     score = stream.Score([metadata.Metadata(title=title, composer="Continuo")])
     parts = sorted((by_program(song) or {(False, 0): []}).items())
-    if len(parts) * len(bars) > MOST_BARS:
-        raise TooLong(f"{len(bars):,} bars of {len(parts)} instruments are more than {MOST_BARS:,} in all")
+    most, written = MOST_BARS // max(len(bars), 1), 0  # staves
     for number, ((is_drum, program), tones) in enumerate(parts):
         name = program_name(is_drum, program)
         keys = sorted({36, 38, *(t.pitch for t in tones)}) if is_drum else None  # one alone would not be named by notes
         instruments = _instruments(name, program, number, keys)
         staves: list[Any] = []
         for grid in _grids(tones, bars, program, is_drum):
+            if (written := written + 1) > most:
+                raise TooLong(f"{len(bars):,} bars on {most + 1} staves or more are above {MOST_BARS:,} in all")
             staves.append(_staff(grid, bars, len(staves) * MOST_VOICES + 1, instruments if is_drum else key))
             staves[-1].partName = name
             score.insert(0, staves[-1])

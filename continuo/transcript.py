@@ -16,7 +16,7 @@ from continuo.score import at_sounding_pitch, explained, parse_score
 from continuo.song import QUARTER, Song, Tone
 from continuo.sounds import Sound, check_count, check_length
 
-VERSION = 2
+VERSION = 3
 """Part of every cache key: raise it whenever the same file would be read differently."""
 MAX_QUARTERS = 50_000
 """Longest song in musical time: six hours at 140 quarter notes per minute."""
@@ -57,21 +57,22 @@ def _song(
             tones.add(Tone(onset, pitch, max(1, end - onset), velocity, s.program, s.is_drum))
     if not tones:
         raise ValueError("there is no note in it")
-    heard = _changes((_tick(at), float(qpm)) for at, qpm in tempos if QPM_RANGE[0] <= qpm <= QPM_RANGE[1])
-    counted = _changes((_tick(at), n, d) for at, n, d in meters if n > 0 and d > 0 and n * 4 * QUARTER % d == 0)
-    defaults = Song("", "", (), 0)
     ticks = max(_tick(length_q), *(t.end for t in tones))
     if ticks > MAX_QUARTERS * QUARTER:
         raise ValueError(f"it has {ticks // QUARTER} quarter notes in time; the most is {MAX_QUARTERS}")
-    song = Song("", "", tuple(sorted(tones)), ticks, heard or defaults.tempos, counted or defaults.meters)
+    heard = [(_tick(at), float(qpm)) for at, qpm in tempos if QPM_RANGE[0] <= qpm <= QPM_RANGE[1]]
+    counted = [(_tick(at), n, d) for at, n, d in meters if n > 0 and d > 0 and n * 4 * QUARTER % d == 0]
+    defaults = Song("", "", (), 0)
+    changes = _changes(heard, ticks) or defaults.tempos, _changes(counted, ticks) or defaults.meters
+    song = Song("", "", tuple(sorted(tones)), ticks, *changes)
     check_length(song.seconds)
     return song
 
 
-def _changes(marks: Iterable[Mark]) -> tuple[Mark, ...]:
-    """Of marks that begin with their tick the last at each place, and only those that change something."""
+def _changes(marks: Iterable[Mark], end: int) -> tuple[Mark, ...]:
+    """Of marks that begin with their tick the last at each place up to `end`, and only those that change something."""
     found: list[Mark] = []
-    for mark in {mark[0]: mark for mark in marks}.values():
+    for mark in {mark[0]: mark for mark in marks if mark[0] <= end}.values():
         if not found or found[-1][1:] != mark[1:]:
             found.append(mark)
     return tuple(found)

@@ -13,6 +13,7 @@ from continuo.audio import (
     block_powers,
     decode_blocks,
     loudness_db,
+    made_by_a_model,
     read_audio,
     resample_blocks,
     soft_limit,
@@ -77,6 +78,13 @@ def test_undecodable_files_are_a_value_error(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="cannot be decoded"):
         list(decode_blocks(path, 8000))
+
+
+def test_a_damaged_header_is_no_word_of_the_decoder_s(tmp_path, capfd):
+    soundfile.write(tmp_path / "x.aiff", np.zeros(100), 8000)
+    (tmp_path / "x.aiff").write_bytes((tmp_path / "x.aiff").read_bytes().replace(b"SSND", b"S.ND"))
+    assert not made_by_a_model(tmp_path / "x.aiff")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_soft_limit_bends_peaks_and_leaves_the_rest():

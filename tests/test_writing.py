@@ -8,10 +8,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import symusic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from continuo import notation
+from continuo.engraving import TooLong, to_score
 from continuo.notation import Bar, Chord
 from continuo.song import QUARTER, Song, Tone
 from continuo.transcript import read_song
@@ -449,3 +451,27 @@ def test_whole_or_not_at_all(name, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="No space left"):
         write(tmp_path / f"s.{name}")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(f"s.{name}", "before")]
+
+
+def test_staves_are_counted_and_not_instruments(monkeypatch):
+    hands = Song("h", "h", (Tone(0, 48, QUARTER), Tone(0, 72, QUARTER)), 8 * QUARTER)  # two bars on two staves
+    monkeypatch.setattr("continuo.engraving.MOST_BARS", 4)
+    assert len(to_score(hands, "h").parts) == 2
+    monkeypatch.setattr("continuo.engraving.MOST_BARS", 3)
+    with pytest.raises(TooLong, match="2 bars on 2 staves or more are above 3 in all"):
+        to_score(hands, "h")
+
+
+def test_tempos_and_meters_after_the_end_are_none_of_the_song_s(tmp_path):
+    """Also where their time is more than a MIDI file may hold after rounding to other ticks."""
+    score = symusic.Score(24)
+    score.tracks.append(symusic.Track("", 0, False))
+    score.tracks[0].notes.append(symusic.Note(0, 24, 60, 90))
+    score.tempos.extend(symusic.Tempo(at, qpm) for at, qpm in [(0, 90.0), (24, 100.0), (2**28 - 1, 60.0)])
+    score.time_signatures.append(symusic.TimeSignature(2**28 - 1, 3, 4))
+    score.dump_midi(tmp_path / "late.mid")
+    song = read_song(tmp_path / "late.mid")
+    assert [(at, round(qpm)) for at, qpm in song.tempos] == [(0, 90), (QUARTER, 100)]
+    assert song.meters == ((0, 4, 4),)
+    write_song_midi(song, tmp_path / "again.mid")
+    assert read_song(tmp_path / "again.mid").ticks == QUARTER
