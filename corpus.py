@@ -40,7 +40,7 @@ from continuo.audio import (
     loudness_db,
     made_by_a_model,
 )
-from continuo.command import Parser, printable, run_main
+from continuo.command import Parser, counted, printable, run_main
 from continuo.files import human_size, near
 from continuo.metadata import EMBEDDED_CORPUS, CorpusSection
 from continuo.parallel import WORKERS, in_order, keep_on
@@ -57,6 +57,7 @@ NOTES_PREFIX = "notes:"
 MOST_DEPTH = 64  # folders in folders
 MOST_MATCHING_S = 1.0  # of a pattern and a name; longer takes what goes astray in itself, as (a+)+$ does
 MOST_REPEATS = 10_000  # of a pattern's counted repeats together: each is written out when it is compiled
+GROUP = regex.compile(r"([\d,]+) files?")  # how files of one kind are named together
 SPLIT_SHARE = 0.1  # of a lone recording, heard only in validation
 
 
@@ -86,6 +87,12 @@ class Corpus(Generic[P]):
     @property
     def seconds(self) -> float:
         return sum(piece.seconds for piece in self.pieces)
+
+    @property
+    def left_out(self) -> int:
+        """How many files were skipped: those of one kind are named together."""
+        together = (GROUP.fullmatch(name) for name, _ in self.skipped)
+        return sum(int(group[1].replace(",", "")) if group else 1 for group in together)
 
     def split(self, validation_share: float, seed: int) -> tuple[list[P], list[P]]:
         """Training and validation pieces. A lone piece is cut: its last tenth is kept for validation."""
@@ -151,9 +158,10 @@ def _gathered(
             skipped.append((source.id, f"the same content as {pieces[outcome.key].id}"))
         else:
             pieces[outcome.key] = outcome
-    for name, reason in skipped:
+    few = not pieces and len(skipped) <= 3  # then the refusal names them
+    for name, reason in skipped if not few else []:
         display.say(f"skipped {name}: {reason}")
-    if skipped and display.quiet:
+    if skipped and display.quiet and not few:
         display.say(f"skipped {len(skipped)} of {section.path}, which are named without --quiet", always=True)
     if not pieces:
         reasons = "; ".join(f"{printable(name)}: {reason}" for name, reason in skipped[:3])
@@ -181,8 +189,10 @@ def find(section: CorpusSection) -> tuple[list[Source], list[tuple[str, str]]]:
         else:
             other[ending or "no ending"] += 1
     if filtered:
-        skipped.append((f"{filtered} files", "filtered out by corpus.include or corpus.exclude"))
-    skipped += [(f"{count} files", f"{ending}: neither audio nor a score") for ending, count in sorted(other.items())]
+        skipped.append((counted(filtered, "file"), "filtered out by corpus.include or corpus.exclude"))
+    skipped += [
+        (counted(count, "file"), f"{ending}: neither audio nor a score") for ending, count in sorted(other.items())
+    ]
     return sources, skipped
 
 
@@ -492,7 +502,7 @@ def _print_songs(corpus: Corpus[Song], *, text: bool) -> None:
 
 
 def _print_total(corpus: Corpus[Any]) -> None:
-    print(f"{len(corpus.pieces)} pieces, {corpus.seconds / 60:.1f} minutes; {len(corpus.skipped)} skipped")
+    print(f"{counted(len(corpus.pieces), 'piece')}, {corpus.seconds / 60:.1f} minutes; {corpus.left_out} skipped")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from continuo.command import Parser, leave, printable, run_main
+from continuo.command import Parser, leave, named, printable, run_main
 from continuo.files import check_writable
 from continuo.place import MODELS
 
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser("predict.py", __doc__)
     parser.add_argument(
         "--prompt",
-        type=Path,
+        type=named,
         required=True,
         metavar="FILE",
         help="MusicXML, MIDI or audio; none: from nothing; notes:C4,E4,C4+G4: quarter notes, for models of notes",
@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=named,
         metavar="FILE",
         help="the WAV to write; the rest goes beside it (default: PROMPT.continued.wav, here); -: the sound alone, "
         "to standard output while it is made",
@@ -318,6 +318,8 @@ def _facts(predictor: Any, take: Any, out: Path, prompt: Any) -> dict[str, Any]:
 
 def _say(display: Any, arguments: argparse.Namespace, take: Any, made: dict[str, Any]) -> None:
     summary = f"{made['prompt_seconds']:.2f} s of prompt, {made['continuation_seconds']:.2f} s of continuation"
+    if arguments.continuation_only:
+        summary = f"{made['continuation_seconds']:.2f} s of continuation, without the prompt"
     beside = "; ".join([f"{made['picture']} shows it", *(made[name] for name in ("midi", "musicxml") if name in made)])
     display.say(f"sent: {summary}" if arguments.out == STANDARD_OUTPUT else f"{made['out']}: {summary}; {beside}")
     if arguments.until_end and not take.endings:

@@ -28,7 +28,7 @@ import continuo
 import corpus
 from continuo import cache, checkpoint
 from continuo.card import write_card
-from continuo.command import within_memory
+from continuo.command import counted, within_memory
 from continuo.device import choose_precision
 from continuo.files import human_size, remove_leftovers
 from continuo.metadata import Metadata, check_same_model
@@ -172,7 +172,9 @@ class Trainer:
         load = corpus.load if self.featurizer.hears == "sound" else corpus.load_songs
         loaded: corpus.Corpus[Any] = load(section, seed=seed, display=self.display)
         minutes, size = loaded.seconds / 60, human_size(cache.size_bytes())
-        self.display.say(f"corpus: {len(loaded.pieces)} pieces, {minutes:.1f} minutes, {len(loaded.skipped)} skipped")
+        self.display.say(
+            f"corpus: {counted(len(loaded.pieces), 'piece')}, {minutes:.1f} minutes, {loaded.left_out} skipped"
+        )
         self.display.say(f"cache of decoded audio: {size} (python corpus.py --clear-cache empties it)")
         if len(loaded.pieces) == 1:
             self.display.say("one piece only: its last tenth is held out to tell learning from copying")

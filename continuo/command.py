@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 from continuo.place import INSTALLED
@@ -96,6 +97,22 @@ def suggestion(word: str, known: Iterable[str], *, least: float = 0.6) -> str:
     """
     close = difflib.get_close_matches(word, [other for other in known if other != word], n=1, cutoff=least)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def counted(number: int, thing: str) -> str:
+    """A number and what it counts.
+
+    >>> counted(1, "piece"), counted(2000, "piece")
+    ('1 piece', '2,000 pieces')
+    """
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
+def named(text: str) -> Path:
+    """The path that a flag was given; argparse says so where it is empty, as of a shell variable that is not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: name a file")
+    return Path(text)
 
 
 def as_called(text: str) -> str:

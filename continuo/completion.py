@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from continuo.command import named
+
 DEVICES = ("auto", "cuda", "mps", "cpu")
 
 PYTHON = """
@@ -46,7 +48,7 @@ def _know_values(parser: argparse.ArgumentParser) -> None:
     import shtab
 
     for action in parser._actions:
-        if action.metavar == "DIR" or action.type is Path:
+        if action.metavar == "DIR" or action.type in (Path, named):
             action.complete = shtab.DIRECTORY if action.metavar == "DIR" else shtab.FILE  # type: ignore[attr-defined]
         if action.dest == "device":
             action.choices = DEVICES

@@ -93,7 +93,9 @@ def check_writable(path: Path, *, force: bool) -> None:
 def near(path: Path) -> str:
     """`; did you mean 'x'?` where a file beside the missing `path` is called nearly so, else nothing."""
     try:
-        return suggestion(path.name, [other.name for other in path.parent.iterdir()])
+        return suggestion(
+            path.name, [other.name for other in path.parent.iterdir() if other.is_file() or not path.suffix]
+        )
     except OSError:
         return ""
 

@@ -1,5 +1,6 @@
 """Figures into words: what a model has learned, what it does wrong, and what to try. Pure: no file, no model."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -197,8 +198,17 @@ def _note_signs(
 def judge(signs: Signs | NoteSigns) -> list[Finding]:
     """What the figures say, the most important first within learning, music and novelty; never empty."""
     if isinstance(signs, NoteSigns):
-        return [*_learning(signs), *_notes(signs), *_copies(signs)]
-    return [*_learning(signs), *_sound(signs), *_novelty(signs)]
+        found = [*_learning(signs), *_notes(signs), *_copies(signs)]
+    else:
+        found = [*_learning(signs), *_sound(signs), *_novelty(signs)]
+    return [_no_longer(f, signs.more_music) for f in found] if found[0].name == "memorising" else found
+
+
+def _no_longer(finding: Finding, instead: str) -> Finding:
+    """The same without the advice to train longer: who learns by heart would only do so the better."""
+    if finding.advice.startswith("Train longer"):
+        return finding._replace(advice=instead)
+    return finding._replace(advice=re.sub(r",? (and|or) train longer", "", finding.advice))
 
 
 def _learning(s: Learned) -> list[Finding]:
@@ -291,10 +301,14 @@ def _novelty(s: Signs) -> list[Finding]:
         return []
     copied, chance = s.copied_s or 0.0, s.held_out_copied_s or 0.0
     near = s.near_ratio if s.near_ratio is not None else 1.0
-    if copied > max(2.0, 2 * chance) or near < 0.5:
+    if copied > max(2.0, 2 * chance):
         text = f"It copies: up to {copied:.1f} s in a row follow one training piece (held-out music: {chance:.1f} s), "
         text += f"and its nearest seconds lie {near:.2f} times as far from it as unseen music's."
         return [Finding("copying", text, s.more_music)]
+    if near < 0.5:
+        text = f"It stays close to what it learned: its seconds lie {near:.2f} times as far from the nearest training "
+        text += f"music as unseen music's, though no more than {copied:.1f} s in a row follow one piece "
+        return [Finding("copying", f"{text}(held-out music: {chance:.1f} s).", s.more_music)]
     text = f"It does not copy: at most {copied:.1f} s in a row resemble one training piece (held-out music: "
     text += f"{chance:.1f} s), and its nearest seconds lie {near:.2f} times as far from it as unseen music's."
     return [Finding("novel", text)]

@@ -44,7 +44,17 @@ def test_A01_every_audio_file_is_found_and_every_skip_is_reported(tmp_path):
     assert "too short" in reasons["blip.wav"]
     assert "not numbers" in reasons["nan.wav"]
     assert "convert it" in reasons["cover.m4a"]
-    assert reasons["1 files"] == ".txt: neither audio nor a score"
+    assert reasons["1 file"] == ".txt: neither audio nor a score"
+    (tmp_path / "more.txt").write_text("not music")
+    found = corpus.load(section(tmp_path, exclude=("blip", "nan", "silence")))
+    assert dict(found.skipped)["3 files"] == "filtered out by corpus.include or corpus.exclude"
+    assert found.left_out == 3 + 2 + len(["broken.ogg", "cover.m4a"])
+
+
+def test_what_is_refused_is_not_skipped_too(tmp_path, capsys):
+    (tmp_path / "text.wav").write_text("no sound")
+    assert corpus.main([str(tmp_path / "text.wav")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_A01_audio_comes_at_the_models_rate_mono(tmp_path):

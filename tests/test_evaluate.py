@@ -256,6 +256,16 @@ def test_A12_every_verdict_has_its_words(change, names):
         assert bool(finding.advice) != fine
 
 
+@pytest.mark.parametrize("change", [{"onset_ratio": 0.5}, {"mmd2": 0.8}, {"loop_s": 2.0}, {"drift_db": -12.0}])
+def test_who_learns_by_heart_is_not_told_to_train_longer(change):
+    learned, *others = judge(Signs(**(GOOD | change)))
+    assert any("rain longer" in finding.advice for finding in others)
+    heart, *others = judge(Signs(**(GOOD | change | {"held_out": 7.0, "train": 2.0})))
+    assert (learned.name, heart.name) == ("learning", "memorising")
+    assert not any("rain longer" in finding.advice for finding in others)
+    assert all(finding.advice.endswith((".", ")")) for finding in others if finding.advice)
+
+
 def test_A12_a_verdict_needs_only_the_nats():
     assert {f.name for f in judge(Signs(5.0, 4.9, 10.0, 8.0))} == {"learning", "generalising", "improving"}
 

@@ -696,7 +696,7 @@ def test_pipes_and_devices_in_a_corpus_are_left_out(box, tmp_path):
     soundfile.write(music / "tune.wav", melody(2), RATE_HZ)
     outcome = box.run("corpus", "music", cwd=tmp_path)
     assert (outcome.complaint("corpus"), outcome.status) == ("", 0)
-    assert "1 pieces" in outcome.out
+    assert "1 piece, 0.1 minutes; 2 skipped" in outcome.out
     assert "skipped pipe.wav: neither a file nor a folder" in outcome.err
     assert not is_soundfont(music / "pipe.wav")
 

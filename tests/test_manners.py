@@ -148,6 +148,8 @@ def test_progress_and_colours_on_a_terminal_alone(tmp_path, music_folder, traine
         (train, ["--from", "models/demo/choral.safetensors"], "did you mean 'chorales.safetensors'?"),
         (evaluate, ["--meta", "models/demo/choral.json"], "did you mean 'chorales.json'?; check --meta"),
         (predict, ["--prompt", "examples/himn.musicxml", "--frames", "3"], "did you mean 'hymn.musicxml'?"),
+        (predict, ["--prompt", "", "--frames", "3"], "argument --prompt: it is empty: name a file"),
+        (evaluate, ["--meta", "model.json"], "model.json does not exist; check --meta"),  # no folder is meant
     ],
 )
 def test_what_was_meant_is_suggested(main, flags, meant, tmp_path, monkeypatch, capsys):
