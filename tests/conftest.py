@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, settings
 from continuo.notes import Performance
 from continuo.performance import perform
 
-# A busy machine is no failure.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A busy machine is no failure; mutation tests run the same test several times in one process.
+UNIMPORTANT = [HealthCheck.too_slow, HealthCheck.differing_executors]
+settings.register_profile("any machine", deadline=None, suppress_health_check=UNIMPORTANT)
 settings.load_profile("any machine")
 
 ROOT = Path(__file__).resolve().parents[1]
