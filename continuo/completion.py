@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-from continuo.command import named
-
 DEVICES = ("auto", "cuda", "mps", "cpu")
 
 PYTHON = """
@@ -48,7 +46,7 @@ def _know_values(parser: argparse.ArgumentParser) -> None:
     import shtab
 
     for action in parser._actions:
-        if action.metavar == "DIR" or action.type in (Path, named):
+        if action.metavar in ("DIR", "FILE") or action.type is Path:
             action.complete = shtab.DIRECTORY if action.metavar == "DIR" else shtab.FILE  # type: ignore[attr-defined]
         if action.dest == "device":
             action.choices = DEVICES
