@@ -29,7 +29,7 @@ _TINY = np.float32(1e-6)
 _GAUSSIAN = 0.25645  # of the Gaussian window nearest to a Hann window: gamma over n_fft squared (Prusa, 2016)
 _LEAST = np.float32(1e-10)
 _REACH = 32  # bins less than which away a bin may take its phase
-BLOCK, LOOK_AHEAD, PASSES, MOMENTUM = 16, 1, 4, 0.9
+BLOCK, LOOK_AHEAD, PASSES, MOMENTUM = 16, 1, 8, 0.9
 
 
 class PhaseStream:
