@@ -27,7 +27,7 @@ from torch import nn
 import continuo
 import corpus
 from continuo import cache, checkpoint
-from continuo.card import write_card
+from continuo.card import card_path, write_card
 from continuo.command import counted, within_memory
 from continuo.device import choose_precision
 from continuo.files import human_size, remove_leftovers
@@ -95,7 +95,9 @@ class Trainer:
         self.display = display or Display(quiet=True)
         self.stopping, self.saved_step = False, -1
         if self.team.leads:
-            remove_leftovers(state_path)
+            curves, table = state_path.with_suffix(".curves.png"), state_path.with_suffix(".runs") / "training.csv"
+            for written in (state_path, card_path(state_path), curves, table):
+                remove_leftovers(written)
         saved = None if fresh or not state_path.exists() else checkpoint.load_model(state_path)
         donor = (
             checkpoint.load_model(start_from, "featurizer.", "best.", "average.") if start_from and not saved else None

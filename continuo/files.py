@@ -61,7 +61,7 @@ def held(path: Path, refusal: str) -> Iterator[None]:
 
 def remove_leftovers(path: Path) -> None:
     """Remove what writers of `path` left behind when they were killed."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name[:100])}.*{path.suffix}"):
+    for leftover in path.parent.glob(f".{glob.escape(path.name[:100])}.????????{path.suffix}"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 

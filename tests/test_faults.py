@@ -24,7 +24,6 @@ import corpus
 import predict
 import train
 from continuo import cache, checkpoint, metadata
-from continuo.files import remove_leftovers
 from continuo.metadata import CorpusSection
 from predictor import Predictor
 from trainer import Trainer
@@ -96,7 +95,7 @@ def test_A06_killed_at_any_moment_and_resumed_equals_never_killed(tmp_path, musi
     as trained but is not in it took less than a checkpoint interval.
     """
     kills, draw = times(50, 10), random.Random(seed)
-    steps, log = 8 * kills, tmp_path / "log"
+    steps, log = 16 * kills, tmp_path / "log"
     meta, state = tmp_path / "killed" / "model.json", tmp_path / "killed" / "model.safetensors"
     undisturbed = process(damage.train_and_log, log, begin(tmp_path / "whole", music_folder, steps), True)
     undisturbed.join()
@@ -105,13 +104,15 @@ def test_A06_killed_at_any_moment_and_resumed_equals_never_killed(tmp_path, musi
     begin(tmp_path / "killed", music_folder, steps)
     found: list[int] = []
     for number in range(kills):
-        before, every_s, delay_s = step_of(state), draw.choice([1e-6, 0.1]), draw.random() * 0.03
+        before, delay_s = step_of(state), draw.random() * 0.03
+        later = number % 2 == 0  # a state that is later than the one before, whatever else the machine does
+        every_s = 1e-6 if later else draw.choice([1e-6, 0.1])
         if number % 10 == 9:
             killed_for_real(words_for(meta, steps, every_s), state, 10 * delay_s)
         else:
             log.unlink(missing_ok=True)
             running = process(damage.train_and_log, log, words_for(meta, steps, every_s))
-            least = before + draw.randrange(4) if draw.random() < 0.8 else 0
+            least = before + draw.randrange(2, 6) if later else draw.choice([0, before + draw.randrange(4)])
             wait_for(lambda least=least: not least or max(pairs(log), default=0) >= least)
             time.sleep(delay_s)
             running.kill()
@@ -591,16 +592,18 @@ def test_what_killed_writers_left_is_cleared(tmp_path, own_music):
     assert [path for path in cache.folder().rglob("*") if path.is_file()] == [fresh]
 
 
-def test_the_next_training_removes_what_a_killed_save_left(tmp_path):
-    """Not even what the writer of states, safetensors, makes beside it under a name of its own."""
-    state = tmp_path / "model.safetensors"
-    state.write_bytes(b"the last one")
-    (killed := process(damage.write_and_die, state)).join()
-    assert killed.exitcode == 9
-    assert len(list(tmp_path.iterdir())) == 2
-    remove_leftovers(state)
-    assert list(tmp_path.iterdir()) == [state]
-    assert state.read_bytes() == b"the last one"
+def test_the_next_training_removes_what_a_killed_save_left(tmp_path, music_folder):
+    """Of everything that it writes, and what safetensors makes beside a state under a name of its own."""
+    words = begin(tmp_path, music_folder, 2)
+    (tmp_path / "model.runs").mkdir()
+    names = ["model.safetensors", "model.card.md", "model.curves.png", "model.runs/training.csv"]
+    for name in names:
+        (killed := process(damage.write_and_die, tmp_path / name)).join()
+        assert killed.exitcode == 9
+    assert len(list(tmp_path.rglob("*/.tmp*"))) == len(names)
+    (tmp_path / ".model.safetensors.mine").mkdir()
+    assert said(train.main, *words) == (0, "")
+    assert [path.name for path in tmp_path.rglob(".*")] == [".model.safetensors.mine"]
 
 
 # --- not a number -----------------------------------------------------------------------------------------------------
