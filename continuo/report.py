@@ -19,7 +19,7 @@ from continuo.stft import hann, spectrum
 
 PICTURE_COLUMNS = 1600
 HIGHEST_HZ = 6000
-QUICK = {"compress_level": 3}  # pictures are a little larger, and there in a third of the time
+QUICK = {"compress_level": 3}  # pictures are a little larger, and there a fifth sooner
 
 
 def draw_continuation(wav: Path, picture: Path, seam_s: float, title: str) -> None:
