@@ -12,6 +12,7 @@ and writes MIDI and MusicXML beside the WAV.
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -31,6 +32,8 @@ NO_PROMPT = Path("none")
 STANDARD_OUTPUT = Path("-")
 DEMO_MODEL = MODELS / "demo" / "chorales.json"
 TOGETHER = 16  # takes that are drawn side by side
+PICTURE_FRAMES = 1000  # which take as long as a picture
+ENOUGH_FRAMES = 10_000  # for a process to be worth its start
 Job = tuple[Any, Path, int]  # a take, the WAV to write and the seed
 AND_THEN = ", and another one begins (--until-end stops there)"
 
@@ -109,9 +112,7 @@ def _run(arguments: argparse.Namespace) -> int:
     import torch
 
     from continuo.device import choose
-    from continuo.parallel import in_order
     from continuo.progress import Display
-    from continuo.report import draw_continuation
     from continuo.sampling import Sampling
     from predictor import Predictor
 
@@ -134,22 +135,7 @@ def _run(arguments: argparse.Namespace) -> int:
                     raise ValueError(f"{share} leaves nothing of {arguments.prompt} to continue: give more of it")
             if moved := predictor.moved(prompt):
                 display.say(f"{moved} notes of the prompt are beyond the corpus's range: moved to the nearest octave")
-        write, made = partial(write_sound if sound else write_song, arguments, predictor, display), []
-        for first in range(0, len(outs), TOGETHER):
-            group = outs[first : first + TOGETHER]
-            seeds = range(arguments.seed + first, arguments.seed + first + len(group))
-            takes = predictor.takes(prompt, seeds, how=how, until_end=arguments.until_end)
-            jobs = list(zip(takes, group, seeds, strict=True))
-            several = in_order(write, jobs) if sound and len(jobs) > 1 else (write(job) for job in jobs)
-            with closing(several) as written:
-                for (take, out, seed), facts in zip(jobs, written, strict=True):
-                    if sound and out != STANDARD_OUTPUT:  # here, because pictures are no work for several threads
-                        heard_s = facts["seconds"] - facts["continuation_seconds"]
-                        draw_continuation(
-                            out, out.with_suffix(".png"), heard_s, _title(arguments, predictor, take, seed)
-                        )
-                    made.append(_facts(predictor, take, out, prompt) | facts)
-                    _say(display, arguments, take, made[-1])
+        made = _made(arguments, predictor, prompt, how, outs, display)
         weights = _weights(predictor)
         judged = (
             "still improving" if predictor.weights_step == predictor.step else f"better than step {predictor.step:,}"
@@ -213,6 +199,56 @@ def check_all(arguments: argparse.Namespace, outs: list[Path], endings: tuple[st
         if os.path.realpath(path) == os.path.realpath(arguments.prompt):
             raise ValueError(f"{path} is the prompt itself: choose another --out")
         check_writable(path, force=arguments.force)
+
+
+def _made(
+    arguments: argparse.Namespace, predictor: Any, prompt: Any, how: Any, outs: list[Path], display: Any
+) -> list[dict[str, Any]]:
+    """All takes, written; the facts about each. Where they are much work, several processes share them."""
+    from continuo.crew import shared_out
+    from continuo.parallel import WORKERS
+
+    numbered, many = list(enumerate(outs)), len(outs) > 1
+    worth = len(outs) * (arguments.frames + PICTURE_FRAMES) // ENOUGH_FRAMES
+    processes = min(WORKERS, len(outs), max(1, worth)) if predictor.device.type == "cpu" else 1
+    size = min(TOGETHER, math.ceil(len(outs) / processes))
+    groups = [numbered[first : first + size] for first in range(0, len(outs), size)]
+    make = partial(make_takes, arguments, predictor, prompt, how, None if many else display)
+    task, made = display.task("takes", len(outs)) if many else None, {}
+    with closing(shared_out(make, groups, processes)) as coming:
+        for number, facts, lines in coming:
+            made[number] = facts
+            for line in lines:
+                display.say(line, always=True)
+            if task:
+                task.update(len(made))
+    if task:
+        task.close()
+    return [made[number] for number, _ in numbered]
+
+
+def make_takes(
+    arguments: argparse.Namespace, predictor: Any, prompt: Any, how: Any, shown: Any, group: list[tuple[int, Path]]
+) -> Iterator[tuple[int, dict[str, Any], list[str]]]:
+    """Takes that are drawn side by side, each as its number, the facts about it and what is to be said of it.
+
+    `shown`: a display that says it at once.
+    """
+    from continuo.progress import Kept
+    from continuo.report import draw_continuation
+
+    sound = predictor.hears == "sound"
+    seeds = [arguments.seed + number for number, _ in group]
+    takes = predictor.takes(prompt, seeds, how=how, until_end=arguments.until_end)
+    for (number, out), seed, take in zip(group, seeds, takes, strict=True):
+        display = shown or Kept(quiet=arguments.quiet)
+        facts = (write_sound if sound else write_song)(arguments, predictor, display, (take, out, seed))
+        if sound and out != STANDARD_OUTPUT:
+            heard_s = facts["seconds"] - facts["continuation_seconds"]
+            draw_continuation(out, out.with_suffix(".png"), heard_s, _title(arguments, predictor, take, seed))
+        facts = _facts(predictor, take, out, prompt) | facts
+        _say(display, arguments, take, facts)
+        yield number, facts, [] if shown else display.lines
 
 
 def write_sound(arguments: argparse.Namespace, predictor: Any, display: Any, job: Job) -> dict[str, Any]:

@@ -52,6 +52,10 @@ class Predictor:
         now = checkpoint.predicting(facts["progress"]) == "average"
         self.weights_step: int = self.step if now else facts["progress"]["best_step"]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What other processes get; they make the graph of the steps themselves."""
+        return {name: value for name, value in vars(self).items() if name != "steps"}
+
     @classmethod
     def load(cls, meta_path: Path, device: torch.device | None = None) -> "Predictor":
         """The model that a metadata file describes, from the state file that it names.

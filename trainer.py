@@ -353,10 +353,12 @@ class Trainer:
         depths = self.model.depths(t.batch_size, batch.inputs.shape[1])  # by all processes alike, for all rows
         with self.team.apart(t.seed + p.step):
             nats, count = self._nats(self.score, batch, None if depths is None else depths[self.team.rows])
+        self.optimizer.zero_grad(set_to_none=True)
+        (nats / batch.mask.numel()).backward()  # how many steps count in all need not be waited for
         total, steps = self.team.sum(nats, count)
         value = self._checked(total / steps)
-        self.optimizer.zero_grad(set_to_none=True)
-        (nats * self.team.size / steps).backward()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        torch._foreach_mul_(gradients, self.team.size * batch.mask.numel() / steps)
         nn.utils.clip_grad_norm_(self.model.parameters(), t.clip_norm)
         self.optimizer.step()
         return value

@@ -3,9 +3,11 @@
     python benchmarks/scaling.py [--rounds 12] [--json]
 
 `weak`: each process keeps the preset's batch, so that two train on twice as much in a step; that is `ddp_efficiency`,
-the frames per second of two processes over twice those of one. `strong`: two share the batch of one. The three are
-trained in turn, a few steps each, while the other process sleeps; the fastest step of each counts, for the machine may
-have other work. `cpu` is the same in seconds of processor time: what exchanging gradients costs, without the waiting.
+the frames per second of two processes over twice those of one. `strong`: two share the batch of one. `apart`: two at
+the same time that exchange nothing, which is the most that this machine's cores, caches and memory allow. The four are
+trained in turn, a few steps each, and where only one trains, the other process sleeps; the fastest step of each counts,
+for the machine may have other work. `cpu` is the same in seconds of processor time: what exchanging gradients costs,
+without the waiting.
 """
 
 import argparse
@@ -72,12 +74,14 @@ def measure(rounds: int) -> dict[str, float]:
         command += ["--part", str(meta), "--rounds", str(rounds)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "CONTINUO_CACHE": str(meta.parent / "cache")}
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    (one, weak, strong), (cpu_one, cpu_weak, _) = json.loads(done.stdout)
+    (one, apart, weak, strong), (cpu_one, _, cpu_weak, _) = json.loads(done.stdout)
     return {
         "one_process_frames_per_second": one,
+        "two_processes_apart_frames_per_second": 2 * apart,
         "two_processes_weak_frames_per_second": weak,
         "two_processes_strong_frames_per_second": strong,
         "ddp_efficiency": weak / (2 * one),
+        "ddp_efficiency_apart": apart / one,
         "ddp_efficiency_strong": strong / (2 * one),
         "ddp_efficiency_cpu": cpu_weak / (2 * cpu_one),
     }
@@ -97,16 +101,16 @@ def prepare(folder: Path) -> Path:
 
 
 def _part(meta: Path, rounds: int) -> int:
-    """One of the two processes; the first one prints the frames per second of the three trainings."""
+    """One of the two processes; the first one prints the frames per second of the four trainings."""
     torch.set_num_threads(1)
     with Processes() as team:
         lanes = metadata.load(meta).training.batch_size
-        turns = [(Team(), lanes), (team, 2 * lanes), (team, lanes)]
-        trainings = [Training(meta, batch, workers) for workers, batch in turns if team.leads or workers is team]
+        alone, apart = (Training(meta, lanes, Team()) for _ in range(2))
+        trainings = [alone, apart, *(Training(meta, batch, team) for batch in (2 * lanes, lanes))]
         for turn in range(-1, rounds):
             if not team.leads:
                 team.sum(0)  # and sleeps at the next one, while the leader trains alone
-            for training in trainings:
+            for training in trainings if team.leads else trainings[1:]:
                 team.sum(0)
                 training.steps(TURN if turn >= 0 else WARM_UP, count=turn >= 0)
         if team.leads:

@@ -14,7 +14,8 @@ import soundfile
 import torch
 from conftest import RATE_HZ, ROOT, SMALL_CODEBOOK, SMALL_OF, melody, set_flags, train_small
 
-from continuo import checkpoint
+import predict as predict_script
+from continuo import checkpoint, crew, parallel
 from continuo.piece import Piece
 from continuo.report import draw_continuation
 from predict import main
@@ -109,6 +110,24 @@ def test_takes_are_those_of_their_seeds(trained, prompt_wav, tmp_path, capsys):
     predict(trained, prompt_wav, tmp_path / "alone.wav", "--frames", "30", "--seed", "1")
     assert (tmp_path / "t-2.wav").read_bytes() == (tmp_path / "alone.wav").read_bytes()
     assert (tmp_path / "t-1.wav").read_bytes() != (tmp_path / "t-2.wav").read_bytes()
+
+
+def test_takes_that_processes_share_are_the_takes_alone(trained, prompt_wav, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(predict_script, "ENOUGH_FRAMES", 1000)
+    monkeypatch.setattr(parallel, "WORKERS", 2)
+    started = []
+    monkeypatch.setattr(crew, "_start", lambda *share, start=crew._start: started.append(share) or start(*share))
+    flags = ["--meta", str(trained), "--prompt", str(prompt_wav), "--out", str(tmp_path / "t.wav"), "--device", "cpu"]
+    assert main([*flags, "--frames", "30", "--takes", "5", "--json"]) == 0
+    out, said = capsys.readouterr()
+    songs = json.loads(out.splitlines()[-1])["songs"]
+    assert len(started) == 2
+    assert [song["out"] for song in songs] == [str(tmp_path / f"t-{number}.wav") for number in range(1, 6)]
+    assert all((tmp_path / f"t-{number}.png").exists() for number in range(1, 6))
+    assert all(f"t-{number}.wav: " in said for number in range(1, 6))
+    for number in (1, 4):
+        predict(trained, prompt_wav, tmp_path / "alone.wav", "--frames", "30", "--seed", str(number - 1), "--force")
+        assert (tmp_path / f"t-{number}.wav").read_bytes() == (tmp_path / "alone.wav").read_bytes()
 
 
 def test_temperature_zero_is_the_same_for_all_seeds(trained, prompt_wav, tmp_path):

@@ -1,0 +1,95 @@
+"""Processes that work beside this one, for work in Python itself: threads would wait for each other there."""
+
+import multiprocessing
+import pickle
+import signal
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from typing import Any, NoReturn, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def shared_out(work: Callable[[T], Iterator[R]], things: Sequence[T], processes: int) -> Generator[R, None, None]:
+    """What `work` gives for every thing, as it is made; by this process in order if it is the only one.
+
+    Other processes get `work` and their share of the things pickled, compute with one thread of torch each, and end
+    with whoever closes this.
+
+    Raises:
+        ChildProcessError: one of them was killed.
+        Exception: what `work` raises.
+    """
+    if processes == 1:
+        for thing in things:
+            yield from work(thing)
+        return
+    packed = pickle.dumps(work)
+    with ending([_start(packed, things[first::processes]) for first in range(processes)]) as crew:
+        while crew:
+            for pipe in wait([*crew]):
+                assert isinstance(pipe, Connection)
+                try:
+                    made = pipe.recv()
+                except EOFError:
+                    process = crew.pop(pipe)
+                    process.join()
+                    if process.exitcode:
+                        raise ChildProcessError("a process that worked on a part of this was killed: is memory short?"
+                                                ) from None  # fmt: skip
+                    continue
+                if isinstance(made, Exception):
+                    raise made
+                yield made
+
+
+Crew = dict[Connection, Any]  # what a process sends, and the process
+
+
+@contextmanager
+def ending(members: list[tuple[Connection, Any]]) -> Iterator[Crew]:
+    """Those that still work when it is left are told to leave, and waited for."""
+    try:
+        yield dict(members)
+    finally:
+        for _, process in members:
+            process.terminate()
+        for _, process in members:
+            process.join()
+
+
+def _start(packed: bytes, things: Sequence[Any]) -> tuple[Connection, Any]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_member, args=(theirs, packed, things), daemon=True)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # is handed down: Ctrl-C is for who started them
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    theirs.close()
+    return ours, process
+
+
+def _member(pipe: Connection, packed: bytes, things: Sequence[Any]) -> None:
+    """A process's part: sends what it makes, or the error that ended it."""
+
+    def leave(*_: object) -> NoReturn:
+        sys.exit(0)  # by way of whatever has to be cleaned away
+
+    signal.signal(signal.SIGTERM, leave)
+    import torch
+
+    torch.set_num_threads(1)
+    work = pickle.loads(packed)
+    try:
+        for thing in things:
+            for made in work(thing):
+                pipe.send(made)
+    except BrokenPipeError:
+        pass  # nobody waits any more
+    except Exception as error:
+        pipe.send(error)
