@@ -24,6 +24,7 @@ from continuo.stream import StreamSpec
 
 State = tuple[torch.Tensor, ...]  # every tensor has the batch first
 UNSEEN = 0.1  # occurrences that a code counts as having had before the first
+ONSETS = 4  # directions in which an LSTM with a memory of onsets hears something rise
 RARE = -7.0  # logit of a piece's end before anything is learned: once in a thousand steps
 
 
@@ -42,25 +43,46 @@ class Backbone(nn.Module, ABC):
 
 
 class Lstm(Backbone):
-    """`torch.nn.LSTM` (Hochreiter and Schmidhuber, 1997), with dropout between and after its layers."""
+    """`torch.nn.LSTM` (Hochreiter and Schmidhuber, 1997), with dropout between and after its layers.
+
+    With `onset_memory` N it also hears the last N steps' onsets, each at its distance: what rose from one step to the
+    next in `ONSETS` learned directions. An LSTM alone counts to a beat, or several, roughly: its tempo wanders.
+    """
 
     def __init__(self, section: LstmSection) -> None:
         super().__init__()
-        self.width, self.layers = section.hidden, section.layers
+        self.width, self.layers, self.memory = section.hidden, section.layers, section.onset_memory
         between = section.dropout if section.layers > 1 else 0.0
         self.lstm = nn.LSTM(self.width, self.width, self.layers, batch_first=True, dropout=between)
         self.dropout = nn.Dropout(section.dropout)
+        if self.memory:
+            self.listen = nn.Linear(self.width, ONSETS, bias=False)
+            self.recall = nn.Linear(ONSETS * self.memory, self.width, bias=False)
 
     def initial_state(self, batch: int) -> State:
+        """Hidden and cell state, `(B, layers, H)`, and with a memory what it listened to, `(B, N, ONSETS)`."""
         zeros = next(self.lstm.parameters()).new_zeros(batch, self.layers, self.width)
-        return zeros, zeros.clone()
+        past = [zeros.new_zeros(batch, self.memory, ONSETS)] if self.memory else []
+        return zeros, zeros.clone(), *past
 
     def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        before, past = state[:2], state[2:]
+        if self.memory:
+            x, heard = self._with_onsets(x, *past)
+            past = (heard,)
         if x.shape[1] == 1 and not self.training:
-            return self._one_step(x, state)
-        hidden, cell = (tensor.transpose(0, 1).contiguous() for tensor in state)  # (layers, B, H), as nn.LSTM wants it
+            out, after = self._one_step(x, before)
+            return out, (*after, *past)
+        hidden, cell = (tensor.transpose(0, 1).contiguous() for tensor in before)  # (layers, B, H) for nn.LSTM
         out, (hidden, cell) = self.lstm(x, (hidden, cell))
-        return self.dropout(out), (hidden.transpose(0, 1), cell.transpose(0, 1))
+        return self.dropout(out), (hidden.transpose(0, 1), cell.transpose(0, 1), *past)
+
+    def _with_onsets(self, x: torch.Tensor, past: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Steps with what rose up to each of them, and what was listened to in the last N."""
+        with torch.autocast(x.device.type, enabled=False):  # differences need the digits
+            heard = torch.cat([past, self.listen(x.float())], dim=1)  # (B, N + T, ONSETS)
+            rises = heard.diff(dim=1).clamp(min=0).unfold(1, self.memory, 1)  # (B, T, ONSETS, N)
+        return x + self.recall(rises.flatten(2)), heard[:, heard.shape[1] - self.memory :]
 
     def _one_step(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         """The same, cell by cell: on the CPU `nn.LSTM` packs its weights anew in every call, which costs more."""
@@ -588,7 +610,7 @@ def least_size(section: Architecture, spec: StreamSpec | None = None) -> tuple[i
     h, layers = section.hidden, section.layers
     match section:
         case LstmSection():
-            weights, lane = 8 * layers * h * h, 2 * layers * h
+            weights, lane = 8 * layers * h * h, 2 * layers * h + ONSETS * section.onset_memory
         case ConvSection():
             weights, lane = layers * (section.kernel + 1) * h * h, (section.kernel - 1) * (2**layers - 1) * h
         case MlpSection():

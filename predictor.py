@@ -30,6 +30,7 @@ from continuo.stepping import Steps, flat_state, step_graph
 from featurizer import FEATURIZERS, Featurizer, NotesFeaturizer, StftFeaturizer
 from model_definition import LevelHead, SequenceModel, build_model, check_fits
 
+Arrays = dict[str, np.ndarray]
 PRIME_STEPS = 4096  # steps of a prompt that are heard at once
 LEAST_S = 2.0  # of a continuation: prompts often close with a cadence, and what is asked for is how the music goes on
 
@@ -47,14 +48,10 @@ class Predictor:
         self, featurizer: Featurizer[Any], model: SequenceModel, device: torch.device, facts: dict[str, Any]
     ) -> None:
         self.featurizer, self.model, self.device = featurizer, model.to(device).eval(), device
-        self.metadata = metadata.Metadata.model_validate(facts["metadata"])
+        self.facts, self.metadata = facts, metadata.Metadata.model_validate(facts["metadata"])
         self.step: int = facts["progress"]["step"]
         now = checkpoint.predicting(facts["progress"]) == "average"
         self.weights_step: int = self.step if now else facts["progress"]["best_step"]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What other processes get; they make the graph of the steps themselves."""
-        return {name: value for name, value in vars(self).items() if name != "steps"}
 
     @classmethod
     def load(cls, meta_path: Path, device: torch.device | None = None) -> "Predictor":
@@ -70,18 +67,36 @@ class Predictor:
             raise ValueError(f"there is no state {path} yet: {first}, the first save comes within a minute")
         tensors, facts = checkpoint.load_model(path, "featurizer.", "best.", "average.")
         metadata.check_same_model(meta, facts["metadata"], path)
-        saved = metadata.validated(facts["metadata"], {}, source=path.name)
-        section = saved.representation
-        featurizer = FEATURIZERS[section.kind](section, saved.corpus.sample_rate_hz)
+        metadata.validated(facts["metadata"], {}, source=path.name)
+        fitted = checkpoint.under_prefix("featurizer", tensors)
+        weights = checkpoint.under_prefix(checkpoint.predicting(facts["progress"]), tensors)
         try:
-            featurizer.load_state(checkpoint.under_prefix("featurizer", tensors))
-            weights = checkpoint.under_prefix(checkpoint.predicting(facts["progress"]), tensors)
-            check_fits(weights, saved.architecture, featurizer.spec)
-            model = build_model(saved.architecture, featurizer.spec)
-            model.load_weights(weights)
+            return cls.of(facts, fitted, weights, device or torch.device("cpu"))
         except checkpoint.UNFIT as error:
             raise checkpoint.unfit(path, error) from None
-        return cls(featurizer, model, device or torch.device("cpu"), facts)
+
+    @classmethod
+    def of(
+        cls, facts: dict[str, Any], fitted: checkpoint.Tensors, weights: checkpoint.Tensors, device: torch.device
+    ) -> "Predictor":
+        """The model that a state's facts describe, from the featurizer's tensors and its own.
+
+        Raises:
+            Exception: of `checkpoint.UNFIT`, where they are not what the facts say.
+        """
+        saved = metadata.Metadata.model_validate(facts["metadata"])
+        featurizer = FEATURIZERS[saved.representation.kind](saved.representation, saved.corpus.sample_rate_hz)
+        featurizer.load_state(fitted)
+        check_fits(weights, saved.architecture, featurizer.spec)
+        model = build_model(saved.architecture, featurizer.spec)
+        model.load_weights(weights)
+        return cls(featurizer, model, device, facts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For other processes: what it is made of, as arrays; the graph of the steps they make themselves."""
+        parts = self.featurizer.state(), self.model.state_dict()
+        arrays = [{name: tensor.cpu().numpy() for name, tensor in part.items()} for part in parts]
+        return _remade, (self.facts, *arrays, self.device.type)
 
     @cached_property
     def steps(self) -> Steps | None:
@@ -165,6 +180,11 @@ class Predictor:
                 contexts, state = self.model(part[None], state)
                 context = contexts[:, -1]
         return context, state
+
+
+def _remade(facts: dict[str, Any], fitted: Arrays, weights: Arrays, device: str) -> Predictor:
+    as_tensors = lambda arrays: {name: torch.from_numpy(array) for name, array in arrays.items()}  # noqa: E731
+    return Predictor.of(facts, as_tensors(fitted), as_tensors(weights), torch.device(device))
 
 
 class Take:

@@ -83,7 +83,10 @@ def evaluation(report: Mapping[str, Any]) -> str:
     figures = {
         "held-out nats per step": held_out.get("nats_per_step"),
         "held-out bits per second": held_out.get("bits_per_second"),
-        **{name.replace("_", " "): runs.get(name) for name in ("onset_ratio", "flux_ratio", "mmd2", "auc")},
+        **{
+            name.replace("_", " "): runs.get(name)
+            for name in ("onset_ratio", "pulse_ratio", "flux_ratio", "mmd2", "auc")
+        },
         **{name.replace("_", " "): runs.get(name) for name in ("scale_consistency", "groove_consistency")},
     }
     rows = [f"| {name} | {value:.3g} |" for name, value in figures.items() if value is not None]

@@ -1,7 +1,6 @@
 """Processes that work beside this one, for work in Python itself: threads would wait for each other there."""
 
 import multiprocessing
-import pickle
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -27,8 +26,7 @@ def shared_out(work: Callable[[T], Iterator[R]], things: Sequence[T], processes:
         for thing in things:
             yield from work(thing)
         return
-    packed = pickle.dumps(work)
-    with ending([_start(packed, things[first::processes]) for first in range(processes)]) as crew:
+    with ending([_start(work, things[first::processes]) for first in range(processes)]) as crew:
         while crew:
             for pipe in wait([*crew]):
                 assert isinstance(pipe, Connection)
@@ -61,10 +59,10 @@ def ending(members: list[tuple[Connection, Any]]) -> Iterator[Crew]:
             process.join()
 
 
-def _start(packed: bytes, things: Sequence[Any]) -> tuple[Connection, Any]:
+def _start(work: Callable[[Any], Iterator[Any]], things: Sequence[Any]) -> tuple[Connection, Any]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_member, args=(theirs, packed, things), daemon=True)
+    process = context.Process(target=_member, args=(theirs, work, things), daemon=True)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # is handed down: Ctrl-C is for who started them
     try:
         process.start()
@@ -74,7 +72,7 @@ def _start(packed: bytes, things: Sequence[Any]) -> tuple[Connection, Any]:
     return ours, process
 
 
-def _member(pipe: Connection, packed: bytes, things: Sequence[Any]) -> None:
+def _member(pipe: Connection, work: Callable[[Any], Iterator[Any]], things: Sequence[Any]) -> None:
     """A process's part: sends what it makes, or the error that ended it."""
 
     def leave(*_: object) -> NoReturn:
@@ -84,7 +82,6 @@ def _member(pipe: Connection, packed: bytes, things: Sequence[Any]) -> None:
     import torch
 
     torch.set_num_threads(1)
-    work = pickle.loads(packed)
     try:
         for thing in things:
             for made in work(thing):

@@ -165,9 +165,10 @@ class ArchitectureSection(Section):
 
 
 class LstmSection(ArchitectureSection):
-    """`torch.nn.LSTM` over time."""
+    """`torch.nn.LSTM` over time; `onset_memory`: each step also hears what rose in so many steps up to it, 0: none."""
 
     kind: Literal["lstm"]
+    onset_memory: int = Field(0, ge=0, le=1024)
 
 
 class ConvSection(ArchitectureSection):
@@ -344,10 +345,15 @@ def check_same_model(ours: Metadata, saved: dict[str, Any], state_path: Path) ->
         ValueError: names the first key that differs.
     """
     mine = ours.model_dump(mode="json")
+    defaults = {name: type(getattr(ours, name)).model_fields for name in ("representation", "architecture")}
+    theirs = {  # what states say nothing of came later, and is what it is by default
+        name: {key: field.default for key, field in fields.items() if not field.is_required()} | saved.get(name, {})
+        for name, fields in defaults.items()
+    }
     pairs = [
-        (f"{section}.{key}", mine[section].get(key), saved.get(section, {}).get(key))
-        for section in ("representation", "architecture")
-        for key in ["kind", *sorted(mine[section].keys() | saved.get(section, {}).keys())]
+        (f"{section}.{key}", mine[section].get(key), theirs[section].get(key))
+        for section in theirs
+        for key in ["kind", *sorted(mine[section].keys() | theirs[section].keys())]
     ]
     pairs.append(
         ("corpus.sample_rate_hz", mine["corpus"]["sample_rate_hz"], saved.get("corpus", {}).get("sample_rate_hz"))

@@ -7,7 +7,8 @@ plain model.
 
 Inputs of the graph, for B lanes, all float32:
 
-    state (B, S)          a context, W, then hidden and cell state of each LSTM layer in turn, H each
+    state (B, S)          a context, W, then hidden and cell state of each LSTM layer in turn, H each, then what was
+                          listened to in the last steps, where the LSTM has a memory of onsets, the oldest first
     threshold (B, 1)      the piece ends where the logit of its end is above; infinite where it must not
     noise (B, L * V)      Gumbel noise times the temperature, level after level; the class whose logit and noise add up
                           to most is drawn
@@ -54,8 +55,10 @@ class Steps:
 
 
 def flat_state(context: torch.Tensor, state: tuple[torch.Tensor, ...]) -> np.ndarray:
-    """What the graph takes for a context `(B, W)` and the state of an `Lstm`, two tensors `(B, N, H)`."""
-    return torch.cat([context, torch.stack(state, dim=2).flatten(1)], dim=1).detach().numpy()
+    """What the graph takes for a context `(B, W)` and the state of an `Lstm`."""
+    hidden, cell, *past = state
+    after = [torch.stack([hidden, cell], dim=2), *past]
+    return torch.cat([context, *(tensor.flatten(1) for tensor in after)], dim=1).detach().numpy()
 
 
 @torch.no_grad()
@@ -67,29 +70,30 @@ def step_graph(model: Any) -> onnx.ModelProto:
     """
     if not model.steps_in_one_call:
         raise ValueError("this model has no graph of its step: only an LSTM has one whose steps are levels of codes")
-    head, lstm = model.head, model.backbone.lstm
+    head, backbone, lstm = model.head, model.backbone, model.backbone.lstm
     levels, classes, _ = head.embedding.vectors.shape
     layers, width, context_width = lstm.num_layers, lstm.hidden_size, len(model.begin)
     vectors = head.embedding.vectors * head.embedding.scale  # (L, V, P)
     into_gates = lstm.weight_ih_l0 @ model.enter.weight  # two products without anything between them
     known = vectors @ head.known.weight.T  # (L, V, W)
-    heard = torch.cat([vectors @ into_gates.T, vectors @ model.skip.weight.T], dim=2)  # (L, V, 4H + W)
-    beginning = torch.cat([model.begin, torch.zeros(2 * layers * width)])
+    listen = backbone.listen.weight if backbone.memory else torch.zeros(0, width)  # (D, H)
+    read = torch.cat([into_gates, model.skip.weight, listen @ model.enter.weight])  # (4H + W + D, P)
+    heard = vectors @ read.T  # (L, V, 4H + W + D)
+    onsets, kept = len(listen), len(listen) * backbone.memory
+    beginning = torch.cat([model.begin, torch.zeros(2 * layers * width + kept)])
     g = _Graph()
 
-    ending = torch.cat([model.ending.weight, torch.zeros(1, 2 * layers * width)], dim=1)
+    ending = torch.cat([model.ending.weight, torch.zeros(1, 2 * layers * width + kept)], dim=1)
     end = g.add("Gemm", "state", g.constant(ending), g.constant(model.ending.bias), transB=1)
     g.add("Greater", end, "threshold", to="ended")
     state = g.add("Where", "ended", g.constant(beginning[None]), "state")
-    context, *before = g.split(state, [context_width] + [width] * 2 * layers)
+    context, *before, past = g.split(state, [context_width, *[width] * 2 * layers, kept])
 
     codes, adds = [], []
     for level, noise in enumerate(g.split("noise", [classes] * levels)):
         h = g.silu(g.plus(context, head.known.bias + head.level[level]))
         inner = g.silu(g.normed_product(h, head.norm_in, head.inner.weight, head.inner.bias))
-        largest = g.add("ReduceMax", g.add("Abs", inner), g.integers(1))  # 0 times whatever becomes of 0 / 0 is 0
-        outer = g.product(g.add("Div", inner, largest), 1.0, head.outer.weight, None)
-        h = g.add("Sum", h, g.add("Mul", outer, largest), g.constant(head.outer.bias))
+        h = g.add("Sum", h, g.scaled_product(inner, head.outer.weight), g.constant(head.outer.bias))
         if head.refining:
             logits = g.normed_product(h, head.norm_out, head.out[level].T, None)
         else:
@@ -100,7 +104,16 @@ def step_graph(model: Any) -> onnx.ModelProto:
         adds.append(g.add("GatherND", g.constant(heard[level]), codes[-1]))
     g.add("Concat", *codes, axis=1, to="codes")
 
-    gates, skipped = g.split(g.add("Sum", *adds), [4 * width, context_width])
+    gates, skipped, listened = g.split(g.add("Sum", *adds), [4 * width, context_width, onsets])
+    if backbone.memory:
+        now = g.plus(listened, listen @ model.enter.bias)
+        _, earlier = g.split(past, [onsets, kept - onsets])
+        past_after = g.add("Concat", earlier, now, axis=1)
+        rises = g.add("Relu", g.add("Sub", past_after, past))
+        recall = backbone.recall.weight.unflatten(1, (onsets, -1)).transpose(1, 2).flatten(1)  # as `past` is laid out
+        gates = g.add("Add", gates, g.scaled_product(rises, lstm.weight_ih_l0 @ recall))
+    else:
+        past_after = past
     x, after = "", []
     for layer, (into, past, bias, past_bias) in enumerate(lstm.all_weights):
         hidden, cell = before[2 * layer : 2 * layer + 2]
@@ -115,7 +128,7 @@ def step_graph(model: Any) -> onnx.ModelProto:
         x = g.add("Mul", g.add("Sigmoid", leave), g.add("Tanh", cell))
         after += [x, cell]
     left = g.normed_product(x, model.norm, model.leave.weight, model.leave.bias + model.skip.bias)
-    g.add("Concat", g.add("Add", left, skipped), *after, axis=1, to="state_after")
+    g.add("Concat", g.add("Add", left, skipped), *after, past_after, axis=1, to="state_after")
 
     size = len(beginning)
     return g.finished(
@@ -167,6 +180,13 @@ class _Graph:
         optional = [] if bias is None else ["", self.constant(bias)]
         parts = [rounded, self.constant(whole.T), input_scale, self.constant(scale), middle, *optional]
         return self.add("MatMulIntegerToFloat", *parts, domain=MICROSOFT)
+
+    def scaled_product(self, x: str, weight: torch.Tensor) -> str:
+        """`product` of `x` of any size."""
+        largest = self.add("ReduceMax", self.add("Abs", x), self.integers(1))
+        least = self.constant(np.array(1e-30, np.float32))
+        largest = self.add("Max", largest, least)
+        return self.add("Mul", self.product(self.add("Div", x, largest), 1.0, weight, None), largest)
 
     def normed_product(self, x: str, norm: torch.nn.LayerNorm, weight: torch.Tensor, bias: torch.Tensor | None) -> str:
         """`product` of layer-normalised `x`; what the norm multiplies and adds is part of the weight and the bias."""

@@ -54,7 +54,7 @@ class Signs(Learned):
     """What a verdict on a model of sound rests on; None where it was not measured.
 
     Attributes:
-        onset_ratio, flux_ratio: of free runs, over those of real music.
+        onset_ratio, pulse_ratio, flux_ratio: of free runs, over those of real music.
         codec_flux_ratio: the same of real music through the codec.
         mmd2, codec_mmd2: squared MMD of free runs, and of real music through the codec, from real music.
         auc: how well the free runs are told from real music, 0.5 ... 1.
@@ -68,6 +68,7 @@ class Signs(Learned):
     """
 
     onset_ratio: float | None = None
+    pulse_ratio: float | None = None
     flux_ratio: float | None = None
     codec_flux_ratio: float | None = None
     mmd2: float | None = None
@@ -127,6 +128,7 @@ class Finding(NamedTuple):
 
 
 COARSE_MMD2 = 0.25  # of real music through the codec: the default on the chorales reaches 0.07
+UNSTEADY = 0.65  # of the pulse of real music; music without any reads about half of music that has one
 LEAST_COPY = 24  # events in a row: what is shorter may be a common turn
 
 
@@ -154,6 +156,7 @@ def _sound_signs(runs: dict[str, Any], long_run: dict[str, Any], new: dict[str, 
     made, codec = runs["generated"], runs["codec"]
     return {
         "onset_ratio": made["onset_ratio"],
+        "pulse_ratio": made["pulse_ratio"],
         "flux_ratio": made["flux_ratio"],
         "codec_flux_ratio": codec["flux_ratio"],
         "mmd2": made["mmd2"],
@@ -264,6 +267,10 @@ def _sound(s: Signs) -> list[Finding]:
     elif s.onset_ratio is not None and 0.2 <= s.onset_ratio < 0.65 and not any(f.name == "frozen" for f in found):
         text = f"It is sluggish: {s.onset_ratio:.2f} times as many notes begin as in real music."
         found.append(Finding("sluggish", text, "Raise predict.py --coarse-temperature (1.15), or train longer."))
+    if s.pulse_ratio is not None and s.pulse_ratio < UNSTEADY and not found:
+        text = f"It does not keep time: its pulse is {s.pulse_ratio:.2f} times as steady as that of real music."
+        advice = f"Train longer: {s.again}; architecture.onset_memory 128 (a new --meta), if it is 0, steadies it most."
+        found.append(Finding("unsteady", text, advice))
     if s.drift_db is not None and abs(s.drift_db) > 6:
         text = f"The long run {'fades' if s.drift_db < 0 else 'grows louder'}: {s.drift_db:+.1f} dB at its end."
         found.append(Finding("drifting", text, "Train longer; a longer training.window keeps the level steadier."))

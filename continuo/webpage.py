@@ -21,6 +21,7 @@ audio { width: 100%; } figure { margin: 0; } figcaption { font-size: .85rem; opa
 """
 RUN_COLUMNS = {
     "onset_ratio": "onsets",
+    "pulse_ratio": "pulse",
     "flux_ratio": "flux",
     "level_diff_db": "level, dB",
     "drift_db": "drift, dB",

@@ -30,9 +30,9 @@ def dying(number):
 def cleaning(folder):
     """Works for a minute, and clears away."""
     mark = folder / str(os.getpid())
-    mark.touch()
-    yield str(mark)
     try:
+        mark.touch()
+        yield str(mark)
         time.sleep(60)
     finally:
         mark.unlink()

@@ -24,6 +24,26 @@ def test_onsets_are_counted(rate):
     assert listening.statistics(clicks(rate), RATE_HZ)["onsets_per_s"] == pytest.approx(rate, rel=0.1)
 
 
+@pytest.mark.parametrize("beat_s", [0.25, 0.31, 0.52])
+def test_a_steady_pulse_is_heard_and_the_less_the_more_it_wanders(beat_s):
+    def heard(wander_s):
+        rng = np.random.default_rng(0)
+        audio = rng.standard_normal(30 * RATE_HZ) * 1e-3
+        for start in np.cumsum(rng.normal(beat_s, wander_s, int(28 / beat_s))):
+            at = int(start * RATE_HZ)
+            audio[at : at + 1600] += rng.standard_normal(1600) * np.exp(-np.arange(1600) / 400)
+        return listening.statistics(audio, RATE_HZ)["pulse"]
+
+    steady, loose, free = heard(0.0), heard(0.08 * beat_s), heard(0.3 * beat_s)
+    assert steady > 0.85
+    assert steady > loose + 0.05 > free + 0.1
+    assert free < 0.6
+
+
+def test_where_nothing_rises_there_is_no_pulse():
+    assert listening.statistics(np.zeros(RATE_HZ), RATE_HZ)["pulse"] == 0
+
+
 def test_drift_and_silence_are_heard():
     audio = np.random.default_rng(0).standard_normal(10 * RATE_HZ) * 0.1
     fading = audio * 10 ** (np.linspace(0, -20, len(audio)) / 20)

@@ -22,6 +22,7 @@ from predictor import Predictor
 
 STEPS, LANES = 40, 8
 SMALL = LstmSection(kind="lstm", hidden=48, layers=2, head_width=40)
+WITH_ONSETS = LstmSection(kind="lstm", hidden=48, layers=2, head_width=40, onset_memory=7)
 
 
 def refined(section: LstmSection = SMALL, classes: int = 96) -> SequenceModel:
@@ -31,6 +32,8 @@ def refined(section: LstmSection = SMALL, classes: int = 96) -> SequenceModel:
     model = build_model(section, StreamSpec(62.5, (classes,) * 3, vectors=vectors)).eval()
     with torch.no_grad():
         model.head.out *= 4
+        if section.onset_memory:
+            model.backbone.recall.weight *= 8
     return model
 
 
@@ -80,7 +83,7 @@ def helper_output(name: str) -> onnx.ValueInfoProto:
     return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
 
 
-@pytest.mark.parametrize("model", [refined(), learned()])
+@pytest.mark.parametrize("model", [refined(), refined(WITH_ONSETS), learned(), learned(WITH_ONSETS)])
 def test_the_graph_is_the_plain_step_to_half_a_percent_of_the_nats(model):
     check_against_plain(model)
 
@@ -98,7 +101,7 @@ def drawn_by(model: SequenceModel, seeds: list[int], count: int, how: Sampling) 
     return [[(codes.tolist(), ended) for _, (codes, ended) in zip(range(count), lane, strict=False)] for lane in lanes]
 
 
-@pytest.mark.parametrize("model", [refined(), learned()])
+@pytest.mark.parametrize("model", [refined(), refined(WITH_ONSETS), learned(), learned(WITH_ONSETS)])
 def test_a_lane_is_the_same_alone_and_among_others(model):
     with torch.no_grad():
         model.ending.bias.fill_(-2.0)
