@@ -41,7 +41,7 @@ State = dict[str, torch.Tensor]
 P = TypeVar("P", Piece, Song)
 MOST_PROMPT_S = 600.0  # of a prompt of sound that a model hears, its end; the time before matters no more
 RUN = 32  # frames that are sampled together
-FIT_VERSION = 2  # part of the key of what was fitted: raise it whenever the same pieces would be fitted otherwise
+FIT_VERSION = 3  # part of the key of what was fitted: raise it whenever the same pieces would be fitted otherwise
 
 
 def _shaped(state: State, name: str, shape: tuple[int, ...]) -> torch.Tensor:

@@ -43,6 +43,7 @@ from model_definition import SequenceModel, State, build_model, least_size
 
 FIRST_SAVE_S = 30.0
 SMALL_CORPUS_S = 3600.0  # what is less is memorised, unless it is heard in other keys too
+ENOUGH_TO_FIT_S = 960.0  # of sound as it is; moved, it is another instrument
 SOUND_KEYS = 2  # semitones up and down, where the metadata leaves it open
 MOST_KEYS, ENOUGH_NOTES_S = 5, 16 * 3600.0  # the same of notes: as many as make so many seconds
 Pieces = list[Any]  # of `Piece` or of `Song`, as the featurizer hears
@@ -189,7 +190,7 @@ class Trainer:
             "held_out_pieces": len(validation),
             "held_out_seconds": sum(piece.seconds for piece in validation),
         }
-        most = self.metadata.corpus.transpose
+        self.to_fit, most = train, self.metadata.corpus.transpose
         if most is None:
             seconds = sum(piece.seconds for piece in [*train, *validation])
             if self.featurizer.hears == "notes":  # moving notes costs little
@@ -198,7 +199,10 @@ class Trainer:
                 most = SOUND_KEYS if seconds < SMALL_CORPUS_S else 0
         if most:
             self.display.say(f"to learn more than the notes, pieces are also heard up to {most} semitones up and down")
-        return [piece.transposed(k) for piece in train for k in range(-most, most + 1)], validation
+        moved = [piece.transposed(k) for piece in train for k in range(-most, most + 1)]
+        if self.featurizer.hears == "notes" or self.heard["seconds"] < ENOUGH_TO_FIT_S:
+            self.to_fit = moved
+        return moved, validation
 
     def _fitted(self, saved: checkpoint.Tensors | None, donor: checkpoint.Tensors | None) -> checkpoint.Tensors:
         """The state of the featurizer: saved, from the cache, or fitted now."""
@@ -210,7 +214,7 @@ class Trainer:
         if start:
             featurizer.load_state(start)
             origin = featurizer.fingerprint()
-        keys = sorted(piece.key for piece in self.train_pieces)
+        keys = sorted(piece.key for piece in self.to_fit)
         key = cache.key_of_values(
             "featurizer", FIT_VERSION, featurizer.layout(), self.metadata.training.seed, keys, origin
         )
@@ -224,7 +228,7 @@ class Trainer:
         task = self.display.task("fitting the featurizer", TOLD + 8)
         parts = iter(range(1, 10_000))
         advance: Callable[[str], None] = lambda words: task.update(next(parts), words)  # noqa: E731
-        featurizer.fit(self.train_pieces, seed=self.metadata.training.seed, advance=advance, start=start)
+        featurizer.fit(self.to_fit, seed=self.metadata.training.seed, advance=advance, start=start)
         task.close()
         checkpoint.save(kept, featurizer.state(), {})
         self.display.say(f"featurizer fitted in {time.monotonic() - started:.1f} s")

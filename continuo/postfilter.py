@@ -4,9 +4,10 @@ Frames are quantised one by one, so even a steady tone flickers from frame to fr
 music from real music, that is heard most. The network sees the frames around each one and adds what is missing, also
 beyond the principal components. (Post-filters are as old as speech coding: Chen and Gersho, Adaptive postfiltering for
 quality enhancement of coded speech, 1995. This one is learned.) Its loss is the squared error of the weighted
-logarithms, which alone would smooth the music, and the distance between how much the bands and the whole spectrum move
-in it and in the real frames, from the stillest to the liveliest moment. In the last steps of the fit it is not the
-frames that move but what is heard of them, once they are overlapped to audio.
+logarithms, which alone would smooth the music, and the distance between how loud the bands are in it and in the real
+frames, from the quietest to the loudest moment, and how much they and the whole spectrum move, from the stillest to the
+liveliest. In the last steps of the fit it is not the frames that are compared so but what is heard of them, once they
+are overlapped to audio.
 """
 
 import math
@@ -21,9 +22,10 @@ from continuo.stft import hann, mel_filters, overlapped_power
 
 PAST, AHEAD = 3, 1  # frames that are seen before and after the one that is made
 WIDTH, BATCH, LEARNING_RATE, WARMUP_STEPS, MOST_EPOCHS = 384, 16, 2e-3, 50, 50
-BAND_SHARE, FLUX_SHARE, MEL_BANDS = 1.0, 1.0, 48
+SHARES = 0.5, 1.0, 1.0, 1.0, 0.5, 0.5  # of the loss, beside the squared error; in the order of `_sound`
+MEL_BANDS, QUIET = 48, 4e-5  # the latter is added to the bands' magnitudes, over full scale
 TOLD = 20  # times that a fit says how far it is
-OVERLAPPED_SHARE, PASSES = 0.15, 2  # of the steps; Griffin-Lim passes from the true phases
+OVERLAPPED_SHARE, PASSES = 1 / 3, 2  # of the steps; Griffin-Lim passes from the true phases
 HELD_OUT = 8  # every eighth run is not learned from: if it is not brought nearer to the truth, nothing is added at all
 
 
@@ -110,16 +112,8 @@ def fit(
         ours, theirs = (((logs / weight).exp() - floor).clamp(min=0) for logs in (made, real[rows]))
         if overlapped:
             ours, theirs = overlap.heard(ours, phases[rows].float()), theirs[:, overlap.whole]
-        movement = sum(
-            share * (a - b).abs().mean()
-            for share, a, b in zip(
-                (BAND_SHARE, FLUX_SHARE, FLUX_SHARE),
-                _movement(ours, filters, floor),
-                _movement(theirs, filters, floor),
-                strict=True,
-            )
-        )
-        return F.mse_loss(made, real[rows]) + movement
+        pairs = zip(SHARES, _sound(ours, filters, floor), _sound(theirs, filters, floor), strict=True)
+        return F.mse_loss(made, real[rows]) + sum(share * (a - b).abs().mean() for share, a, b in pairs)
 
     warm = max(1, min(WARMUP_STEPS, len(batches)))
     rate = torch.optim.lr_scheduler.SequentialLR(
@@ -183,12 +177,14 @@ class Overlap:
         return torch.fft.rfft(audio.unfold(1, self.n_fft, self.hop) * self.window)
 
 
-def _movement(magnitude: torch.Tensor, filters: torch.Tensor, floor: float) -> tuple[torch.Tensor, ...]:
-    """How much runs `(R, T, K)` move from frame to frame, from the stillest moment to the liveliest one.
+def _sound(magnitude: torch.Tensor, filters: torch.Tensor, floor: float) -> tuple[torch.Tensor, ...]:
+    """What runs `(R, T, K)` are compared by.
 
-    Each mel band `(R, T - 1, 48)`, the whole spectrum and its rises alone `(R, T - 1)`.
+    How loud each mel band is, from the quietest moment to the loudest one, `(R, T, 48)`; how much it moves, from the
+    stillest to the liveliest, `(R, T - 1, 48)`, with mean and deviation, `(R, 48)`; how much the whole spectrum does,
+    and its rises alone, `(R, T - 1)`.
     """
-    bands = ((magnitude.clamp(max=20) @ filters) + 1e-4).log().diff(dim=1).abs()
-    change = (magnitude + floor).log().diff(dim=1)
-    each = bands, change.abs().mean(2), change.clamp(min=0).mean(2)
-    return tuple(moved.sort(1).values for moved in each)
+    bands = (magnitude.clamp(max=20) @ filters + QUIET).log()
+    moved, change = bands.diff(dim=1).abs(), (magnitude + floor).log().diff(dim=1)
+    each = bands, moved, change.abs().mean(2), change.clamp(min=0).mean(2)
+    return *(values.sort(1).values for values in each), moved.mean(1), moved.std(1)

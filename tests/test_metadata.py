@@ -116,6 +116,17 @@ def test_a_corpus_of_the_users_own_is_played_as_written():
     )
 
 
+def test_what_a_state_says_nothing_of_is_what_it_is_by_default():
+    """States from before a key came go on, unless the key is set."""
+    ours = md.from_preset("codebook-lstm", {"architecture.onset_memory": 0}, state="x.safetensors")
+    saved = ours.model_dump(mode="json")
+    del saved["architecture"]["onset_memory"]
+    md.check_same_model(ours, saved, md.PRESETS / "x.safetensors")
+    newer = md.from_preset("codebook-lstm", {}, state="x.safetensors")
+    with pytest.raises(ValueError, match=r"architecture\.onset_memory = 0, now it is 128"):
+        md.check_same_model(newer, saved, md.PRESETS / "x.safetensors")
+
+
 def test_states_of_other_models_are_refused():
     ours = md.from_preset("codebook-lstm", {}, state="x.safetensors")
     theirs = ours.model_dump(mode="json")

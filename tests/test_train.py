@@ -13,6 +13,7 @@ import soundfile
 import torch
 from conftest import RATE_HZ, ROOT, SMALL_CODEBOOK, SMALL_OF, melody, set_flags, train_small
 
+import trainer as trainer_module
 from continuo import checkpoint, device, metadata
 from continuo.progress import Display
 from featurizer import StftFeaturizer
@@ -277,6 +278,17 @@ def test_small_corpora_are_heard_in_other_keys(tmp_path, music_folder, capsys):
         counts[transpose] = len(trainer.train_pieces), len(trainer.validation_pieces)
         assert len({piece.id for piece in trainer.train_pieces}) == counts[transpose][0]
     assert counts == {None: (15, 1), 0: (3, 1), 1: (9, 1)}
+
+
+@pytest.mark.parametrize(("enough_s", "fitted"), [(0, 3), (10_000, 15)])
+def test_the_featurizer_is_fitted_to_music_as_it_is_where_there_is_enough(
+    tmp_path, music_folder, monkeypatch, enough_s, fitted
+):
+    monkeypatch.setattr(trainer_module, "ENOUGH_TO_FIT_S", enough_s)
+    meta = train_small(tmp_path, music_folder, steps=1)
+    section = metadata.load(meta, {"corpus.transpose": 2})
+    trainer = Trainer(section, tmp_path / "other.safetensors", torch.device("cpu"))
+    assert (len(trainer.to_fit), len(trainer.train_pieces)) == (fitted, 15)
 
 
 def test_a_state_of_another_model_is_refused(tmp_path, music_folder, capsys):
