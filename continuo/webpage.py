@@ -169,8 +169,8 @@ def _runs(report: dict[str, Any]) -> str:
 def _about_sound(report: dict[str, Any]) -> str:
     runs = report["free_runs"]
     text = (
-        f"{_runs(report)}, beside what the pieces really do: onsets and flux as shares of theirs. "
-        "A squared MMD of 0 and an AUC of 0.5: the two cannot be told apart."
+        f"{_runs(report)}, beside what the pieces really do: onsets, pulse (how steady the beat is) and flux as shares "
+        "of theirs. A squared MMD of 0 and an AUC of 0.5: the two cannot be told apart."
     )
     if runs["generated"]["onset_ratio"] is None:
         text += " Onsets are not compared: this music has too few that the measure hears."
