@@ -78,11 +78,19 @@ class Lstm(Backbone):
         return self.dropout(out), (hidden.transpose(0, 1), cell.transpose(0, 1), *past)
 
     def _with_onsets(self, x: torch.Tensor, past: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Steps with what rose up to each of them, and what was listened to in the last N."""
+        """Steps with what rose up to each of them, and what was listened to in the last N.
+
+        Differences are taken before anything is listened to: what x has in common from step to step would leave its
+        rounding errors in their gradient.
+        """
         with torch.autocast(x.device.type, enabled=False):  # differences need the digits
-            heard = torch.cat([past, self.listen(x.float())], dim=1)  # (B, N + T, ONSETS)
-            rises = heard.diff(dim=1).clamp(min=0).unfold(1, self.memory, 1)  # (B, T, ONSETS, N)
-        return x + self.recall(rises.flatten(2)), heard[:, heard.shape[1] - self.memory :]
+            full = x.float()
+            with torch.no_grad():
+                heard = torch.cat([past, self.listen(full)], dim=1)  # (B, N + T, ONSETS)
+                before = heard.diff(dim=1)[:, : self.memory]  # up to the first step
+            rises = torch.cat([before, self.listen(full.diff(dim=1))], dim=1).clamp(min=0)
+            windows = rises.unfold(1, self.memory, 1).flatten(2)  # (B, T, ONSETS * N)
+        return x + self.recall(windows), heard[:, heard.shape[1] - self.memory :]
 
     def _one_step(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         """The same, cell by cell: on the CPU `nn.LSTM` packs its weights anew in every call, which costs more."""

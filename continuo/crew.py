@@ -1,8 +1,10 @@
 """Processes that work beside this one, for work in Python itself: threads would wait for each other there."""
 
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
@@ -63,11 +65,11 @@ def _start(work: Callable[[Any], Iterator[Any]], things: Sequence[Any]) -> tuple
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_member, args=(theirs, work, things), daemon=True)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # is handed down: Ctrl-C is for who started them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # is handed down: Ctrl-C is for who started them
     try:
         process.start()
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()
     return ours, process
 
@@ -79,6 +81,7 @@ def _member(pipe: Connection, work: Callable[[Any], Iterator[Any]], things: Sequ
         sys.exit(0)  # by way of whatever has to be cleaned away
 
     signal.signal(signal.SIGTERM, leave)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     import torch
 
     torch.set_num_threads(1)
@@ -90,3 +93,11 @@ def _member(pipe: Connection, work: Callable[[Any], Iterator[Any]], things: Sequ
         pass  # nobody waits any more
     except Exception as error:
         pipe.send(error)
+
+
+def _leave_with_parent() -> None:
+    """Who is killed with -9 can tell nobody."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -287,7 +287,8 @@ def state_path(metadata: Metadata, meta_path: Path) -> Path:
 def from_preset(name: str, overrides: dict[str, Any], *, state: str) -> Metadata:
     """The complete metadata of the preset `name` in `models/`, with overrides applied.
 
-    A corpus of the user's own is rendered with the instruments its scores name, not with the preset's piano.
+    A corpus of the user's own is rendered with the instruments its scores name, not with the preset's piano. Of a
+    section whose kind is overridden, what the new kind does not know is left out.
 
     Raises:
         ValueError: there is no such preset, or an override is refused.
@@ -298,6 +299,12 @@ def from_preset(name: str, overrides: dict[str, Any], *, state: str) -> Metadata
     content = read_json(PRESETS / f"{name}.json") | {"state": state}
     if overrides.get("corpus.path", EMBEDDED_CORPUS) != EMBEDDED_CORPUS:
         content["corpus"] = content["corpus"] | {"program": None}
+    for section, models in (("representation", REPRESENTATIONS), ("architecture", ARCHITECTURES)):
+        for model in models:
+            if overrides.get(f"{section}.kind", content[section]["kind"]) in get_args(
+                model.model_fields["kind"].annotation
+            ):
+                content[section] = {k: v for k, v in content[section].items() if k in model.model_fields}
     return validated(content, overrides, source=f"preset {name}")
 
 

@@ -1,13 +1,17 @@
 """Work that processes share: all of it is done, errors reach who waits, and nobody works for nobody."""
 
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from contextlib import closing
 
 import pytest
 import shares
+from conftest import ROOT
 
 from continuo.crew import shared_out
 
@@ -49,6 +53,37 @@ def test_who_is_not_waited_for_leaves_by_way_of_its_clearing(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+def test_who_loses_the_process_that_started_it_leaves_too(tmp_path):
+    """Killed with -9, that one can tell nobody."""
+    code = "import sys, pathlib, shares\nfrom continuo.crew import shared_out\n"
+    code += "list(shared_out(shares.cleaning, [pathlib.Path(sys.argv[1])] * 2, 2))"
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=os.environ | {"PYTHONPATH": paths})
+    deadline = time.monotonic() + 60
+    while len([*tmp_path.iterdir()]) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len([*tmp_path.iterdir()]) == 2
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while [*tmp_path.iterdir()] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_ctrl_c_while_they_start_is_not_lost(monkeypatch):
+    """It comes once the one that is being started has started."""
+    start = multiprocessing.get_context("spawn").Process.start
+
+    def interrupted(process):
+        start(process)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(multiprocessing.get_context("spawn").Process, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(shared_out(shares.squares, range(4), 2))
+
+
 def test_ctrl_c_is_for_who_started_them():
     """Handlers are what they were, and the processes hear nothing of it: they live on when all are interrupted."""
     before = signal.getsignal(signal.SIGINT)
@@ -59,3 +94,4 @@ def test_ctrl_c_is_for_who_started_them():
         made += coming
     assert len(made) == 8
     assert signal.getsignal(signal.SIGINT) is before
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

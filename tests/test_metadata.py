@@ -116,6 +116,12 @@ def test_a_corpus_of_the_users_own_is_played_as_written():
     )
 
 
+def test_of_a_section_of_another_kind_a_preset_keeps_what_that_kind_knows():
+    made = md.from_preset("codebook-lstm", {"architecture.kind": "transformer"}, state="x.safetensors").architecture
+    assert (made.kind, made.hidden, made.code_dropout) == ("transformer", 512, 0.5)
+    assert not hasattr(made, "onset_memory")
+
+
 def test_what_a_state_says_nothing_of_is_what_it_is_by_default():
     """States from before a key came go on, unless the key is set."""
     ours = md.from_preset("codebook-lstm", {"architecture.onset_memory": 0}, state="x.safetensors")
