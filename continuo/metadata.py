@@ -300,11 +300,11 @@ def from_preset(name: str, overrides: dict[str, Any], *, state: str) -> Metadata
     if overrides.get("corpus.path", EMBEDDED_CORPUS) != EMBEDDED_CORPUS:
         content["corpus"] = content["corpus"] | {"program": None}
     for section, models in (("representation", REPRESENTATIONS), ("architecture", ARCHITECTURES)):
-        for model in models:
-            if overrides.get(f"{section}.kind", content[section]["kind"]) in get_args(
-                model.model_fields["kind"].annotation
-            ):
-                content[section] = {k: v for k, v in content[section].items() if k in model.model_fields}
+        kind = overrides.get(f"{section}.kind", content[section]["kind"])
+        if kind != content[section]["kind"]:
+            known = {key for model in models if kind in get_args(model.model_fields["kind"].annotation)
+                     for key in model.model_fields}  # fmt: skip
+            content[section] = {key: value for key, value in content[section].items() if key in known or not known}
     return validated(content, overrides, source=f"preset {name}")
 
 
