@@ -6,8 +6,8 @@ The file holds the graph of one step (see `continuo/stepping.py`: inputs `state`
 `codes`, `ended` and `state_after`) for any number of lanes, and computes in ONNX Runtime 1.20 or newer. Its metadata
 says what else is needed to draw with it, each a JSON value: `opening`, the `state` of one lane before a piece's first
 step; `levels` and `vocabulary` of a step; `steps_per_second`; `temperatures`, the ones of each level that `predict.py`
-uses unless it is told otherwise. `SideBySide` in `continuo/lanes.py` says how `predict.py` draws a step's threshold and
-then its noise from a seed; nothing ends in the first two seconds.
+uses unless it is told otherwise. `SideBySide` in `continuo/lanes.py` says how `predict.py` draws thresholds and noise
+from a seed, sixteen steps at a time; nothing ends in the first two seconds.
 """
 
 import argparse

@@ -17,8 +17,8 @@ from continuo.stepping import Steps
 from continuo.stream import StreamSpec
 
 Lane = Iterator[tuple[torch.Tensor, bool]]
-AT_ONCE = 16  # steps that are drawn before anybody asks for them
-LEAST_DRAW = 2.0**-24  # of an exponential distribution; below it float32 holds only zeros, which come too often
+AT_ONCE = 16  # steps that are drawn together, before anybody asks for them
+LEAST_DRAW = 2.0**-25  # in place of 0, which a uniform draw of 24 bits may be
 
 
 def plain_lane(
@@ -97,26 +97,30 @@ class SideBySide:
     def _draw(self) -> None:
         """The next steps of every lane."""
         codes, ended = [], []
-        for _ in range(AT_ONCE):
-            some, ends, self.state = self.steps(self.state, self._thresholds(), self._noise())
+        for threshold, noise in zip(self._thresholds(), self._noise(), strict=True):
+            some, ends, self.state = self.steps(self.state, threshold, noise)
             codes.append(some)
             ended.append(ends[:, 0])
-            self.made += 1
+        self.made += AT_ONCE
         each = zip(torch.from_numpy(np.stack(codes, axis=1)), np.stack(ended, axis=1).tolist(), strict=True)
         for lane, steps in zip(self.drawn, each, strict=True):
             lane.append(steps)
 
     def _thresholds(self) -> np.ndarray:
-        """Logits that the end of a piece must exceed, `(B, 1)`: a logistic draw does so by chance as it should."""
-        likelier = not self.temperatures.any()
-        drawn = [0.0 if likelier else generator.logistic() for generator in self.generators]
-        return np.array(drawn if self.made >= self.least else [np.inf] * len(drawn), np.float32)[:, None]
+        """Logistic draws, which the logit of a piece's end exceeds as often as it should, `(AT_ONCE, B, 1)`."""
+        shape = AT_ONCE, len(self.generators), 1
+        thresholds = np.zeros(shape, np.float32)  # where nothing is left to chance: an end is likelier than none
+        if self.temperatures.any():
+            for lane, generator in enumerate(self.generators):
+                thresholds[:, lane, 0] = generator.logistic(size=AT_ONCE)
+        thresholds[: max(0, self.least - self.made)] = np.inf
+        return thresholds
 
     def _noise(self) -> np.ndarray:
-        """Gumbel noise times the temperatures, `(B, L * V)`."""
-        noise = np.empty((len(self.generators), len(self.temperatures), self.steps.classes), np.float32)
-        for row, generator in zip(noise, self.generators, strict=True):
-            generator.standard_exponential(dtype=np.float32, out=row)
+        """Gumbel noise times the temperatures, `(AT_ONCE, B, L * V)`."""
+        size = AT_ONCE, len(self.temperatures), self.steps.classes
+        noise = np.stack([generator.random(size, np.float32) for generator in self.generators], axis=1)
         np.log(np.maximum(noise, LEAST_DRAW, out=noise), out=noise)
+        np.log(np.negative(noise, out=noise), out=noise)
         noise *= -self.temperatures
-        return noise.reshape(len(noise), -1)
+        return noise.reshape(*noise.shape[:2], -1)

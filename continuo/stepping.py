@@ -7,8 +7,9 @@ plain model.
 
 Inputs of the graph, for B lanes, all float32:
 
-    state (B, S)          a context, W, then hidden and cell state of each LSTM layer in turn, H each, then what was
-                          listened to in the last steps, where the LSTM has a memory of onsets, the oldest first
+    state (B, S)          a context, W, then hidden and cell state of each LSTM layer in turn, H each, then, where the
+                          LSTM has a memory of onsets, the rises it still recalls, the oldest first, and what it
+                          listened to last
     threshold (B, 1)      the piece ends where the logit of its end is above; infinite where it must not
     noise (B, L * V)      Gumbel noise times the temperature, level after level; the class whose logit and noise add up
                           to most is drawn
@@ -31,6 +32,7 @@ OPSET, IR_VERSION = 21, 10
 MICROSOFT = "com.microsoft"  # the domain of operations that ONNX Runtime adds
 MOST_WEIGHT = 64  # of a row; two products with 8-bit inputs then fit into 16 bits, in which some processors add them
 MOST_INPUT = 127
+LOST, WORTH = 0.01, 0.5  # share of squares that two factors leave out; of numbers that they have at most
 DEVIATIONS = 8.0  # a normalised value beyond is cut off
 
 
@@ -56,8 +58,10 @@ class Steps:
 
 def flat_state(context: torch.Tensor, state: tuple[torch.Tensor, ...]) -> np.ndarray:
     """What the graph takes for a context `(B, W)` and the state of an `Lstm`."""
-    hidden, cell, *past = state
-    after = [torch.stack([hidden, cell], dim=2), *past]
+    hidden, cell, *heard = state
+    after = [torch.stack([hidden, cell], dim=2)]
+    for past in heard:
+        after += [past.diff(dim=1).clamp(min=0), past[:, -1]]
     return torch.cat([context, *(tensor.flatten(1) for tensor in after)], dim=1).detach().numpy()
 
 
@@ -105,15 +109,17 @@ def step_graph(model: Any) -> onnx.ModelProto:
     g.add("Concat", *codes, axis=1, to="codes")
 
     gates, skipped, listened = g.split(g.add("Sum", *adds), [4 * width, context_width, onsets])
+    past_after = past
     if backbone.memory:
+        earlier, before_now = g.split(past, [kept - onsets, onsets])
         now = g.plus(listened, listen @ model.enter.bias)
-        _, earlier = g.split(past, [onsets, kept - onsets])
-        past_after = g.add("Concat", earlier, now, axis=1)
-        rises = g.add("Relu", g.add("Sub", past_after, past))
-        recall = backbone.recall.weight.unflatten(1, (onsets, -1)).transpose(1, 2).flatten(1)  # as `past` is laid out
-        gates = g.add("Add", gates, g.scaled_product(rises, lstm.weight_ih_l0 @ recall))
-    else:
-        past_after = past
+        rises = g.add("Concat", earlier, g.add("Relu", g.add("Sub", now, before_now)), axis=1)
+        past_after = g.add("Concat", g.split(rises, [onsets, kept - onsets])[1], now, axis=1)
+        recall = backbone.recall.weight.unflatten(1, (onsets, -1)).transpose(1, 2).flatten(1)  # as `rises` is laid out
+        recalled = rises
+        for factor in low_rank(lstm.weight_ih_l0 @ recall):
+            recalled = g.scaled_product(recalled, factor)
+        gates = g.add("Add", gates, recalled)
     x, after = "", []
     for layer, (into, past, bias, past_bias) in enumerate(lstm.all_weights):
         hidden, cell = before[2 * layer : 2 * layer + 2]
@@ -135,6 +141,18 @@ def step_graph(model: Any) -> onnx.ModelProto:
         {"state": ["B", size], "threshold": ["B", 1], "noise": ["B", levels * classes]},
         {"codes": ["B", levels], "ended": ["B", 1], "state_after": ["B", size]},
     )
+
+
+def low_rank(weight: torch.Tensor) -> list[torch.Tensor]:
+    """A matrix `(out, in)` as two, applied in turn, but for `LOST` of its squares; as it is where little is saved.
+
+    Reading the weights is what a step costs, and a trained memory of onsets uses few of its directions.
+    """
+    left, sizes, right = torch.linalg.svd(weight, full_matrices=False)
+    rank = int((sizes.square().cumsum(0) < (1 - LOST) * sizes.square().sum()).sum()) + 1
+    if rank * sum(weight.shape) > WORTH * weight.numel():
+        return [weight]
+    return [right[:rank], left[:, :rank] * sizes[:rank]]
 
 
 class _Graph:
