@@ -35,7 +35,6 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     check_writable(arguments.out, force=arguments.force)
 
-    from continuo.sampling import Sampling
     from continuo.stepping import step_graph
     from predictor import Predictor
 
@@ -46,7 +45,7 @@ def _run(arguments: argparse.Namespace) -> int:
         "levels": predictor.featurizer.spec.levels,
         "vocabulary": predictor.featurizer.spec.vocabulary,
         "steps_per_second": predictor.steps_per_second,
-        "temperatures": predictor.temperatures(Sampling()),
+        "temperatures": predictor.temperatures(predictor.sampling),
     }
     for name, value in facts.items():
         made.metadata_props.add(key=name, value=json.dumps(value))

@@ -70,12 +70,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--coarse-temperature",
         type=float,
-        default=1.08,
         metavar="T",
-        help="of what is played, times that (1.08)",
+        help="of what is played, times that (default: as the metadata file says, or 1.08)",
     )
     parser.add_argument(
-        "--fine-temperature", type=float, default=0.7, metavar="T", help="of how it sounds, times that (0.7)"
+        "--fine-temperature",
+        type=float,
+        metavar="T",
+        help="of how it sounds, times that (default: as the metadata file says, or 0.7)",
     )
     parser.add_argument(
         "--top-p", type=float, default=1.0, help="keep only the likeliest choices; below 1 onsets get lost (default: 1)"
@@ -119,9 +121,10 @@ def _run(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(1)  # one step is too small to share, and a training may want the other cores
     device, _ = choose(arguments.device)
     with Display(quiet=arguments.quiet) as display:
-        temperatures = (arguments.temperature, arguments.coarse_temperature, arguments.fine_temperature)
-        how = Sampling(*temperatures, arguments.top_p)
+        asked = {name: getattr(arguments, name) for name in Sampling.__dataclass_fields__}
+        Sampling().but(**asked)  # refuses what cannot be meant before anything is loaded
         predictor = Predictor.load(_model(arguments.meta), device)
+        how = predictor.sampling.but(**asked)
         sound = predictor.hears == "sound"
         if not sound and arguments.out != STANDARD_OUTPUT:
             check_all(arguments, outs, (".mid", ".musicxml"))

@@ -40,6 +40,7 @@ class Predictor:
 
     Attributes:
         section: the metadata that the state was trained with.
+        sampling: how steps are drawn where nothing else is asked for.
         step: training step of the state.
         weights_step: of the weights that are used: the average of now while held-out nats still fall, the best after.
     """
@@ -49,6 +50,7 @@ class Predictor:
     ) -> None:
         self.featurizer, self.model, self.device = featurizer, model.to(device).eval(), device
         self.facts, self.metadata = facts, metadata.Metadata.model_validate(facts["metadata"])
+        self.sampling = Sampling(**self.metadata.sampling.model_dump())
         self.step: int = facts["progress"]["step"]
         now = checkpoint.predicting(facts["progress"]) == "average"
         self.weights_step: int = self.step if now else facts["progress"]["best_step"]
@@ -71,9 +73,11 @@ class Predictor:
         fitted = checkpoint.under_prefix("featurizer", tensors)
         weights = checkpoint.under_prefix(checkpoint.predicting(facts["progress"]), tensors)
         try:
-            return cls.of(facts, fitted, weights, device or torch.device("cpu"))
+            predictor = cls.of(facts, fitted, weights, device or torch.device("cpu"))
         except checkpoint.UNFIT as error:
             raise checkpoint.unfit(path, error) from None
+        predictor.sampling = Sampling(**meta.sampling.model_dump())
+        return predictor
 
     @classmethod
     def of(
@@ -96,7 +100,7 @@ class Predictor:
         """For other processes: what it is made of, as arrays; the graph of the steps they make themselves."""
         parts = self.featurizer.state(), self.model.state_dict()
         arrays = [{name: tensor.cpu().numpy() for name, tensor in part.items()} for part in parts]
-        return _remade, (self.facts, *arrays, self.device.type)
+        return _remade, (self.facts, *arrays, self.device.type, self.sampling)
 
     @cached_property
     def steps(self) -> Steps | None:
@@ -149,7 +153,7 @@ class Predictor:
         self, prompt: Any, seeds: Sequence[int], *, how: Sampling | None = None, until_end: bool = False
     ) -> list[Any]:
         """Takes of one prompt, drawn side by side; each is the one that `take` gives for its seed."""
-        how = how or Sampling()
+        how = how or self.sampling
         heard = None if prompt is None else self.featurizer.encode_prompt(prompt)
         kind = SongTake if isinstance(self.featurizer, NotesFeaturizer) else SoundTake
         return [kind(self, prompt, heard, lane, until_end) for lane in self._lanes(heard, seeds, how)]
@@ -182,9 +186,11 @@ class Predictor:
         return context, state
 
 
-def _remade(facts: dict[str, Any], fitted: Arrays, weights: Arrays, device: str) -> Predictor:
+def _remade(facts: dict[str, Any], fitted: Arrays, weights: Arrays, device: str, sampling: Sampling) -> Predictor:
     as_tensors = lambda arrays: {name: torch.from_numpy(array) for name, array in arrays.items()}  # noqa: E731
-    return Predictor.of(facts, as_tensors(fitted), as_tensors(weights), torch.device(device))
+    predictor = Predictor.of(facts, as_tensors(fitted), as_tensors(weights), torch.device(device))
+    predictor.sampling = sampling
+    return predictor
 
 
 class Take:

@@ -69,8 +69,8 @@ class TakeQuestion(Question):
     model: str
     seconds: float = Field(gt=0, le=MOST_SECONDS)
     temperature: float = Field(1.0, ge=0, le=5)
-    coarse: float = Field(1.08, ge=0, le=5)
-    fine: float = Field(0.7, ge=0, le=5)
+    coarse: float | None = Field(None, ge=0, le=5)
+    fine: float | None = Field(None, ge=0, le=5)
     seed: int = Field(0, ge=0, lt=2**53)
     lead_s: float = Field(5.0, ge=0, le=1e6)
 

@@ -41,6 +41,7 @@ class Request:
         prompt: what is continued.
         out: WAV to write; a model of notes writes MIDI and MusicXML beside it.
         seconds: of the continuation, about.
+        coarse, fine: temperatures; None: as the metadata file says.
         lead_s: seconds before the seam from which on sound is sent.
     """
 
@@ -49,14 +50,14 @@ class Request:
     out: str
     seconds: float
     temperature: float
-    coarse: float
-    fine: float
+    coarse: float | None
+    fine: float | None
     seed: int
     lead_s: float
 
-    @property
-    def how(self) -> Sampling:
-        return Sampling(self.temperature, self.coarse, self.fine)
+    def how(self, predictor: Predictor) -> Sampling:
+        flags = {"coarse_temperature": self.coarse, "fine_temperature": self.fine}
+        return predictor.sampling.but(temperature=self.temperature, **flags)
 
     def steps(self, predictor: Predictor) -> int:
         return math.ceil(self.seconds * predictor.steps_per_second)
@@ -100,7 +101,7 @@ def sound_blocks(request: Request, predictor: Predictor, prompt: Any) -> Iterato
     """The prompt but for its last second, at once; then the rest of it and the continuation, while that is made."""
     early = max(0, len(prompt.samples) - predictor.sample_rate_hz)
     yield np.asarray(prompt.samples[:early])
-    take = predictor.take(prompt, seed=request.seed, how=request.how)
+    take = predictor.take(prompt, seed=request.seed, how=request.how(predictor))
     for block in joined(take, prompt, request.steps(predictor)):
         yield block[early:]
         early -= min(early, len(block))
@@ -113,7 +114,7 @@ def song_blocks(request: Request, predictor: Predictor, prompt: Any) -> Iterator
     heard = lambda song: render(song.performance(), rate_hz, soundfont=soundfont)  # noqa: E731
     seam, out = round(prompt.seconds * rate_hz), Path(request.out)
     yield heard(prompt)[:seam]
-    song = predictor.take(prompt, seed=request.seed, how=request.how).song(request.steps(predictor))
+    song = predictor.take(prompt, seed=request.seed, how=request.how(predictor)).song(request.steps(predictor))
     yield heard(song)[seam:]
     write_song_midi(song, out.with_suffix(".mid"))
     with contextlib.suppress(TooLong):  # then it can be downloaded as MIDI

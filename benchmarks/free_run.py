@@ -19,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from continuo.audio import write_wav
 from continuo.command import Parser, run_main
-from continuo.sampling import Sampling
 from excerpts import corpora, excerpts, free_run, likeness, through_codec
 from predictor import Predictor
 
@@ -32,8 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--pieces", type=int, default=16, help="held-out excerpts that are continued, at most")
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--coarse-temperature", type=float, default=1.08)
-    parser.add_argument("--fine-temperature", type=float, default=0.7)
+    parser.add_argument("--coarse-temperature", type=float, help="default: as the metadata file says")
+    parser.add_argument("--fine-temperature", type=float, help="default: as the metadata file says")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     return parser
@@ -50,7 +49,11 @@ def _run(arguments: argparse.Namespace) -> int:
     if predictor.hears != "sound":
         raise ValueError(f"{arguments.meta} is a model of notes, which evaluate.py --meta {arguments.meta} measures")
     rate = predictor.sample_rate_hz
-    how = Sampling(arguments.temperature, arguments.coarse_temperature, arguments.fine_temperature)
+    how = predictor.sampling.but(
+        temperature=arguments.temperature,
+        coarse_temperature=arguments.coarse_temperature,
+        fine_temperature=arguments.fine_temperature,
+    )
     times = {"prompt_seconds": arguments.prompt_seconds, "seconds": arguments.seconds}
     found = excerpts(corpora(predictor, arguments.meta)[1], count=arguments.pieces, **times)
     sides: dict[str, list[np.ndarray]] = {"real": [], "generated": [], "codec": []}

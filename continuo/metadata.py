@@ -1,8 +1,8 @@
 """The metadata dictionary (`model.json`): every choice of a model in one validated, immutable place.
 
 Sections: corpus (what is heard), representation (how sound becomes a stream), architecture (what continues the
-stream), training (how long and how), and `state`, the file beside the JSON that training writes. Keys are checked at
-the border: an unknown key or an impossible value is refused by name.
+stream), training (how long and how), sampling (how it is continued), and `state`, the file beside the JSON that
+training writes. Keys are checked at the border: an unknown key or an impossible value is refused by name.
 """
 
 import json
@@ -230,6 +230,16 @@ class TrainingSection(Section):
         return self
 
 
+class SamplingSection(Section):
+    """Temperatures of what is played and of how it sounds, where `predict.py` is not told others.
+
+    They may be changed at any time. The longer a model was trained, the higher the first may be.
+    """
+
+    coarse_temperature: float = Field(1.08, ge=0)
+    fine_temperature: float = Field(0.7, ge=0)
+
+
 Representation = Annotated[
     SpectrumSection | CodebookSection | ChordsSection | RollSection | RemiSection, Field(discriminator="kind")
 ]
@@ -248,6 +258,7 @@ class Metadata(Section):
     representation: Representation
     architecture: Architecture
     training: TrainingSection = TrainingSection()
+    sampling: SamplingSection = SamplingSection()
     state: Place = Field(min_length=1)
 
     @field_validator("state")
@@ -465,6 +476,7 @@ def known_keys() -> list[str]:
         "representation": REPRESENTATIONS,
         "architecture": ARCHITECTURES,
         "training": (TrainingSection,),
+        "sampling": (SamplingSection,),
     }
     for name, models in sections.items():
         keys += [f"{name}.{field}" for model in models for field in model.model_fields]

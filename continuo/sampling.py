@@ -1,6 +1,6 @@
 """Drawing classes from logits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -32,6 +32,10 @@ class Sampling:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 0 (1 is natural)")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p {self.top_p} must be above 0 and at most 1 (1 leaves the choice free)")
+
+    def but(self, **values: float | None) -> "Sampling":
+        """This one, but for the values that are given and not None."""
+        return replace(self, **{name: value for name, value in values.items() if value is not None})
 
     def of_level(self, level: int) -> float:
         """What `temperature` is multiplied by, for a level of a refined stream."""

@@ -19,7 +19,7 @@ def test_presets_are_valid_and_survive_a_round_trip(name, tmp_path):
     md.save(made, path)
     assert md.load(path) == made
     content = json.loads(path.read_text())
-    assert set(content) == {"corpus", "representation", "architecture", "training", "state"}
+    assert set(content) == {"corpus", "representation", "architecture", "training", "sampling", "state"}
     assert content["training"]["checkpoint_every_s"] == 30
 
 

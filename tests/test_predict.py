@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 from conftest import RATE_HZ, ROOT, SMALL_CODEBOOK, SMALL_OF, melody, set_flags, train_small
 
 import predict as predict_script
-from continuo import checkpoint, crew, parallel
+from continuo import checkpoint, crew, metadata, parallel
 from continuo.piece import Piece
 from continuo.report import draw_continuation
 from predict import main
@@ -134,6 +135,28 @@ def test_temperature_zero_is_the_same_for_all_seeds(trained, prompt_wav, tmp_pat
     for seed in ("1", "2"):
         predict(trained, prompt_wav, tmp_path / f"{seed}.wav", "--frames", "30", "--seed", seed, "--temperature", "0")
     assert (tmp_path / "1.wav").read_bytes() == (tmp_path / "2.wav").read_bytes()
+
+
+def test_a_metadata_file_may_hold_temperatures_and_flags_go_first(trained, prompt_wav, tmp_path):
+    """They may change after a training; takes that other processes make have them too."""
+    still = tmp_path / "still.json"
+    changed = metadata.load(trained, {"sampling.coarse_temperature": 0, "sampling.fine_temperature": 0})
+    metadata.save(changed, still)
+    shutil.copy(metadata.state_path(changed, trained), tmp_path)
+    natural = ["--coarse-temperature", "1.08", "--fine-temperature", "0.7"]
+    for name, meta, flags in (
+        ("a", still, ["--seed", "1"]),
+        ("b", still, ["--seed", "2"]),
+        ("c", still, natural),
+        ("d", trained, []),
+    ):
+        predict(meta, prompt_wav, tmp_path / f"{name}.wav", "--frames", "30", *flags)
+    a, b, c, d = ((tmp_path / f"{name}.wav").read_bytes() for name in "abcd")
+    assert a == b
+    assert a != d
+    assert c == d
+    predictor = Predictor.load(still)
+    assert pickle.loads(pickle.dumps(predictor)).sampling == predictor.sampling
 
 
 def test_A09_chunked_output_equals_whole_output(trained):

@@ -357,7 +357,7 @@ def test_a_take_in_the_studio_is_that_of_predict(trained, tune, tmp_path):
     made(request_for(trained, tune, tmp_path / "take.wav"))
     model = Predictor.load(trained)
     prompt = model.prompt(tune)
-    take = model.take(prompt, seed=3, how=request_for(trained, tune, tune).how)
+    take = model.take(prompt, seed=3, how=request_for(trained, tune, tune).how(model))
     steps = request_for(trained, tune, tune).steps(model)
     whole = np.concatenate(list(joined(take, prompt, steps)))
     written, _ = soundfile.read(tmp_path / "take.wav")
