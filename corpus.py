@@ -278,7 +278,7 @@ def _prepared(
     task = display.task("reading the corpus", len(sources))
     with closing(in_order(read, sources, workers)) as outcomes:
         for done, (source, outcome) in enumerate(zip(sources, outcomes, strict=True), start=1):
-            task.update(done, f"{done} of {len(sources)} pieces")
+            task.update(done, f"{done} of {counted(len(sources), 'piece')}")
             yield source, outcome
     task.close()
 

@@ -161,7 +161,7 @@ class Evaluation(ABC):
             "best_step": p["best_step"],
             "best_nats": p["best_nats"],
             "last_nats": last,
-            "improving": checkpoint.predicting(p) == "average",
+            "improving": len(p["history"]) > 1 and checkpoint.predicting(p) == "average",
             "risen": risen,
             "again": f"train.py --meta {shlex.quote(str(self.meta_path))} {budget}",
         }

@@ -619,6 +619,7 @@ def least_size(section: Architecture, spec: StreamSpec | None = None) -> tuple[i
     match section:
         case LstmSection():
             weights, lane = 8 * layers * h * h, 2 * layers * h + ONSETS * section.onset_memory
+            weights += ONSETS * h * (section.onset_memory + 1) if section.onset_memory else 0
         case ConvSection():
             weights, lane = layers * (section.kernel + 1) * h * h, (section.kernel - 1) * (2**layers - 1) * h
         case MlpSection():

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from continuo.command import Parser, leave, named, printable, run_main
+from continuo.command import Parser, counted, leave, named, printable, run_main
 from continuo.files import check_writable
 from continuo.place import MODELS
 
@@ -137,7 +137,8 @@ def _run(arguments: argparse.Namespace) -> int:
                     share = f"--prompt-share {arguments.prompt_share}"
                     raise ValueError(f"{share} leaves nothing of {arguments.prompt} to continue: give more of it")
             if moved := predictor.moved(prompt):
-                display.say(f"{moved} notes of the prompt are beyond the corpus's range: moved to the nearest octave")
+                how_many = "a note of the prompt is" if moved == 1 else f"{moved} notes of the prompt are"
+                display.say(f"{how_many} beyond the corpus's range: moved to the nearest octave")
         made = _made(arguments, predictor, prompt, how, outs, display)
         weights = _weights(predictor)
         judged = (
@@ -163,7 +164,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if not 0 < arguments.prompt_share <= 1:
         raise ValueError(f"--prompt-share {arguments.prompt_share} must be above 0 and at most 1 (the whole prompt)")
     if not 0 <= arguments.seed < 2**63 - MOST_TAKES:
-        raise ValueError(f"--seed {arguments.seed} must be 0 or more, and below 2 to the power of 63")
+        raise ValueError(f"--seed {arguments.seed} must be 0 to {2**63 - MOST_TAKES - 1:,}")
     if not 1 <= arguments.takes <= MOST_TAKES:
         raise ValueError(f"--takes {arguments.takes} must be 1 to {MOST_TAKES}")
     if arguments.prompt == NO_PROMPT and arguments.prompt_share != 1:
@@ -335,7 +336,7 @@ def _comment(arguments: argparse.Namespace) -> str:
 def _title(arguments: argparse.Namespace, predictor: Any, take: Any, seed: int) -> str:
     """What was made, once it is made: a piece may have ended before all frames were drawn."""
     name = "from nothing:" if take.prompt is None else printable(arguments.prompt.name)
-    return f"{name} + {take.made} frames, {_weights(predictor)}, seed {seed}"
+    return f"{name} + {counted(take.made, 'frame')}, {_weights(predictor)}, seed {seed}"
 
 
 def _weights(predictor: Any) -> str:

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import regex
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from continuo.command import suggestion
 from continuo.files import human_size, near, write_text
@@ -34,6 +42,14 @@ class Section(BaseModel):
     """A part of the metadata: unknown keys, NaN and later changes are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, values: Any) -> Any:
+        for key, field in cls.model_fields.items() if isinstance(values, dict) else ():
+            if isinstance(values.get(key), bool) and field.annotation is not bool:
+                raise ValueError(f"{key} is {str(values[key]).lower()}, which is neither a number nor a word")
+        return values
 
 
 def _without_control(value: str) -> str:

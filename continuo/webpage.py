@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from continuo.command import counted
+
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --good: #0e7f71; --try: #c05a2b; }
 body { font: 16px/1.55 system-ui, sans-serif; max-width: 58rem; margin: 2rem auto; padding: 0 1rem; }
@@ -81,8 +83,9 @@ def _subtitle(report: dict[str, Any]) -> str:
     m = report["model"]
     words = (
         f"{m['parameters'] / 1e6:.1f} million parameters, weights of step {m['weights_step']:,} of {m['step']:,}, "
-        f"trained for {report['training']['minutes']:.1f} minutes on {m['training_pieces']} pieces "
-        f"({m['training_minutes']:.0f} minutes of music) of {m['corpus']}; {m['held_out_pieces']} pieces held out. "
+        f"trained for {report['training']['minutes']:.1f} minutes on {counted(m['training_pieces'], 'piece')} "
+        f"({m['training_minutes']:.0f} minutes of music) of {m['corpus']}; "
+        f"{counted(m['held_out_pieces'], 'piece')} held out. "
         f"Measured in {report['seconds_taken']:.0f} s by Continuo {m['version']}."
     )
     notes = "".join(f'<p class="small try">{escape(note)}</p>' for note in report["notes"])
@@ -163,7 +166,7 @@ def _free_runs(report: dict[str, Any]) -> str:
 def _runs(report: dict[str, Any]) -> str:
     plan = report["plan"]
     count = report["free_runs"]["excerpts"]
-    return f"{count} runs of {plan['seconds']:g} s from {plan['prompt_seconds']:g} s of held-out music"
+    return f"{counted(count, 'run')} of {plan['seconds']:g} s from {plan['prompt_seconds']:g} s of held-out music"
 
 
 def _about_sound(report: dict[str, Any]) -> str:

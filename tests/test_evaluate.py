@@ -239,6 +239,7 @@ VERDICTS = [
     ({"pulse_ratio": 0.8}, {"learning", "generalising", "close", "novel"}),
     ({"pulse_ratio": 0.5, "onset_ratio": 0.0}, {"learning", "generalising", "frozen", "close", "novel"}),
     ({"onset_ratio": 2.0}, {"learning", "generalising", "noisy", "close", "novel"}),
+    ({"pulse_ratio": 0.5, "onset_ratio": 2.0}, {"learning", "generalising", "noisy", "unsteady", "close", "novel"}),
     ({"flux_ratio": 1.5}, {"learning", "generalising", "noisy", "close", "novel"}),
     ({"flux_ratio": 1.5, "codec_flux_ratio": 1.5}, {"learning", "generalising", "close", "novel"}),
     ({"loop_s": 2.0}, {"learning", "generalising", "looping", "close", "novel"}),
@@ -358,6 +359,8 @@ def test_A12_a_continuous_stream_is_evaluated_too(tmp_path, longer_music, capsys
     assert result["model"]["continuous"]
     assert result["long_run"] is None
     assert result["free_runs"]["codec"]["auc"] is None
+    said = {finding["name"] for finding in result["verdict"]}
+    assert not said & {"coarse", "distant", "close", "improving"}  # of one excerpt, and of one validation
     assert len(result["held_out"]["unigram"]["levels"]) == 1
     assert (out / "report.html").stat().st_size > 10_000
 
