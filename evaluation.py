@@ -90,8 +90,8 @@ class Evaluation(ABC):
         self.started = time.monotonic()
         self.spec, self.rate = predictor.featurizer.spec, predictor.sample_rate_hz
         self.fingerprint = predictor.featurizer.fingerprint()
-        state = metadata.state_path(metadata.load(meta_path), meta_path)
-        self.progress: dict[str, Any] = checkpoint.read_facts(state)["progress"]
+        self.state = metadata.state_path(metadata.load(meta_path), meta_path)
+        self.progress: dict[str, Any] = checkpoint.read_facts(self.state)["progress"]
         self.train, self.held_out, self.notes = corpora(predictor, meta_path, display)
         self.sample = bounded(self.train, MOST_TRAINING_S, plan.seed)
 
@@ -155,6 +155,10 @@ class Evaluation(ABC):
         risen = last / p["best_nats"] - 1 if last is not None and p["best_nats"] and p["best_nats"] > 0 else 0.0
         steps = self.predictor.metadata.training.steps is not None
         budget = f"--steps {2 * p['step']}" if steps else f"--minutes {max(1, round(p['seconds'] / 30))}"
+        which = f"--meta {shlex.quote(str(self.meta_path))}"
+        if not checkpoint.load(self.state, "weights.")[0]:  # a model to predict with, whose training is not there
+            heard = metadata.load(self.meta_path).corpus.path
+            which = f"--meta longer.json --from {shlex.quote(str(self.state))} --corpus {shlex.quote(heard)}"
         return {
             "history": p["history"],
             "minutes": p["seconds"] / 60,
@@ -163,7 +167,7 @@ class Evaluation(ABC):
             "last_nats": last,
             "improving": len(p["history"]) > 1 and checkpoint.predicting(p) == "average",
             "risen": risen,
-            "again": f"train.py --meta {shlex.quote(str(self.meta_path))} {budget}",
+            "again": f"train.py {which} {budget}",
         }
 
     # --- held-out music ---------------------------------------------------------------------------------------------

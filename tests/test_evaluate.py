@@ -346,6 +346,17 @@ def test_A12_reports_are_not_overwritten_without_force(evaluated, model, capsys)
     assert (evaluated / "report.json").read_bytes() == before
 
 
+def test_A12_to_train_longer_a_model_without_its_training_is_begun_with(model, longer_music, tmp_path):
+    from demo_model import pack
+
+    pack(model, tmp_path)
+    flags = [*FLAGS, "--pieces", "1", "--long", "0"]
+    assert main(["--meta", str(tmp_path / "chorales.json"), "--out", str(tmp_path / "r"), *flags]) == 0
+    again = json.loads((tmp_path / "r" / "report.json").read_text())["training"]["again"]
+    begun = f"train.py --meta longer.json --from {tmp_path / 'chorales.safetensors'} --corpus {longer_music} --steps 16"
+    assert again == begun
+
+
 def test_A12_a_continuous_stream_is_evaluated_too(tmp_path, longer_music, capsys):
     """The other kind of stream, through the same code; --json, no long run, over an old report."""
     meta = train_coarse(tmp_path, longer_music, "spectral-lstm", steps=2)
