@@ -41,7 +41,7 @@ State = dict[str, torch.Tensor]
 P = TypeVar("P", Piece, Song)
 MOST_PROMPT_S = 600.0  # of a prompt of sound that a model hears, its end; the time before matters no more
 RUN = 32  # frames that are sampled together
-FIT_VERSION = 3  # part of the key of what was fitted: raise it whenever the same pieces would be fitted otherwise
+FIT_VERSION = 4  # part of the key of what was fitted: raise it whenever the same pieces would be fitted otherwise
 
 
 def _shaped(state: State, name: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -290,7 +290,8 @@ class CodebookFeaturizer(StftFeaturizer):
         whole = [run for run in runs if len(run[0]) == RUN]
         if s.postfilter_steps and whole:
             real, phases = (torch.stack(parts) for parts in zip(*whole, strict=True))  # (R, T, K)
-            quantised = self.codebook.look_up(self.codebook.encode(real.flatten(0, 1))).unflatten(0, real.shape[:2])
+            rows = codebook.unseen(self.codebook, real.flatten(0, 1), seed=seed, advance=advance, start=earlier)
+            quantised = rows.unflatten(0, real.shape[:2])
             self.postfilter = postfilter.fit(
                 quantised,
                 quantised @ self.codebook.components + self.codebook.mean,

@@ -247,7 +247,8 @@ class Reporter:
             return
         self.shown = now
         held_out = f"{p.validation_nats:.2f}" if p.validation_nats is not None else "-"
-        note = f"step {p.step:,}, nats {p.train_nats:.2f}, held-out {held_out}, {self.frames_per_second:,.0f} frames/s"
+        nats = f"loss {p.train_nats:.2f} nats, held-out {held_out}"
+        note = f"step {p.step:,}, {nats}, {self.frames_per_second:,.0f} frames/s"
         remaining_s = trainer.remaining_s(self.frames_per_second)
         self.task.update(trainer.share_done(), note, remaining_s, step=p.step, training=p.train_nats)
 

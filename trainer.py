@@ -225,7 +225,8 @@ class Trainer:
         except ValueError:
             pass  # it was never fitted on this corpus, or the entry is damaged
         started = time.monotonic()
-        task = self.display.task("fitting the featurizer", TOLD + 8)
+        told = 2 + 3 * getattr(self.metadata.representation, "levels", 0) + TOLD
+        task = self.display.task("fitting the featurizer", told)
         parts = iter(range(1, 10_000))
         advance: Callable[[str], None] = lambda words: task.update(next(parts), words)  # noqa: E731
         featurizer.fit(self.to_fit, seed=self.metadata.training.seed, advance=advance, start=start)

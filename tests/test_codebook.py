@@ -56,6 +56,28 @@ def test_decoding_is_the_sum_of_the_chosen_centroids():
     torch.testing.assert_close(book.powers, (book.centroids**2).sum(-1))
 
 
+@pytest.mark.parametrize("start", [None, vectors(300, seed=5)])
+def test_what_was_fitted_is_quantised_as_what_was_not(start):
+    """Many centroids for few vectors: they know them by heart, and halves do not know each other."""
+    known, new = torch.from_numpy(vectors(800)).split(400)
+    donor = None if start is None else fitted(start, centroids=60)
+    how = {"components": 6, "levels": 3, "centroids": 60, "seed": 1, "advance": [].append}
+    book = codebook.fit(known.numpy(), **how, start=donor)
+    error = lambda quantised, x: float((quantised - (x - book.mean) @ book.components.T).square().sum(1).mean())  # noqa: E731
+    of_known, of_new = (error(book.look_up(book.encode(x)), x) for x in (known, new))
+    rows = codebook.unseen(book, known, seed=1, advance=[].append, start=donor)
+    assert rows.shape == (400, 6)
+    assert of_known < 0.6 * of_new
+    assert 0.8 * of_new < error(rows, known) < 2 * of_new
+
+
+@pytest.mark.parametrize("rows", [100, 700])
+def test_what_is_not_known_by_heart_or_is_too_little_is_quantised_as_it_is(rows):
+    x = torch.from_numpy(vectors(rows))
+    book = fitted(x.numpy(), centroids=60 if rows == 100 else 10)
+    assert torch.equal(codebook.unseen(book, x, seed=1, advance=[].append), book.look_up(book.encode(x)))
+
+
 def test_each_level_brings_the_vectors_nearer():
     x = torch.from_numpy(vectors())
     book = fitted(x.numpy())
