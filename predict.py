@@ -137,8 +137,8 @@ def _run(arguments: argparse.Namespace) -> int:
                     share = f"--prompt-share {arguments.prompt_share}"
                     raise ValueError(f"{share} leaves nothing of {arguments.prompt} to continue: give more of it")
             if moved := predictor.moved(prompt):
-                how_many = "a note of the prompt is" if moved == 1 else f"{moved} notes of the prompt are"
-                display.say(f"{how_many} beyond the corpus's range: moved to the nearest octave")
+                notes = f"{counted(moved, 'note')} of the prompt {'is' if moved == 1 else 'are'}"
+                display.say(f"{notes} beyond the corpus's range: moved to the nearest octave")
         made = _made(arguments, predictor, prompt, how, outs, display)
         weights = _weights(predictor)
         judged = (

@@ -402,7 +402,7 @@ def test_a_prompt_out_of_range_is_moved_and_named(models, tmp_path, capsys):
     write_song_midi(Song("h", "h", (Tone(0, 110, 480), Tone(480, 72, 480)), 960), tmp_path / "high.mid")
     flags = ["--meta", str(models["roll-conv"]), "--prompt", str(tmp_path / "high.mid"), "--frames", "4"]
     assert main([*flags, "--out", str(tmp_path / "x.wav")]) == 0
-    assert "1 notes of the prompt are beyond" in capsys.readouterr().err
+    assert "1 note of the prompt is beyond" in capsys.readouterr().err
 
 
 def test_ties_of_one_pitch_in_two_voices_are_kept_apart(tmp_path):
