@@ -136,18 +136,19 @@ def unseen(
         `(T, P)`, their principal components.
     """
     levels, centroids, _ = codebook.centroids.shape
-    seen, halves = codebook.look_up(codebook.encode(vectors)), vectors.tensor_split(2)
-    if len(halves[1]) < centroids:
+    seen = codebook.look_up(codebook.encode(vectors))
+    if len(vectors) // 2 < centroids:
         return seen
-    quantised = []
-    for half, other in zip(halves, halves[::-1], strict=True):
-        known = ((other - codebook.mean) @ codebook.components.T).numpy()
-        stages = _stages(known, levels, centroids, seed, start, lambda words: advance(f"half a codebook, {words}"))
+    truth, halves, quantised = (vectors - codebook.mean) @ codebook.components.T, vectors.tensor_split(2), []
+    for half, other in zip(halves, truth.tensor_split(2)[::-1], strict=True):
+        stages = _stages(
+            other.numpy().copy(), levels, centroids, seed, start, lambda words: advance(f"half a codebook, {words}")
+        )
         book = ResidualCodebook(codebook.mean, codebook.components, stages)
         quantised.append(book.look_up(book.encode(half)))
-    unseen, truth = torch.cat(quantised), (vectors - codebook.mean) @ codebook.components.T
-    by_heart = (unseen - truth).square().sum() > BY_HEART * (seen - truth).square().sum()
-    return unseen if by_heart else seen
+    apart = torch.cat(quantised)
+    by_heart = (apart - truth).square().sum() > BY_HEART * (seen - truth).square().sum()
+    return apart if by_heart else seen
 
 
 def _stages(
@@ -158,7 +159,7 @@ def _stages(
     start: ResidualCodebook | None,
     advance: Callable[[str], None],
 ) -> torch.Tensor:
-    """Centroids `(L, V, P)` of principal components `(T, P)`, of which the last residual is left."""
+    """Centroids `(L, V, P)` of principal components `(T, P)`, in whose place the last residual is left."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 

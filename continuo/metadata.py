@@ -12,15 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import regex
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from continuo.command import suggestion
 from continuo.files import human_size, near, write_text
@@ -34,6 +26,8 @@ MOST_BYTES = 2**20
 MOST_PATTERN_LETTERS = 1000
 MOST_PATTERNS = 100
 """Of `include` and `exclude`: each pattern, and how many."""
+MOST_TEMPERATURE = 100.0
+"""Beyond, every class is as likely as any other."""
 MOST_REASONS = 5
 """How many of a file's mistakes are named at once."""
 
@@ -252,8 +246,8 @@ class SamplingSection(Section):
     They may be changed at any time. The longer a model was trained, the higher the first may be.
     """
 
-    coarse_temperature: float = Field(1.08, ge=0)
-    fine_temperature: float = Field(0.7, ge=0)
+    coarse_temperature: float = Field(1.08, ge=0, le=MOST_TEMPERATURE)
+    fine_temperature: float = Field(0.7, ge=0, le=MOST_TEMPERATURE)
 
 
 Representation = Annotated[

@@ -37,6 +37,7 @@ def bad(changes: dict, *, preset: str = "codebook-lstm") -> str:
         ("representation.hop", 0, "representation.hop"),
         ("architecture.onset_memory", True, "architecture: onset_memory is true, which is neither a number nor a word"),
         ("sampling.coarse_temperature", -1, "sampling.coarse_temperature"),
+        ("sampling.fine_temperature", 1e300, "sampling.fine_temperature"),
         ("representation.hop", 2000, "hop 2000 is more than half of n_fft 1536"),
         ("representation.n_fft", 1535, "n_fft must be even"),
         ("corpus.sample_rate_hz", -8000, "corpus.sample_rate_hz"),
