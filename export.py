@@ -7,7 +7,15 @@ The file holds the graph of one step (see `continuo/stepping.py`: inputs `state`
 says what else is needed to draw with it, each a JSON value: `opening`, the `state` of one lane before a piece's first
 step; `levels` and `vocabulary` of a step; `steps_per_second`; `temperatures`, the ones of each level that `predict.py`
 uses unless it is told otherwise. `SideBySide` in `continuo/lanes.py` says how `predict.py` draws thresholds and noise
-from a seed, sixteen steps at a time; nothing ends in the first two seconds.
+from a seed, sixteen steps at a time; nothing ends in the first two seconds. A hundred steps after a beginning:
+
+    session = onnxruntime.InferenceSession("step.onnx")
+    facts = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
+    state, never = np.array(facts["opening"], np.float32), np.array([[np.inf]], np.float32)
+    heat = np.repeat(facts["temperatures"], session.get_inputs()[2].shape[1] // facts["levels"])
+    for _ in range(100):
+        noise = (heat * np.random.gumbel(size=heat.shape)).astype(np.float32)[None]
+        codes, ended, state = session.run(None, {"state": state, "threshold": never, "noise": noise})
 """
 
 import argparse

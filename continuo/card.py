@@ -89,7 +89,8 @@ def evaluation(report: Mapping[str, Any]) -> str:
         },
         **{name.replace("_", " "): runs.get(name) for name in ("scale_consistency", "groove_consistency")},
     }
-    rows = [f"| {name} | {value:.3g} |" for name, value in figures.items() if value is not None]
+    shown = {n: f"{v:,.0f}" if v >= 100 else f"{v:.3g}" for n, v in figures.items() if v is not None}
+    rows = [f"| {name} | {value} |" for name, value in shown.items()]
     verdict = [f"- {' '.join(filter(None, [entry['text'], entry['advice']]))}" for entry in report["verdict"]]
     head = f"\nBy `evaluate.py`, of the weights of step {model['weights_step']:,}.\n\n| | |\n|---|---|\n"
     return head + "\n".join(rows) + "\n\n" + "\n".join(verdict) + "\n"

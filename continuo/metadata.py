@@ -356,14 +356,15 @@ def validated(content: Any, overrides: dict[str, Any], *, source: str) -> Metada
     for key, value in overrides.items():
         content = _with_key(content, key.split("."), value, key)
         if key not in known_keys():
-            raise ValueError(f"{source}: unknown key {key}{_like(key)}")
+            raise ValueError(f"unknown key {key}{_like(key)}")
     try:
         return Metadata.model_validate(content)
     except ValidationError as error:
         first = error.errors()[:MOST_REASONS]
         reasons = "; ".join(dict.fromkeys(_reason(entry) for entry in first))
         more = f"; {error.error_count() - len(first)} more" if error.error_count() > len(first) else ""
-        raise ValueError(f"{source}: {reasons}{more}") from None
+        asked_for = all(_key(entry) in overrides for entry in first)  # the file is not to blame
+        raise ValueError(f"{'' if asked_for else f'{source}: '}{reasons}{more}") from None
 
 
 def check_same_model(ours: Metadata, saved: dict[str, Any], state_path: Path) -> None:
@@ -447,10 +448,14 @@ def _with_key(content: Any, keys: list[str], value: Any, whole: str) -> dict[str
     return content | {head: _with_key(content.get(head, {}), rest, value, whole) if rest else value}
 
 
+def _key(entry: Any) -> str:
+    """The dotted key that a pydantic error is about; the tag of a discriminated union is left out of it."""
+    return ".".join(str(part) for part in entry["loc"] if part not in KINDS)
+
+
 def _reason(entry: Any) -> str:
-    """One pydantic error in words; the tag of a discriminated union is left out of the key."""
-    parts = [str(part) for part in entry["loc"] if part not in KINDS]
-    key = ".".join(parts)[:80]
+    """One pydantic error in words."""
+    key = _key(entry)[:80]
     if entry["type"] == "string_unicode":
         return f"{key} holds characters that are no Unicode text: rename what it names"
     if entry["type"] == "extra_forbidden":
@@ -462,6 +467,8 @@ def _reason(entry: Any) -> str:
         return f"the key {key}{'.kind' if entry['type'] == 'union_tag_not_found' else ''} is missing"
     if entry["type"] == "value_error":
         return f"{key}: {entry['ctx']['error']}"
+    if entry["type"] == "model_type":
+        return f"{key}: input should be an object, not {_shown(entry['input'])}"
     return f"{key}: {entry['msg'].lower()}, not {_shown(entry['input'])}"
 
 
@@ -475,7 +482,8 @@ def _shown(value: Any) -> str:
 def _like(key: str) -> str:
     """A suggestion for an unknown key: of the same name in another section, else one that is spelt nearly so."""
     same = [known for known in known_keys() if known.rpartition(".")[2] == key.rpartition(".")[2]]
-    return suggestion(key, same, least=0) if same else suggestion(key, known_keys())
+    near = [known for known in known_keys() if ("." in known) == ("." in key)]
+    return suggestion(key, same, least=0) if same else suggestion(key, near, least=0.8)
 
 
 def known_keys() -> list[str]:

@@ -4,16 +4,18 @@ from dataclasses import dataclass, replace
 
 import torch
 
+HOTTEST = 1e9  # two of them multiplied stay numbers in float32, and every class is as likely as any other
+
 
 @dataclass(frozen=True)
 class Sampling:
     """How steps are drawn.
 
     Attributes:
-        temperature: at least 0; 1 is natural, 0 takes the likeliest.
-        coarse_temperature: at least 0, times `temperature` for the first level of a refined stream: a little above 1
+        temperature: 0 ... 1e9, as the two that follow; 1 is natural, 0 takes the likeliest.
+        coarse_temperature: times `temperature` for the first level of a refined stream: a little above 1
             it makes as many onsets as music has.
-        fine_temperature: at least 0, times `temperature` for the levels that refine the first: below 1 they are less
+        fine_temperature: times `temperature` for the levels that refine the first: below 1 they are less
             noisy than the model makes them.
         top_p: above 0, at most 1; below 1 unlikely choices, onsets among them, are never made.
 
@@ -28,6 +30,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name in ("temperature", "coarse_temperature", "fine_temperature"):
+            if HOTTEST < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} {getattr(self, name):g} must be at most {HOTTEST:g} (1 is natural)")
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 0 (1 is natural)")
         if not 0 < self.top_p <= 1:

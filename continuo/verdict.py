@@ -205,6 +205,8 @@ def judge(signs: Signs | NoteSigns) -> list[Finding]:
         found = [*_learning(signs), *_notes(signs), *_copies(signs)]
     else:
         found = [*_learning(signs), *_sound(signs), *_novelty(signs)]
+    if found[0].name == "untrained":  # whatever else is wrong, training comes before it
+        return [found[0], *(finding._replace(advice="") for finding in found[1:])]
     return [_no_longer(f, signs.more_music) for f in found] if found[0].name == "memorising" else found
 
 

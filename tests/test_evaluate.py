@@ -261,6 +261,15 @@ def test_A12_every_verdict_has_its_words(change, names):
         assert bool(finding.advice) != fine
 
 
+def test_who_knows_nothing_yet_is_only_told_to_train():
+    untrained = {"held_out": 8.1, "train": 8.1, "mmd2": 0.8, "flux_ratio": 3.0, "loop_s": 2.0}
+    first, *others = judge(Signs(**(GOOD | untrained)))
+    assert first.name == "untrained"
+    assert first.advice.startswith("Train longer")
+    assert {finding.name for finding in others} >= {"noisy", "distant", "looping"}
+    assert not any(finding.advice for finding in others)
+
+
 @pytest.mark.parametrize("change", [{"onset_ratio": 0.5}, {"mmd2": 0.8}, {"loop_s": 2.0}, {"drift_db": -12.0}])
 def test_who_learns_by_heart_is_not_told_to_train_longer(change):
     learned, *others = judge(Signs(**(GOOD | change)))

@@ -221,6 +221,7 @@ def test_a_card_stands_beside_the_state_and_keeps_its_evaluation(tmp_path, tmp_p
     evaluated = (tmp_path / "model.card.md").read_text()
     assert evaluated.startswith(text)
     assert "weights of step 6" in evaluated
+    assert not re.search(r"\de[+-]\d", evaluated)  # 2e+03 bits say little
     train_small(tmp_path, music_folder, steps=9)
     longer = (tmp_path / "model.card.md").read_text()
     assert "9 steps" in longer

@@ -65,6 +65,25 @@ def test_impossible_values_are_refused_by_name(key, value, words):
     assert words in bad({key: value})
 
 
+def test_a_file_is_blamed_for_what_stands_in_it_and_not_for_what_was_asked_for(tmp_path):
+    assert bad({"training.minutes": -4}) == "training.minutes: input should be greater than 0, not -4"
+    path = tmp_path / "mine.json"
+    md.save(md.from_preset("codebook-lstm", {}, state="x.safetensors"), path)
+    path.write_text(path.read_text().replace('"minutes": 10.0', '"minutes": -1'))
+    with pytest.raises(ValueError, match=r"^mine\.json: training\.minutes: input should be greater than 0, not -1$"):
+        md.load(path, {"training.seed": 1})
+    with pytest.raises(ValueError, match=r"^mine\.json: training\.minutes: .*; training\.seed: .*$"):
+        md.load(path, {"training.seed": -1})
+
+
+def test_what_is_no_section_is_named_plainly():
+    assert bad({"sampling": None}) == "sampling: input should be an object, not None"
+
+
+def test_nothing_far_is_suggested():
+    assert bad({"training.foo": 3}) == "unknown key training.foo"
+
+
 def test_a_folder_is_no_metadata(tmp_path):
     with pytest.raises(ValueError, match="is a folder: name a metadata file"):
         md.load(tmp_path)

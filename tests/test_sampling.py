@@ -66,6 +66,8 @@ def test_temperatures_are_at_least_0_and_finite(name):
             Sampling(**{name: bad})
     for good in (0.0, 1e9):
         assert getattr(Sampling(**{name: good}), name) == good
+    with pytest.raises(ValueError, match=rf"^{name} 1e\+39 must be at most 1e\+09 \(1 is natural\)$"):
+        Sampling(**{name: 1e39})
 
 
 def test_top_p_is_above_0_and_at_most_1():
