@@ -6,6 +6,7 @@ of training music and of two models without time (`continuo.baselines`), free ru
 other real music, the long run and the distances to training music beside the same of held-out music.
 """
 
+import json
 import math
 import shlex
 import tempfile
@@ -157,8 +158,7 @@ class Evaluation(ABC):
         budget = f"--steps {2 * p['step']}" if steps else f"--minutes {max(1, round(p['seconds'] / 30))}"
         which = f"--meta {shlex.quote(str(self.meta_path))}"
         if not checkpoint.load(self.state, "weights.")[0]:  # a model to predict with, whose training is not there
-            heard = metadata.load(self.meta_path).corpus.path
-            which = f"--meta longer.json --from {shlex.quote(str(self.state))} --corpus {shlex.quote(heard)}"
+            which = shlex.join(["--meta", "longer.json", "--from", str(self.state), *self._corpus_flags()])
         return {
             "history": p["history"],
             "minutes": p["seconds"] / 60,
@@ -169,6 +169,13 @@ class Evaluation(ABC):
             "risen": risen,
             "again": f"train.py {which} {budget}",
         }
+
+    def _corpus_flags(self) -> list[str]:
+        """What makes a training that begins with this model hear the same corpus in the same way."""
+        heard = metadata.load(self.meta_path).corpus
+        changed = heard.model_dump(mode="json", exclude_defaults=True, exclude={"path", "sample_rate_hz"})
+        values = [f"corpus.{key}={json.dumps(value)}" for key, value in changed.items()]
+        return ["--corpus", heard.path, *(word for value in values for word in ("--set", value))]
 
     # --- held-out music ---------------------------------------------------------------------------------------------
 

@@ -41,7 +41,8 @@ State = dict[str, torch.Tensor]
 P = TypeVar("P", Piece, Song)
 MOST_PROMPT_S = 600.0  # of a prompt of sound that a model hears, its end; the time before matters no more
 RUN = 32  # frames that are sampled together
-FIT_VERSION = 4  # part of the key of what was fitted: raise it whenever the same pieces would be fitted otherwise
+WHOLE_FRAMES = 60_000  # of a sample that is kept whole, for principal components and post-filter: 300 MB
+FIT_VERSION = 5  # part of the key of what was fitted: raise it whenever the same pieces would be fitted otherwise
 
 
 def _shaped(state: State, name: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -283,14 +284,19 @@ class CodebookFeaturizer(StftFeaturizer):
             self.load_state(start)
             earlier = self.codebook
         advance("sampling frames")
-        runs = [(self.vectors(run), run.angle().half()) for run in self.sample(pieces, s.fit_frames, seed)]
+        few = min(s.fit_frames, WHOLE_FRAMES)
+        runs = [(self.vectors(run), run.angle().half()) for run in self.sample(pieces, few, seed)]
         vectors = torch.cat([run for run, _ in runs]).numpy()
+        frames = min(s.fit_frames, sum(self.steps(piece) for piece in pieces))
+        every = (self.vectors(run) for run in self.sample(pieces, frames, seed)) if frames > few else None
         shape = {"components": s.components, "levels": s.levels, "centroids": s.centroids}
-        self._set_codebook(codebook.fit(vectors, **shape, seed=seed, advance=advance, start=earlier))
+        self._set_codebook(codebook.fit(vectors, **shape, seed=seed, advance=advance, start=earlier, every=every))
         whole = [run for run in runs if len(run[0]) == RUN]
         if s.postfilter_steps and whole:
             real, phases = (torch.stack(parts) for parts in zip(*whole, strict=True))  # (R, T, K)
-            rows = codebook.unseen(self.codebook, real.flatten(0, 1), seed=seed, advance=advance, start=earlier)
+            rows = codebook.unseen(
+                self.codebook, real.flatten(0, 1), seed=seed, advance=advance, start=earlier, fitted_to=frames
+            )
             quantised = rows.unflatten(0, real.shape[:2])
             self.postfilter = postfilter.fit(
                 quantised,

@@ -110,7 +110,7 @@ class Trainer:
                              f"begin one with another --meta and --from {state_path}")  # fmt: skip
         for path, state in ((state_path, saved), (start_from, donor)):
             if path and state:
-                check_same_model(metadata, state[1]["metadata"], path)
+                check_same_model(metadata, state[1]["metadata"], path, anew=state is donor)
         self._check_memory(None)
         torch.manual_seed(metadata.training.seed)
         section = metadata.representation
@@ -227,8 +227,13 @@ class Trainer:
         started = time.monotonic()
         told = 2 + 3 * getattr(self.metadata.representation, "levels", 0) + TOLD
         task = self.display.task("fitting the featurizer", told)
-        parts = iter(range(1, 10_000))
-        advance: Callable[[str], None] = lambda words: task.update(next(parts), words)  # noqa: E731
+        done = 0
+
+        def advance(words: str) -> None:
+            nonlocal done
+            done += {"codebook": 3, "half": 0}.get(words.split()[0], 1)  # halves are not always fitted
+            task.update(done, words)
+
         featurizer.fit(self.to_fit, seed=self.metadata.training.seed, advance=advance, start=start)
         task.close()
         checkpoint.save(kept, featurizer.state(), {})

@@ -5,7 +5,7 @@ PCA, no whitening: distances keep their meaning), then k-means (scikit-learn) on
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 BY_HEART = 1.5  # times the squared error of what was fitted, on music that was not, from where on a fit is too close
+PLENTY = 128  # vectors for each centroid, of which levels know none by heart: 1.3 times is what chorales have then
 ENCODE_ROWS = 256  # what is worked on stays in the processor's cache, and no memory is asked for and given back
 
 
@@ -79,6 +80,7 @@ def fit(
     seed: int,
     advance: Callable[[str], None],
     start: ResidualCodebook | None = None,
+    every: Iterable[torch.Tensor] | None = None,
 ) -> ResidualCodebook:
     """Fit PCA and residual k-means on a sample of vectors.
 
@@ -90,6 +92,7 @@ def fit(
         advance: called with a few words before each part of the work.
         start: of the same shape, to go on from: its components stay and its centroids are moved, so that a class goes
             on meaning nearly what it meant.
+        every: `(T, F)` each, float32: a larger sample for the levels, of which only components are kept.
 
     Raises:
         ValueError: fewer vectors than centroids or components.
@@ -108,7 +111,8 @@ def fit(
         mean, axes = pca.mean_, pca.components_
     else:
         mean, axes = start.mean.numpy(), start.components.numpy()
-    residual = ((vectors - mean) @ axes.T).astype(np.float32)
+    sampled = [vectors] if every is None else (run.numpy() for run in every)
+    residual = np.concatenate([((sample - mean) @ axes.T).astype(np.float32) for sample in sampled])
     stages = _stages(residual, levels, centroids, seed, start, lambda words: advance(f"codebook {words}"))
     return ResidualCodebook(_as_tensor(mean), _as_tensor(axes), stages)
 
@@ -120,24 +124,26 @@ def unseen(
     seed: int,
     advance: Callable[[str], None],
     start: ResidualCodebook | None = None,
+    fitted_to: int = 0,
 ) -> torch.Tensor:
     """Vectors quantised as coarsely as those that a codebook was not fitted to, though it was fitted to these.
 
     Levels that were fitted to little music know it by heart: on twenty minutes of a piano, the squared error on other
     pieces is twice as large. So each half is quantised by levels that are fitted to the other half. Where these are not
-    `BY_HEART` times worse, or a half is too small for them, the codebook itself quantises.
+    `BY_HEART` times worse, a half is too small for them or the codebook had `PLENTY`, the codebook itself quantises.
 
     Args:
         codebook: that was fitted to the vectors, from `start`.
         vectors: `(T, F)` float32, piece after piece, so that the halves are of different music.
         seed, advance: as for `fit`.
+        fitted_to: how many vectors the levels were fitted to, if to more than these.
 
     Returns:
         `(T, P)`, their principal components.
     """
     levels, centroids, _ = codebook.centroids.shape
     seen = codebook.look_up(codebook.encode(vectors))
-    if len(vectors) // 2 < centroids:
+    if len(vectors) // 2 < centroids or fitted_to >= PLENTY * centroids:
         return seen
     truth, halves, quantised = (vectors - codebook.mean) @ codebook.components.T, vectors.tensor_split(2), []
     for half, other in zip(halves, truth.tensor_split(2)[::-1], strict=True):

@@ -27,6 +27,7 @@ MOST_PATTERN_LETTERS = 1000
 MOST_PATTERNS = 100
 """Of `include` and `exclude`: each pattern, and how many."""
 MOST_TEMPERATURE = 100.0
+FITTING = ("fit_frames", "postfilter_steps")  # of a representation: how it is fitted, not what it is
 """Beyond, every class is as likely as any other."""
 MOST_REASONS = 5
 """How many of a file's mistakes are named at once."""
@@ -109,9 +110,7 @@ class CodebookSection(StftSection):
     components: int = Field(160, ge=1)
     levels: int = Field(3, ge=1, le=64)
     centroids: int = Field(1024, ge=2, le=32768)
-    fit_frames: int = Field(
-        60_000, ge=100, le=5_000_000, description="frames that PCA, k-means and post-filter are fitted on, at most"
-    )
+    fit_frames: int = Field(300_000, ge=100, le=5_000_000, description="frames that the levels are fitted on, at most")
     postfilter_steps: int = Field(
         1200, ge=0, le=100_000, description="of the post-filter's training, at most; 0: plain look-up"
     )
@@ -335,7 +334,8 @@ def from_donor(donor: dict[str, Any], overrides: dict[str, Any], *, state: str) 
     Raises:
         ValueError: the donor's metadata is of another version, or an override is refused.
     """
-    content = {key: donor.get(key) for key in ("representation", "architecture")} | {"state": state}
+    shape = {key: value for key, value in donor.get("representation", {}).items() if key not in FITTING}
+    content = {"representation": shape, "architecture": donor.get("architecture"), "state": state}
     for section in ("representation", "architecture"):
         theirs, wanted = donor.get(section, {}).get("kind"), overrides.get(f"{section}.kind")
         if wanted not in (None, theirs):
@@ -367,8 +367,10 @@ def validated(content: Any, overrides: dict[str, Any], *, source: str) -> Metada
         raise ValueError(f"{'' if asked_for else f'{source}: '}{reasons}{more}") from None
 
 
-def check_same_model(ours: Metadata, saved: dict[str, Any], state_path: Path) -> None:
+def check_same_model(ours: Metadata, saved: dict[str, Any], state_path: Path, *, anew: bool = False) -> None:
     """Refuse a state that was trained with other metadata than ours, as far as the two could not work together.
+
+    Where a featurizer is fitted `anew`, how the other one was fitted does not matter.
 
     Raises:
         ValueError: names the first key that differs.
@@ -383,6 +385,7 @@ def check_same_model(ours: Metadata, saved: dict[str, Any], state_path: Path) ->
         (f"{section}.{key}", mine[section].get(key), theirs[section].get(key))
         for section in theirs
         for key in ["kind", *sorted(mine[section].keys() | theirs[section].keys())]
+        if not (anew and key in FITTING)
     ]
     pairs.append(
         ("corpus.sample_rate_hz", mine["corpus"]["sample_rate_hz"], saved.get("corpus", {}).get("sample_rate_hz"))

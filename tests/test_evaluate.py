@@ -11,7 +11,7 @@ import soundfile
 import torch
 from conftest import RATE_HZ, SMALL_OF, melody, train_small
 
-from continuo import endurance, novelty
+from continuo import endurance, metadata, novelty
 from continuo.baselines import Baselines, unigram
 from continuo.piece import Piece
 from continuo.stream import StreamSpec
@@ -359,11 +359,17 @@ def test_A12_to_train_longer_a_model_without_its_training_is_begun_with(model, l
     from demo_model import pack
 
     pack(model, tmp_path)
+    path = tmp_path / "chorales.json"
+    packed = metadata.load(path, {"corpus.program": 0, "corpus.include": [".* ?"]})
+    metadata.save(packed, path)
     flags = [*FLAGS, "--pieces", "1", "--long", "0"]
     assert main(["--meta", str(tmp_path / "chorales.json"), "--out", str(tmp_path / "r"), *flags]) == 0
     again = json.loads((tmp_path / "r" / "report.json").read_text())["training"]["again"]
-    begun = f"train.py --meta longer.json --from {tmp_path / 'chorales.safetensors'} --corpus {longer_music} --steps 16"
-    assert again == begun
+    state = tmp_path / "chorales.safetensors"
+    begun = f"train.py --meta longer.json --from {state} --corpus {longer_music} --set 'corpus.include=[\".* ?\"]' "
+    assert (
+        again == f"{begun}--set corpus.program=0 --set corpus.validation_share=0.25 --set corpus.transpose=0 --steps 16"
+    )
 
 
 def test_A12_a_continuous_stream_is_evaluated_too(tmp_path, longer_music, capsys):

@@ -7,7 +7,7 @@ from conftest import RATE_HZ, melody
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from continuo import postfilter
+from continuo import codebook, postfilter
 from continuo.metadata import CodebookSection, SpectrumSection
 from continuo.phase import invert
 from continuo.piece import Piece
@@ -367,6 +367,25 @@ def test_fitting_is_seeded_and_bounded():
     pieces = [Piece.from_samples(melody(seed), RATE_HZ) for seed in range(4)]
     assert sum(len(run) for run in a.sample(pieces, 300, seed=0)) <= 300
     assert sum(len(run) for run in a.sample(pieces, 10**6, seed=0)) == sum(a.steps(p) for p in pieces)
+
+
+@pytest.mark.parametrize(("most", "levels_on"), [(400, 400), (10**6, None), (150, 150)])
+def test_levels_are_fitted_to_more_frames_than_are_kept_whole(monkeypatch, most, levels_on):
+    monkeypatch.setattr("featurizer.WHOLE_FRAMES", 200)
+    fit, heard = codebook.fit, []
+
+    def listened(vectors, *, every, **how):
+        every = None if every is None else list(every)
+        heard.extend([len(vectors), sum(map(len, [vectors] if every is None else every))])
+        return fit(vectors, every=every, **how)
+
+    monkeypatch.setattr(codebook, "fit", listened)
+    pieces = [Piece.from_samples(melody(seed), RATE_HZ) for seed in range(4)]
+    f = small_codebook(fit_frames=most)
+    everything = sum(f.steps(piece) for piece in pieces)
+    whole, levels = heard
+    assert whole <= min(most, 200)
+    assert 0.8 * (levels_on or everything) < levels <= (levels_on or everything)
 
 
 def test_too_small_a_corpus_is_explained():

@@ -213,15 +213,17 @@ def test_a_second_start_neither_fits_nor_encodes_again(tmp_path, music_folder, m
 
 
 def test_a_training_can_begin_with_what_another_one_learned(tmp_path, music_folder, trained, capsys):
-    """The weights are the donor's, codebook and geometry are fitted anew; the same command goes on afterwards."""
+    """The weights are the donor's, codebook and geometry are fitted anew, as defaults say; the same command goes on."""
     donor, _ = state_of(trained)
     meta = tmp_path / "model.json"
     flags = ["--meta", str(meta), "--from", str(trained.with_suffix(".safetensors")), "--corpus", str(music_folder)]
     small = ["--set", "training.batch_size=4", "--set", "training.window=16", "--set", "training.learning_rate=1e-12"]
-    still = [*small, "--set", "training.weight_decay=0", "--device", "cpu", "--quiet"]
-    assert main([*flags, "--steps", "1", *still]) == 0
+    fit = ["--set", "representation.postfilter_steps=4", "--set", "training.weight_decay=0"]
+    assert main([*flags, "--steps", "1", *small, *fit, "--device", "cpu", "--quiet"]) == 0
     tensors, facts = state_of(meta)
     assert facts["metadata"]["architecture"] == state_of(trained)[1]["metadata"]["architecture"]
+    fitted = [f["metadata"]["representation"] for f in (facts, state_of(trained)[1])]
+    assert [(f["fit_frames"], f["postfilter_steps"]) for f in fitted] == [(300_000, 4), (2000, 8)]
     for name in ("enter.weight", "head.out", "backbone.lstm.weight_ih_l0", "ending.weight"):
         torch.testing.assert_close(tensors[f"weights.{name}"], donor[f"average.{name}"], atol=1e-6, rtol=0)
     assert torch.equal(tensors["featurizer.components"], donor["featurizer.components"])
