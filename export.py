@@ -9,6 +9,10 @@ step; `levels` and `vocabulary` of a step; `steps_per_second`; `temperatures`, t
 uses unless it is told otherwise. `SideBySide` in `continuo/lanes.py` says how `predict.py` draws thresholds and noise
 from a seed, sixteen steps at a time; nothing ends in the first two seconds. A hundred steps after a beginning:
 
+    import json
+    import numpy as np
+    import onnxruntime
+
     session = onnxruntime.InferenceSession("step.onnx")
     facts = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
     state, never = np.array(facts["opening"], np.float32), np.array([[np.inf]], np.float32)

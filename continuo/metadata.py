@@ -470,7 +470,7 @@ def _reason(entry: Any) -> str:
         return f"the key {key}{'.kind' if entry['type'] == 'union_tag_not_found' else ''} is missing"
     if entry["type"] == "value_error":
         return f"{key}: {entry['ctx']['error']}"
-    if entry["type"] == "model_type":
+    if entry["type"] in ("model_type", "model_attributes_type"):
         return f"{key}: input should be an object, not {_shown(entry['input'])}"
     return f"{key}: {entry['msg'].lower()}, not {_shown(entry['input'])}"
 

@@ -29,9 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     arguments.work.mkdir(parents=True, exist_ok=True)
     meta = arguments.work / f"{NAME}.json"
-    values = ("corpus.transpose=1", "sampling.coarse_temperature=1.12")
-    flags = [word for value in values for word in ("--set", value)]
-    status = train(["--meta", str(meta), "--minutes", str(arguments.minutes), *flags])
+    status = train(["--meta", str(meta), "--minutes", str(arguments.minutes), "--set", "corpus.transpose=1"])
     if status == 0:
         pack(meta, ROOT / "models" / "demo")
     return status
