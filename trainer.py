@@ -227,13 +227,8 @@ class Trainer:
         started = time.monotonic()
         told = 2 + 3 * getattr(self.metadata.representation, "levels", 0) + TOLD
         task = self.display.task("fitting the featurizer", told)
-        done = 0
-
-        def advance(words: str) -> None:
-            nonlocal done
-            done += 1
-            task.update(done, words)
-
+        parts = iter(range(1, 10_000))
+        advance: Callable[[str], None] = lambda words: task.update(next(parts), words)  # noqa: E731
         featurizer.fit(self.to_fit, seed=self.metadata.training.seed, advance=advance, start=start)
         task.close()
         checkpoint.save(kept, featurizer.state(), {})

@@ -27,8 +27,9 @@ MOST_PATTERN_LETTERS = 1000
 MOST_PATTERNS = 100
 """Of `include` and `exclude`: each pattern, and how many."""
 MOST_TEMPERATURE = 100.0
-FITTING = ("fit_frames", "postfilter_steps")  # of a representation: how it is fitted, not what it is
 """Beyond, every class is as likely as any other."""
+FITTING = ("fit_frames", "postfilter_steps")
+"""Of a representation: how it is fitted, not what it is."""
 MOST_REASONS = 5
 """How many of a file's mistakes are named at once."""
 
@@ -363,7 +364,7 @@ def validated(content: Any, overrides: dict[str, Any], *, source: str) -> Metada
         first = error.errors()[:MOST_REASONS]
         reasons = "; ".join(dict.fromkeys(_reason(entry) for entry in first))
         more = f"; {error.error_count() - len(first)} more" if error.error_count() > len(first) else ""
-        asked_for = all(_key(entry) in overrides for entry in first)  # the file is not to blame
+        asked_for = all(_is_of(entry, overrides) for entry in first)  # the file is not to blame
         raise ValueError(f"{'' if asked_for else f'{source}: '}{reasons}{more}") from None
 
 
@@ -454,6 +455,12 @@ def _with_key(content: Any, keys: list[str], value: Any, whole: str) -> dict[str
 def _key(entry: Any) -> str:
     """The dotted key that a pydantic error is about; the tag of a discriminated union is left out of it."""
     return ".".join(str(part) for part in entry["loc"] if part not in KINDS)
+
+
+def _is_of(entry: Any, keys: Iterable[str]) -> bool:
+    """Whether a pydantic error is about one of the dotted keys, or about something in its value."""
+    key = _key(entry) + ".kind" * (entry["type"] == "union_tag_invalid")
+    return any(f"{key}.".startswith(f"{given}.") for given in keys)
 
 
 def _reason(entry: Any) -> str:

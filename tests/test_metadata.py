@@ -67,6 +67,8 @@ def test_impossible_values_are_refused_by_name(key, value, words):
 
 def test_a_file_is_blamed_for_what_stands_in_it_and_not_for_what_was_asked_for(tmp_path):
     assert bad({"training.minutes": -4}) == "training.minutes: input should be greater than 0, not -4"
+    assert bad({"corpus.programs": [3, 999]}).startswith("corpus.programs.1: input should be less than or equal to 127")
+    assert bad({"representation.kind": "spectrm"}).startswith("representation.kind: there is no 'spectrm'")
     path = tmp_path / "mine.json"
     md.save(md.from_preset("codebook-lstm", {}, state="x.safetensors"), path)
     path.write_text(path.read_text().replace('"minutes": 10.0', '"minutes": -1'))
