@@ -4,8 +4,8 @@
 
 Trains the default preset on the bundled chorales, each in three keys, in the folder `--work` (started again, it goes on
 there), keeps the weights that predict and the fitted featurizer, as 8-bit integers and half precision, and writes them
-to `models/demo/` with a model card. What is there now was begun once more after such a training, in finer codes: its card
-says how.
+to `models/demo/` with a model card. What is there now was begun once more after such a training, in finer codes: its
+card says how.
 """
 
 import argparse
