@@ -165,6 +165,7 @@ def _gathered(
         display.say(f"skipped {len(skipped)} of {section.path}, which are named without --quiet", always=True)
     if not pieces:
         reasons = "; ".join(f"{printable(name)}: {reason}" for name, reason in skipped[:3])
+        reasons += f"; and {len(skipped) - 3:,} more" if len(skipped) > 3 else ""
         raise ValueError(f"nothing to hear in {section.path}: {reasons or 'no audio file or score is in it'}")
     return Corpus(tuple(sorted(pieces.values(), key=lambda p: p.id)), tuple(skipped))
 
@@ -447,7 +448,7 @@ def written_out(text: str) -> Song:
 
 def _prompt_source(path: Path, endings: frozenset[str], *, expressive: bool = False) -> Source:
     if not path.exists():
-        raise ValueError(f"--prompt {path} does not exist{near(path)}; check the spelling")
+        raise ValueError(f"--prompt {path} does not exist{near(path) or '; check the spelling'}")
     if not path.is_file() and not path.is_dir():
         raise ValueError(f"the prompt {path} is neither a file nor a folder: write what comes from it to a file first")
     if path.is_dir() or path.suffix.lower() not in endings:

@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from continuo.command import Parser, counted, leave, named, printable, run_main
-from continuo.files import check_writable
+from continuo.files import check_space, check_writable
 from continuo.place import MODELS
 
 MOST_FRAMES = 1_000_000  # over four hours at the default rate
 MOST_TAKES = 10_000
 NO_PROMPT = Path("none")
 STANDARD_OUTPUT = Path("-")
+SAMPLE_BYTES = 2  # of a WAV
 DEMO_MODEL = MODELS / "demo" / "chorales.json"
 TOGETHER = 16  # takes that are drawn side by side
 PICTURE_FRAMES = 1000  # which take as long as a picture
@@ -139,12 +140,12 @@ def _run(arguments: argparse.Namespace) -> int:
             if moved := predictor.moved(prompt):
                 notes = f"{counted(moved, 'note')} of the prompt {'is' if moved == 1 else 'are'}"
                 display.say(f"{notes} beyond the corpus's range: moved to the nearest octave")
+        if sound and not arguments.until_end and arguments.out != STANDARD_OUTPUT:
+            heard_s = 0.0 if arguments.continuation_only or prompt is None else prompt.seconds
+            seconds = len(outs) * (heard_s + arguments.frames / predictor.steps_per_second)
+            check_space(outs[0].parent, SAMPLE_BYTES * predictor.sample_rate_hz * seconds, "fewer --frames or --takes")
         made = _made(arguments, predictor, prompt, how, outs, display)
-        weights = _weights(predictor)
-        judged = (
-            "still improving" if predictor.weights_step == predictor.step else f"better than step {predictor.step:,}"
-        )
-        display.say(f"{weights}, {judged} on held-out music")
+        display.say(f"{_weights(predictor)}{_judged(predictor)}")
         if _model(arguments.meta) == DEMO_MODEL:
             display.say("made by the demo model (Bach chorales): python train.py trains your own, as model.json")
     if arguments.json:
@@ -313,6 +314,7 @@ def write_song(arguments: argparse.Namespace, predictor: Any, display: Any, job:
             write_musicxml(song, notation, title=title)
             beside["musicxml"] = str(notation)
         except TooLong as error:
+            notation.unlink(missing_ok=True)  # of another take
             display.say(f"no MusicXML, the MIDI file has it all: {error}", always=True)
         write_wav(out, in_blocks(sound), predictor.sample_rate_hz, comment=_comment(arguments))
         draw_song(song, out.with_suffix(".png"), seam or None, title)
@@ -341,6 +343,14 @@ def _title(arguments: argparse.Namespace, predictor: Any, take: Any, seed: int) 
 
 def _weights(predictor: Any) -> str:
     return f"weights of step {predictor.weights_step:,}"
+
+
+def _judged(predictor: Any) -> str:
+    """How held-out music finds the weights, once it has heard them twice."""
+    if len(predictor.facts["progress"]["history"]) < 2:
+        return ""
+    now = predictor.weights_step == predictor.step
+    return f", {'still improving' if now else f'better than step {predictor.step:,}'} on held-out music"
 
 
 def _facts(predictor: Any, take: Any, out: Path, prompt: Any) -> dict[str, Any]:

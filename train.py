@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from continuo.command import Parser, run_main
+from continuo.command import STOPPING, Parser, heeded, run_main
 from continuo.files import check_writable, held, near
 from continuo.place import MODELS
 from continuo.team import Team
@@ -120,7 +120,11 @@ def _train_into(state_path: Path, metadata: Any, arguments: argparse.Namespace, 
         Display(quiet=arguments.quiet or not team.leads, stream=stream, journal=journal) as display,
     ):
         device = team.place(device)
-        trainer = Trainer(metadata, state_path, device, fresh=fresh, start_from=start, display=display, team=team)
+        try:
+            trainer = Trainer(metadata, state_path, device, fresh=fresh, start_from=start, display=display, team=team)
+        except KeyboardInterrupt:
+            display.say("stopped while preparing: what was read is kept in the cache, and no state was touched")
+            raise
         if not team.leads:
             return _follow(trainer, arguments)
         if not arguments.meta.exists():  # written once the corpus is found good, so that a slip leaves nothing behind
@@ -165,7 +169,7 @@ def _follow(trainer: "Trainer", arguments: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _stopped_by_signals(trainer: "Trainer") -> Iterator[None]:
-    before = {signum: signal.signal(signum, lambda *_: trainer.stop()) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before = {signum: signal.signal(signum, lambda *_: trainer.stop()) for signum in STOPPING if heeded(signum)}
     try:
         yield
     finally:
@@ -195,6 +199,9 @@ def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
     state = f"{path.stem}.safetensors"
     if arguments.start_from and arguments.preset:
         raise ValueError("--from takes the shape of the model from its state, so --preset has no say: leave one out")
+    if arguments.start_from and arguments.start_from.suffix == ".json":
+        beside = arguments.start_from.with_suffix(".safetensors")
+        raise ValueError(f"--from {arguments.start_from} is a metadata file: name the state beside it, {beside}")
     if path.exists():
         metadata = md.load(path, overrides)
         if arguments.preset and not md.is_of_preset(metadata, arguments.preset):
@@ -211,6 +218,12 @@ def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
             metadata = md.from_preset(arguments.preset or md.DEFAULT_PRESET, overrides, state=state)
         check_writable(path, force=False)
     state_path = md.state_path(metadata, path)
+    owner = state_path.with_suffix(".json")
+    if owner.exists() and not owner.samefile(path):
+        raise ValueError(
+            f'{path} names the state {metadata.state}, which is that of {owner.name}: write "state": '
+            f'"{path.stem}.safetensors" into it for a model of its own, or train --meta {owner}'
+        )
     check_writable(state_path, force=True)
     return metadata, state_path
 

@@ -94,7 +94,7 @@ class Trainer:
         self.team.check_divides("training.batch_size", metadata.training.batch_size)
         self.device = device if metadata.training.engine == "torch" else torch.device("cpu")
         self.display = display or Display(quiet=True)
-        self.stopping, self.saved_step = False, -1
+        self.stopping, self.saved_step, self.begun_with = False, -1, ""
         if self.team.leads:
             curves, table = state_path.with_suffix(".curves.png"), state_path.with_suffix(".runs") / "training.csv"
             for written in (state_path, card_path(state_path), curves, table):
@@ -131,8 +131,8 @@ class Trainer:
         try:
             if saved:
                 self._restore(*saved)
-            elif donor:
-                self._begin_with(*donor)
+            elif start_from and donor:
+                self._begin_with(start_from.name, *donor)
         except checkpoint.UNFIT as error:
             raise checkpoint.unfit(state_path if saved else start_from or state_path, error) from None
         if fresh and self.team.leads and state_path.exists():
@@ -463,16 +463,18 @@ class Trainer:
                 "parameters": sum(p.numel() for p in self.model.parameters()),
                 "steps_per_second": self.featurizer.spec.steps_per_second,
             },
+            "begun_with": self.begun_with,
         }
         if not checkpoint.all_finite(tensors):
             raise self._diverged("a weight")
         checkpoint.save(self.state_path, {n: t.detach().cpu() for n, t in tensors.items()}, facts)
         write_card(self.state_path, facts, keep_evaluation=self.saved_step >= 0)
 
-    def _begin_with(self, tensors: checkpoint.Tensors, facts: dict[str, Any]) -> None:
+    def _begin_with(self, name: str, tensors: checkpoint.Tensors, facts: dict[str, Any]) -> None:
         """Take up what another training learned, as this one's first weights."""
         learned = checkpoint.under_prefix(checkpoint.predicting(facts["progress"]), tensors)
-        self.display.say(f"beginning with what another model learned in {facts['progress']['step']:,} steps")
+        self.begun_with = f"what {name} learned in {facts['progress']['step']:,} steps"
+        self.display.say(f"beginning with {self.begun_with}")
         for model in (self.model, self.average):
             model.load_weights(learned)
         if self.scratch:
@@ -495,6 +497,7 @@ class Trainer:
         else:
             self.optimizer.load_state_dict(state | {"state": moments})
         self.progress = Progress(**facts["progress"])
+        self.begun_with = facts.get("begun_with", "")
         self.saved_step = self.progress.step
         if self.metadata.training.precision == "auto" and self.device.type == "cpu":
             self.precision = getattr(torch, facts["precision"])  # a measurement must not change a resumed run

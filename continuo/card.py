@@ -57,6 +57,8 @@ def card(name: str, facts: Mapping[str, Any]) -> str:
     rate = f"{corpus['sample_rate_hz']:,} Hz"
     lines.append(f"- **Training**: {progress['step']:,} steps in {progress['seconds'] / 60:.1f} minutes, seed "
                  f"{training['seed']}, {facts['precision']}, sound at {rate}, Continuo {facts['version']}")  # fmt: skip
+    if begun_with := facts.get("begun_with"):
+        lines.append(f"- **Begun with**: {begun_with}")
     if progress["best_nats"] is not None:
         now = f"; {progress['validation_nats']:.2f} at the last step, {progress['train_nats']:.2f} while training"
         best = f"{progress['best_nats']:.2f} at step {progress['best_step']:,}"

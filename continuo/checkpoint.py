@@ -54,6 +54,7 @@ class Facts(TypedDict):
     precision: NotRequired[Literal["float32", "bfloat16"]]
     pieces: NotRequired[str]
     validation: NotRequired[list[str]]
+    begun_with: NotRequired[str]
 
 
 _FACTS = TypeAdapter(Facts)

@@ -5,7 +5,9 @@ import difflib
 import errno
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -123,11 +125,11 @@ def as_called(text: str) -> str:
 def run_main(body: Callable[[], int], *, name: str) -> int:
     """Run a script's body; bad input (ValueError, OSError) becomes one line on standard error and exit status 2.
 
-    So does a lack of memory. Whoever reads standard output may stop reading. Set CONTINUO_DEBUG=1 to see the traceback
-    instead.
+    So does a lack of memory. Whoever reads standard output may stop reading. SIGTERM and SIGHUP end it by way of
+    whatever has to be cleaned away. Set CONTINUO_DEBUG=1 to see the traceback instead.
     """
     try:
-        with within_memory("close other programs, or give it less at once"):
+        with _leaving_on_signals(), within_memory("close other programs, or give it less at once"):
             status = body()
         sys.stdout.flush()
         return status
@@ -142,6 +144,28 @@ def run_main(body: Callable[[], int], *, name: str) -> int:
             raise
         print(f"{as_called(name)}: {as_called(one_line(_explain(error)))}", file=sys.stderr)
         return 2
+
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def heeded(signum: signal.Signals) -> bool:
+    """Whether a signal means anything: not so SIGHUP under nohup."""
+    return signum != signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN
+
+
+@contextmanager
+def _leaving_on_signals() -> Iterator[None]:
+    def leave(signum: int, _: object) -> NoReturn:
+        sys.exit(128 + signum)
+
+    mine = threading.current_thread() is threading.main_thread()  # only there handlers can be set
+    before = {signum: signal.signal(signum, leave) for signum in STOPPING[1:] if mine and heeded(signum)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def leave(status: int) -> NoReturn:

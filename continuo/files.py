@@ -46,7 +46,7 @@ def held(path: Path, refusal: str) -> Iterator[None]:
     Raises:
         ValueError: another process has it; `refusal` says what to do.
     """
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    lock = _lock_of(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -57,6 +57,23 @@ def held(path: Path, refusal: str) -> Iterator[None]:
         with contextlib.suppress(OSError):  # the folder may be gone
             Path(lock.lock_file).unlink()  # while it is held: who opened it before looks whether it is still there
         lock.release()
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process keeps `path` for itself."""
+    lock = _lock_of(path)
+    if not Path(lock.lock_file).exists():
+        return False
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False
+
+
+def _lock_of(path: Path) -> FileLock:
+    return FileLock(path.with_name(f".{path.name}.lock"))
 
 
 def remove_leftovers(path: Path) -> None:
@@ -88,6 +105,17 @@ def check_writable(path: Path, *, force: bool) -> None:
             pass
     except OSError as error:
         raise ValueError(f"cannot write to the folder {path.parent} ({error.strerror}): choose another place") from None
+
+
+def check_space(folder: Path, size_bytes: float, advice: str) -> None:
+    """Refuse, before any heavy work, what the disk of `folder` cannot hold.
+
+    Raises:
+        ValueError: so many bytes are not free there; `advice` says what to do.
+    """
+    if size_bytes > (free := shutil.disk_usage(folder).free):
+        needed, there = human_size(size_bytes), human_size(free)
+        raise ValueError(f"this would take {needed}, and {there} are free in the folder {folder}: {advice}")
 
 
 def near(path: Path) -> str:

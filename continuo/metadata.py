@@ -15,7 +15,7 @@ import regex
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from continuo.command import suggestion
-from continuo.files import human_size, near, write_text
+from continuo.files import human_size, is_held, near, write_text
 from continuo.place import MODELS
 
 PRESETS = MODELS
@@ -433,9 +433,10 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError(f"it is larger than {human_size(MOST_BYTES)}")
         content = json.loads(data.decode("utf-8"))
     except FileNotFoundError:
-        raise ValueError(
-            f"{path} does not exist{near(path)}; check --meta, or create it: python train.py --meta {path}"
-        ) from None
+        if is_held(path.with_suffix(".safetensors")):
+            raise ValueError(f"{path} is being prepared by a training: it can be heard once that has saved") from None
+        other = f"{meant} Or" if (meant := near(path)) else "; check --meta, or"
+        raise ValueError(f"{path} does not exist{other} create it: python train.py --meta {path}") from None
     except IsADirectoryError:
         raise ValueError(f"{path} is a folder: name a metadata file in it, such as {path / 'model.json'}") from None
     except (ValueError, RecursionError) as error:  # of encoding, of JSON, of numbers with thousands of digits

@@ -121,6 +121,13 @@ def test_an_empty_corpus_is_an_error(tmp_path, make, words):
         corpus.load(section(folder))
 
 
+def test_of_many_bad_files_three_are_named_and_the_rest_counted(tmp_path):
+    for number in range(5):
+        (tmp_path / f"{number}.wav").write_text("no music here")
+    with pytest.raises(ValueError, match=r"0\.wav: .*2\.wav: .*; and 2 more$"):
+        corpus.load(section(tmp_path))
+
+
 def test_cache_serves_the_second_run_survives_damage_and_can_be_cleared(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CONTINUO_CACHE", str(tmp_path / "cache"))
     music = tmp_path / "music"

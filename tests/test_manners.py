@@ -146,8 +146,9 @@ def test_progress_and_colours_on_a_terminal_alone(tmp_path, music_folder, traine
         (train, ["--set", "hidden=3"], "did you mean 'architecture.hidden'?"),
         (train, ["--corpus", "exmaples"], "did you mean 'examples'?; check --corpus"),
         (train, ["--from", "models/demo/choral.safetensors"], "did you mean 'chorales.safetensors'?"),
-        (evaluate, ["--meta", "models/demo/choral.json"], "did you mean 'chorales.json'?; check --meta"),
-        (predict, ["--prompt", "examples/himn.musicxml", "--frames", "3"], "did you mean 'hymn.musicxml'?"),
+        (evaluate, ["--meta", "models/demo/choral.json"], "did you mean 'chorales.json'? Or create it: python"),
+        (predict, ["--prompt", "examples/himn.musicxml", "--frames", "3"], "exist; did you mean 'hymn.musicxml'?"),
+        (predict, ["--prompt", "nowhere.mid", "--frames", "3"], "nowhere.mid does not exist; check the spelling"),
         (predict, ["--prompt", "", "--frames", "3"], "argument --prompt: it is empty: name a file"),
         (evaluate, ["--meta", "model.json"], "model.json does not exist; check --meta"),  # no folder is meant
     ],

@@ -4,6 +4,7 @@ import itertools
 import json
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from conftest import RATE_HZ, ROOT, SMALL_CODEBOOK, SMALL_OF, melody, set_flags,
 
 import predict as predict_script
 from continuo import checkpoint, crew, metadata, parallel
+from continuo.files import held
 from continuo.piece import Piece
 from continuo.report import draw_continuation
 from predict import main
@@ -383,6 +385,7 @@ BAD = [
     (["--prompt", "missing.musicxml"], "missing.musicxml does not exist"),
     (["--prompt", "README.md"], "not a file of a known kind"),
     (["--meta", "nowhere.json"], "nowhere.json does not exist"),
+    (["--takes", "10000", "--frames", "1000000"], "fewer --frames or --takes"),
 ]
 
 
@@ -390,7 +393,7 @@ BAD = [
 def test_bad_arguments_are_one_line_and_leave_nothing(trained, prompt_wav, tmp_path, monkeypatch, capsys, flags, words):
     monkeypatch.chdir(ROOT)
     defaults = {"--meta": str(trained), "--prompt": str(prompt_wav), "--frames": "5", "--out": str(tmp_path / "o.wav")}
-    values = defaults | dict([flags])
+    values = defaults | dict(zip(flags[::2], flags[1::2], strict=True))
     assert main([word for pair in values.items() for word in pair]) == 2
     error = capsys.readouterr().err
     assert words in error
@@ -464,6 +467,33 @@ def test_outputs_are_not_overwritten_without_force(trained, prompt_wav, tmp_path
     assert "--force" in capsys.readouterr().err
     assert predict(trained, prompt_wav, out, "--frames", "5", "--force") == 0
     assert soundfile.info(out).frames > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("takes", [1, 2])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_who_is_told_to_leave_leaves_nothing_behind(trained, prompt_wav, tmp_path, takes, signum):
+    command = [sys.executable, str(ROOT / "predict.py"), "--meta", str(trained), "--prompt", str(prompt_wav)]
+    flags = ["--out", str(tmp_path / "o.wav"), "--frames", "500000", "--takes", str(takes), "--quiet"]
+    process = subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not any(tmp_path.glob(".o*.wav/*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert err == ("predict.py: interrupted\n" if signum == signal.SIGINT else "")
+    assert process.returncode == 128 + signum
+    assert [path.name for path in tmp_path.iterdir()] == ["prompt.wav"]
+
+
+def test_a_model_that_is_being_prepared_is_said_to_be(tmp_path, prompt_wav, capsys):
+    meta = tmp_path / "new.json"
+    with held(meta.with_suffix(".safetensors"), "held"):
+        assert predict(meta, prompt_wav, tmp_path / "o.wav", "--frames", "5") == 2
+        assert "new.json is being prepared by a training" in capsys.readouterr().err
+    assert predict(meta, prompt_wav, tmp_path / "o.wav", "--frames", "5") == 2
+    assert "new.json does not exist; check --meta, or create it" in capsys.readouterr().err
 
 
 def test_damaged_and_foreign_states_are_refused(trained, prompt_wav, tmp_path, capsys):

@@ -233,6 +233,8 @@ def test_a_training_can_begin_with_what_another_one_learned(tmp_path, music_fold
     assert main([*flags, "--steps", "2", "--device", "cpu"]) == 0
     assert "is there already: going on from it" in capsys.readouterr().err
     assert state_of(meta)[1]["progress"]["step"] == 2
+    card = (tmp_path / "model.card.md").read_text()
+    assert "**Begun with**: what model.safetensors learned in 12 steps" in card
 
 
 def test_a_donor_that_does_not_fit_is_refused(tmp_path, music_folder, trained, capsys):
@@ -240,6 +242,7 @@ def test_a_donor_that_does_not_fit_is_refused(tmp_path, music_folder, trained, c
     state = ["--from", str(trained.with_suffix(".safetensors"))]
     for extra, words in [
         (["--from", str(tmp_path / "none.safetensors")], "there is no such state"),
+        (["--from", str(trained)], f"name the state beside it, {trained.with_suffix('.safetensors')}"),
         ([*state, "--preset", "codebook-lstm"], "leave one out"),
         ([*state, "--set", "architecture.hidden=7"], "architecture.hidden"),
     ]:
@@ -247,6 +250,39 @@ def test_a_donor_that_does_not_fit_is_refused(tmp_path, music_folder, trained, c
         error = capsys.readouterr().err
         assert words in error
         assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_copied_metadata_file_does_not_train_the_model_it_was_copied_from(tmp_path, music_folder, capsys):
+    meta = train_small(tmp_path, music_folder, steps=2)
+    before = meta.with_suffix(".safetensors").read_bytes()
+    mine = tmp_path / "mine.json"
+    mine.write_text(meta.read_text())
+    flags = ["--meta", str(mine), "--device", "cpu", "--quiet", "--steps", "3"]
+    for more in ([], ["--fresh"]):
+        assert main([*flags, *more]) == 2
+        error = capsys.readouterr().err
+        assert 'write "state": "mine.safetensors" into it' in error
+        assert error.count("\n") == 1
+    assert meta.with_suffix(".safetensors").read_bytes() == before
+    mine.write_text(meta.read_text().replace("model.safetensors", "mine.safetensors"))
+    assert main(flags) == 0
+    assert state_of(mine)[1]["progress"]["step"] == 3
+    assert meta.with_suffix(".safetensors").read_bytes() == before
+
+
+def test_ctrl_c_while_preparing_says_what_is_kept(tmp_path, music_folder, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("featurizer.StftFeaturizer.encode", interrupted)
+    flags = ["--meta", str(tmp_path / "model.json"), "--corpus", str(music_folder), "--device", "cpu"]
+    assert main([*flags, *set_flags(SMALL_CODEBOOK)]) == 130
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-2:] == [
+        "stopped while preparing: what was read is kept in the cache, and no state was touched",
+        "train.py: interrupted",
+    ]
     assert list(tmp_path.iterdir()) == []
 
 
