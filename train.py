@@ -219,7 +219,7 @@ def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
         check_writable(path, force=False)
     state_path = md.state_path(metadata, path)
     owner = state_path.with_suffix(".json")
-    if owner.exists() and not owner.samefile(path):
+    if owner.exists() and os.path.realpath(owner) != os.path.realpath(path):
         raise ValueError(
             f'{path} names the state {metadata.state}, which is that of {owner.name}: write "state": '
             f'"{path.stem}.safetensors" into it for a model of its own, or train --meta {owner}'

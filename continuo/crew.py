@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+LEAVING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def shared_out(work: Callable[[T], Iterator[R]], things: Sequence[T], processes: int) -> Generator[R, None, None]:
@@ -65,7 +66,8 @@ def _start(work: Callable[[Any], Iterator[Any]], things: Sequence[Any]) -> tuple
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_member, args=(theirs, work, things), daemon=True)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # is handed down: Ctrl-C is for who started them
+    # Is handed down: Ctrl-C is for who started them; and who is told to leave gives them whole what they begin with.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *LEAVING})
     try:
         process.start()
     finally:
@@ -81,6 +83,7 @@ def _member(pipe: Connection, work: Callable[[Any], Iterator[Any]], things: Sequ
         sys.exit(0)  # by way of whatever has to be cleaned away
 
     signal.signal(signal.SIGTERM, leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, LEAVING)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     import torch
 

@@ -260,11 +260,14 @@ def test_a_copied_metadata_file_does_not_train_the_model_it_was_copied_from(tmp_
     mine = tmp_path / "mine.json"
     mine.write_text(meta.read_text())
     flags = ["--meta", str(mine), "--device", "cpu", "--quiet", "--steps", "3"]
-    for more in ([], ["--fresh"]):
-        assert main([*flags, *more]) == 2
+    new = ["--meta", str(tmp_path / "new.json"), "--set", "state=model.safetensors", "--device", "cpu", "--quiet"]
+    for words in (flags, [*flags, "--fresh"]):
+        assert main(words) == 2
         error = capsys.readouterr().err
         assert 'write "state": "mine.safetensors" into it' in error
         assert error.count("\n") == 1
+    assert main(new) == 2
+    assert 'write "state": "new.safetensors" into it' in capsys.readouterr().err
     assert meta.with_suffix(".safetensors").read_bytes() == before
     mine.write_text(meta.read_text().replace("model.safetensors", "mine.safetensors"))
     assert main(flags) == 0
