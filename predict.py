@@ -143,7 +143,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if sound and not arguments.until_end and arguments.out != STANDARD_OUTPUT:
             heard_s = 0.0 if arguments.continuation_only or prompt is None else prompt.seconds
             seconds = len(outs) * (heard_s + arguments.frames / predictor.steps_per_second)
-            check_space(outs[0].parent, SAMPLE_BYTES * predictor.sample_rate_hz * seconds, "fewer --frames or --takes")
+            check_space(outs[0], SAMPLE_BYTES * predictor.sample_rate_hz * seconds, "ask for fewer --frames or --takes")
         made = _made(arguments, predictor, prompt, how, outs, display)
         display.say(f"{_weights(predictor)}{_judged(predictor)}")
         if _model(arguments.meta) == DEMO_MODEL:

@@ -107,15 +107,15 @@ def check_writable(path: Path, *, force: bool) -> None:
         raise ValueError(f"cannot write to the folder {path.parent} ({error.strerror}): choose another place") from None
 
 
-def check_space(folder: Path, size_bytes: float, advice: str) -> None:
-    """Refuse, before any heavy work, what the disk of `folder` cannot hold.
+def check_space(path: Path, size_bytes: float, advice: str) -> None:
+    """Refuse, before any heavy work, a `path` whose disk cannot hold what it would take.
 
     Raises:
-        ValueError: so many bytes are not free there; `advice` says what to do.
+        ValueError: so many bytes are not free there; `advice` says what else to do than to free some space.
     """
-    if size_bytes > (free := shutil.disk_usage(folder).free):
+    if size_bytes > (free := shutil.disk_usage(path.parent).free):
         needed, there = human_size(size_bytes), human_size(free)
-        raise ValueError(f"this would take {needed}, and {there} are free in the folder {folder}: {advice}")
+        raise ValueError(f"cannot write {path}: {needed} are needed, {there} are free: free some space, or {advice}")
 
 
 def near(path: Path) -> str:
