@@ -42,7 +42,7 @@ P = TypeVar("P", Piece, Song)
 MOST_PROMPT_S = 600.0  # of a prompt of sound that a model hears, its end; the time before matters no more
 RUN = 32  # frames that are sampled together
 WHOLE_FRAMES = 60_000  # of a sample that is kept whole, for principal components and post-filter: 300 MB
-FIT_VERSION = 5  # part of the key of what was fitted: raise it whenever the same pieces would be fitted otherwise
+FIT_VERSION = 6  # part of the key of what was fitted: raise it whenever the same pieces would be fitted otherwise
 
 
 def _shaped(state: State, name: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -91,6 +91,10 @@ class Featurizer(ABC, Generic[P]):
         `start` is the state of a featurizer of the same section to go on from, so that a stream of this one reads much
         like a stream of that one.
         """
+
+    def parts(self, pieces: Sequence[P]) -> int:
+        """How often `fit` tells `advance`, about."""
+        return 1
 
     @abstractmethod
     def encode(self, piece: P, start: int = 0, stop: int | None = None) -> torch.Tensor:
@@ -284,16 +288,23 @@ class CodebookFeaturizer(StftFeaturizer):
             self.load_state(start)
             earlier = self.codebook
         advance("sampling frames")
-        few = min(s.fit_frames, WHOLE_FRAMES)
-        runs = [(self.vectors(run), run.angle().half()) for run in self.sample(pieces, few, seed)]
-        vectors = torch.cat([run for run, _ in runs]).numpy()
-        frames = min(s.fit_frames, sum(self.steps(piece) for piece in pieces))
-        every = (self.vectors(run) for run in self.sample(pieces, frames, seed)) if frames > few else None
-        shape = {"components": s.components, "levels": s.levels, "centroids": s.centroids}
-        self._set_codebook(codebook.fit(vectors, **shape, seed=seed, advance=advance, start=earlier, every=every))
-        whole = [run for run in runs if len(run[0]) == RUN]
-        if s.postfilter_steps and whole:
-            real, phases = (torch.stack(parts) for parts in zip(*whole, strict=True))  # (R, T, K)
+        vectors, phases, whole = self._sampled(pieces, few := min(s.fit_frames, WHOLE_FRAMES), seed)
+        frames = self.frames_to_fit(pieces)
+        fitted = codebook.fit(
+            vectors.numpy(),
+            components=s.components,
+            levels=s.levels,
+            centroids=s.centroids,
+            seed=seed,
+            advance=advance,
+            start=earlier,
+            every=(self.vectors(run) for run in self.sample(pieces, frames, seed)) if frames > few else None,
+            most=max(frames, RUN),
+        )
+        self._set_codebook(fitted)
+        if s.postfilter_steps and whole.any():
+            real, phases = (rows[whole].unflatten(0, (-1, RUN)) for rows in (vectors, phases))  # (R, T, K)
+            del vectors
             rows = codebook.unseen(
                 self.codebook, real.flatten(0, 1), seed=seed, advance=advance, start=earlier, fitted_to=frames
             )
@@ -312,6 +323,25 @@ class CodebookFeaturizer(StftFeaturizer):
                 start=self.postfilter.state_dict() if start else None,
                 advance=advance,
             )
+
+    def _sampled(self, pieces: Sequence[Piece], frames: int, seed: int) -> tuple[torch.Tensor, ...]:
+        """Vectors and phases `(T, K)` of sampled frames, and which are of whole runs, `(T,)`."""
+        rows, bins = max(frames, RUN), len(self.bins_hz)
+        vectors, phases, whole = torch.empty(rows, bins), torch.empty(rows, bins, dtype=torch.half), torch.empty(rows)
+        filled = 0
+        for run in self.sample(pieces, frames, seed):
+            here = slice(filled, filled := filled + len(run))
+            vectors[here], phases[here], whole[here] = self.vectors(run), run.angle().half(), len(run) == RUN
+        return vectors[:filled], phases[:filled], whole[:filled].bool()
+
+    def parts(self, pieces: Sequence[Piece]) -> int:
+        s = self.section
+        halves = 2 * s.levels if self.frames_to_fit(pieces) < codebook.PLENTY * s.centroids else 0
+        return 2 + s.levels + (halves + postfilter.TOLD if s.postfilter_steps else 0)
+
+    def frames_to_fit(self, pieces: Sequence[Piece]) -> int:
+        """How many frames of these the levels are fitted to."""
+        return min(self.section.fit_frames, sum(self.steps(piece) for piece in pieces))
 
     def _set_codebook(self, quantiser: codebook.ResidualCodebook) -> None:
         self.codebook = quantiser

@@ -32,7 +32,6 @@ from continuo.command import counted, within_memory
 from continuo.device import choose_precision
 from continuo.files import human_size, remove_leftovers
 from continuo.metadata import Metadata, check_same_model
-from continuo.postfilter import TOLD
 from continuo.progress import Display
 from continuo.scratch import Scratch
 from continuo.stream import StreamSpec
@@ -225,8 +224,7 @@ class Trainer:
         except ValueError:
             pass  # it was never fitted on this corpus, or the entry is damaged
         started = time.monotonic()
-        told = 2 + 3 * getattr(self.metadata.representation, "levels", 0) + TOLD
-        task = self.display.task("fitting the featurizer", told)
+        task = self.display.task("fitting the featurizer", featurizer.parts(self.to_fit))
         parts = iter(range(1, 10_000))
         advance: Callable[[str], None] = lambda words: task.update(next(parts), words)  # noqa: E731
         featurizer.fit(self.to_fit, seed=self.metadata.training.seed, advance=advance, start=start)

@@ -81,6 +81,7 @@ def fit(
     advance: Callable[[str], None],
     start: ResidualCodebook | None = None,
     every: Iterable[torch.Tensor] | None = None,
+    most: int = 0,
 ) -> ResidualCodebook:
     """Fit PCA and residual k-means on a sample of vectors.
 
@@ -93,6 +94,7 @@ def fit(
         start: of the same shape, to go on from: its components stay and its centroids are moved, so that a class goes
             on meaning nearly what it meant.
         every: `(T, F)` each, float32: a larger sample for the levels, of which only components are kept.
+        most: vectors in `every`, at most.
 
     Raises:
         ValueError: fewer vectors than centroids or components.
@@ -111,10 +113,24 @@ def fit(
         mean, axes = pca.mean_, pca.components_
     else:
         mean, axes = start.mean.numpy(), start.components.numpy()
-    sampled = [vectors] if every is None else (run.numpy() for run in every)
-    residual = np.concatenate([((sample - mean) @ axes.T).astype(np.float32) for sample in sampled])
+    every, most = ([torch.from_numpy(vectors)], len(vectors)) if every is None else (every, most)
+    residual = laid_out((torch.from_numpy((run.numpy() - mean) @ axes.T) for run in every), most).numpy()
     stages = _stages(residual, levels, centroids, seed, start, lambda words: advance(f"codebook {words}"))
     return ResidualCodebook(_as_tensor(mean), _as_tensor(axes), stages)
+
+
+def laid_out(parts: Iterable[torch.Tensor], rows: int) -> torch.Tensor:
+    """Parts `(T, F)` one after another, `rows` in all at most, in memory that is asked for once.
+
+    Small parts that are kept, between large ones that are not, would leave a gigabyte of gaps.
+    """
+    whole, filled = torch.empty(0), 0
+    for part in parts:
+        if not filled:
+            whole = part.new_empty(rows, part.shape[1])
+        whole[filled : filled + len(part)] = part
+        filled += len(part)
+    return whole[:filled]
 
 
 def unseen(
@@ -173,12 +189,14 @@ def _stages(
     for level in range(levels):
         advance(f"level {level + 1} of {levels}")
         init = "random" if start is None else start.centroids[level].numpy()
-        kmeans = KMeans(
-            centroids, init=init, n_init=1, max_iter=15, algorithm="lloyd", random_state=(seed + level) % 2**32
-        )
+        few = {"n_init": 1, "max_iter": 15, "tol": 0, "copy_x": False}  # no copies: they are what takes most memory
+        kmeans = KMeans(centroids, init=init, algorithm="lloyd", random_state=(seed + level) % 2**32, **few)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # where vectors are few, some centroids idle
-            residual -= kmeans.fit(residual).cluster_centers_[kmeans.labels_]
+            kmeans.fit(residual)
+        for first in range(0, len(residual), ENCODE_ROWS):
+            rows = slice(first, first + ENCODE_ROWS)
+            residual[rows] -= kmeans.cluster_centers_[kmeans.labels_[rows]]
         stages.append(kmeans.cluster_centers_)
     return _as_tensor(np.stack(stages))
 

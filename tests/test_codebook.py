@@ -82,17 +82,24 @@ def test_levels_are_fitted_to_the_larger_sample_and_know_unseen_vectors_the_bett
     x = torch.from_numpy(vectors(4000))
     few, many, new = x[:300], x[:3000], x[3000:]
     how = {"components": 6, "levels": 3, "centroids": 60, "seed": 1, "advance": [].append}
-    small, large = codebook.fit(few.numpy(), **how), codebook.fit(few.numpy(), **how, every=many.split(32))
+    small, large = codebook.fit(few.numpy(), **how), codebook.fit(few.numpy(), **how, every=many.split(32), most=3000)
     assert torch.equal(small.components, large.components)
 
     def error(book, of):
         return float((book.look_up(book.encode(of)) - (of - book.mean) @ book.components.T).square().sum())
 
     assert error(large, new) < 0.8 * error(small, new)
-    assert torch.equal(codebook.fit(few.numpy(), **how, every=few.split(32)).centroids, small.centroids)
+    assert torch.equal(codebook.fit(few.numpy(), **how, every=few.split(32), most=400).centroids, small.centroids)
     seen = small.look_up(small.encode(few))
     assert not torch.equal(codebook.unseen(small, few, seed=1, advance=[].append), seen)
     assert torch.equal(codebook.unseen(small, few, seed=1, advance=[].append, fitted_to=60 * codebook.PLENTY), seen)
+
+
+def test_parts_are_laid_out_one_after_another():
+    parts = [torch.randn(length, 5) for length in (3, 1, 4)]
+    assert torch.equal(codebook.laid_out(iter(parts), 8), torch.cat(parts))
+    assert torch.equal(codebook.laid_out(iter(parts), 90), torch.cat(parts))
+    assert len(codebook.laid_out(iter([]), 90)) == 0
 
 
 def test_each_level_brings_the_vectors_nearer():

@@ -388,6 +388,19 @@ def test_levels_are_fitted_to_more_frames_than_are_kept_whole(monkeypatch, most,
     assert 0.8 * (levels_on or everything) < levels <= (levels_on or everything)
 
 
+@pytest.mark.parametrize(("centroids", "steps"), [(64, 0), (64, 40), (4, 40)])
+def test_a_fit_says_beforehand_how_many_parts_it_has(centroids, steps):
+    """Where there are plenty of frames for each centroid, levels are not fitted to halves."""
+    section = CodebookSection(
+        kind="codebook", n_fft=256, hop=64, components=32, levels=3, centroids=centroids, postfilter_steps=steps
+    )
+    f, said = CodebookFeaturizer(section, RATE_HZ), []
+    pieces = [Piece.from_samples(melody(seed), RATE_HZ) for seed in range(4)]
+    f.fit(pieces, seed=0, advance=said.append)
+    assert any("half" in words for words in said) == (steps > 0 and centroids == 64)
+    assert len(said) <= f.parts(pieces) <= len(said) + 2
+
+
 def test_too_small_a_corpus_is_explained():
     f = CodebookFeaturizer(CodebookSection(kind="codebook", n_fft=256, hop=64, components=32, centroids=512), RATE_HZ)
     with pytest.raises(ValueError, match=r"too few for 512 centroids.*lower representation.centroids"):
