@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -86,6 +87,15 @@ def test_A08_musicxml_prompt_to_audio_and_picture(trained, tmp_path):
     np.testing.assert_array_equal(audio[:kept], prompt[:kept])
     for picture in (out.with_suffix(".png"), alone.with_suffix(".png")):
         assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("heard", "step", "words"),
+    [(1, 40, ""), (2, 40, ", still improving on held-out music"), (2, 50, ", better than step 50 on held-out music")],
+)
+def test_how_weights_are_judged_once_held_out_music_has_heard_them_twice(heard, step, words):
+    facts = {"progress": {"history": [[20 * n, 1.0, 9.0, 9.0] for n in range(heard)]}}
+    assert predict_script._judged(SimpleNamespace(facts=facts, weights_step=40, step=step)) == words
 
 
 def test_A09_continuation_only_is_the_end_of_the_whole(trained, prompt_wav, tmp_path):

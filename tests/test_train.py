@@ -95,11 +95,12 @@ def train_small_metadata(folder, music, preset, steps, extra):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_A06_signals_save_and_leave(tmp_path, music_folder, signum):
     meta = train_small_metadata(tmp_path, music_folder, "codebook-lstm", 10**6, ())[1].with_name("model.json")
     command = [sys.executable, str(ROOT / "train.py"), "--meta", str(meta), "--device", "cpu"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
+    heeded = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup  # noqa: E731
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ, preexec_fn=heeded)
     runs = tmp_path / "model.runs"
     deadline = time.monotonic() + 120
     while not runs.exists() and time.monotonic() < deadline:
