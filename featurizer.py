@@ -41,6 +41,7 @@ State = dict[str, torch.Tensor]
 P = TypeVar("P", Piece, Song)
 MOST_PROMPT_S = 600.0  # of a prompt of sound that a model hears, its end; the time before matters no more
 RUN = 32  # frames that are sampled together
+FEWEST_CENTROIDS = 64  # however small the corpus
 WHOLE_FRAMES = 60_000  # of a sample that is kept whole, for principal components and post-filter: 300 MB
 FIT_VERSION = 6  # part of the key of what was fitted: raise it whenever the same pieces would be fitted otherwise
 
@@ -294,7 +295,7 @@ class CodebookFeaturizer(StftFeaturizer):
             vectors.numpy(),
             components=s.components,
             levels=s.levels,
-            centroids=s.centroids,
+            centroids=len(earlier.centroids[0]) if earlier else self._centroids(frames),
             seed=seed,
             advance=advance,
             start=earlier,
@@ -336,8 +337,15 @@ class CodebookFeaturizer(StftFeaturizer):
 
     def parts(self, pieces: Sequence[Piece]) -> int:
         s = self.section
-        halves = 2 * s.levels if self.frames_to_fit(pieces) < codebook.PLENTY * s.centroids else 0
+        frames = self.frames_to_fit(pieces)
+        halves = 2 * s.levels if frames < codebook.PLENTY * self._centroids(frames) else 0
         return 2 + s.levels + (halves + postfilter.TOLD if s.postfilter_steps else 0)
+
+    def _centroids(self, frames: int) -> int:
+        """How many a codebook has that is fitted to so many frames."""
+        s = self.section
+        enough = frames // s.frames_per_centroid if s.frames_per_centroid else s.centroids
+        return min(s.centroids, max(FEWEST_CENTROIDS, enough))
 
     def frames_to_fit(self, pieces: Sequence[Piece]) -> int:
         """How many frames of these the levels are fitted to."""
@@ -378,7 +386,8 @@ class CodebookFeaturizer(StftFeaturizer):
     def load_state(self, state: State) -> None:
         s, bins = self.section, len(self.bins_hz)
         mean, components = _shaped(state, "mean", (bins,)), _shaped(state, "components", (s.components, bins))
-        centroids = _shaped(state, "centroids", (s.levels, s.centroids, s.components))
+        classes = min([s.centroids, *state["centroids"].shape[1:2]])  # a small corpus has fewer
+        centroids = _shaped(state, "centroids", (s.levels, max(2, classes), s.components))
         self._set_codebook(codebook.ResidualCodebook(mean, components, centroids))
         learned = {n.removeprefix("postfilter."): t for n, t in state.items() if n.startswith("postfilter.")}
         self.postfilter.load_state_dict(learned)

@@ -102,7 +102,7 @@ class SpectrumSection(StftSection):
 
 
 class CodebookSection(StftSection):
-    """Log-magnitude, PCA and residual k-means: a frame becomes `levels` codes of `centroids` values each."""
+    """Log-magnitude, PCA and residual k-means: a frame becomes `levels` codes of `centroids` values each, at most."""
 
     kind: Literal["codebook"]
     floor: float = Field(
@@ -111,6 +111,9 @@ class CodebookSection(StftSection):
     components: int = Field(160, ge=1)
     levels: int = Field(3, ge=1, le=64)
     centroids: int = Field(1024, ge=2, le=32768)
+    frames_per_centroid: int = Field(
+        0, ge=0, le=10_000, description="at least; where the corpus is too small there are fewer centroids"
+    )
     fit_frames: int = Field(300_000, ge=100, le=5_000_000, description="frames that the levels are fitted on, at most")
     postfilter_steps: int = Field(
         1200, ge=0, le=100_000, description="of the post-filter's training, at most; 0: plain look-up"

@@ -401,6 +401,28 @@ def test_a_fit_says_beforehand_how_many_parts_it_has(centroids, steps):
     assert len(said) <= f.parts(pieces) <= len(said) + 2
 
 
+def test_a_small_corpus_has_fewer_centroids():
+    """One for so many frames, but 64 at least; a codebook that begins with another one has as many as that."""
+    section = {"kind": "codebook", "n_fft": 256, "hop": 64, "components": 32, "centroids": 512, "postfilter_steps": 0}
+    pieces = [Piece.from_samples(melody(seed), RATE_HZ) for seed in range(4)]
+    fitted = []
+    for frames_per_centroid, start in [(5, None), (1000, None), (1000, 0)]:
+        f = CodebookFeaturizer(CodebookSection(**section, frames_per_centroid=frames_per_centroid), RATE_HZ)
+        state = None if start is None else fitted[start].state()
+        f.fit(pieces, seed=0, advance=lambda words: None, start=state)
+        again = CodebookFeaturizer(f.section, RATE_HZ)
+        again.load_state(f.state())
+        assert again.spec.vocabulary == f.spec.vocabulary
+        assert torch.equal(again.encode(pieces[0]), f.encode(pieces[0]))
+        fitted.append(f)
+    frames = sum(f.steps(piece) for piece in pieces)
+    assert [f.spec.vocabulary[0] for f in fitted] == [frames // 5, 64, frames // 5]
+    assert 64 < frames // 5 < 512
+    for wrong in (torch.zeros(3, 513, 32), torch.zeros(3, 1, 32), torch.zeros(3, 0, 32), torch.zeros(())):
+        with pytest.raises(ValueError, match="centroids is"):
+            f.load_state(f.state() | {"centroids": wrong})
+
+
 def test_too_small_a_corpus_is_explained():
     f = CodebookFeaturizer(CodebookSection(kind="codebook", n_fft=256, hop=64, components=32, centroids=512), RATE_HZ)
     with pytest.raises(ValueError, match=r"too few for 512 centroids.*lower representation.centroids"):
