@@ -289,8 +289,8 @@ class CodebookFeaturizer(StftFeaturizer):
             self.load_state(start)
             earlier = self.codebook
         advance("sampling frames")
-        vectors, phases, whole = self._sampled(pieces, few := min(s.fit_frames, WHOLE_FRAMES), seed)
         frames = self.frames_to_fit(pieces)
+        vectors, phases, whole = self._sampled(pieces, few := min(frames, WHOLE_FRAMES), seed)
         fitted = codebook.fit(
             vectors.numpy(),
             components=s.components,
