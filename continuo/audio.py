@@ -46,13 +46,19 @@ def decode_blocks(path: Path, sample_rate_hz: int) -> Iterator[np.ndarray]:
             if not 1000 <= file.samplerate <= 768_000:
                 raise ValueError(f"its sample rate of {file.samplerate} Hz is outside 1,000 to 768,000 Hz")
             size = max(BLOCK_SAMPLES // file.channels, 4096)
-            blocks = _bounded(file.blocks(size, dtype="float32", always_2d=True), file.samplerate)
+            blocks = _bounded(_read(file, size), file.samplerate)
             yield from resample_blocks(map(_mono, blocks), file.samplerate, sample_rate_hz)
     except soundfile.SoundFileError as error:
         reason = str(error).rsplit(": ", 1)[-1].strip().rstrip(".")
         if path.stat().st_size == 0:
             reason = "the file is empty"
         raise ValueError(f"cannot be decoded ({reason}): is it whole, and what its name says?") from None
+
+
+def _read(file: soundfile.SoundFile, size: int) -> Iterator[np.ndarray]:
+    """What decodes, `(N, C)` at a time; `SoundFile.blocks` fills a file that is cut short up with its last block."""
+    while len(block := file.read(size, dtype="float32", always_2d=True)):
+        yield block
 
 
 def _bounded(blocks: Iterable[np.ndarray], sample_rate_hz: int) -> Iterator[np.ndarray]:

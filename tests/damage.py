@@ -26,6 +26,7 @@ import train
 from continuo import checkpoint
 from continuo.files import replacing
 from predictor import Predictor
+from trainer import Trainer
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
@@ -174,10 +175,21 @@ def predict_long(out: Path, words: list[str], every_s: float) -> None:
 
 
 def limited(kind: str, most: int, out: Path, words: list[str]) -> None:
-    """`train.py` with these words and at most so many bytes of files ("FSIZE") or of further memory ("AS")."""
+    """`train.py` with these words and at most so many bytes of files ("FSIZE") or of further memory ("AS").
+
+    Memory is short from the first step on, when all libraries are loaded.
+    """
+    run = Trainer.run
+
+    def short(trainer: Trainer, *arguments: object) -> None:
+        used = psutil.Process().memory_info().vms
+        resource.setrlimit(resource.RLIMIT_AS, (used + most, used + most))
+        run(trainer, *arguments)
+
     if kind == "AS":
-        most += psutil.Process().memory_info().vms
-    resource.setrlimit(getattr(resource, f"RLIMIT_{kind}"), (most, most))
+        Trainer.run = short
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     out.write_text(json.dumps(said(train.main, *words)))
 
 

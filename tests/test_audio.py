@@ -137,3 +137,17 @@ def test_loudness_ignores_pauses():
     assert loudness_db(tone, 8000) == pytest.approx(20 * np.log10(0.5 / np.sqrt(2)), abs=0.05)
     assert loudness_db(np.concatenate([tone, pause, pause]), 8000) == pytest.approx(loudness_db(tone, 8000), abs=0.05)
     assert loudness_db(pause, 8000) == -120
+
+
+@pytest.mark.parametrize("share", [0.2, 0.6, 0.97])
+def test_a_recording_that_was_cut_short_is_what_is_left_of_it(tmp_path, monkeypatch, share):
+    """Its header promises more; nothing is played in its place."""
+    monkeypatch.setattr("continuo.audio.BLOCK_SAMPLES", 50_000)
+    noise = np.random.default_rng(0).standard_normal(12 * 48_000).astype(np.float32) * 0.1
+    soundfile.write(tmp_path / "whole.mp3", noise, 48_000)
+    content = (tmp_path / "whole.mp3").read_bytes()
+    (tmp_path / "cut.mp3").write_bytes(content[: int(share * len(content))])
+    expected = soundfile.read(tmp_path / "cut.mp3", dtype="float32")[0]
+    assert len(expected) < len(noise)
+    made = np.concatenate([*decode_blocks(tmp_path / "cut.mp3", 48_000)])
+    np.testing.assert_allclose(made, expected, atol=1e-6)  # blocks round otherwise than the whole
