@@ -35,6 +35,7 @@ from continuo.audio import (
     UNDECODABLE_ENDINGS,
     StoredSamples,
     audible_range,
+    cut_short,
     decode_blocks,
     in_blocks,
     loudness_db,
@@ -52,12 +53,14 @@ from continuo.transcript import read_song
 
 LEAST_SECONDS = 0.5
 OWN_FOLDERS = (".runs", ".evaluation")  # what Continuo writes beside models
-AUDIO_VERSION = 2  # part of every cache key: raise it whenever the same file would be heard differently
+AUDIO_VERSION = 3  # part of every cache key: raise it whenever the same file would be heard differently
 NOTES_PREFIX = "notes:"
 MOST_DEPTH = 64  # folders in folders
 MOST_MATCHING_S = 1.0  # of a pattern and a name; longer takes what goes astray in itself, as (a+)+$ does
 MOST_REPEATS = 10_000  # of a pattern's counted repeats together: each is written out when it is compiled
+ADDRESS = regex.compile(r"https?:/")
 GROUP = regex.compile(r"([\d,]+) files?")  # how files of one kind are named together
+CUT_SHORT = "is cut short: its file holds less than it promises, and what there is was read"
 SPLIT_SHARE = 0.1  # of a lone recording, heard only in validation
 
 
@@ -119,7 +122,11 @@ def load(section: CorpusSection, *, seed: int = 0, display: Display | None = Non
     sources, skipped = _chosen(section, seed)
     # decoding and synthesis run outside the interpreter lock
     outcomes = _prepared(sources, partial(prepare, section=section), display)
-    return _gathered(section, outcomes, skipped, display)
+    corpus = _gathered(section, outcomes, skipped, display)
+    for piece in corpus.pieces:
+        if piece.cut_short:
+            display.say(f"{piece.id} {CUT_SHORT}")
+    return corpus
 
 
 def load_songs(section: CorpusSection, *, seed: int = 0, display: Display | None = None) -> Corpus[Song]:
@@ -299,7 +306,8 @@ def prepare(source: Source, section: CorpusSection) -> Piece | str:
     restore = partial(_restore, source, section, key)
     samples = StoredSamples(cache.entry(key, ".f32"), 0, facts["bytes"] // 4, restore)
     heard = samples[slice(*facts["heard"])]
-    return Piece(source.id, str(source.path), section.sample_rate_hz, heard, facts["loudness_db"], key)
+    piece = Piece(source.id, str(source.path), section.sample_rate_hz, heard, facts["loudness_db"], key)
+    return replace(piece, cut_short=facts["cut_short"], ends=not facts["cut_short"])
 
 
 def _store(source: Source, section: CorpusSection, key: str) -> dict[str, Any]:
@@ -309,7 +317,8 @@ def _store(source: Source, section: CorpusSection, key: str) -> dict[str, Any]:
     def describe(path: Path) -> dict[str, Any]:
         if audio_key(source, section) != key:
             raise ValueError("it changed while it was read: start again when it is complete")
-        return _facts(path, rate)
+        facts = _facts(path, rate)
+        return facts | {"cut_short": not source.is_score and cut_short(source.path, path.stat().st_size / 4 / rate)}
 
     blocks = in_blocks(render_score(source, section)) if source.is_score else decode_blocks(source.path, rate)
     return cache.put_audio(key, map(_wanted, blocks), describe)
@@ -447,13 +456,18 @@ def written_out(text: str) -> Song:
 
 
 def _prompt_source(path: Path, endings: frozenset[str], *, expressive: bool = False) -> Source:
+    if ADDRESS.match(str(path)):
+        raise ValueError("--prompt takes a file, not an address of the web: download it first")
     if not path.exists():
         raise ValueError(f"--prompt {path} does not exist{near(path) or '; check the spelling'}")
     if not path.is_file() and not path.is_dir():
         raise ValueError(f"the prompt {path} is neither a file nor a folder: write what comes from it to a file first")
     if path.is_dir() or path.suffix.lower() not in endings:
+        known = f"({', '.join(sorted(endings))})"
+        if path.is_dir():
+            raise ValueError(f"the prompt {path} is a folder: name a file in it {known}")
         what = "cannot be read as notes" if path.suffix.lower() in AUDIO_ENDINGS else "is not a file of a known kind"
-        raise ValueError(f"the prompt {path} {what} ({', '.join(sorted(endings))})")
+        raise ValueError(f"the prompt {path} {what} {known}")
     return Source(path.name, path, expressive)
 
 

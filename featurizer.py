@@ -42,6 +42,7 @@ P = TypeVar("P", Piece, Song)
 MOST_PROMPT_S = 600.0  # of a prompt of sound that a model hears, its end; the time before matters no more
 RUN = 32  # frames that are sampled together
 FEWEST_CENTROIDS = 64  # however small the corpus
+POSTFILTER_STEP = 9e5  # what one costs, beside a frame and a centroid of k-means
 WHOLE_FRAMES = 60_000  # of a sample that is kept whole, for principal components and post-filter: 300 MB
 FIT_VERSION = 6  # part of the key of what was fitted: raise it whenever the same pieces would be fitted otherwise
 
@@ -93,9 +94,9 @@ class Featurizer(ABC, Generic[P]):
         like a stream of that one.
         """
 
-    def parts(self, pieces: Sequence[P]) -> int:
-        """How often `fit` tells `advance`, about."""
-        return 1
+    def shares(self, pieces: Sequence[P]) -> list[float]:
+        """What the parts of `fit` cost beside each other, in the order in which `advance` is told of them, about."""
+        return [1.0]
 
     @abstractmethod
     def encode(self, piece: P, start: int = 0, stop: int | None = None) -> torch.Tensor:
@@ -335,11 +336,17 @@ class CodebookFeaturizer(StftFeaturizer):
             vectors[here], phases[here], whole[here] = self.vectors(run), run.angle().half(), len(run) == RUN
         return vectors[:filled], phases[:filled], whole[:filled].bool()
 
-    def parts(self, pieces: Sequence[Piece]) -> int:
-        s = self.section
-        frames = self.frames_to_fit(pieces)
-        halves = 2 * s.levels if frames < codebook.PLENTY * self._centroids(frames) else 0
-        return 2 + s.levels + (halves + postfilter.TOLD if s.postfilter_steps else 0)
+    def shares(self, pieces: Sequence[Piece]) -> list[float]:
+        s, frames = self.section, self.frames_to_fit(pieces)
+        centroids, few = self._centroids(frames), min(frames, WHOLE_FRAMES)
+        shares = [0.0, 0.0] + [
+            float(frames * centroids)
+        ] * s.levels  # reading, which may wait for a disk, tells nothing
+        if s.postfilter_steps:
+            halves = 2 * s.levels if frames < codebook.PLENTY * centroids else 0
+            steps = postfilter.step_count(few // RUN, s.postfilter_steps)
+            shares += [few / 2 * centroids] * halves + [POSTFILTER_STEP * steps / postfilter.TOLD] * postfilter.TOLD
+        return shares
 
     def _centroids(self, frames: int) -> int:
         """How many a codebook has that is fitted to so many frames."""

@@ -30,7 +30,7 @@ MOST_FRAMES = 1_000_000  # over four hours at the default rate
 MOST_TAKES = 10_000
 NO_PROMPT = Path("none")
 STANDARD_OUTPUT = Path("-")
-SAMPLE_BYTES = 2  # of a WAV
+SAMPLE_BYTES, PICTURE_BYTES = 2, 1e6  # of a WAV, and of a picture at most
 DEMO_MODEL = MODELS / "demo" / "chorales.json"
 TOGETHER = 16  # takes that are drawn side by side
 PICTURE_FRAMES = 1000  # which take as long as a picture
@@ -117,6 +117,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from continuo.device import choose
     from continuo.progress import Display
     from continuo.sampling import Sampling
+    from corpus import CUT_SHORT
     from predictor import Predictor
 
     torch.set_num_threads(1)  # one step is too small to share, and a training may want the other cores
@@ -137,13 +138,18 @@ def _run(arguments: argparse.Namespace) -> int:
                 if prompt.empty:
                     share = f"--prompt-share {arguments.prompt_share}"
                     raise ValueError(f"{share} leaves nothing of {arguments.prompt} to continue: give more of it")
+            if sound and prompt.cut_short:
+                display.say(f"the prompt {arguments.prompt} {CUT_SHORT}")
             if moved := predictor.moved(prompt):
                 notes = f"{counted(moved, 'note')} of the prompt {'is' if moved == 1 else 'are'}"
                 display.say(f"{notes} beyond the corpus's range: moved to the nearest octave")
         if sound and not arguments.until_end and arguments.out != STANDARD_OUTPUT:
             heard_s = 0.0 if arguments.continuation_only or prompt is None else prompt.seconds
-            seconds = len(outs) * (heard_s + arguments.frames / predictor.steps_per_second)
-            check_space(outs[0], SAMPLE_BYTES * predictor.sample_rate_hz * seconds, "ask for fewer --frames or --takes")
+            bytes_each = (
+                SAMPLE_BYTES * predictor.sample_rate_hz * (heard_s + arguments.frames / predictor.steps_per_second)
+            )
+            needed = len(outs) * (bytes_each + PICTURE_BYTES)
+            check_space(outs[0], needed, "ask for fewer --frames or --takes")
         made = _made(arguments, predictor, prompt, how, outs, display)
         display.say(f"{_weights(predictor)}{_judged(predictor)}")
         if _model(arguments.meta) == DEMO_MODEL:
@@ -267,7 +273,7 @@ def write_sound(arguments: argparse.Namespace, predictor: Any, display: Any, job
     clock = Clock(display, arguments.frames, predictor)
     blocks = clock.watch(joined(take, prompt, arguments.frames, with_prompt=heard > 0), heard)
     if out == STANDARD_OUTPUT:
-        written = stream_wav(sys.stdout.buffer, blocks, predictor.sample_rate_hz)
+        written = stream_wav(sys.stdout.buffer, blocks, predictor.sample_rate_hz, comment=_comment(arguments))
     else:
         written = write_wav(out, blocks, predictor.sample_rate_hz, comment=_comment(arguments))
     made_s = take.made / predictor.steps_per_second
@@ -305,7 +311,8 @@ def write_song(arguments: argparse.Namespace, predictor: Any, display: Any, job:
     sound = render(song.performance(), predictor.sample_rate_hz, soundfont=soundfont and Path(soundfont).expanduser())
     beside = {}
     if out == STANDARD_OUTPUT:
-        stream_wav(sys.stdout.buffer, in_blocks(sound), predictor.sample_rate_hz)
+        blocks = in_blocks(sound)
+        stream_wav(sys.stdout.buffer, blocks, predictor.sample_rate_hz, comment=_comment(arguments))
     else:
         midi, notation = out.with_suffix(".mid"), out.with_suffix(".musicxml")
         write_song_midi(song, midi)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ import corpus
 from continuo import cache, checkpoint
 from continuo.card import card_path, write_card
 from continuo.command import counted, within_memory
-from continuo.device import choose_precision
+from continuo.device import choose_precision, keep_freed_memory
 from continuo.files import human_size, remove_leftovers
 from continuo.metadata import Metadata, check_same_model
 from continuo.progress import Display
@@ -224,9 +225,9 @@ class Trainer:
         except ValueError:
             pass  # it was never fitted on this corpus, or the entry is damaged
         started = time.monotonic()
-        task = self.display.task("fitting the featurizer", featurizer.parts(self.to_fit))
-        parts = iter(range(1, 10_000))
-        advance: Callable[[str], None] = lambda words: task.update(next(parts), words)  # noqa: E731
+        shares = featurizer.shares(self.to_fit)
+        task, done = self.display.task("fitting the featurizer", sum(shares)), accumulate(shares, initial=0.0)
+        advance: Callable[[str], None] = lambda words: task.update(next(done, sum(shares)), words)  # noqa: E731
         featurizer.fit(self.to_fit, seed=self.metadata.training.seed, advance=advance, start=start)
         task.close()
         checkpoint.save(kept, featurizer.state(), {})
@@ -278,6 +279,7 @@ class Trainer:
                 disk.
         """
         t = self.metadata.training
+        keep_freed_memory()
         batches = training_batches(self.train_set, self.sampler)
         before, started = self.progress.seconds, time.monotonic()
         self.team.seconds(before)

@@ -6,6 +6,7 @@ Decoding goes block by block, so that memory stays flat whatever the length of a
 import io
 import math
 import os
+import re
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
@@ -30,6 +31,10 @@ BLOCK_SAMPLES = 1 << 19
 MADE_BY_A_MODEL = "made by a model of Continuo"  # the comment of such a WAV
 MOST_SECONDS = 12 * 3600.0  # of a recording: compressed silence may promise months in a few bytes
 MOST_TAPS = 1 << 24  # of a resampling filter, before rates that have hardly a factor in common are met approximately
+OGG_PAGE, LARGEST_PAGE, LAST_PAGE = b"OggS", 65_307, 4  # how a page begins, its bytes at most, the flag of the last
+PROMISED = re.compile(r"^ *(?:data|SSND|Data Size|[Rr]iff size|riff) +: (\d+) \(should be (\d+)\)", re.MULTILINE)
+UNKNOWN_BYTES = 0x7F000000  # a header that promises as many or more was written to a pipe, and promises nothing
+LOST_BYTES, LOST_SHARE = 1024, 0.99  # fewer missing bytes, or samples, are how a writer counts, not a loss
 ROWS = 64  # outputs of one row of the resampling product, at least: fewer would leave the processor idle
 
 
@@ -59,6 +64,26 @@ def _read(file: soundfile.SoundFile, size: int) -> Iterator[np.ndarray]:
     """What decodes, `(N, C)` at a time; `SoundFile.blocks` fills a file that is cut short up with its last block."""
     while len(block := file.read(size, dtype="float32", always_2d=True)):
         yield block
+
+
+def cut_short(path: Path, seconds: float) -> bool:
+    """Whether there is less in a file than its header promises: `seconds` are what decoded.
+
+    A recording that was not copied to its end, or whose recorder stopped too early.
+    """
+    with soundfile.SoundFile(os.fsencode(path)) as file:
+        promises = [(int(promised), int(there)) for promised, there in PROMISED.findall(file.extra_info)]
+        missing = any(there + LOST_BYTES < promised < UNKNOWN_BYTES for promised, there in promises)
+        unended = file.format == "OGG" and not _ogg_ends(path)
+        return missing or unended or seconds < LOST_SHARE * file.frames / file.samplerate
+
+
+def _ogg_ends(path: Path) -> bool:
+    """Whether the last page of an Ogg file says that it is the last."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 2 * LARGEST_PAGE))
+        _, _, page = file.read().rpartition(OGG_PAGE)  # after which a version and flags come, a byte each
+    return len(page) > 1 and bool(page[1] & LAST_PAGE)
 
 
 def _bounded(blocks: Iterable[np.ndarray], sample_rate_hz: int) -> Iterator[np.ndarray]:
@@ -269,7 +294,7 @@ def made_by_a_model(path: Path) -> bool:
         return False  # decoding will say what is wrong with it
 
 
-def stream_wav(stream: BinaryIO, blocks: Iterable[np.ndarray], sample_rate_hz: int) -> int:
+def stream_wav(stream: BinaryIO, blocks: Iterable[np.ndarray], sample_rate_hz: int, *, comment: str = "") -> int:
     """Write mono blocks `(n,)` to a pipe as 16-bit WAV, each as it comes; returns the number of samples.
 
     The length is not known before the end and cannot be written afterwards, so the header holds the largest number
@@ -277,7 +302,10 @@ def stream_wav(stream: BinaryIO, blocks: Iterable[np.ndarray], sample_rate_hz: i
     """
     unknown = 2**32 - 1
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate_hz, 2 * sample_rate_hz, 2, 16)
-    stream.write(struct.pack("<4sI4s", b"RIFF", unknown, b"WAVE") + form + struct.pack("<4sI", b"data", unknown))
+    text = comment.encode() + bytes(2 - len(comment.encode()) % 2)  # ends with a zero, at an even place
+    said = struct.pack("<4sI4s4sI", b"LIST", 12 + len(text), b"INFO", b"ICMT", len(text)) + text if comment else b""
+    head = struct.pack("<4sI4s", b"RIFF", unknown, b"WAVE") + form + said
+    stream.write(head + struct.pack("<4sI", b"data", unknown))
     written = 0
     for block in blocks:
         buffer = io.BytesIO()

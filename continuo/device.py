@@ -1,5 +1,7 @@
 """Where to compute: CUDA, then MPS, then the CPU; and in which precision."""
 
+import ctypes
+import sys
 import time
 
 import torch
@@ -8,6 +10,8 @@ from torch import nn
 from continuo.completion import DEVICES
 
 PRODUCT_ROWS = 2048  # of the products that precisions are compared by
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+LARGEST_KEPT, MOST_KEPT = 1 << 25, 2**31 - 1  # bytes, the most that glibc takes
 
 
 def choose(name: str) -> tuple[torch.device, str]:
@@ -90,3 +94,14 @@ def _product_seconds(dtype: torch.dtype, rows: int) -> float:
         a @ b
         seconds.append(time.perf_counter() - started)
     return min(seconds)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep for the next step what a step frees, on Linux with glibc; elsewhere nothing changes.
+
+    It gives large tensors back otherwise, and every page of the next ones is asked for and cleared anew: up to a fifth
+    of a training step.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+        mallopt(M_TRIM_THRESHOLD, MOST_KEPT)

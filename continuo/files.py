@@ -98,6 +98,8 @@ def check_writable(path: Path, *, force: bool) -> None:
         raise ValueError(f"{path} is a folder: give the name of a file")
     if path.exists() and not force:
         raise ValueError(f"{path} exists already: choose another name, or give --force to overwrite it")
+    if path.parent.exists() and not path.parent.is_dir():
+        raise ValueError(f"{path} cannot be: {path.parent} is a file, not a folder")
     if not path.parent.is_dir():
         raise ValueError(f"the folder {path.parent} does not exist: create it, or choose another place")
     try:

@@ -487,6 +487,8 @@ def _reason(entry: Any) -> str:
 
 
 def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)  # as it was written
     try:
         return f"{value!r:.80}"
     except (ValueError, RecursionError):  # a number of thousands of digits, lists in lists in lists

@@ -21,6 +21,7 @@ class Piece:
         loudness_db: gated RMS of the whole, dB below full scale.
         key: changes with the samples; empty where nothing about the piece is to be cached.
         ends: whether the music ends where the samples end, and is not cut there.
+        cut_short: whether its file holds less than it promises.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Piece:
     loudness_db: float
     key: str = ""
     ends: bool = True
+    cut_short: bool = False
 
     @classmethod
     def from_samples(cls, samples: Samples, sample_rate_hz: int, *, source: str = "samples") -> "Piece":

@@ -141,6 +141,12 @@ def fit(
     return model
 
 
+def step_count(runs: int, most: int) -> int:
+    """How many steps `fit` takes with so many runs, if it may take `most`."""
+    learned = runs - math.ceil(runs / HELD_OUT)
+    return min(most, MOST_EPOCHS * math.ceil(learned / BATCH))
+
+
 class Overlap:
     """What is heard of runs of `frames_in` magnitudes once they are overlapped to audio.
 

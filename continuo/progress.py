@@ -112,7 +112,7 @@ class Task:
 
     def __init__(self, display: Display, name: str, total: float) -> None:
         self.display, self.name, self.total = display, name, total
-        self.started = self.last_line = time.monotonic()
+        self.started = self.begun = self.last_line = time.monotonic()
         self.last_entry = 0.0
         self.first_done: float | None = None
         self.bar = display.live.add_task(name, total=total, note="", ends=None) if display.live else None
@@ -124,9 +124,11 @@ class Task:
         now = time.monotonic()
         if self.first_done is None:
             self.first_done = done
+        if done <= self.first_done:
+            self.begun = now  # what went before tells nothing of the rest
         if remaining_s is None:
             progress = done - self.first_done
-            remaining_s = (now - self.started) / progress * (self.total - done) if progress > 0 else None
+            remaining_s = (now - self.begun) / progress * (self.total - done) if progress > 0 else None
         if self.display.journal and now - self.last_entry >= JOURNAL_EVERY_S:
             self.last_entry = now
             entry = {"task": self.name, "share": done / self.total, "remaining_s": remaining_s} | figures

@@ -231,9 +231,12 @@ def small_disks(folder: Path) -> dict[str, object]:
 
     small = disk("small", 1 << 16)
     found["sound"] = said(predict.main, *taken, "--out", small / "take.wav")
-    assert said(predict.main, *taken, "--out", folder / "whole.wav") == (0, "")
+    ending = [*taken, "--until-end"]  # how long it will be is not known beforehand
+    assert said(predict.main, *ending, "--out", folder / "whole.wav") == (0, "")
     almost = disk("almost", (folder / "whole.wav").stat().st_size + (1 << 14))  # room for the sound, not for all of it
-    found["picture"] = said(predict.main, *taken, "--out", almost / "take.wav")
+    found["both"] = said(predict.main, *taken, "--out", almost / "take.wav")
+    found["both left"] = left(almost)
+    found["picture"] = said(predict.main, *ending, "--out", almost / "take.wav")
     found["sound left"] = left(small)
     found["picture left"] = left(almost)
     found["sound whole"] = (almost / "take.wav").read_bytes() == (folder / "whole.wav").read_bytes()

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from continuo.audio import (
     audible_range,
     block_powers,
+    cut_short,
     decode_blocks,
     loudness_db,
     made_by_a_model,
     read_audio,
     resample_blocks,
     soft_limit,
+    stream_wav,
     write_wav,
 )
 
@@ -151,3 +153,31 @@ def test_a_recording_that_was_cut_short_is_what_is_left_of_it(tmp_path, monkeypa
     assert len(expected) < len(noise)
     made = np.concatenate([*decode_blocks(tmp_path / "cut.mp3", 48_000)])
     np.testing.assert_allclose(made, expected, atol=1e-6)  # blocks round otherwise than the whole
+
+
+@pytest.mark.parametrize("kind", ["wav", "wavex", "aiff", "au", "w64", "rf64", "mp3", "ogg vorbis", "ogg opus"])
+def test_what_is_cut_short_is_known_by_its_header(tmp_path, kind):
+    noise = np.random.default_rng(0).standard_normal(5 * 48_000).astype(np.float32) * 0.1
+    container, _, subtype = kind.partition(" ")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    with soundfile.SoundFile(
+        whole, "w", 48_000, 1, format=container.upper(), subtype=subtype.upper() or None
+    ) as file:  # in blocks: libsndfile 1.2 cannot write long Vorbis at once
+        for block in np.split(noise, 50):
+            file.write(block)
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 4 // 5])
+    seconds = {path: len(soundfile.read(path)[0]) / 48_000 for path in (whole, cut)}
+    assert seconds[cut] < seconds[whole] == pytest.approx(5, abs=0.1)
+    assert not cut_short(whole, seconds[whole])
+    assert cut_short(cut, seconds[cut])
+
+
+@pytest.mark.parametrize("comment", ["", "odd", "even"])
+def test_what_was_sent_through_a_pipe_promises_no_length_and_keeps_its_comment(tmp_path, comment):
+    path, audio = tmp_path / "sent.wav", sine(300, 0.5, 8000)
+    with open(path, "wb") as file:
+        assert stream_wav(file, [audio[:100], audio[100:]], 8000, comment=comment) == len(audio)
+    with soundfile.SoundFile(path) as file:
+        assert (file.comment, file.frames) == (comment, len(audio))
+    np.testing.assert_allclose(read_audio(path, 8000), audio, atol=1e-4)
+    assert not cut_short(path, 0.5)

@@ -194,9 +194,22 @@ def test_plain_progress_on_a_pipe(monkeypatch):
             task.update(done, "note")
         display.say("evil\x1b[31m\nname")
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "work  20%: note, elapsed 00:12, remaining 01:36"
+    assert lines[0] == "work  20%: note, elapsed 00:12, remaining 00:48"  # 6 s each
     assert lines[-1] == "evil\\x1b[31m\\nname"
     assert printable("é ∑") == "é ∑"
+
+
+def test_what_comes_before_the_work_tells_nothing_of_its_end(monkeypatch):
+    import io
+
+    stream, now = io.StringIO(), [0.0]
+    monkeypatch.setattr("continuo.progress.time.monotonic", lambda: now[0])
+    with Display(stream=stream) as display:
+        task = display.task("fitting", 100)
+        for now[0], done in [(0.0, 0), (300.0, 0), (320.0, 25), (380.0, 100)]:
+            task.update(done)
+    lines = [line.partition("elapsed ")[2] for line in stream.getvalue().splitlines()]
+    assert lines == ["05:00, remaining --:--", "05:20, remaining 01:00", "06:20, remaining 00:00"]
 
 
 def test_what_is_loaded_begins_with_one_of_the_prefixes(tmp_path):

@@ -17,6 +17,7 @@ from continuo import cache
 from continuo.audio import MADE_BY_A_MODEL, StoredSamples, decode_blocks, write_wav
 from continuo.metadata import CodebookSection, CorpusSection
 from continuo.piece import Piece, check_audible
+from continuo.progress import Display
 from dataset import AudioDataset
 from featurizer import CodebookFeaturizer
 
@@ -277,6 +278,20 @@ def test_A11_embedded_chorales_are_rendered_with_no_data_of_the_users():
         assert piece.loudness_db > -45
     other = corpus.load(CorpusSection(sample_rate_hz=RATE_HZ, program=0, pieces=3), seed=2)
     assert {p.id for p in other.pieces} != {p.id for p in loaded.pieces}
+
+
+def test_what_is_cut_short_is_heard_as_far_as_it_goes_and_said(tmp_path, capsys):
+    write_wav(tmp_path / "whole.wav", [melody(1)], RATE_HZ)
+    write_wav(tmp_path / "cut.wav", [melody(2)], RATE_HZ)
+    content = (tmp_path / "cut.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(content[: len(content) // 2])
+    for _ in range(2):  # read, then from the cache
+        cut, whole = corpus.load(section(tmp_path), display=Display()).pieces
+        assert (cut.cut_short, cut.ends, whole.cut_short, whole.ends) == (True, False, False, True)
+        assert cut.seconds == pytest.approx(whole.seconds / 2, rel=0.2)
+        said = capsys.readouterr().err
+        assert said.splitlines()[-1].startswith("cut.wav is cut short: its file holds less than it promises")
+        assert "whole.wav" not in said
 
 
 def test_what_a_model_made_is_no_music_to_learn_from(tmp_path):

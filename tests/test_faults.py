@@ -254,6 +254,7 @@ def test_full_and_read_only_disks(tmp_path, music_folder):
         "state again": ["model.safetensors", "No space left on device", "free some space"],
         "curves": ["No space left on device", "free some space"],
         "sound": ["predict.py: cannot write", "take.wav", "free some space"],
+        "both": ["predict.py: cannot write", "take.wav", "are needed", "free some space"],
         "picture": ["take.png", "No space left on device", "free some space"],
         "cache": ["the cache cannot be written (No space left on device)", "set CONTINUO_CACHE", "free some space"],
         "cache read-only": ["Read-only file system", "set CONTINUO_CACHE"],
@@ -265,7 +266,7 @@ def test_full_and_read_only_disks(tmp_path, music_folder):
         one_line(err, *words)
     assert found["state left"] == ["model.card.md", "model.json", "model.safetensors"]
     assert 1 <= found["state step"] <= found["step after all"] < 40
-    assert found["sound left"] == []
+    assert found["sound left"] == found["both left"] == []
     assert (found["picture left"], found["sound whole"]) == (["take.wav"], True)
     assert found["cache left"] == ["model.json"]
 

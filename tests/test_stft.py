@@ -398,7 +398,7 @@ def test_a_fit_says_beforehand_how_many_parts_it_has(centroids, steps):
     pieces = [Piece.from_samples(melody(seed), RATE_HZ) for seed in range(4)]
     f.fit(pieces, seed=0, advance=said.append)
     assert any("half" in words for words in said) == (steps > 0 and centroids == 64)
-    assert len(said) <= f.parts(pieces) <= len(said) + 2
+    assert len(said) <= len(f.shares(pieces)) <= len(said) + 2
 
 
 def test_a_small_corpus_has_fewer_centroids():

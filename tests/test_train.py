@@ -418,3 +418,25 @@ def test_a_budget_that_is_used_up_is_said(tmp_path, music_folder, capsys):
         capsys.readouterr()
         assert main([*flags, "--steps", str(steps)]) == 0
         assert ("nothing was left to do: already trained for 3 steps" in capsys.readouterr().err) == said
+
+
+KEPT = """
+import resource, sys, torch
+from continuo.device import keep_freed_memory
+if sys.argv[1:]:
+    keep_freed_memory()
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+torch.ones(1)
+before = resident()
+torch.ones(5 << 20)
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what other C libraries keep is theirs to say")
+def test_what_a_step_frees_is_kept_for_the_next():
+    def kept(*words: str) -> int:
+        run = [sys.executable, "-c", KEPT, *words]
+        return int(subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+
+    assert kept() < 10e6 < 19e6 < kept("all of it")
