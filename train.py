@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from continuo.report import TrainingLog
     from trainer import Trainer
 
+# Of OpenMP, before torch is loaded: threads that spin for long starve others where a core is shared.
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 LISTEN_EVERY_S = 180.0  # at most so often is a model heard while it trains
 LISTEN_SHARE = 0.02  # of the time
 LISTEN_STEPS, LISTEN_PROMPT_S = 250, 3.0
@@ -79,7 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin starve when a core is shared
+    for name, value in WAITING.items():
+        os.environ.setdefault(name, value)
     return run_main(lambda: _run(arguments), name="train.py")
 
 
