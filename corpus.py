@@ -46,7 +46,7 @@ from continuo.files import human_size, near
 from continuo.metadata import EMBEDDED_CORPUS, CorpusSection
 from continuo.parallel import WORKERS, in_order, keep_on
 from continuo.performance import CACHE_VERSION, SCORE_ENDINGS, perform
-from continuo.piece import Piece, check_audible
+from continuo.piece import CUT_SHORT, Piece, check_audible
 from continuo.progress import Display
 from continuo.song import QUARTER, Song, Tone, pitch_number
 from continuo.transcript import read_song
@@ -60,7 +60,6 @@ MOST_MATCHING_S = 1.0  # of a pattern and a name; longer takes what goes astray 
 MOST_REPEATS = 10_000  # of a pattern's counted repeats together: each is written out when it is compiled
 ADDRESS = regex.compile(r"https?:/")
 GROUP = regex.compile(r"([\d,]+) files?")  # how files of one kind are named together
-CUT_SHORT = "is cut short: its file holds less than it promises, and what there is was read"
 SPLIT_SHARE = 0.1  # of a lone recording, heard only in validation
 
 

@@ -292,6 +292,8 @@ class CodebookFeaturizer(StftFeaturizer):
         advance("sampling frames")
         frames = self.frames_to_fit(pieces)
         vectors, phases, whole = self._sampled(pieces, few := min(frames, WHOLE_FRAMES), seed)
+        if earlier:
+            advance("components as they were")
         fitted = codebook.fit(
             vectors.numpy(),
             components=s.components,

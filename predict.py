@@ -115,9 +115,9 @@ def _run(arguments: argparse.Namespace) -> int:
     import torch
 
     from continuo.device import choose
+    from continuo.piece import CUT_SHORT
     from continuo.progress import Display
     from continuo.sampling import Sampling
-    from corpus import CUT_SHORT
     from predictor import Predictor
 
     torch.set_num_threads(1)  # one step is too small to share, and a training may want the other cores

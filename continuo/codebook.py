@@ -107,8 +107,8 @@ def fit(
             f"the corpus has {len(vectors)} frames, too few for {least} centroids or components: "
             "add recordings, or lower representation.centroids and representation.components"
         )
-    advance("principal components")
     if start is None:
+        advance("principal components")
         pca = PCA(components, svd_solver="covariance_eigh").fit(vectors)
         mean, axes = pca.mean_, pca.components_
     else:

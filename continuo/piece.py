@@ -8,6 +8,8 @@ import numpy as np
 
 from continuo.audio import REFERENCE_DB, ResampledView, Resampler, Samples, loudness_db
 
+CUT_SHORT = "is cut short: its file holds less than it promises, and what there is was read"
+
 
 @dataclass(frozen=True)
 class Piece:

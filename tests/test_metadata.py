@@ -80,7 +80,7 @@ def test_a_file_is_blamed_for_what_stands_in_it_and_not_for_what_was_asked_for(t
 
 def test_what_is_no_section_is_named_plainly():
     for section in ("sampling", "architecture"):
-        assert bad({section: None}) == f"{section}: input should be an object, not None"
+        assert bad({section: None}) == f"{section}: input should be an object, not null"
 
 
 def test_nothing_far_is_suggested():
