@@ -126,7 +126,7 @@ def test_progress_and_colours_on_a_terminal_alone(tmp_path, music_folder, traine
     for part in ("reading the corpus", "fitting the featurizer", "encoding", "training"):
         assert part in shown
     assert re.search(r"training.*elapsed 0\d:\d\d, remaining 0\d:\d\d", shown)
-    go_on = script("predict", *words(trained, prompt, "--frames", 250, "--out", tmp_path / "a.wav"))
+    go_on = script("predict", *words(trained, prompt, "--frames", 5000, "--out", tmp_path / "a.wav"))
     shown = on_a_terminal(go_on, tmp_path)
     assert re.search(r"continuing.*remaining 0\d:\d\d", shown)
     colour = r"\x1b\[[0-9;]*(3[0-79]|38;5;\d+)m"
