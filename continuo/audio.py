@@ -298,7 +298,7 @@ def stream_wav(stream: BinaryIO, blocks: Iterable[np.ndarray], sample_rate_hz: i
     """Write mono blocks `(n,)` to a pipe as 16-bit WAV, each as it comes; returns the number of samples.
 
     The length is not known before the end and cannot be written afterwards, so the header holds the largest number
-    there is, as programs do that write to pipes.
+    there is, as programs do that write to pipes. `comment` stands before the sound, where readers of WAVs look for it.
     """
     unknown = 2**32 - 1
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate_hz, 2 * sample_rate_hz, 2, 16)
