@@ -79,17 +79,17 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if device.type == "mps":
         return torch.float32
     plain = _product_seconds(torch.float32, PRODUCT_ROWS)
-    few = PRODUCT_ROWS // 64
-    if _product_seconds(torch.bfloat16, few) * PRODUCT_ROWS / few > 2 * plain:
+    few = PRODUCT_ROWS // 64  # rows, which cost up to ten times as much each as many do where bfloat16 is fastest
+    if _product_seconds(torch.bfloat16, few) * PRODUCT_ROWS / few > 10 * plain:
         return torch.float32  # emulated: on many processors a thousand times slower, so that measuring took a minute
     return torch.bfloat16 if _product_seconds(torch.bfloat16, PRODUCT_ROWS) < 0.7 * plain else torch.float32
 
 
 def _product_seconds(dtype: torch.dtype, rows: int) -> float:
-    """The least time of three products of `(rows, 512)` and `(512, 2048)`."""
+    """The least time of five products of `(rows, 512)` and `(512, 2048)`."""
     a, b = torch.ones(rows, 512, dtype=dtype), torch.ones(512, 2048, dtype=dtype)
     seconds = []
-    for _ in range(3):
+    for _ in range(5):
         started = time.perf_counter()
         a @ b
         seconds.append(time.perf_counter() - started)

@@ -362,13 +362,22 @@ def test_the_average_and_the_best_are_kept(trained):
         assert torch.equal(tensors["average.enter.weight"], tensors["best.enter.weight"])
 
 
-@pytest.mark.parametrize(("slower", "chosen"), [(0.4, torch.bfloat16), (1.0, torch.float32), (1000.0, torch.float32)])
-def test_a_precision_is_chosen_by_products_and_a_slow_one_costs_little(monkeypatch, slower, chosen):
+@pytest.mark.parametrize(
+    ("slower", "of_a_few", "chosen"),
+    [
+        (0.4, 0.4, torch.bfloat16),
+        (0.15, 2.5, torch.bfloat16),  # fast for many rows alone, as processors with matrix units are
+        (1.0, 1.0, torch.float32),
+        (1000.0, 1000.0, torch.float32),
+    ],
+)
+def test_a_precision_is_chosen_by_products_and_a_slow_one_costs_little(monkeypatch, slower, of_a_few, chosen):
     """Where bfloat16 is emulated, measuring whole products of it once took a minute at every start."""
     asked = []
 
     def seconds(dtype, rows):
-        asked.append(rows * (slower if dtype == torch.bfloat16 else 1.0))
+        many = rows == device.PRODUCT_ROWS
+        asked.append(rows * (1.0 if dtype == torch.float32 else slower if many else of_a_few))
         return asked[-1]
 
     monkeypatch.setattr(device, "_product_seconds", seconds)
