@@ -78,6 +78,15 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type == "mps":
         return torch.float32
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several wait for each other where other work has the cores
+    try:
+        return _faster_precision()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _faster_precision() -> torch.dtype:
     plain = _product_seconds(torch.float32, PRODUCT_ROWS)
     few = PRODUCT_ROWS // 64  # rows, which cost up to ten times as much each as many do where bfloat16 is fastest
     if _product_seconds(torch.bfloat16, few) * PRODUCT_ROWS / few > 10 * plain:

@@ -15,9 +15,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from continuo import checkpoint, metadata
-from continuo.card import write_card
-from continuo.files import human_size
 from train import main as train
 
 NAME = "chorales"
@@ -38,6 +35,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def pack(meta: Path, folder: Path) -> None:
     """Write what predicting needs of a trained model to `folder`, small enough to be passed on."""
+    from continuo import checkpoint, metadata  # not before `train`, which says how torch's threads wait
+    from continuo.card import write_card
+    from continuo.files import human_size
+
     described = metadata.load(meta)
     tensors, facts = checkpoint.load(meta.parent / described.state)
     kept = [f"{name}." for name in ("featurizer", checkpoint.predicting(facts["progress"]))]

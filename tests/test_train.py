@@ -373,9 +373,10 @@ def test_the_average_and_the_best_are_kept(trained):
 )
 def test_a_precision_is_chosen_by_products_and_a_slow_one_costs_little(monkeypatch, slower, of_a_few, chosen):
     """Where bfloat16 is emulated, measuring whole products of it once took a minute at every start."""
-    asked = []
+    asked, threads = [], torch.get_num_threads()
 
     def seconds(dtype, rows):
+        assert torch.get_num_threads() == 1  # several wait for each other beside other work
         many = rows == device.PRODUCT_ROWS
         asked.append(rows * (1.0 if dtype == torch.float32 else slower if many else of_a_few))
         return asked[-1]
@@ -383,6 +384,7 @@ def test_a_precision_is_chosen_by_products_and_a_slow_one_costs_little(monkeypat
     monkeypatch.setattr(device, "_product_seconds", seconds)
     assert device.choose_precision("auto", torch.device("cpu")) == chosen
     assert sum(asked) < 20 * device.PRODUCT_ROWS
+    assert torch.get_num_threads() == threads
 
 
 def test_A05_devices_are_taken_in_order(monkeypatch):
