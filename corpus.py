@@ -46,7 +46,7 @@ from continuo.files import human_size, near
 from continuo.metadata import EMBEDDED_CORPUS, CorpusSection
 from continuo.parallel import WORKERS, in_order, keep_on
 from continuo.performance import CACHE_VERSION, SCORE_ENDINGS, perform
-from continuo.piece import CUT_SHORT, Piece, check_audible
+from continuo.piece import Piece, check_audible
 from continuo.progress import Display
 from continuo.song import QUARTER, Song, Tone, pitch_number
 from continuo.transcript import read_song
@@ -97,7 +97,11 @@ class Corpus(Generic[P]):
         return sum(int(group[1].replace(",", "")) if group else 1 for group in together)
 
     def split(self, validation_share: float, seed: int) -> tuple[list[P], list[P]]:
-        """Training and validation pieces. A lone piece is cut: its last tenth is kept for validation."""
+        """Training and validation pieces. A lone piece is cut: its last tenth is kept for validation.
+
+        Otherwise it is a share of the pieces by number, at random; by length where lengths differ so much that less
+        than half of that share of the music, or more than half of all, would be held out.
+        """
         from sklearn.model_selection import train_test_split
 
         if len(self.pieces) == 1:
@@ -105,8 +109,34 @@ class Corpus(Generic[P]):
             cut = int(piece.extent * (1 - SPLIT_SHARE))
             return [piece.stretch(0, cut, "beginning")], [piece.stretch(cut, piece.extent, "end")]
         held_out = min(max(1, round(validation_share * len(self.pieces))), len(self.pieces) - 1)
-        train, validation = train_test_split(list(self.pieces), test_size=held_out, random_state=seed % 2**32)
+        split = train_test_split(list(self.pieces), test_size=held_out, random_state=seed % 2**32)
+        train: list[P] = split[0]
+        validation: list[P] = split[1]
+        wanted, held_s = validation_share * self.seconds, sum(piece.seconds for piece in validation)
+        if not wanted / 2 <= held_s <= max(wanted, self.seconds / 2):
+            in_turn: list[P] = validation + train
+            chosen = _about(wanted, [piece.seconds for piece in in_turn])
+            validation = [in_turn[number] for number, held in enumerate(chosen) if held]
+            train = [in_turn[number] for number, held in enumerate(chosen) if not held]
         return sorted(train, key=lambda p: p.id), sorted(validation, key=lambda p: p.id)
+
+
+def _about(wanted: float, lengths: list[float]) -> list[bool]:
+    """Which of two or more lengths to take, in turn, for a sum of about `wanted`: at least one, never all.
+
+    >>> _about(1.0, [0.1, 5.0, 0.7, 0.5])
+    [True, False, True, False]
+    """
+    taken, total = [False] * len(lengths), 0.0
+    for number, length in enumerate(lengths):
+        if total < wanted * 3 / 4 and total + length <= wanted * 3 / 2:
+            taken[number], total = True, total + length
+    if total < wanted / 2:  # all others are long
+        longer = [number for number, held in enumerate(taken) if not held]
+        taken[min(longer, key=lambda number: lengths[number])] = True
+    if all(taken):
+        taken[lengths.index(max(lengths))] = False
+    return taken
 
 
 def load(section: CorpusSection, *, seed: int = 0, display: Display | None = None) -> Corpus[Piece]:
@@ -123,8 +153,8 @@ def load(section: CorpusSection, *, seed: int = 0, display: Display | None = Non
     outcomes = _prepared(sources, partial(prepare, section=section), display)
     corpus = _gathered(section, outcomes, skipped, display)
     for piece in corpus.pieces:
-        if piece.cut_short:
-            display.say(f"{piece.id} {CUT_SHORT}")
+        for remark in piece.remarks:
+            display.say(f"{piece.id} {remark}")
     return corpus
 
 

@@ -45,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.out.suffix in (".json", ".safetensors"):
+        raise ValueError(f"--out {arguments.out} would be a model's own file: call it {arguments.out.stem}.onnx, say")
     check_writable(arguments.out, force=arguments.force)
 
     from continuo.stepping import step_graph

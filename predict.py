@@ -115,7 +115,6 @@ def _run(arguments: argparse.Namespace) -> int:
     import torch
 
     from continuo.device import choose
-    from continuo.piece import CUT_SHORT
     from continuo.progress import Display
     from continuo.sampling import Sampling
     from predictor import Predictor
@@ -138,8 +137,8 @@ def _run(arguments: argparse.Namespace) -> int:
                 if prompt.empty:
                     share = f"--prompt-share {arguments.prompt_share}"
                     raise ValueError(f"{share} leaves nothing of {arguments.prompt} to continue: give more of it")
-            if sound and prompt.cut_short:
-                display.say(f"the prompt {arguments.prompt} {CUT_SHORT}")
+            for remark in prompt.remarks if sound else ():
+                display.say(f"the prompt {arguments.prompt} {remark}")
             if moved := predictor.moved(prompt):
                 notes = f"{counted(moved, 'note')} of the prompt {'is' if moved == 1 else 'are'}"
                 display.say(f"{notes} beyond the corpus's range: moved to the nearest octave")

@@ -110,7 +110,7 @@ def _train(arguments: argparse.Namespace, team: Team) -> int:
 
 def _train_into(state_path: Path, metadata: Any, arguments: argparse.Namespace, team: Team) -> int:
     from continuo.device import choose
-    from continuo.metadata import save
+    from continuo.metadata import load, save
     from continuo.progress import Display
     from continuo.report import TrainingLog
     from trainer import Trainer
@@ -132,6 +132,12 @@ def _train_into(state_path: Path, metadata: Any, arguments: argparse.Namespace, 
             return _follow(trainer, arguments)
         if not arguments.meta.exists():  # written once the corpus is found good, so that a slip leaves nothing behind
             save(metadata, arguments.meta)
+            if trainer.saved_step >= 0:
+                display.say(f"{arguments.meta} was missing: it is made anew as {state_path} says")
+        elif (other := load(arguments.meta).corpus.path) != metadata.corpus.path:
+            display.say(
+                f"{arguments.meta} still says that the corpus is {other}: write the new one there to stay with it"
+            )
         _describe(trainer, reason)
         if arguments.prepare_only:
             display.say(f"prepared: python train.py --meta {arguments.meta} trains on it")
@@ -200,25 +206,28 @@ def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
     overrides |= md.parse_assignments(arguments.set)
     path: Path = arguments.meta
     state = f"{path.stem}.safetensors"
+    goes_on = path.with_name(state).exists() and not (arguments.fresh or arguments.start_from)
     if arguments.start_from and arguments.preset:
         raise ValueError("--from takes the shape of the model from its state, so --preset has no say: leave one out")
     if arguments.start_from and arguments.start_from.suffix == ".json":
         beside = arguments.start_from.with_suffix(".safetensors")
         raise ValueError(f"--from {arguments.start_from} is a metadata file: name the state beside it, {beside}")
-    if path.exists():
-        metadata = md.load(path, overrides)
+    if path.exists() or goes_on:
+        if path.exists():
+            metadata = md.load(path, overrides)
+        else:  # lost: it would train the default corpus into this model
+            metadata = md.validated(_of_state(path.with_name(state)), overrides | {"state": state}, source=state)
         if arguments.preset and not md.is_of_preset(metadata, arguments.preset):
-            raise ValueError(f"{path} exists and is not of the preset {arguments.preset}: choose another --meta")
+            there = path if path.exists() else path.with_name(state)
+            raise ValueError(f"{there} exists and is not of the preset {arguments.preset}: choose another --meta")
+    elif arguments.start_from:
+        if not arguments.start_from.is_file():
+            missing = f"--from {arguments.start_from}: there is no such state"
+            raise ValueError(f"{missing}{near(arguments.start_from)}; name a .safetensors file")
+        metadata = md.from_donor(_of_state(arguments.start_from), overrides, state=state)
     else:
-        if arguments.start_from:
-            if not arguments.start_from.is_file():
-                missing = f"--from {arguments.start_from}: there is no such state"
-                raise ValueError(f"{missing}{near(arguments.start_from)}; name a .safetensors file")
-            from continuo.checkpoint import read_model_facts
-
-            metadata = md.from_donor(read_model_facts(arguments.start_from)["metadata"], overrides, state=state)
-        else:
-            metadata = md.from_preset(arguments.preset or md.DEFAULT_PRESET, overrides, state=state)
+        metadata = md.from_preset(arguments.preset or md.DEFAULT_PRESET, overrides, state=state)
+    if not path.exists():
         check_writable(path, force=False)
     state_path = md.state_path(metadata, path)
     owner = state_path.with_suffix(".json")
@@ -229,6 +238,14 @@ def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
         )
     check_writable(state_path, force=True)
     return metadata, state_path
+
+
+def _of_state(path: Path) -> dict[str, Any]:
+    """The metadata that a state was trained by."""
+    from continuo.checkpoint import read_model_facts
+
+    metadata: dict[str, Any] = read_model_facts(path)["metadata"]
+    return metadata
 
 
 def _describe(trainer: "Trainer", reason: str) -> None:

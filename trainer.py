@@ -272,7 +272,7 @@ class Trainer:
         """Train until the budget is used or `stop` is called; saves at intervals and at the end.
 
         Args:
-            report: called after every step.
+            report: called after every step, and after a last validation that none of them saw.
 
         Raises:
             ValueError: the loss became NaN or infinite, or a batch does not fit in memory; the last good state is on
@@ -302,6 +302,8 @@ class Trainer:
             self._validate()
         if unheard or p.step != self.saved_step:
             self.save()
+        if unheard:
+            report(self)
 
     def stop(self) -> None:
         """Ask the loop to save and leave after the step that it is in."""
@@ -497,6 +499,8 @@ class Trainer:
         else:
             self.optimizer.load_state_dict(state | {"state": moments})
         self.progress = Progress(**facts["progress"])
+        if facts["validation"] != [piece.id for piece in self.validation_pieces]:
+            self._forget_the_best()
         self.begun_with = facts.get("begun_with", "")
         self.saved_step = self.progress.step
         if self.metadata.training.precision == "auto" and self.device.type == "cpu":
@@ -508,10 +512,20 @@ class Trainer:
             self.sampler.load_state(checkpoint.under_prefix("sampler", tensors))
             self.lanes = tuple(tensor[self.team.rows].to(self.device) for tensor in lanes)
         else:
-            self.display.say("the corpus or the batch size changed since the state was saved: the lanes begin anew")
+            before, now = facts["metadata"]["corpus"]["path"], self.metadata.corpus.path
+            what = "the corpus or the batch size changed" if before == now else f"the corpus was {before}, it is {now}"
+            self.display.say(f"{what} since the state was saved: the lanes begin anew")
         torch.set_rng_state(tensors["random.cpu"])
         if self.device.type == "cuda" and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
+
+    def _forget_the_best(self) -> None:
+        """Held-out nats of other music than is held out now compare with nothing."""
+        p = self.progress
+        if p.history:
+            self.display.say("other pieces are held out than before: which weights are best is found out anew")
+        self.best, p.history = {}, []
+        p.validation_nats = p.best_nats = p.best_step = None
 
 
 class Score(nn.Module):

@@ -57,6 +57,8 @@ def decode_blocks(path: Path, sample_rate_hz: int) -> Iterator[np.ndarray]:
         reason = str(error).rsplit(": ", 1)[-1].strip().rstrip(".")
         if path.stat().st_size == 0:
             reason = "the file is empty"
+        elif "does not exist" in reason:  # libsndfile's word for an MP3 without a single frame
+            reason = "no sound is found in it"
         raise ValueError(f"cannot be decoded ({reason}): is it whole, and what its name says?") from None
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn, TypeVar
 
@@ -66,6 +67,7 @@ def _start(work: Callable[[Any], Iterator[Any]], things: Sequence[Any]) -> tuple
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_member, args=(theirs, work, things), daemon=True)
+    resource_tracker.ensure_running()  # else the first start begins it, which unblocks signals again
     # Is handed down: Ctrl-C is for who started them; and who is told to leave gives them whole what they begin with.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *LEAVING})
     try:

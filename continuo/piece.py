@@ -8,6 +8,7 @@ import numpy as np
 
 from continuo.audio import REFERENCE_DB, ResampledView, Resampler, Samples, loudness_db
 
+LOUDEST_DB = 3.0  # a square wave at full scale is at 0
 CUT_SHORT = "is cut short: its file holds less than it promises, and what there is was read"
 
 
@@ -40,6 +41,12 @@ class Piece:
         """A piece that lives in memory; its loudness is measured here."""
         samples = np.ascontiguousarray(samples, dtype=np.float32)
         return cls(source, source, sample_rate_hz, samples, loudness_db(samples, sample_rate_hz))
+
+    @property
+    def remarks(self) -> list[str]:
+        """What whoever hears the piece should know; each goes on from its name."""
+        over = f"lies {self.loudness_db:.0f} dB over full scale, and what goes on like it will clip: make it quieter"
+        return [CUT_SHORT] * self.cut_short + [over] * (self.loudness_db > LOUDEST_DB)
 
     @property
     def seconds(self) -> float:

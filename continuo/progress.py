@@ -17,6 +17,8 @@ from rich.text import Text
 from continuo.command import as_called, printable
 
 PLAIN_EVERY_S = 10.0
+WIDE, BAR, SHORT_BAR = 120, 24, 8  # columns of a terminal, and of a bar in one that is at least so wide or is not
+SPARE = 6  # columns between the parts of a line, and for a clock that grows
 JOURNAL_EVERY_S = 0.5
 
 
@@ -62,10 +64,13 @@ class Display:
         self.stream = stream or sys.stderr
         self.quiet = quiet
         self.live: Progress | None = None
+        self.bar_width = 0
         if not quiet and self.stream.isatty():
             note = TextColumn("{task.fields[note]}", markup=False)
-            columns = (TextColumn("{task.description}"), BarColumn(24), note, _Clock())
-            self.live = Progress(*columns, console=Console(file=self.stream), transient=True)
+            console = Console(file=self.stream)
+            self.bar_width = BAR if console.width >= WIDE else SHORT_BAR
+            columns = (TextColumn("{task.description}"), BarColumn(self.bar_width), note, _Clock())
+            self.live = Progress(*columns, console=console, transient=True)
 
     def __enter__(self) -> "Display":
         if self.live:
@@ -137,7 +142,10 @@ class Task:
             return
         if self.display.live and self.bar is not None:
             ends = None if remaining_s is None else now + remaining_s
-            self.display.live.update(self.bar, completed=done, note=note, ends=ends)
+            taken = len(f"{self.name} {clock(now - self.started, remaining_s)}") + self.display.bar_width + SPARE
+            room = max(0, self.display.live.console.width - taken)
+            shown = note if len(note) <= room else f"{note[: max(0, room - 1)]}…"
+            self.display.live.update(self.bar, completed=done, note=shown, ends=ends)
         elif now - self.last_line >= PLAIN_EVERY_S:
             self.last_line = now
             text = ", ".join(filter(None, [note, clock(now - self.started, remaining_s)]))

@@ -16,9 +16,10 @@ from typing import Any
 
 import soundfile
 
-from continuo.audio import AUDIO_ENDINGS, decode_blocks
+from continuo.audio import AUDIO_ENDINGS, cut_short, decode_blocks
 from continuo.command import Parser, run_main
 from continuo.performance import MIDI_ENDINGS, SCORE_ENDINGS, perform
+from continuo.piece import CUT_SHORT
 
 MOST_BYTES = 4 << 30
 """Memory that reading a file may take."""
@@ -52,7 +53,8 @@ def look(path: Path, folder: Path, width: int) -> dict[str, Any]:
             raise ValueError(f"{path.name} {error}") from None
         if seconds == 0:
             raise ValueError(f"{path.name} holds no sound: is it whole?")
-        return {"seconds": seconds, "notes": [], "warnings": [], "pages": 0}
+        warnings = [CUT_SHORT] if cut_short(path, seconds) else []
+        return {"seconds": seconds, "notes": [], "warnings": warnings, "pages": 0}
     performance = perform(path)
     notes = [[round(n.onset_s, 3), round(n.duration_s, 3), n.pitch] for n in performance.notes[:MOST_NOTES]]
     pages = 0 if ending in MIDI_ENDINGS else engrave(path, folder, width)

@@ -36,3 +36,7 @@ def cleaning(folder):
         time.sleep(60)
     finally:
         mark.unlink()
+
+
+def hears_no_ctrl_c(_):
+    yield signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])

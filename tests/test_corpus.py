@@ -6,17 +6,20 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 from conftest import RATE_HZ, melody
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import corpus
-from continuo import cache
+from continuo import cache, sheet
 from continuo.audio import MADE_BY_A_MODEL, StoredSamples, decode_blocks, write_wav
 from continuo.metadata import CodebookSection, CorpusSection
-from continuo.piece import Piece, check_audible
+from continuo.piece import CUT_SHORT, Piece, check_audible
 from continuo.progress import Display
 from dataset import AudioDataset
 from featurizer import CodebookFeaturizer
@@ -253,6 +256,25 @@ def test_split_is_by_piece_seeded_and_complete(music_folder):
     assert len({loaded.split(0.25, seed=s)[1][0].id for s in range(20)}) > 1
 
 
+@given(
+    lengths=st.lists(st.floats(0.5, 3600), min_size=2, max_size=40),
+    share=st.floats(0.01, 0.5),
+    seed=st.integers(0, 99),
+)
+@example(lengths=[3.0, 4.0] + [80.0] * 16, share=0.1, seed=0)
+def test_split_holds_out_music_enough_where_lengths_differ(lengths, share, seed):
+    """By number alone two of eighteen pieces were held out that lasted seconds, and nothing said."""
+    pieces = [SimpleNamespace(id=str(number), seconds=length) for number, length in enumerate(lengths)]
+    train, held_out = corpus.Corpus(tuple(pieces), ()).split(share, seed)
+    assert sorted([*train, *held_out], key=lambda p: int(p.id)) == pieces
+    assert train
+    assert held_out
+    wanted, held_s = share * sum(lengths), sum(piece.seconds for piece in held_out)
+    assert held_s >= wanted / 2 or len(train) == 1
+    longest = max(piece.seconds for piece in held_out)
+    assert held_s <= max(sum(lengths) / 2, wanted * 3 / 2) + 1e-6 or longest <= min(piece.seconds for piece in train)
+
+
 def test_a_lone_recording_is_split_in_time(tmp_path):
     soundfile.write(tmp_path / "only.wav", melody(0, seconds=10), RATE_HZ)
     loaded = corpus.load(section(tmp_path))
@@ -292,6 +314,29 @@ def test_what_is_cut_short_is_heard_as_far_as_it_goes_and_said(tmp_path, capsys)
         said = capsys.readouterr().err
         assert said.splitlines()[-1].startswith("cut.wav is cut short: its file holds less than it promises")
         assert "whole.wav" not in said
+    assert sheet.look(tmp_path / "cut.wav", tmp_path, 400)["warnings"] == [CUT_SHORT]
+    assert sheet.look(tmp_path / "whole.wav", tmp_path, 400)["warnings"] == []
+
+
+def test_what_lies_over_full_scale_is_said(tmp_path, capsys):
+    """Integers that were saved as floats: all that goes on like them clips."""
+    soundfile.write(tmp_path / "loud.wav", melody(1) * 30_000, RATE_HZ, subtype="FLOAT")
+    write_wav(tmp_path / "usual.wav", [melody(2)], RATE_HZ)
+    loud, usual = corpus.load(section(tmp_path), display=Display()).pieces
+    assert loud.loudness_db > 60
+    assert usual.remarks == []
+    said = capsys.readouterr().err
+    assert f"loud.wav lies {loud.loudness_db:.0f} dB over full scale, and what goes on like it will clip" in said
+    assert "usual.wav" not in said
+
+
+def test_an_mp3_without_sound_is_not_said_to_be_missing(tmp_path):
+    (tmp_path / "noise.mp3").write_bytes(np.random.default_rng(0).bytes(20_000))
+    write_wav(tmp_path / "a.wav", [melody(2)], RATE_HZ)
+    ((name, reason),) = corpus.load(section(tmp_path)).skipped
+    assert name == "noise.mp3"
+    assert "exist" not in reason
+    assert "is it whole, and what its name says?" in reason
 
 
 def test_what_a_model_made_is_no_music_to_learn_from(tmp_path):

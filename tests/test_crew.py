@@ -95,3 +95,13 @@ def test_ctrl_c_is_for_who_started_them():
     assert len(made) == 8
     assert signal.getsignal(signal.SIGINT) is before
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_ctrl_c_is_not_for_the_first_one_either():
+    """Python's resource tracker, which the first start of a process starts, unblocks signals."""
+    code = "import shares\nfrom continuo.crew import shared_out\n"
+    code += "print(list(shared_out(shares.hears_no_ctrl_c, [1, 2], 2)))"
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, check=True, capture_output=True, text=True)
+    assert done.stdout == "[True, True]\n"

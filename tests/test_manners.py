@@ -1,5 +1,6 @@
 """Manners of the command lines: pipes, quiet, colours, completion, suggestions; the card; what is heard in training."""
 
+import io
 import os
 import pty
 import re
@@ -22,6 +23,7 @@ from continuo import checkpoint, metadata
 from continuo.audio import made_by_a_model
 from continuo.card import card_path
 from continuo.performance import main as perform
+from continuo.progress import Display
 from predictor import Predictor
 from trainer import Trainer
 
@@ -134,6 +136,27 @@ def test_progress_and_colours_on_a_terminal_alone(tmp_path, music_folder, traine
     assert not re.search(colour, on_a_terminal([*go_on, "--force"], tmp_path, NO_COLOR="1"))
     piped = subprocess.run([*go_on, "--force"], capture_output=True, text=True, cwd=tmp_path, timeout=240)
     assert "\x1b" not in piped.stderr + piped.stdout
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 200])
+def test_the_time_remaining_fits_into_a_line(monkeypatch, columns):
+    """At the usual 80 columns it was wrapped over four."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for name, value in {"COLUMNS": str(columns), "TERM": "xterm-256color", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    terminal = Terminal()
+    with Display(stream=terminal) as display:
+        display.task("training", 1.0).update(0.5, "step 1,234, loss 19.62 nats, held-out 9.82, 9,138 frames/s", 3700.0)
+        display.live.refresh()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    line = [line for line in re.split(r"[\r\n]", shown) if "training" in line][-1]
+    assert re.fullmatch(r"training +\S+ +step? .*elapsed 00:0\d, remaining 01:01:(39|40) *", line.replace("…", " "))
+    assert len(line) <= columns
+    assert ("9,138 frames/s" in line) == (columns == 200)
 
 
 @pytest.mark.parametrize(

@@ -225,3 +225,8 @@ def test_export_refuses_in_one_line(trained, tmp_path, capsys):
     assert export(["--meta", str(ROOT / "missing.json"), "--out", str(tmp_path / "new.onnx")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "new.onnx").exists()
+    for mine in (trained, trained.with_suffix(".safetensors")):
+        before = mine.read_bytes()
+        assert export(["--meta", str(trained), "--out", str(mine), "--force"]) == 2
+        assert "would be a model's own file" in capsys.readouterr().err
+        assert mine.read_bytes() == before

@@ -165,6 +165,59 @@ def test_a_changed_corpus_is_said_and_training_goes_on(tmp_path, music_folder, c
     assert state_of(tmp_path / "model.json")[1]["progress"]["step"] == 6
 
 
+def test_other_held_out_pieces_make_the_best_forgotten(tmp_path, music_folder, capsys):
+    """Held-out nats of other music compare with nothing: weights of before would be called better for ever."""
+    music = tmp_path / "music"
+    shutil.copytree(music_folder, music)
+    meta = train_small(tmp_path, music, steps=4)
+    facts = state_of(meta)[1]
+    assert facts["progress"]["best_step"] == 4
+    held_out = facts["validation"]
+    for name in held_out:
+        shutil.move(music / name, music / f"{name.split('.')[0]} again.wav")
+    flags = ["--meta", str(meta), "--corpus", str(music), "--device", "cpu"]
+    trainer = Trainer(metadata.load(meta, {"corpus.path": str(music)}), meta.with_suffix(".safetensors"),
+                      torch.device("cpu"))  # fmt: skip
+    assert (trainer.best, trainer.progress.history, trainer.progress.best_nats) == ({}, [], None)
+    assert main([*flags, "--steps", "6"]) == 0
+    assert "which weights are best is found out anew" in capsys.readouterr().err
+    facts = state_of(meta)[1]
+    assert facts["progress"]["best_step"] == 6
+    assert [row[0] for row in facts["progress"]["history"]] == [6]
+    assert main([*flags, "--steps", "8"]) == 0
+    assert "found out anew" not in capsys.readouterr().err
+    rows = (tmp_path / "model.runs" / "training.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["step", "6", "8"]  # the last validation too
+
+
+def test_a_lost_metadata_file_is_made_anew_from_the_state(tmp_path, music_folder, capsys):
+    """It was made from the preset: the default corpus would have been trained into the model."""
+    meta = train_small(tmp_path, music_folder, steps=2)
+    before = metadata.load(meta)
+    meta.unlink()
+    assert main(["--meta", str(meta), "--preset", "notes-lstm", "--device", "cpu"]) == 2
+    assert "model.safetensors exists and is not of the preset notes-lstm" in capsys.readouterr().err
+    assert not meta.exists()
+    assert main(["--meta", str(meta), "--steps", "3", "--device", "cpu"]) == 0
+    assert f"{meta} was missing: it is made anew as {meta.with_suffix('.safetensors')} says" in capsys.readouterr().err
+    after = metadata.load(meta)
+    assert (after.corpus, after.representation, after.architecture) == (
+        before.corpus, before.representation, before.architecture)  # fmt: skip
+    assert state_of(meta)[1]["progress"]["step"] == 3
+
+
+def test_another_corpus_than_the_metadata_file_names_is_said(tmp_path, music_folder, capsys):
+    meta = train_small(tmp_path, music_folder, steps=2)
+    other = tmp_path / "other"
+    shutil.copytree(music_folder, other)
+    assert main(["--meta", str(meta), "--steps", "3", "--corpus", str(other), "--device", "cpu"]) == 0
+    error = capsys.readouterr().err
+    assert f"{meta} still says that the corpus is {music_folder}: write the new one there to stay with it" in error
+    assert main(["--meta", str(meta), "--steps", "4", "--device", "cpu"]) == 0
+    error = capsys.readouterr().err
+    assert "still says" not in error
+
+
 def test_a_changed_recording_is_encoded_again_alone(tmp_path, music_folder, monkeypatch):
     """A training that goes on keeps its codebook: of four tunes one is changed and one touched, and one is encoded."""
     music = tmp_path / "music"
