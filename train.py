@@ -206,20 +206,17 @@ def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
     overrides |= md.parse_assignments(arguments.set)
     path: Path = arguments.meta
     state = f"{path.stem}.safetensors"
-    goes_on = path.with_name(state).exists() and not (arguments.fresh or arguments.start_from)
+    there = path if path.exists() else path.with_name(state)
+    goes_on = path.exists() or (there.exists() and not (arguments.fresh or arguments.start_from))
     if arguments.start_from and arguments.preset:
         raise ValueError("--from takes the shape of the model from its state, so --preset has no say: leave one out")
     if arguments.start_from and arguments.start_from.suffix == ".json":
         beside = arguments.start_from.with_suffix(".safetensors")
         raise ValueError(f"--from {arguments.start_from} is a metadata file: name the state beside it, {beside}")
-    if path.exists() or goes_on:
-        if path.exists():
-            metadata = md.load(path, overrides)
-        else:  # lost: it would train the default corpus into this model
-            metadata = md.validated(_of_state(path.with_name(state)), overrides | {"state": state}, source=state)
-        if arguments.preset and not md.is_of_preset(metadata, arguments.preset):
-            there = path if path.exists() else path.with_name(state)
-            raise ValueError(f"{there} exists and is not of the preset {arguments.preset}: choose another --meta")
+    if path.exists():
+        metadata = md.load(path, overrides)
+    elif goes_on:  # the file is lost: one of the preset would train the default corpus into this model
+        metadata = md.validated(_of_state(there), overrides | {"state": state}, source=state)
     elif arguments.start_from:
         if not arguments.start_from.is_file():
             missing = f"--from {arguments.start_from}: there is no such state"
@@ -227,6 +224,8 @@ def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
         metadata = md.from_donor(_of_state(arguments.start_from), overrides, state=state)
     else:
         metadata = md.from_preset(arguments.preset or md.DEFAULT_PRESET, overrides, state=state)
+    if goes_on and arguments.preset and not md.is_of_preset(metadata, arguments.preset):
+        raise ValueError(f"{there} exists and is not of the preset {arguments.preset}: choose another --meta")
     if not path.exists():
         check_writable(path, force=False)
     state_path = md.state_path(metadata, path)

@@ -1,0 +1,72 @@
+"""How a trained model goes on for minutes: held-out prompts continued for long, several seeds each.
+
+    python benchmarks/long_runs.py --meta model.json [--seconds 120] [--prompts 3] [--seeds 3]
+        [--coarse-temperature 1.08]
+
+Prints the mean, least and most over all runs of: onsets, as a share of those of the real pieces (their 6 s after the
+prompts, 40 of them); seconds that lie 60 dB or more below full scale at the models' loudness; and the level at the end
+over that of the first ten seconds, dB. `evaluate.py` draws one such run.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from continuo import endurance
+from continuo.command import Parser, run_main
+from excerpts import corpora, excerpts
+from predictor import Predictor
+
+SILENT_DB = -60.0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser("long_runs.py", __doc__)
+    parser.add_argument("--meta", type=Path, default=Path("model.json"))
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--prompts", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--coarse-temperature", type=float, help="default: as the metadata file says")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    return run_main(lambda: _run(arguments), name="long_runs.py")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    torch.set_num_threads(1)
+    predictor = Predictor.load(arguments.meta)
+    if predictor.hears != "sound":
+        raise ValueError(f"{arguments.meta} is a model of notes")
+    rate, how = predictor.sample_rate_hz, predictor.sampling.but(coarse_temperature=arguments.coarse_temperature)
+    found = excerpts(corpora(predictor, arguments.meta)[1], count=40, prompt_seconds=4, seconds=6)
+    real = float(np.mean([_onsets_per_s(excerpt.real, rate) for excerpt in found]))
+    steps, rows = round(arguments.seconds * predictor.steps_per_second), []
+    for excerpt in found[: arguments.prompts]:
+        for seed in range(100, 100 + arguments.seeds):
+            take = predictor.take(excerpt.prompt, seed=seed, how=how)
+            audio = np.concatenate([*take.samples(steps), take.finish()])[take.overlap_samples :] * take.gain
+            silence = float((endurance.levels_db(audio, rate) < SILENT_DB).mean())
+            drift = [*endurance.level_drift(audio, rate).values()][-1]
+            rows.append((_onsets_per_s(audio, rate) / real, silence, drift))
+    for name, values in zip(
+        ("onsets, of the real", "silence", "level at the end, dB"), zip(*rows, strict=True), strict=True
+    ):
+        print(f"{name}: {np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})")
+    return 0
+
+
+def _onsets_per_s(audio: np.ndarray, rate_hz: int) -> float:
+    (onsets,) = endurance.onsets_by_part(audio, rate_hz, len(audio) / rate_hz)
+    return onsets
+
+
+if __name__ == "__main__":
+    sys.exit(main())
