@@ -26,6 +26,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import continuo  # noqa: F401  first of all: says so where no packages are installed
+
+# isort: split
 import numpy as np
 import regex
 

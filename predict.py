@@ -258,7 +258,8 @@ def make_takes(
             draw_continuation(out, out.with_suffix(".png"), heard_s, _title(arguments, predictor, take, seed))
         facts = _facts(predictor, take, out, prompt) | facts
         _say(display, arguments, take, facts)
-        yield number, facts, [] if shown else display.lines
+        which = f"{out}: "
+        yield number, facts, [] if shown else [which + line.removeprefix(which) for line in display.lines]
 
 
 def write_sound(arguments: argparse.Namespace, predictor: Any, display: Any, job: Job) -> dict[str, Any]:

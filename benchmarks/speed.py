@@ -117,9 +117,11 @@ def measure(folder: Path) -> dict[str, float]:
 
 def trainer_on_chords(folder: Path) -> Trainer:
     """The default preset over four minutes of made-up chords, so that nothing needs to be rendered."""
-    write_chords(folder, pieces=4, seconds=60)
+    music = folder / "music"
+    music.mkdir()
+    write_chords(music, pieces=4, seconds=60)
     made = metadata.from_preset(
-        metadata.DEFAULT_PRESET, {"corpus.path": str(folder), "training.steps": 10**6}, state="model.safetensors"
+        metadata.DEFAULT_PRESET, {"corpus.path": str(music), "training.steps": 10**6}, state="model.safetensors"
     )
     metadata.save(made, folder / "model.json")
     return Trainer(made, folder / "model.safetensors", torch.device("cpu"))
@@ -242,7 +244,15 @@ def side_by_side(predictor: Predictor, prompt: Piece, group: int) -> Iterator[tu
 
 def starting(folder: Path) -> dict[str, float]:
     """Seconds of whole commands: help, and 500 frames after a prompt of 4 s."""
-    prompt = ["--prompt", str(folder / "0.wav"), "--prompt-share", "0.07", "--out", str(folder / "out.wav"), "--quiet"]
+    prompt = [
+        "--prompt",
+        str(folder / "music" / "0.wav"),
+        "--prompt-share",
+        "0.07",
+        "--out",
+        str(folder / "out.wav"),
+        "--quiet",
+    ]
     asked = {
         "help_s": ["--help"],
         "predict_500_frames_s": ["--meta", str(folder / "model.json"), "--frames", "500", "--force", *prompt],

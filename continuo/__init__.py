@@ -3,10 +3,19 @@
 `from continuo import Predictor` gives that of `predictor.py`, and so `Trainer`, also where Continuo is installed.
 """
 
+import importlib.util
+import sys
 from typing import Any
 
 __version__ = "0.1.0"
 _OFFERED = {"Predictor": "predictor", "Trainer": "trainer"}
+
+if importlib.util.find_spec("filelock") is None:  # as where the environment of `make env` is not activated
+    print(
+        f"{sys.executable} has none of the packages that Continuo needs: make env, then source .venv/bin/activate",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 
 
 def __getattr__(name: str) -> Any:

@@ -194,6 +194,15 @@ def test_what_was_meant_is_suggested(main, flags, meant, tmp_path, monkeypatch, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["examples", "models"]
 
 
+@pytest.mark.parametrize("script", ["train", "predict", "evaluate", "corpus", "studio", "export"])
+def test_a_python_without_the_packages_is_told_in_one_line(script):
+    words = [sys.executable, "-S", str(ROOT / f"{script}.py"), "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20)
+    (line,) = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "has none of the packages that Continuo needs: make env, then source .venv/bin/activate" in line
+
+
 COMPLETE = """
 source /dev/stdin
 COMP_WORDS=({words}) COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))

@@ -125,6 +125,18 @@ def test_takes_are_those_of_their_seeds(trained, prompt_wav, tmp_path, capsys):
     assert (tmp_path / "t-1.wav").read_bytes() != (tmp_path / "t-2.wav").read_bytes()
 
 
+def test_what_is_said_of_a_take_names_it(trained, prompt_wav, tmp_path, capsys):
+    flags = ["--meta", str(trained), "--prompt", str(prompt_wav), "--out", str(tmp_path / "t.wav"), "--device", "cpu"]
+    assert main([*flags, "--frames", "3", "--takes", "2", "--until-end"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    for number in (1, 2):
+        assert (
+            sum(line.startswith(f"{tmp_path / f't-{number}.wav'}: the piece has not ended yet") for line in said) == 1
+        )
+        assert sum(line.startswith(f"{tmp_path / f't-{number}.wav'}: ") for line in said) == 2
+    assert not [line for line in said if line.startswith("the piece")]
+
+
 def test_takes_that_processes_share_are_the_takes_alone(trained, prompt_wav, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(predict_script, "ENOUGH_FRAMES", 1000)
     monkeypatch.setattr(parallel, "WORKERS", 2)
