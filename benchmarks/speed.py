@@ -244,21 +244,13 @@ def side_by_side(predictor: Predictor, prompt: Piece, group: int) -> Iterator[tu
 
 def starting(folder: Path) -> dict[str, float]:
     """Seconds of whole commands: help, and 500 frames after a prompt of 4 s."""
-    prompt = [
-        "--prompt",
-        str(folder / "music" / "0.wav"),
-        "--prompt-share",
-        "0.07",
-        "--out",
-        str(folder / "out.wav"),
-        "--quiet",
-    ]
+    prompt = ["--prompt", str(folder / "music" / "0.wav"), "--prompt-share", "0.07", "--out", str(folder / "out.wav")]
     asked = {
         "help_s": ["--help"],
         "predict_500_frames_s": ["--meta", str(folder / "model.json"), "--frames", "500", "--force", *prompt],
     }
     run = lambda words: subprocess.run(  # noqa: E731
-        [sys.executable, str(ROOT / "predict.py"), *words], check=True, stdout=subprocess.DEVNULL
+        [sys.executable, str(ROOT / "predict.py"), "--quiet", *words], check=True, stdout=subprocess.DEVNULL
     )
     return {name: best_seconds(partial(run, words), 3) for name, words in asked.items()}
 

@@ -12,7 +12,7 @@ _OFFERED = {"Predictor": "predictor", "Trainer": "trainer"}
 
 if importlib.util.find_spec("filelock") is None:  # as where the environment of `make env` is not activated
     print(
-        f"{sys.executable} has none of the packages that Continuo needs: make env, then source .venv/bin/activate",
+        f"{sys.executable} lacks packages that Continuo needs: make env, then source .venv/bin/activate",
         file=sys.stderr,
     )
     sys.exit(2)

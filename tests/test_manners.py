@@ -200,7 +200,7 @@ def test_a_python_without_the_packages_is_told_in_one_line(script):
     done = subprocess.run(words, capture_output=True, text=True, timeout=20)
     (line,) = done.stderr.splitlines()
     assert (done.returncode, done.stdout) == (2, "")
-    assert "has none of the packages that Continuo needs: make env, then source .venv/bin/activate" in line
+    assert "lacks packages that Continuo needs: make env, then source .venv/bin/activate" in line
 
 
 COMPLETE = """
