@@ -41,6 +41,7 @@ State = dict[str, torch.Tensor]
 P = TypeVar("P", Piece, Song)
 MOST_PROMPT_S = 600.0  # of a prompt of sound that a model hears, its end; the time before matters no more
 RUN = 32  # frames that are sampled together
+TOGETHER = 4 * BLOCK  # frames that are decoded together: reading the post-filter's weights costs as much as using them
 FEWEST_CENTROIDS = 64  # however small the corpus
 POSTFILTER_STEP = 9e5  # what one costs, beside a frame and a centroid of k-means
 WHOLE_FRAMES = 60_000  # of a sample that is kept whole, for principal components and post-filter: 300 MB
@@ -425,7 +426,8 @@ class CodebookDecoder(Decoder):
     def push(self, step: torch.Tensor) -> np.ndarray:
         self.steps.append(step)
         seen = PAST if self.recent is None else len(self.recent)
-        if seen + len(self.steps) < PAST + BLOCK + AHEAD:
+        due = TOGETHER if seen == PAST + AHEAD else BLOCK  # the first ones are waited for
+        if seen + len(self.steps) < PAST + due + AHEAD:
             return np.zeros(0, np.float32)
         return self._decode(self._components())
 

@@ -32,6 +32,7 @@ from model_definition import LevelHead, SequenceModel, build_model, check_fits
 
 Arrays = dict[str, np.ndarray]
 PRIME_STEPS = 4096  # steps of a prompt that are heard at once
+AHEAD = 4  # times `AT_ONCE` steps that are drawn while those before them are decoded
 LEAST_S = 2.0  # of a continuation: prompts often close with a cadence, and what is asked for is how the music goes on
 
 
@@ -243,7 +244,7 @@ class SoundTake(Take):
 
         The next steps are drawn while these are decoded.
         """
-        for step in made_ahead(self.steps(count), AT_ONCE):
+        for step in made_ahead(self.steps(count), AT_ONCE, AHEAD):
             yield self.decoder.push(step) / self.gain
 
     def finish(self) -> np.ndarray:

@@ -208,17 +208,16 @@ def playing(folder: Path) -> dict[str, float]:
 
 
 def one_stream(predictor: Predictor, prompt: Piece) -> tuple[float, float]:
-    """Times real time after the first audio, and the seconds until then."""
+    """Times real time from the first audio to the last, and the seconds until the first."""
     started = time.perf_counter()
     take = predictor.take(prompt, seed=0)
-    first, made = 0.0, 0
-    for block in take.samples(500):
-        made += len(block)
-        if made > take.overlap_samples and not first:
-            first = time.perf_counter() - started
-            begun, count = time.perf_counter(), made
-    heard = (made - count) / predictor.sample_rate_hz
-    return heard / (time.perf_counter() - begun), first
+    heard, clock = [-take.overlap_samples], [0.0]  # samples after the prompt so far, and when
+    for block in take.samples(1000):
+        if len(block):
+            heard.append(heard[-1] + len(block))
+            clock.append(time.perf_counter() - started)
+    first = next(i for i, samples in enumerate(heard) if samples > 0)
+    return (heard[-1] - heard[first]) / predictor.sample_rate_hz / (clock[-1] - clock[first]), clock[first]
 
 
 def draw(take: Take, count: int) -> None:

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn, TypeVar
@@ -30,13 +30,16 @@ def shared_out(work: Callable[[T], Iterator[R]], things: Sequence[T], processes:
         for thing in things:
             yield from work(thing)
         return
-    with ending([_start(work, things[first::processes]) for first in range(processes)]) as crew:
+    with ending([_start() for _ in range(processes)]) as crew:
+        for first, to_member in enumerate(crew):
+            with suppress(BrokenPipeError, ConnectionResetError):  # it was killed, which is told below
+                to_member.send((work, things[first::processes]))
         while crew:
             for pipe in wait([*crew]):
                 assert isinstance(pipe, Connection)
                 try:
                     made = pipe.recv()
-                except EOFError:
+                except (EOFError, ConnectionResetError):
                     process = crew.pop(pipe)
                     process.join()
                     if process.exitcode:
@@ -48,7 +51,7 @@ def shared_out(work: Callable[[T], Iterator[R]], things: Sequence[T], processes:
                 yield made
 
 
-Crew = dict[Connection, Any]  # what a process sends, and the process
+Crew = dict[Connection, Any]  # the pipe to and from a process, and the process
 
 
 @contextmanager
@@ -63,10 +66,11 @@ def ending(members: list[tuple[Connection, Any]]) -> Iterator[Crew]:
             process.join()
 
 
-def _start(work: Callable[[Any], Iterator[Any]], things: Sequence[Any]) -> tuple[Connection, Any]:
+def _start() -> tuple[Connection, Any]:
+    """A process that waits for its work: with that in hand, each would start only once the one before it had."""
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_member, args=(theirs, work, things), daemon=True)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_member, args=(theirs,), daemon=True)
     resource_tracker.ensure_running()  # else the first start begins it, which unblocks signals again
     # Is handed down: Ctrl-C is for who started them; and who is told to leave gives them whole what they begin with.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *LEAVING})
@@ -78,8 +82,8 @@ def _start(work: Callable[[Any], Iterator[Any]], things: Sequence[Any]) -> tuple
     return ours, process
 
 
-def _member(pipe: Connection, work: Callable[[Any], Iterator[Any]], things: Sequence[Any]) -> None:
-    """A process's part: sends what it makes, or the error that ended it."""
+def _member(pipe: Connection) -> None:
+    """A process's part: gets work and things, and sends what it makes, or the error that ended it."""
 
     def leave(*_: object) -> NoReturn:
         sys.exit(0)  # by way of whatever has to be cleaned away
@@ -91,10 +95,14 @@ def _member(pipe: Connection, work: Callable[[Any], Iterator[Any]], things: Sequ
 
     torch.set_num_threads(1)
     try:
+        work, things = pipe.recv()
+    except EOFError:
+        return  # there will be none
+    try:
         for thing in things:
             for made in work(thing):
                 pipe.send(made)
-    except BrokenPipeError:
+    except (BrokenPipeError, ConnectionResetError):
         pass  # nobody waits any more
     except Exception as error:
         pipe.send(error)

@@ -96,13 +96,9 @@ class SideBySide:
 
     def _draw(self) -> None:
         """The next steps of every lane."""
-        codes, ended = [], []
-        for threshold, noise in zip(self._thresholds(), self._noise(), strict=True):
-            some, ends, self.state = self.steps(self.state, threshold, noise)
-            codes.append(some)
-            ended.append(ends[:, 0])
+        codes, ended, self.state = self.steps(self.state, self._thresholds(), self._noise())
         self.made += AT_ONCE
-        each = zip(torch.from_numpy(np.stack(codes, axis=1)), np.stack(ended, axis=1).tolist(), strict=True)
+        each = zip(torch.from_numpy(codes.swapaxes(0, 1)), ended[..., 0].T.tolist(), strict=True)
         for lane, steps in zip(self.drawn, each, strict=True):
             lane.append(steps)
 

@@ -46,15 +46,18 @@ def in_order(work: Callable[[T], R], things: Iterable[T], workers: int = WORKERS
         torch.set_num_threads(threads)
 
 
-def made_ahead(things: Iterable[T], at_once: int) -> Generator[T, None, None]:
-    """The same things, but a thread of its own makes the next `at_once` of them while these are used."""
+def made_ahead(things: Iterable[T], at_once: int, batches: int) -> Generator[T, None, None]:
+    """The same things, but a thread of its own makes the next ones while these are used, `at_once` in a batch."""
     rest = iter(things)
     next_ones = lambda: list(islice(rest, at_once))  # noqa: E731
-    with ThreadPoolExecutor(1) as maker:
-        coming = maker.submit(next_ones)
-        while made := coming.result():
-            coming = maker.submit(next_ones)
+    maker = ThreadPoolExecutor(1)
+    try:
+        coming = deque(maker.submit(next_ones) for _ in range(batches))
+        while made := coming.popleft().result():
+            coming.append(maker.submit(next_ones))
             yield from made
+    finally:
+        maker.shutdown(cancel_futures=True)
 
 
 def keep_on() -> None:

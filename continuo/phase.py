@@ -100,7 +100,7 @@ class PhaseStream:
         bins = self.n_fft // 2 + 1
         if magnitude.shape != (bins,):
             raise ValueError(f"magnitude must have shape ({bins},) for n_fft {self.n_fft}, got {magnitude.shape}")
-        if not np.all(np.isfinite(magnitude)) or magnitude.min() < 0:
+        if not 0 <= magnitude.min() <= magnitude.max() < np.inf:
             raise ValueError("magnitude must be finite and >= 0: is this a logarithm that was never undone?")
         self._open.append(magnitude)
         block = 1 if self._seam else self.block
@@ -154,14 +154,15 @@ class PhaseStream:
         signal = np.empty(span, np.float32)
         windows = np.lib.stride_tricks.sliding_window_view(signal, self.n_fft)[:: self.hop]  # as it is in each pass
         for _ in range(self.passes):
-            signal[:] = self._sum[:span]
-            self._add(frames, signal)
+            now = self._sum[:span].copy()
+            self._add(frames, now)
+            signal[:] = now if before is None else now + self.momentum * (now - before)  # its frames go as far
+            before = now
             spectrum: Complexes = scipy.fft.rfft(windows * self._analysis)
-            ahead: Complexes = spectrum if before is None else spectrum + self.momentum * (spectrum - before)
-            before = spectrum
-            size = np.abs(ahead)
-            turned = ahead * (magnitudes / np.maximum(size, _LEAST))
-            frames = np.where(size > _LEAST, turned, frames)  # where there is nothing at all, nothing is turned
+            size = np.abs(spectrum)
+            known = None if size.min() > _LEAST else size > _LEAST  # nothing has no phase
+            spectrum *= magnitudes / np.maximum(size, _LEAST)
+            frames = spectrum if known is None else np.where(known, spectrum, frames)
         return frames
 
 
@@ -208,54 +209,53 @@ def integrated(level: Floats, phase: Floats, n_fft: int, hop: int) -> Floats:
     neighbour, as `_sources` finds. The last frame has none after it, so that its change in time is that from before.
 
     Shape:
-        level: (..., 1 + T, K), the frame before and T frames; phase: (..., K) of the frame before, referring to the
-        middle of the frame. Returns (..., T, K).
+        level: (1 + T, K), the frame before and T frames; phase: (K,) of the frame before, referring to the middle of
+        the frame. Returns (T, K).
     """
     bins = level.shape[-1]
     gamma = _GAUSSIAN * n_fft**2
     rise = np.empty_like(level)  # per frame
-    rise[..., 1:-1, :] = (level[..., 2:, :] - level[..., :-2, :]) / 2
-    rise[..., -1, :] = level[..., -1, :] - level[..., -2, :]
-    delay = rise[..., 1:, :] * np.float32(-gamma / (hop * n_fft))  # radians per bin
-    turn = np.gradient(level, axis=-1) * np.float32(hop * n_fft / gamma)  # radians per frame, beside the bin's own
-    own = (2 * np.pi * hop / n_fft * np.arange(bins)) % (2 * np.pi)
-    turn = (turn[..., :-1, :] + turn[..., 1:, :]) / 2 + own.astype(np.float32)
+    rise[1:-1] = (level[2:] - level[:-2]) / 2
+    rise[-1] = level[-1] - level[-2]
+    delay = rise[1:] * np.float32(-gamma / (hop * n_fft))  # radians per bin
+    turn = np.gradient(level[:-1] + level[1:], axis=-1) * np.float32(hop * n_fft / gamma / 2)  # radians per frame
+    turn += ((2 * np.pi * hop / n_fft * np.arange(bins)) % (2 * np.pi)).astype(np.float32)  # the bin's own frequency
     along = np.zeros_like(delay)  # from the lowest bin on
-    np.cumsum((delay[..., :-1] + delay[..., 1:]) / 2, axis=-1, out=along[..., 1:])
-    source = _sources(level[..., :-1, :], level[..., 1:, :])
-    turn = np.take_along_axis(turn - along, source, -1) + along
-    phases = np.empty_like(turn)
-    for t in range(turn.shape[-2]):
-        phase = np.take_along_axis(phase, source[..., t, :], -1) + turn[..., t, :]
-        phases[..., t, :] = phase
-    return phases
+    np.cumsum((delay[:, :-1] + delay[:, 1:]) / 2, axis=-1, out=along[:, 1:])
+    source = _sources(level[:-1], level[1:])
+    turn = (turn - along).take(source) + along
+    phases = np.concatenate([phase[None], turn])
+    for t, way in enumerate(source):
+        phases[t + 1] += phases.take(way)
+    return phases[1:]
 
 
 def _sources(before: Floats, now: Floats) -> NDArray[np.intp]:
-    """The bin one frame before from which heap integration comes to each bin now, by way of neighbours or directly.
+    """The point one frame before from which heap integration comes to each bin now, by way of neighbours or directly.
 
     A heap takes the loudest point that is known and goes on to its unknown neighbours. So what is known last on the
     way to a bin decides when that is reached: a way is as loud as its quietest point, and the loudest way wins. From
     below, `best[k] = max(before[k], min(best[k - 1], now[k - 1]))`, which is the same kind of function again when it is
     applied twice: all bins are solved at once, over 1, 2, 4, ... bins.
 
-    Shape: (..., K) levels to (..., K) bins.
+    Shape: (T, K) levels of frames and of those after them, to (T, K) places in the first, flattened: `t * K + k`.
     """
-    bins = np.arange(before.shape[-1])
+    bins, places = before.shape[-1], np.arange(before.size)
 
     def from_below(before: Floats, now: Floats) -> tuple[Floats, NDArray[np.intp]]:
-        best, way = before.copy(), np.empty_like(before)
-        way[..., 0], way[..., 1:] = -np.inf, now[..., :-1]
-        reach = 1
-        while reach < min(_REACH, len(bins)):
-            over = np.minimum(best[..., :-reach], way[..., reach:])
-            np.maximum(best[..., reach:], over, out=best[..., reach:])
-            way[..., reach:] = np.minimum(way[..., :-reach], way[..., reach:])
+        """How loud the best way to each bin is, `(T, K)`, and where it begins; the rows as one, one after the other."""
+        level, edge = before.ravel(), np.empty(before.size, np.float32)
+        edge[1:], edge[::bins] = now.ravel()[:-1], -np.inf  # and no way leads from one to the next
+        best, way, reach = level.copy(), edge.copy(), 1
+        while reach < min(_REACH, bins):
+            np.maximum(best[reach:], np.minimum(best[:-reach], way[reach:]), out=best[reach:])
+            way[reach:] = np.minimum(way[:-reach], way[reach:])
             reach *= 2
-        direct = np.ones(before.shape, bool)
-        direct[..., 1:] = before[..., 1:] >= np.minimum(best[..., :-1], now[..., :-1])
-        return best, np.maximum.accumulate(np.where(direct, bins, 0), axis=-1)
+        begins = np.zeros(before.size, np.intp)  # 0 where a way comes from the bin below
+        begins[1:] = places[1:] * (level[1:] >= np.minimum(best[:-1], edge[1:]))
+        return best.reshape(before.shape), np.maximum.accumulate(begins).reshape(before.shape)
 
     below, source = from_below(before, now)
-    above, mirrored = from_below(before[..., ::-1], now[..., ::-1])
-    return np.where(above[..., ::-1] > below, bins[-1] - mirrored[..., ::-1], source)
+    above, mirrored = from_below(before[:, ::-1], now[:, ::-1])
+    ends = 2 * places[::bins, None] + bins - 1  # the first place of a row and its last one, added
+    return np.where(above[:, ::-1] > below, ends - mirrored[:, ::-1], source)

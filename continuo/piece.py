@@ -113,6 +113,15 @@ def check_audible(samples: Samples, sample_rate_hz: int, *, least_samples: int, 
             f"at least {least_samples / sample_rate_hz:.3f} s are needed"
         )
     peak = float(np.max([0.0, *(np.abs(samples[i : i + 2**20]).max() for i in range(0, len(samples), 2**20))]))
+    check_peak(peak, source)
+
+
+def check_peak(peak: float, source: str) -> None:
+    """Refuse a largest absolute sample that no music has.
+
+    Raises:
+        ValueError: below -80 dB, or not finite.
+    """
     if not np.isfinite(peak):
         raise ValueError(f"{source} holds samples that are not numbers (NaN or infinity): export it again")
     if peak < 1e-4:

@@ -14,12 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
 
 from continuo.audio import AUDIO_ENDINGS, cut_short, decode_blocks
 from continuo.command import Parser, run_main
 from continuo.performance import MIDI_ENDINGS, SCORE_ENDINGS, perform
-from continuo.piece import CUT_SHORT
+from continuo.piece import CUT_SHORT, check_peak
 
 MOST_BYTES = 4 << 30
 """Memory that reading a file may take."""
@@ -48,11 +49,12 @@ def look(path: Path, folder: Path, width: int) -> dict[str, Any]:
         raise ValueError(f"{path.name} is not a file of a known kind ({', '.join(sorted(ENDINGS))})")
     if ending in AUDIO_ENDINGS:
         try:
-            seconds = _audio_seconds(path)
+            seconds, peak = _length_and_peak(path)
         except ValueError as error:
             raise ValueError(f"{path.name} {error}") from None
         if seconds == 0:
             raise ValueError(f"{path.name} holds no sound: is it whole?")
+        check_peak(peak, path.name)
         warnings = [CUT_SHORT] if cut_short(path, seconds) else []
         return {"seconds": seconds, "notes": [], "warnings": warnings, "pages": 0}
     performance = perform(path)
@@ -77,12 +79,16 @@ def engrave(path: Path, folder: Path, width: int) -> int:
     return pages
 
 
-def _audio_seconds(path: Path) -> float:
+def _length_and_peak(path: Path) -> tuple[float, float]:
+    """Seconds, and the largest absolute sample; NaN where one is."""
     try:
         rate_hz = soundfile.info(path).samplerate
     except soundfile.SoundFileError:
         rate_hz = 1  # whatever it is: decoding finds the words
-    return sum(len(block) for block in decode_blocks(path, rate_hz)) / rate_hz
+    length, peak = 0, 0.0
+    for block in decode_blocks(path, rate_hz):
+        length, peak = length + len(block), float(np.maximum(peak, np.abs(block).max(initial=0.0)))
+    return length / rate_hz, peak
 
 
 def build_parser() -> argparse.ArgumentParser:

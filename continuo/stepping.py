@@ -37,23 +37,49 @@ DEVIATIONS = 8.0  # a normalised value beyond is cut off
 
 
 class Steps:
-    """Draws steps of many lanes at once with the graph above.
+    """Draws steps of many lanes at once with the graph above, many in one call: Python is asked in between no more.
 
     Attributes:
         levels, classes: L and V.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, step: onnx.ModelProto) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1  # a step is too small to share
-        self.session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-        _, self.levels = self.session.get_outputs()[0].shape
-        self.classes = self.session.get_inputs()[2].shape[1] // self.levels
+        graph = repeated(step).SerializeToString()
+        self.session = onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
+        self.inputs = [value.name for value in self.session.get_inputs()]
+        self.levels = self.session.get_outputs()[0].shape[-1]
+        self.classes = self.session.get_inputs()[2].shape[-1] // self.levels
 
     def __call__(self, state: np.ndarray, threshold: np.ndarray, noise: np.ndarray) -> list[np.ndarray]:
-        """Codes, where pieces ended, and the state after them."""
-        drawn: list[np.ndarray] = self.session.run(None, {"state": state, "threshold": threshold, "noise": noise})
+        """T steps from a threshold `(T, B, 1)` and noise `(T, B, L * V)` for each.
+
+        Returns codes `(T, B, L)`, where pieces ended `(T, B, 1)`, and the state after the last step.
+        """
+        drawn: list[np.ndarray] = self.session.run(None, dict(zip(self.inputs, (state, threshold, noise), strict=True)))
         return drawn
+
+
+def repeated(step: onnx.ModelProto) -> onnx.ModelProto:
+    """A loop over the graph of a step: T of them along a new first axis of everything but the state."""
+    body = onnx.GraphProto()
+    body.CopyFrom(step.graph)
+    outputs = sorted(step.graph.output, key=lambda value: value.name != "state_after")  # a loop's state is its first
+    del body.output[:]
+    body.output.extend(outputs)
+
+    def of_all(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+        kind = value.type.tensor_type
+        shape = [size.dim_param or size.dim_value for size in kind.shape.dim]
+        whole = shape if value.name.startswith("state") else ["T", *shape]
+        return helper.make_tensor_value_info(f"{value.name}_of_all", kind.elem_type, whole)
+
+    ins, outs = [[*map(of_all, values)] for values in (step.graph.input, step.graph.output)]
+    into, out = ([value.name for value in values] for values in (ins, map(of_all, outputs)))
+    loop = helper.make_node("Scan", into, out, num_scan_inputs=len(ins) - 1, body=body)
+    graph = helper.make_graph([loop], "steps", ins, outs)
+    return helper.make_model(graph, opset_imports=step.opset_import, ir_version=step.ir_version)
 
 
 def flat_state(context: torch.Tensor, state: tuple[torch.Tensor, ...]) -> np.ndarray:

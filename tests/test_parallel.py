@@ -76,10 +76,10 @@ def test_keep_on_does_nothing_outside():
 
 
 def test_what_is_made_ahead_comes_whole_and_in_order_and_stops_when_nobody_waits():
-    assert list(made_ahead(range(10), 4)) == list(range(10))
-    assert list(made_ahead([], 4)) == []
+    assert list(made_ahead(range(10), 4, 2)) == list(range(10))
+    assert list(made_ahead([], 4, 2)) == []
     asked = []
-    with closing(made_ahead((asked.append(n) or n for n in range(1000)), 4)) as things:
+    with closing(made_ahead((asked.append(n) or n for n in range(1000)), 4, 2)) as things:
         assert next(things) == 0
     assert 4 <= len(asked) <= 8
 
@@ -90,4 +90,4 @@ def test_an_error_in_what_is_made_ahead_reaches_who_waits():
         raise ValueError("no more")
 
     with pytest.raises(ValueError, match="no more"):
-        list(made_ahead(failing(), 1))
+        list(made_ahead(failing(), 1, 2))

@@ -79,20 +79,20 @@ def check_against_plain(model: SequenceModel) -> None:
         for _ in range(STEPS):
             codes = model.sample(context, generator=generator, how=Sampling(1, 1, 1))
             plain += model.head.nats(context[:, None], codes[:, None]).sum()
-            drawn, _, flat, *found = steps(flat, never, forced(codes, classes))
+            drawn, _, flat, *found = steps(flat, never[None], forced(codes, classes)[None])
             ours += sum(
-                F.cross_entropy(torch.from_numpy(row), codes[:, level], reduction="sum")
+                F.cross_entropy(torch.from_numpy(row[0]), codes[:, level], reduction="sum")
                 for level, row in enumerate(found)
             )
             context, state = model.step(codes, state)
-            assert np.array_equal(drawn, codes.numpy())
+            assert np.array_equal(drawn[0], codes.numpy())
             expected = flat_state(context, state)
             assert np.linalg.norm(flat - expected) < 0.03 * np.linalg.norm(expected)
     assert abs(ours - plain) < 0.005 * plain
 
 
 def helper_output(name: str) -> onnx.ValueInfoProto:
-    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["B", "V"])
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -159,13 +159,32 @@ def test_at_temperature_zero_seeds_make_no_difference_and_the_likeliest_is_taken
 def test_a_piece_that_ends_begins_with_the_opening():
     model = refined()
     steps, state = Steps(step_graph(model)), np.random.default_rng(0).standard_normal(opening(model).shape)
-    noise = np.random.default_rng(1).standard_normal((1, 3 * 96)).astype(np.float32)
-    always = np.full((1, 1), -np.inf, np.float32)
+    noise = np.random.default_rng(1).standard_normal((1, 1, 3 * 96)).astype(np.float32)
+    always = np.full((1, 1, 1), -np.inf, np.float32)
     codes, ended, after = steps(state.astype(np.float32), always, noise)
     fresh, _, fresh_after = steps(opening(model), -always, noise)
     assert ended.item()
     assert np.array_equal(codes, fresh)
     assert np.array_equal(after, fresh_after)
+
+
+def test_many_steps_in_one_call_are_the_steps_of_the_graph():
+    model = refined(WITH_ONSETS)
+    with torch.no_grad():
+        model.ending.bias.fill_(-2.0)
+    graph = step_graph(model)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    random, state = np.random.default_rng(2), opening(model).repeat(4, 0)
+    noise = random.gumbel(size=(10, 4, 3 * 96)).astype(np.float32)
+    threshold = random.logistic(size=(10, 4, 1)).astype(np.float32)
+    codes, ended, after = Steps(graph)(state, threshold, noise)
+    for t in range(10):
+        expected = session.run(None, {"state": state, "threshold": threshold[t], "noise": noise[t]})
+        assert np.array_equal(codes[t], expected[0])
+        assert np.array_equal(ended[t], expected[1])
+        state = expected[2]
+    assert np.array_equal(after, state)
+    assert ended.any()
 
 
 def test_a_model_without_a_graph_says_so():

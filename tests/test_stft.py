@@ -438,4 +438,5 @@ def test_A09_chunked_decoding_equals_whole():
     assert len(streamed) == len(rest) * 64 + decoder.overlap_samples
     again = f.decoder(prompt)
     assert np.array_equal(streamed, np.concatenate([*(again.push(step) for step in rest), again.finish()]))
-    assert sum(map(len, blocks[20:52])) == 32 * 64  # a steady flow once the look-ahead is full
+    assert sum(map(len, blocks[:20])) > 0  # the first ones come soon
+    assert all(sum(map(len, blocks[first : first + 64])) == 64 * 64 for first in range(84, 180))  # a steady flow

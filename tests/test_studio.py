@@ -1,6 +1,7 @@
 """The studio: its server alone, then the page in a real browser."""
 
 import asyncio
+import io
 import json
 import re
 import socket
@@ -37,6 +38,12 @@ def desk(tmp_path):
 def client(desk):
     """A page's view of a studio whose worker does not run."""
     return TestClient(desk.app(), base_url="http://127.0.0.1:8642", headers=ASKING)
+
+
+def recording(samples: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, RATE_HZ, format="WAV", subtype="FLOAT")
+    return file.getvalue()
 
 
 def uploaded(client, name: str, content: bytes):
@@ -121,6 +128,8 @@ def test_recordings_and_midi_are_looked_at_too(client, tmp_path):
         ("song.wav", b"nor a recording", "cannot be decoded"),
         ("song.mxl", b"PK\x03\x04broken", "song.mxl"),
         ("notes.txt", b"do re mi", "notes.txt is not a file of a known kind"),
+        ("rest.wav", recording(np.zeros(RATE_HZ)), "rest.wav is silent"),
+        ("torn.wav", recording(np.r_[melody(1), np.nan]), "torn.wav holds samples that are not numbers"),
         ("song", b"x", "keep the ending of its name"),
         ("", b"x", "keep the ending of its name"),
     ],
