@@ -22,6 +22,7 @@ from continuo.team import Team
 
 PATIENCE = timedelta(hours=24)  # the first process may decode a large corpus while the others wait
 CORNER = "start {}"
+BUCKET_MB = {"cpu": 4, "cuda": 25}  # of gradients that travel together; torch's own 25 leave a CPU waiting at the end
 T = TypeVar("T")
 
 
@@ -129,7 +130,9 @@ class Processes(Team):
     def wrap(self, module: nn.Module) -> nn.Module:
         with warnings.catch_warnings():  # newer versions of torch call the option otherwise, older ones know no other
             warnings.simplefilter("ignore", FutureWarning)
-            return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+            return DistributedDataParallel(
+                module, broadcast_buffers=False, gradient_as_bucket_view=True, bucket_cap_mb=BUCKET_MB[self.device.type]
+            )
 
     @contextmanager
     def apart(self, seed: int) -> Iterator[None]:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
+import scipy.fft
 import soundfile
 
 from continuo.audio import soft_limit
@@ -20,7 +21,7 @@ from continuo.stft import hann, spectrum
 PICTURE_COLUMNS = 1600
 HIGHEST_HZ = 6000
 MARGINS = {"left": 0.06, "right": 0.945, "top": 0.94, "bottom": 0.085}
-QUICK = {"compress_level": 3}  # pictures are a little larger, and there a fifth sooner
+QUICK = {"compress_level": 1}  # pictures are a little larger, and there a fifth sooner
 
 
 def draw_continuation(wav: Path, picture: Path, seam_s: float, title: str) -> None:
@@ -108,10 +109,14 @@ def _look(wav: Path, first_s: float, last_s: float) -> _Sound:
         first, last = first_s * rate, min(last_s * rate, len(file))
         columns = min(PICTURE_COLUMNS, max(int(last - first) // 256, 2))
         places = np.linspace(first, max(last - n_fft, first), columns).astype(int)
-        windows = np.array([_window(file, place, n_fft) for place in places])
+        if last - first <= columns * n_fft:  # windows overlap: read it once
+            sound = _read(file, int(first), int(last - first) + n_fft)
+            windows = np.lib.stride_tricks.sliding_window_view(sound, n_fft)[places - int(first)]
+        else:
+            windows = np.array([_read(file, place, n_fft) for place in places])
     hertz = np.arange(n_fft // 2 + 1) * rate / n_fft
     hertz = hertz[hertz <= HIGHEST_HZ]
-    magnitude = np.abs(np.fft.rfft(windows * hann(n_fft).numpy()))[:, : len(hertz)]
+    magnitude = np.abs(scipy.fft.rfft(windows * hann(n_fft).numpy()))[:, : len(hertz)]
     level_db = 20 * np.log10(magnitude.T / (n_fft / 4) + 1e-5)
     seconds = (places + n_fft / 2) / rate
     if places[-1] - places[0] < n_fft:  # hardly more than one window: as wide as what it holds
@@ -119,7 +124,8 @@ def _look(wav: Path, first_s: float, last_s: float) -> _Sound:
     return _Sound(seconds, hertz, windows.min(axis=1), windows.max(axis=1), level_db)
 
 
-def _window(file: soundfile.SoundFile, place: int, length: int) -> np.ndarray:
+def _read(file: soundfile.SoundFile, place: int, length: int) -> np.ndarray:
+    """One channel from `place` on, `(length,)`, silent after the end."""
     file.seek(int(place))
     return np.asarray(file.read(length, dtype="float32", always_2d=True, fill_value=0.0).mean(axis=1))
 
