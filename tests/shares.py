@@ -7,6 +7,25 @@ import time
 import torch
 
 
+class Meeting:
+    """Work that a process has in hand once `count` processes have come to read it."""
+
+    def __init__(self, folder, count):
+        self.folder, self.count = folder, count
+
+    def __setstate__(self, state):
+        self.__dict__ |= state
+        (self.folder / str(os.getpid())).touch()
+        for _ in range(1000):  # 20 s
+            if len([*self.folder.iterdir()]) >= self.count:
+                return
+            time.sleep(0.02)
+        raise TimeoutError("the others never came")
+
+    def __call__(self, thing):
+        yield len(thing)
+
+
 def squares(number):
     yield number, number**2
     yield number, os.getpid()

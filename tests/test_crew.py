@@ -34,6 +34,11 @@ def test_each_computes_with_one_thread():
     assert list(shared_out(shares.threads, range(2), 2)) == [1, 1]
 
 
+def test_none_waits_until_another_has_read_its_work(tmp_path):
+    """More work than a pipe holds: who starts a process with it in hand waits until that has read it."""
+    assert list(shared_out(shares.Meeting(tmp_path, 2), [bytes(1 << 20)] * 2, 2)) == [1 << 20] * 2
+
+
 def test_an_error_reaches_who_waits():
     with pytest.raises(ValueError, match="three"):
         list(shared_out(shares.failing, range(6), 2))
