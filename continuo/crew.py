@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 LEAVING = (signal.SIGTERM, signal.SIGHUP)
+SWALLOWED_S = 2.0  # after which one that still works has not heard that it shall leave
 
 
 def shared_out(work: Callable[[T], Iterator[R]], things: Sequence[T], processes: int) -> Generator[R, None, None]:
@@ -86,8 +87,12 @@ def _member(pipe: Connection) -> None:
     """A process's part: gets work and things, and sends what it makes, or the error that ended it."""
 
     def leave(*_: object) -> NoReturn:
-        sys.exit(0)  # by way of whatever has to be cleaned away
+        again = threading.Timer(SWALLOWED_S, os.kill, (os.getpid(), signal.SIGTERM))
+        again.daemon = True
+        again.start()
+        sys.exit(0)  # by way of whatever has to be cleaned away; unless it comes where Python lets no exception out
 
+    sys.unraisablehook = lambda lost: None if lost.exc_type is SystemExit else sys.__unraisablehook__(lost)
     signal.signal(signal.SIGTERM, leave)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, LEAVING)
     threading.Thread(target=_leave_with_parent, daemon=True).start()

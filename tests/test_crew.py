@@ -49,8 +49,9 @@ def test_a_process_that_is_killed_is_told_of():
         list(shared_out(shares.dying, range(2), 2))
 
 
-def test_who_is_not_waited_for_leaves_by_way_of_its_clearing(tmp_path):
-    with closing(shared_out(shares.cleaning, [tmp_path] * 2, 2)) as coming:
+@pytest.mark.parametrize("work", [shares.cleaning, shares.cleaning_in_the_end])
+def test_who_is_not_waited_for_leaves_by_way_of_its_clearing(tmp_path, work):
+    with closing(shared_out(work, [tmp_path] * 2, 2)) as coming:
         marks = {next(coming), next(coming)}
         assert len(marks) == 2
         started = time.monotonic()
