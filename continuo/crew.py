@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 LEAVING = (signal.SIGTERM, signal.SIGHUP)
+TOLD_TO_LEAVE = 128 + signal.SIGTERM  # status of a process; of interest where it was not told by who waits for it
 SWALLOWED_S = 2.0  # after which one that still works has not heard that it shall leave
 
 
@@ -90,7 +91,7 @@ def _member(pipe: Connection) -> None:
         again = threading.Timer(SWALLOWED_S, os.kill, (os.getpid(), signal.SIGTERM))
         again.daemon = True
         again.start()
-        sys.exit(0)  # by way of whatever has to be cleaned away; unless it comes where Python lets no exception out
+        sys.exit(TOLD_TO_LEAVE)  # by way of whatever has to be cleaned away, unless it comes where Python drops it
 
     sys.unraisablehook = lambda lost: None if lost.exc_type is SystemExit else sys.__unraisablehook__(lost)
     signal.signal(signal.SIGTERM, leave)

@@ -1,4 +1,4 @@
-"""A model's step as one call: an ONNX graph, which ONNX Runtime computes with 8-bit weights.
+"""A model's step as one graph, many steps as one call: ONNX Runtime computes them with 8-bit weights.
 
 A step one at a time costs reading weights and calling operations. Here matrices are small integers, what a code adds is
 looked up in a table, and drawing is part of the graph (the noise comes from outside, so seeds stay ours). Only an LSTM

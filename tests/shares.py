@@ -41,9 +41,9 @@ def failing(number):
         raise ValueError("three")
 
 
-def dying(number):
-    yield number
-    os.kill(os.getpid(), signal.SIGKILL)
+def dying(how):
+    yield how
+    os.kill(os.getpid(), how)
 
 
 def cleaning(folder):

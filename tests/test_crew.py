@@ -44,9 +44,10 @@ def test_an_error_reaches_who_waits():
         list(shared_out(shares.failing, range(6), 2))
 
 
-def test_a_process_that_is_killed_is_told_of():
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_process_that_is_killed_is_told_of(how):
     with pytest.raises(ChildProcessError, match="killed"):
-        list(shared_out(shares.dying, range(2), 2))
+        list(shared_out(shares.dying, [how] * 2, 2))
 
 
 @pytest.mark.parametrize("work", [shares.cleaning, shares.cleaning_in_the_end])
