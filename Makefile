@@ -13,6 +13,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 LOWEST := .venv-lowest/bin/python
 LOWEST_TESTS ?= tests
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
 .PHONY: env demo studio test check fix bench docs reliability audit test-lowest coverage mutants clean-cache
 
@@ -33,13 +34,13 @@ studio: env
 	@$(RUN) studio.py --open
 
 test: env
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(PARALLEL)
 
 check: env
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy .
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest $(PARALLEL) -m "not slow"
 
 fix: env
 	$(RUN) -m ruff check --fix .
@@ -53,7 +54,7 @@ audit: env
 	$(RUN) -m uv pip freeze --python $(RUN) | $(RUN) -m uv tool run 'pip-audit>=2.9,<3' --strict --disable-pip --no-deps -r /dev/stdin
 
 test-lowest: .venv-lowest/.installed
-	$(LOWEST) -m pytest -m "not slow" $(LOWEST_TESTS)
+	$(LOWEST) -m pytest $(PARALLEL) -m "not slow" $(LOWEST_TESTS)
 
 .venv-lowest/.installed: requirements.txt requirements-dev.txt | env
 	$(RUN) -m uv venv --quiet --clear --python $(RUN) .venv-lowest
@@ -61,17 +62,17 @@ test-lowest: .venv-lowest/.installed
 	@touch $@
 
 coverage: env
-	$(RUN) -m pytest -m "not slow" --cov
+	$(RUN) -m pytest $(PARALLEL) -m "not slow" --cov
 
 mutants: env
 	OMP_NUM_THREADS=1 $(VENV)/bin/mutmut run --max-children 1
 	$(VENV)/bin/mutmut results
 
 reliability: env
-	CONTINUO_THOROUGH=1 $(RUN) -m pytest -rP tests/test_faults.py tests/test_fuzz.py
+	CONTINUO_THOROUGH=1 $(RUN) -m pytest -rP tests/robustness/test_faults.py tests/robustness/test_fuzz.py
 
 docs: env
-	$(RUN) -m pdoc --docformat google --no-show-source --output-directory docs/api $(patsubst %.py,%,$(wildcard *.py)) continuo
+	$(RUN) -m pdoc --docformat google --no-show-source --output-directory docs/api $(patsubst %.py,%,$(wildcard *.py)) continuo evaluation web
 
 clean-cache: env
 	$(RUN) corpus.py --clear-cache

@@ -32,8 +32,7 @@ import continuo  # noqa: F401  first of all: says so where no packages are insta
 import numpy as np
 import regex
 
-from continuo import cache, synth
-from continuo.audio import (
+from continuo.audio.files import (
     AUDIO_ENDINGS,
     UNDECODABLE_ENDINGS,
     StoredSamples,
@@ -44,15 +43,17 @@ from continuo.audio import (
     loudness_db,
     made_by_a_model,
 )
-from continuo.command import Parser, counted, printable, run_main
-from continuo.files import human_size, near
-from continuo.metadata import EMBEDDED_CORPUS, CorpusSection
-from continuo.parallel import WORKERS, in_order, keep_on
-from continuo.performance import CACHE_VERSION, SCORE_ENDINGS, perform
-from continuo.piece import Piece, check_audible
-from continuo.progress import Display
-from continuo.song import QUARTER, Song, Tone, pitch_number
-from continuo.transcript import read_song
+from continuo.audio.piece import Piece, check_audible
+from continuo.model.metadata import EMBEDDED_CORPUS, CorpusSection
+from continuo.score import synth
+from continuo.score.performance import CACHE_VERSION, SCORE_ENDINGS, perform
+from continuo.symbolic.song import QUARTER, Song, Tone, pitch_number
+from continuo.symbolic.transcription import read_song
+from continuo.system import cache
+from continuo.system.command_line import Parser, counted, printable, run_main
+from continuo.system.files import human_size, near
+from continuo.system.progress import Display
+from continuo.system.workers import WORKERS, in_order, keep_on
 
 LEAST_SECONDS = 0.5
 OWN_FOLDERS = (".runs", ".evaluation")  # what Continuo writes beside models
@@ -436,7 +437,7 @@ def load_prompt(path: Path, section: CorpusSection, *, expressive: bool = False,
     """A prompt (score, MIDI or audio) as sound at the model's rate.
 
     A score ends where its last bar ends, so that a continuation begins there and not after the last notes have died
-    away; with `ring_out` they are heard to their end. `expressive` is of `continuo.performance.perform`.
+    away; with `ring_out` they are heard to their end. `expressive` is of `continuo.score.performance.perform`.
 
     Raises:
         ValueError: the file is missing, of another kind, unreadable, silent or too short.

@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from continuo import cache
-from continuo.parallel import WORKERS, in_order
-from continuo.piece import Piece
-from continuo.song import Song
+from continuo.audio.piece import Piece
+from continuo.symbolic.song import Song
+from continuo.system import cache
+from continuo.system.workers import WORKERS, in_order
 from featurizer import Featurizer
 
 

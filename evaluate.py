@@ -16,12 +16,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from continuo.command import Parser, printable, run_main
-from continuo.files import check_writable, write_text
+from continuo.system.command_line import Parser, printable, run_main
+from continuo.system.files import check_writable, write_text
 
 if TYPE_CHECKING:
-    from evaluation import Evaluation
-    from excerpts import Plan
+    from evaluation.excerpts import Plan
+    from evaluation.sound import Evaluation
 
 TIMES = {"sound": (6.0, 4.0), "notes": (20.0, 8.0)}  # seconds of a continuation and of its prompt
 
@@ -60,12 +60,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from continuo.device import choose
-    from continuo.progress import Display
-    from continuo.webpage import page
-    from evaluation import Evaluation, SoundEvaluation
+    from continuo.system.device import choose
+    from continuo.system.progress import Display
+    from evaluation.notes import NotesEvaluation
+    from evaluation.report import page
+    from evaluation.sound import Evaluation, SoundEvaluation
     from predictor import Predictor
-    from songs_evaluation import NotesEvaluation
 
     torch.set_num_threads(1)  # as predict.py does: a training may want the other cores
     kinds: dict[str, type[Evaluation]] = {"sound": SoundEvaluation, "notes": NotesEvaluation}
@@ -97,9 +97,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _note_on_card(meta: Path, report: dict[str, Any]) -> None:
     """The figures also stand in the model's card, where one can be written."""
-    from continuo.card import add_evaluation
-    from continuo.checkpoint import read_facts
-    from continuo.metadata import load, state_path
+    from continuo.model.card import add_evaluation
+    from continuo.model.checkpoint import read_facts
+    from continuo.model.metadata import load, state_path
 
     state = state_path(load(meta), meta)
     if os.access(state.parent, os.W_OK):
@@ -107,7 +107,7 @@ def _note_on_card(meta: Path, report: dict[str, Any]) -> None:
 
 
 def _plan(arguments: argparse.Namespace, kind: str) -> "Plan":
-    from excerpts import Plan
+    from evaluation.excerpts import Plan
 
     seconds, prompt_seconds = TIMES[kind]
     seconds = seconds if arguments.seconds is None else arguments.seconds

@@ -2,11 +2,11 @@
 
 python export.py --meta model.json --out step.onnx
 
-The file holds the graph of one step (see `continuo/stepping.py`: inputs `state`, `threshold` and `noise`, outputs
+The file holds the graph of one step (see `onnx_step.py`: inputs `state`, `threshold` and `noise`, outputs
 `codes`, `ended` and `state_after`) for any number of lanes, and computes in ONNX Runtime 1.20 or newer. Its metadata
 says what else is needed to draw with it, each a JSON value: `opening`, the `state` of one lane before a piece's first
 step; `levels` and `vocabulary` of a step; `steps_per_second`; `temperatures`, the ones of each level that `predict.py`
-uses unless it is told otherwise. `SideBySide` in `continuo/lanes.py` says how `predict.py` draws thresholds and noise
+uses unless it is told otherwise. `SideBySide` in `generation.py` says how `predict.py` draws thresholds and noise
 from a seed, sixteen steps at a time; nothing ends in the first two seconds. A hundred steps after a beginning:
 
     import json
@@ -27,8 +27,8 @@ import json
 import sys
 from pathlib import Path
 
-from continuo.command import Parser, run_main
-from continuo.files import check_writable, human_size, replacing
+from continuo.system.command_line import Parser, run_main
+from continuo.system.files import check_writable, human_size, replacing
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,7 +49,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--out {arguments.out} would be a model's own file: call it {arguments.out.stem}.onnx, say")
     check_writable(arguments.out, force=arguments.force)
 
-    from continuo.stepping import step_graph
+    from onnx_step import step_graph
     from predictor import Predictor
 
     predictor = Predictor.load(arguments.meta)

@@ -16,9 +16,21 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 
-from continuo import codebook, postfilter
-from continuo.chords import ChordCodec
-from continuo.metadata import (
+from continuo.audio import codebook, postfilter
+from continuo.audio.phase import BLOCK, PhaseStream
+from continuo.audio.piece import Piece
+from continuo.audio.postfilter import AHEAD, PAST, Postfilter, with_edges
+from continuo.audio.stft import (
+    OverlapAdd,
+    check_hop,
+    frame_count,
+    from_frames,
+    hann,
+    inverse,
+    spectrum,
+    to_frames,
+)
+from continuo.model.metadata import (
     ChordsSection,
     CodebookSection,
     GridSection,
@@ -27,15 +39,12 @@ from continuo.metadata import (
     SpectrumSection,
     StftSection,
 )
-from continuo.parallel import keep_on
-from continuo.phase import BLOCK, PhaseStream
-from continuo.piece import Piece
-from continuo.postfilter import AHEAD, PAST, Postfilter, with_edges
-from continuo.remi import RemiCodec
-from continuo.roll import RollCodec
-from continuo.song import Song
-from continuo.stft import OverlapAdd, check_hop, frame_count, from_frames, hann, inverse, spectrum, to_frames
-from continuo.stream import StreamSpec
+from continuo.model.stream import StreamSpec
+from continuo.symbolic.chords import ChordCodec
+from continuo.symbolic.remi import RemiCodec
+from continuo.symbolic.roll import RollCodec
+from continuo.symbolic.song import Song
+from continuo.system.workers import keep_on
 
 State = dict[str, torch.Tensor]
 P = TypeVar("P", Piece, Song)
@@ -270,8 +279,8 @@ class CodebookFeaturizer(StftFeaturizer):
 
     Bins are weighted by the square root of the mel scale's density, 1 / (1 + f / 700 Hz), so that squared errors add up
     over mels and not over hertz: low partials, which carry the harmony, are kept better than hiss. Codes hold no phase:
-    decoding gives magnitudes, which `continuo.postfilter` cleans of what quantising did, and `continuo.phase` finds
-    phases that continue the prompt's.
+    decoding gives magnitudes, which `postfilter` cleans of what quantising did, and `continuo.audio.phase` finds phases
+    that continue the prompt's.
     """
 
     def __init__(self, section: CodebookSection, sample_rate_hz: int) -> None:
@@ -451,7 +460,7 @@ class CodebookDecoder(Decoder):
 
 
 class Codec(Protocol):
-    """What turns a song into codes and back; one of `continuo.chords`, `continuo.roll` and `continuo.remi`.
+    """What turns a song into codes and back; one of `chords`, `roll` and `remi` in `continuo.symbolic`.
 
     `decode` takes any known codes; what `encode` loses is what `quantised` leaves out. `like` lends the decoded song
     what codes do not hold: tempo, meters, program.
@@ -539,7 +548,7 @@ class NotesFeaturizer(Featurizer[Song]):
 
 
 class ChordFeaturizer(NotesFeaturizer):
-    """Events of notes, chords and rests, with their lengths and distances: see `continuo.chords`."""
+    """Events of notes, chords and rests, with their lengths and distances: see `continuo.symbolic.chords`."""
 
     section: ChordsSection
 
@@ -552,7 +561,7 @@ class ChordFeaturizer(NotesFeaturizer):
 
 
 class RollFeaturizer(NotesFeaturizer):
-    """What sounds at each step of a grid, as ascending sets: see `continuo.roll`."""
+    """What sounds at each step of a grid, as ascending sets: see `continuo.symbolic.roll`."""
 
     section: RollSection
     codec: RollCodec
@@ -569,7 +578,7 @@ class RollFeaturizer(NotesFeaturizer):
 
 
 class RemiFeaturizer(NotesFeaturizer):
-    """REMI+ tokens with their grammar: see `continuo.remi`."""
+    """REMI+ tokens with their grammar: see `continuo.symbolic.remi`."""
 
     section: RemiSection
 

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from continuo.metadata import Architecture, ConvSection, LstmSection, MlpSection, TransformerSection
-from continuo.sampling import Sampling, draw
-from continuo.stream import StreamSpec
+from continuo.model.metadata import Architecture, ConvSection, LstmSection, MlpSection, TransformerSection
+from continuo.model.sampling import Sampling, draw
+from continuo.model.stream import StreamSpec
 
 State = tuple[torch.Tensor, ...]  # every tensor has the batch first
 UNSEEN = 0.1  # occurrences that a code counts as having had before the first
@@ -590,7 +590,7 @@ class SequenceModel(nn.Module):
 
     @property
     def steps_in_one_call(self) -> bool:
-        """Whether `continuo.stepping` has a graph of its step."""
+        """Whether `onnx_step` has a graph of its step."""
         free = self.spec.follows is None and self.spec.opens is None
         return isinstance(self.backbone, Lstm) and isinstance(self.head, LevelHead) and free
 

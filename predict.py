@@ -22,9 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from continuo.command import Parser, counted, leave, named, printable, run_main
-from continuo.files import check_space, check_writable
-from continuo.place import MODELS
+from continuo.system.command_line import Parser, counted, leave, named, printable, run_main
+from continuo.system.files import check_space, check_writable
+from continuo.system.paths import MODELS
 
 MOST_FRAMES = 1_000_000  # over four hours at the default rate
 MOST_TAKES = 10_000
@@ -114,9 +114,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from continuo.device import choose
-    from continuo.progress import Display
-    from continuo.sampling import Sampling
+    from continuo.model.sampling import Sampling
+    from continuo.system.device import choose
+    from continuo.system.progress import Display
     from predictor import Predictor
 
     torch.set_num_threads(1)  # one step is too small to share, and a training may want the other cores
@@ -215,8 +215,8 @@ def _made(
     arguments: argparse.Namespace, predictor: Any, prompt: Any, how: Any, outs: list[Path], display: Any
 ) -> list[dict[str, Any]]:
     """All takes, written; the facts about each. Where they are much work, several processes share them."""
-    from continuo.crew import shared_out
-    from continuo.parallel import WORKERS
+    from continuo.system.process_pool import shared_out
+    from continuo.system.workers import WORKERS
 
     numbered, many = list(enumerate(outs)), len(outs) > 1
     worth = len(outs) * (arguments.frames + PICTURE_FRAMES) // ENOUGH_FRAMES
@@ -244,8 +244,8 @@ def make_takes(
 
     `shown`: a display that says it at once.
     """
-    from continuo.progress import Kept
-    from continuo.report import draw_continuation
+    from continuo.audio.pictures import draw_continuation
+    from continuo.system.progress import Kept
 
     sound = predictor.hears == "sound"
     seeds = [arguments.seed + number for number, _ in group]
@@ -264,7 +264,7 @@ def make_takes(
 
 def write_sound(arguments: argparse.Namespace, predictor: Any, display: Any, job: Job) -> dict[str, Any]:
     """Continue as sound: a WAV that is written while it is made."""
-    from continuo.audio import stream_wav, write_wav
+    from continuo.audio.files import stream_wav, write_wav
     from predictor import joined
 
     take, out, _ = job
@@ -287,11 +287,11 @@ def write_sound(arguments: argparse.Namespace, predictor: Any, display: Any, job
 
 def write_song(arguments: argparse.Namespace, predictor: Any, display: Any, job: Job) -> dict[str, Any]:
     """Continue as notes: MIDI, MusicXML, what they sound like, and a piano roll."""
-    from continuo.audio import in_blocks, stream_wav, write_wav
-    from continuo.engraving import TooLong
-    from continuo.style import stuck
-    from continuo.synth import render
-    from continuo.writing import draw_song, write_musicxml, write_song_midi
+    from continuo.audio.files import in_blocks, stream_wav, write_wav
+    from continuo.score.synth import render
+    from continuo.symbolic.engraving import TooLong
+    from continuo.symbolic.note_metrics import stuck
+    from continuo.symbolic.writing import draw_song, write_musicxml, write_song_midi
 
     started = time.perf_counter()
     take, out, seed = job
@@ -337,7 +337,7 @@ def write_song(arguments: argparse.Namespace, predictor: Any, display: Any, job:
 
 def _comment(arguments: argparse.Namespace) -> str:
     """What the WAV says of itself; with --frames 0 it holds the prompt alone."""
-    from continuo.audio import MADE_BY_A_MODEL
+    from continuo.audio.files import MADE_BY_A_MODEL
 
     return MADE_BY_A_MODEL if arguments.frames else ""
 

@@ -20,15 +20,15 @@ import numpy as np
 import torch
 
 import corpus
-from continuo import checkpoint, metadata
-from continuo.lanes import AT_ONCE, Lane, SideBySide, plain_lane
-from continuo.parallel import made_ahead
-from continuo.piece import Piece
-from continuo.sampling import Sampling
-from continuo.song import Song
-from continuo.stepping import Steps, flat_state, step_graph
+from continuo.audio.piece import Piece
+from continuo.model import checkpoint, metadata
+from continuo.model.sampling import Sampling
+from continuo.symbolic.song import Song
+from continuo.system.workers import made_ahead
 from featurizer import FEATURIZERS, Featurizer, NotesFeaturizer, StftFeaturizer
+from generation import AT_ONCE, Lane, SideBySide, plain_lane
 from model_definition import LevelHead, SequenceModel, build_model, check_fits
+from onnx_step import Steps, flat_state, step_graph
 
 Arrays = dict[str, np.ndarray]
 PRIME_STEPS = 4096  # steps of a prompt that are heard at once

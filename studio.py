@@ -37,13 +37,13 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from continuo import metadata
-from continuo.command import Parser, printable, run_main
-from continuo.desk import MOST_FILE, Absent, Desk, Entry, TooLarge, TooMany
-from continuo.guard import Guard
-from continuo.job import Job
-from continuo.place import EXAMPLES, HOME, MODELS, WEB
-from continuo.worker import Answer, Worker
+from continuo.model import metadata
+from continuo.system.command_line import Parser, printable, run_main
+from continuo.system.paths import EXAMPLES, HOME, MODELS, WEB
+from web.background import Job
+from web.request_worker import Answer, Worker
+from web.security import Guard
+from web.uploads import MOST_FILE, Absent, Desk, Entry, TooLarge, TooMany
 
 DEMO, DEMO_META = "demo", MODELS / "demo" / "chorales.json"
 FROM_DEMO = "what the demo model knows"
@@ -111,7 +111,7 @@ class Studio:
 
     def __init__(self, folder: Path, desk: Path) -> None:
         self.folder, self.desk = folder, Desk(desk)
-        self.worker = Worker([sys.executable, str(HOME / "takes.py")])
+        self.worker = Worker([sys.executable, "-m", "web.take_worker"])
         self.training: Training | None = None
         self.reports: dict[str, Job] = {}
 

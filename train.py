@@ -21,15 +21,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from continuo.command import STOPPING, Parser, heeded, run_main
-from continuo.files import check_writable, held, near
-from continuo.place import MODELS
-from continuo.team import Team
+from continuo.system.command_line import STOPPING, Parser, heeded, run_main
+from continuo.system.files import check_writable, held, near
+from continuo.system.paths import MODELS
+from continuo.system.team import Team
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from continuo.report import TrainingLog
+    from continuo.model.training_log import TrainingLog
     from trainer import Trainer
 
 # Of OpenMP, before torch is loaded: threads that spin for long starve others where a core is shared.
@@ -95,7 +95,7 @@ def _team() -> Team:
     """The processes that torchrun started, or this one alone."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return Team()
-    from continuo.processes import Processes
+    from continuo.system.distributed import Processes
 
     return Processes()
 
@@ -109,10 +109,10 @@ def _train(arguments: argparse.Namespace, team: Team) -> int:
 
 
 def _train_into(state_path: Path, metadata: Any, arguments: argparse.Namespace, team: Team) -> int:
-    from continuo.device import choose
-    from continuo.metadata import load, save
-    from continuo.progress import Display
-    from continuo.report import TrainingLog
+    from continuo.model.metadata import load, save
+    from continuo.model.training_log import TrainingLog
+    from continuo.system.device import choose
+    from continuo.system.progress import Display
     from trainer import Trainer
 
     device, reason = choose(arguments.device)
@@ -188,7 +188,7 @@ def _stopped_by_signals(trainer: "Trainer") -> Iterator[None]:
 
 def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
     """The checked metadata, created where it does not exist, and the path of the state."""
-    from continuo import metadata as md
+    from continuo.model import metadata as md
 
     flags = {
         "corpus.path": arguments.corpus,
@@ -241,7 +241,7 @@ def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
 
 def _of_state(path: Path) -> dict[str, Any]:
     """The metadata that a state was trained by."""
-    from continuo.checkpoint import read_model_facts
+    from continuo.model.checkpoint import read_model_facts
 
     metadata: dict[str, Any] = read_model_facts(path)["metadata"]
     return metadata
@@ -321,7 +321,7 @@ def sample(trainer: "Trainer", seconds: float) -> "np.ndarray":
     facts = {"metadata": trainer.metadata.model_dump(mode="json"), "progress": vars(trainer.progress)}
     predictor = Predictor(trainer.featurizer, trainer.average, trainer.device, facts)
     if predictor.hears == "notes":
-        from continuo.synth import render
+        from continuo.score.synth import render
 
         return render(predictor.take(None).song(LISTEN_STEPS).performance(), predictor.sample_rate_hz)
     piece = trainer.validation_pieces[0]

@@ -27,16 +27,17 @@ from torch import nn
 
 import continuo
 import corpus
-from continuo import cache, checkpoint
-from continuo.card import card_path, write_card
-from continuo.command import counted, within_memory
-from continuo.device import choose_precision, keep_freed_memory
-from continuo.files import human_size, remove_leftovers
-from continuo.metadata import Metadata, check_same_model
-from continuo.progress import Display
-from continuo.scratch import Scratch
-from continuo.stream import StreamSpec
-from continuo.team import Team
+from continuo.engine.scratch import Scratch
+from continuo.model import checkpoint
+from continuo.model.card import card_path, write_card
+from continuo.model.metadata import Metadata, check_same_model
+from continuo.model.stream import StreamSpec
+from continuo.system import cache
+from continuo.system.command_line import counted, within_memory
+from continuo.system.device import choose_precision, keep_freed_memory
+from continuo.system.files import human_size, remove_leftovers
+from continuo.system.progress import Display
+from continuo.system.team import Team
 from dataset import AudioDataset, Batch, LaneSampler, training_batches, validation_batches
 from featurizer import FEATURIZERS, FIT_VERSION, Featurizer
 from model_definition import SequenceModel, State, build_model, least_size

@@ -18,10 +18,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from continuo.command import Parser, run_main
-from continuo.postfilter import with_edges
-from continuo.stft import spectrum
-from excerpts import corpora
+from continuo.audio.postfilter import with_edges
+from continuo.audio.stft import spectrum
+from continuo.system.command_line import Parser, run_main
+from evaluation.excerpts import corpora
 from featurizer import CodebookFeaturizer
 from predictor import Predictor
 

@@ -17,9 +17,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from continuo.audio import write_wav
-from continuo.command import Parser, run_main
-from excerpts import corpora, excerpts, free_run, likeness, through_codec
+from continuo.audio.files import write_wav
+from continuo.system.command_line import Parser, run_main
+from evaluation.excerpts import corpora, excerpts, free_run, likeness, through_codec
 from predictor import Predictor
 
 

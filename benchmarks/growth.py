@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from results import machine, write_section
 
-from continuo.progress import Display, Task
+from continuo.system.progress import Display, Task
 
 PIECE_S = 300
 KINDS = ((24000, 1), (24000, 1), (24000, 1), (44100, 2))  # sample rate and channels of one piece after another
@@ -145,7 +145,7 @@ def trainer(folder: Path, display: Display, **keys: Any) -> Any:
     """The default preset over the corpus in `folder`."""
     import torch
 
-    from continuo import metadata
+    from continuo.model import metadata
     from trainer import Trainer
 
     values = {"corpus.path": str(folder / "corpus"), "corpus.transpose": 0, "training.steps": 10**6}
@@ -221,7 +221,7 @@ def play(length_s: float, folder: Path) -> dict[str, float]:
     """A continuation of so many seconds, made and thrown away block by block."""
     import torch
 
-    from continuo.piece import Piece
+    from continuo.audio.piece import Piece
     from predictor import Predictor
 
     torch.set_num_threads(1)  # as predict.py does

@@ -19,11 +19,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from continuo import metadata
-from continuo.command import Parser, run_main
-from continuo.device import choose
-from continuo.progress import Display
-from continuo.song import QUARTER, Song, Tone
+from continuo.model import metadata
+from continuo.symbolic.song import QUARTER, Song, Tone
+from continuo.system.command_line import Parser, run_main
+from continuo.system.device import choose
+from continuo.system.progress import Display
 from predictor import Predictor
 from trainer import Trainer
 

@@ -17,9 +17,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from continuo import endurance
-from continuo.command import Parser, run_main
-from excerpts import corpora, excerpts
+from continuo.system.command_line import Parser, run_main
+from evaluation import long_run
+from evaluation.excerpts import corpora, excerpts
 from predictor import Predictor
 
 SILENT_DB = -60.0
@@ -53,8 +53,8 @@ def _run(arguments: argparse.Namespace) -> int:
         for seed in range(100, 100 + arguments.seeds):
             take = predictor.take(excerpt.prompt, seed=seed, how=how)
             audio = np.concatenate([*take.samples(steps), take.finish()])[take.overlap_samples :] * take.gain
-            silence = float((endurance.levels_db(audio, rate) < SILENT_DB).mean())
-            drift = [*endurance.level_drift(audio, rate).values()][-1]
+            silence = float((long_run.levels_db(audio, rate) < SILENT_DB).mean())
+            drift = [*long_run.level_drift(audio, rate).values()][-1]
             rows.append((_onsets_per_s(audio, rate) / real, silence, drift))
     for name, values in zip(
         ("onsets, of the real", "silence", "level at the end, dB"), zip(*rows, strict=True), strict=True
@@ -64,7 +64,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _onsets_per_s(audio: np.ndarray, rate_hz: int) -> float:
-    (onsets,) = endurance.onsets_by_part(audio, rate_hz, len(audio) / rate_hz)
+    (onsets,) = long_run.onsets_by_part(audio, rate_hz, len(audio) / rate_hz)
     return onsets
 
 

@@ -5,7 +5,7 @@
 The default preset's codec is fitted on some chorales and applied to others; each method continues 4 s of real audio for
 6 s, from the true magnitudes of what follows and from quantised ones. Columns: SC, spectral convergence to the
 magnitudes given; LSD, log-spectral distance (dB) to the real audio, frame by frame, at the same places; ms per frame on
-one thread; the squared MMD and the AUC of `continuo.listening`.
+one thread; the squared MMD and the AUC of `evaluation.audio_metrics`.
 """
 
 import argparse
@@ -21,10 +21,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import corpus
-from continuo import listening, metadata
-from continuo.metadata import CodebookSection
-from continuo.phase import PhaseStream, centred, integrated, invert, levels, phasors
-from continuo.stft import OverlapAdd
+from continuo.audio.phase import PhaseStream, centred, integrated, invert, levels, phasors
+from continuo.audio.stft import OverlapAdd
+from continuo.model import metadata
+from continuo.model.metadata import CodebookSection
+from evaluation import audio_metrics
 from featurizer import CodebookFeaturizer
 
 RATE_HZ, N_FFT, HOP = 24_000, 1536, 384
@@ -156,8 +157,8 @@ def compare(items: list[Item]) -> None:
             cost = 1e3 * (time.perf_counter() - start) / (len(items) * FRAMES)
             error = np.mean([convergence(a, m) for a, m in zip(made, inputs, strict=True)])
             distance = np.mean([log_distance_db(a, item.continuation) for a, item in zip(made, items, strict=True)])
-            heard = listening.compare(real, made, RATE_HZ)
-            auc = listening.separability(real, made, RATE_HZ)
+            heard = audio_metrics.compare(real, made, RATE_HZ)
+            auc = audio_metrics.separability(real, made, RATE_HZ)
             print(
                 f"| {name} | {given} | {error:.3f} | {distance:.2f} | {cost:.2f} | {heard['mmd2']:+.4f} | {auc:.3f} |",
                 flush=True,

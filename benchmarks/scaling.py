@@ -27,11 +27,11 @@ sys.path.insert(0, str(ROOT))
 
 from chords import write_chords
 
-from continuo import metadata
-from continuo.command import Parser, run_main
-from continuo.device import choose_precision
-from continuo.processes import Processes
-from continuo.team import Team
+from continuo.model import metadata
+from continuo.system.command_line import Parser, run_main
+from continuo.system.device import choose_precision
+from continuo.system.distributed import Processes
+from continuo.system.team import Team
 from dataset import training_batches
 from trainer import Trainer
 

@@ -30,13 +30,13 @@ from growth import pipeline_share
 from results import machine, write_section
 from scaling import ddp_efficiency
 
-from continuo import metadata
-from continuo.crew import shared_out
-from continuo.device import choose_precision
-from continuo.lanes import plain_lane
-from continuo.parallel import WORKERS
-from continuo.piece import Piece
-from continuo.sampling import Sampling
+from continuo.audio.piece import Piece
+from continuo.model import metadata
+from continuo.model.sampling import Sampling
+from continuo.system.device import choose_precision
+from continuo.system.process_pool import shared_out
+from continuo.system.workers import WORKERS
+from generation import plain_lane
 from predictor import Predictor, Take
 from trainer import Trainer
 

@@ -22,6 +22,6 @@ def __getattr__(name: str) -> Any:
     """Read a module of the pipeline only where somebody asks for it."""
     if name not in _OFFERED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from continuo.place import script
+    from continuo.system.paths import script
 
     return getattr(script(_OFFERED[name]), name)

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import continuo
-from continuo.command import Parser
-from continuo.place import HOME, script
+from continuo.system.command_line import Parser
+from continuo.system.paths import HOME, script
 
 COMMANDS = {
     "train": "train a model on a folder of music",
@@ -35,7 +35,7 @@ class _PrintCompletion(argparse.Action):
     """The completion of all commands at once."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
-        from continuo.completion import completion, together
+        from continuo.system.completion import completion, together
 
         print(completion(together("continuo", {name: script(name).build_parser() for name in commands()}), values))
         parser.exit()

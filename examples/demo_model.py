@@ -35,9 +35,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def pack(meta: Path, folder: Path) -> None:
     """Write what predicting needs of a trained model to `folder`, small enough to be passed on."""
-    from continuo import checkpoint, metadata  # not before `train`, which says how torch's threads wait
-    from continuo.card import write_card
-    from continuo.files import human_size
+    from continuo.model import checkpoint, metadata  # not before `train`, which says how torch's threads wait
+    from continuo.model.card import write_card
+    from continuo.system.files import human_size
 
     described = metadata.load(meta)
     tensors, facts = checkpoint.load(meta.parent / described.state)

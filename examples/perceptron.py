@@ -1,8 +1,8 @@
-"""Two half moons that no straight line parts: the perceptron of `continuo.engine` learns which is which.
+"""Two half moons that no straight line parts: the perceptron of `continuo.engine.network` learns which is which.
 
     python examples/perceptron.py [--epochs 60] [--save moons.safetensors]
 
-Read it beside `continuo/value.py`, where the derivatives are, and `continuo/engine.py`, which is all the rest.
+`continuo/engine/value.py` holds the derivatives, `continuo/engine/network.py` everything else.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from continuo.engine import MLP, AdamW, Trainer, Value
+from continuo.engine.network import MLP, AdamW, Trainer, Value
 
 
 def moons(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,8 +9,8 @@ import soundfile
 import torch
 from hypothesis import HealthCheck, settings
 
-from continuo.notes import Performance
-from continuo.performance import perform
+from continuo.score.notes import Performance
+from continuo.score.performance import perform
 
 # A busy machine is no failure; mutation tests run the same test several times in one process.
 UNIMPORTANT = [HealthCheck.too_slow, HealthCheck.differing_executors]

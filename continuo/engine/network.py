@@ -1,0 +1,381 @@
+"""Learning from scratch, in NumPy alone: perceptrons made of differentiable values, and what trains and tests them.
+
+    model = MLP((2, 8, 3), task="softmax", seed=0)
+    trainer = Trainer(model, model.loss, SGD(model.parameters(), 0.1, momentum=0.9), seed=0)
+    trainer.fit(x, classes, epochs=50, batch_size=32)
+
+A model of another make is a `Module` with values for attributes and a `__call__`.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from continuo.engine.value import Array, Operand, Value, concatenate, layer_norm, maximum, where
+from continuo.system.files import replacing
+
+__all__ = [
+    "MLP", "SGD", "AdamW", "Evaluation", "Layer", "Module", "Neuron", "Optimizer", "Trainer", "Value",
+    "binary_cross_entropy", "clip_norm", "concatenate", "cross_entropy", "evaluate", "layer_norm", "maximum",
+    "squared_error", "where",
+]  # fmt: skip
+
+Choice = TypeVar("Choice")
+
+# Losses: means over all examples. Those of classification take logits, so that no logarithm of 0 can occur.
+
+
+def squared_error(values: Value, targets: npt.ArrayLike) -> Value:
+    """Mean of (value - target)^2, both of one shape."""
+    return ((values - _alike(values, targets)) ** 2).mean()
+
+
+def binary_cross_entropy(logits: Value, targets: npt.ArrayLike) -> Value:
+    """-log p of targets between 0 and 1, in nats, both of one shape: log(1 + e^z) - t z."""
+    wanted = _alike(logits, targets)
+    if not ((wanted >= 0) & (wanted <= 1)).all():
+        raise ValueError(f"targets must lie between 0 and 1, not between {wanted.min():g} and {wanted.max():g}")
+    return (logits.softplus() - logits * wanted).mean()
+
+
+def cross_entropy(logits: Value, classes: npt.ArrayLike) -> Value:
+    """-log p of the right class, in nats. Shape: logits `(..., C)`, classes `(...)` integers from 0 to C - 1.
+
+    >>> round(cross_entropy(Value([[0.0, 0.0], [1000.0, -1000.0]]), [1, 0]).item(), 4)  # (log 2 + 0) / 2
+    0.3466
+    """
+    right, known = np.asarray(classes), logits.shape[-1]
+    if right.dtype.kind not in "iu" or right.shape != logits.shape[:-1]:
+        expected = f"logits of shape {logits.shape} need integer classes of shape {logits.shape[:-1]}"
+        raise ValueError(f"{expected}, not {right.dtype} of shape {right.shape}")
+    outside = right[(right < 0) | (right >= known)]
+    if outside.size:
+        raise ValueError(f"class {outside[0]} is out of range: these logits know 0 to {known - 1}")
+    return -logits.log_softmax().reshape(-1, known)[np.arange(right.size), right.ravel()].mean()
+
+
+def _alike(values: Value, targets: npt.ArrayLike) -> Array:
+    """The targets as an array; broadcasting `(N,)` against `(N, 1)` would learn nonsense."""
+    wanted = np.asarray(targets, values.data.dtype)
+    if wanted.shape != values.shape:
+        raise ValueError(f"targets of shape {wanted.shape} do not match the output of the model, {values.shape}")
+    return wanted
+
+
+Loss: TypeAlias = Callable[[Value, Any], Value]
+TASKS: dict[str, tuple[Loss, Callable[[Value], Value]]] = {  # the loss on logits, and what turns logits to an answer
+    "softmax": (cross_entropy, Value.softmax),
+    "sigmoid": (binary_cross_entropy, Value.sigmoid),
+    "regression": (squared_error, lambda values: values),
+}
+ACTIVATIONS: dict[str, tuple[Callable[[Value], Value], int]] = {  # and the variance of weights it wants, over inputs
+    "tanh": (Value.tanh, 1),
+    "relu": (Value.relu, 2),  # He et al. 2015
+    "silu": (Value.silu, 2),
+    "linear": (lambda values: values, 1),
+}
+
+
+def _choice(kind: str, name: str, table: Mapping[str, Choice]) -> Choice:
+    if name not in table:
+        raise ValueError(f"unknown {kind} {name!r}: choose one of {', '.join(table)}")
+    return table[name]
+
+
+class Module(ABC):
+    """What holds parameters: attributes that are values, modules, or lists of them, named by the way to them."""
+
+    @abstractmethod
+    def __call__(self, x: Any) -> Value: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, Value]]:
+        for name, held in vars(self).items():
+            parts = {f"{name}.{i}": part for i, part in enumerate(held)} if isinstance(held, list) else {name: held}
+            for key, part in parts.items():
+                if isinstance(part, Value):
+                    yield key, part
+                elif isinstance(part, Module):
+                    yield from ((f"{key}.{inner}", value) for inner, value in part.named_parameters())
+
+    def parameters(self) -> list[Value]:
+        return list(dict.fromkeys(value for _, value in self.named_parameters()))
+
+    def state(self) -> dict[str, Array]:
+        """A copy of every parameter's numbers."""
+        return {name: value.data.copy() for name, value in self.named_parameters()}
+
+    def load_state(self, state: Mapping[str, npt.ArrayLike]) -> None:
+        """Take over the numbers of a model of the same make; ValueError, and no change, if it is of another."""
+        mine = dict(self.named_parameters())
+        theirs = {name: np.array(array) for name, array in state.items()}
+        if odd := sorted(mine.keys() ^ theirs.keys()):
+            raise ValueError(f"the state is of another model: {', '.join(odd)} stands on one side only")
+        for name, value in mine.items():
+            if theirs[name].shape != value.shape:
+                raise ValueError(f"the state is of another model: {name} is {theirs[name].shape}, not {value.shape}")
+        for name, value in mine.items():
+            value.data = theirs[name].astype(value.data.dtype)
+
+    def save(self, path: str | Path) -> None:
+        """Write the state as safetensors, whole or not at all."""
+        with replacing(Path(path)) as temporary:
+            safetensors.numpy.save_file(self.state(), temporary)
+
+    def load(self, path: str | Path) -> None:
+        """Take over the state that `save` wrote; ValueError if the file holds something else."""
+        try:
+            self.load_state(safetensors.numpy.load_file(path))
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a safetensors file ({error})") from None
+
+
+class Neuron(Module):
+    """One unit: activation(x . weight + bias), `(..., inputs)` to `(...)`."""
+
+    def __init__(self, inputs: int, activation: str, rng: np.random.Generator) -> None:
+        self.activate, variance = _choice("activation", activation, ACTIVATIONS)
+        self.weight = Value(rng.standard_normal(inputs) * math.sqrt(variance / inputs))
+        self.bias = Value(0.0)
+
+    def __call__(self, x: Operand) -> Value:
+        return self.activate(x @ self.weight + self.bias)
+
+
+class Layer(Module):
+    """As many neurons, drawn one after another, but worked out at once: `(..., inputs)` to `(..., outputs)`."""
+
+    def __init__(self, inputs: int, outputs: int, activation: str, rng: np.random.Generator) -> None:
+        self.activate, variance = _choice("activation", activation, ACTIVATIONS)
+        self.weight = Value((rng.standard_normal((outputs, inputs)) * math.sqrt(variance / inputs)).T.copy())
+        self.bias = Value(np.zeros(outputs))
+
+    def __call__(self, x: Operand) -> Value:
+        x = x if isinstance(x, Value) else np.asarray(x)
+        if x.shape[-1:] != self.weight.shape[:1]:
+            raise ValueError(f"the layer takes {len(self.weight.data)} numbers a row, not an input of shape {x.shape}")
+        return self.activate(x @ self.weight + self.bias)
+
+
+class MLP(Module):
+    """Layers one after another, the last of them linear.
+
+    Args:
+        widths: inputs, hidden units of each layer, outputs.
+        task: "softmax" (one class of several), "sigmoid" (yes or no for each output) or "regression".
+        activation: of the hidden layers, "tanh", "relu", "silu" or "linear".
+        dtype: of the parameters; float32 input stays float32 in a float32 model.
+
+    Attributes:
+        loss: the loss that belongs to the task.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        *,
+        task: str,
+        activation: str = "tanh",
+        seed: int,
+        dtype: npt.DTypeLike = np.float64,
+    ) -> None:
+        self.loss, self.answer = _choice("task", task, TASKS)
+        if len(widths) < 2 or min(widths) < 1:
+            raise ValueError(f"widths {tuple(widths)}: give inputs, hidden units and outputs, all above 0")
+        rng = np.random.default_rng(seed)
+        activations = [activation] * (len(widths) - 2) + ["linear"]
+        self.layers = [Layer(*sizes, rng) for sizes in zip(widths, widths[1:], activations, strict=False)]
+        for value in self.parameters():
+            value.data = value.data.astype(dtype)
+
+    def __call__(self, x: Operand) -> Value:
+        """Logits, or the values of a regression: `(..., inputs)` to `(..., outputs)`."""
+        first, *others = self.layers
+        values = first(x)
+        for layer in others:
+            values = layer(values)
+        return values
+
+    def predict(self, x: Operand) -> Array:
+        """Probabilities, or the values of a regression."""
+        return self.answer(self(x)).data
+
+
+class Optimizer(ABC):
+    """Moves parameters against their gradients.
+
+    Args:
+        parameters: what to move.
+        learning_rate: above 0; an attribute, which may be changed between steps.
+    """
+
+    def __init__(self, parameters: Iterable[Value], learning_rate: float) -> None:
+        if not learning_rate > 0:
+            raise ValueError(f"the learning rate must be above 0, not {learning_rate}")
+        self.parameters = list(parameters)
+        self.learning_rate = learning_rate
+
+    def zero(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters:
+            parameter.gradient = None
+
+    def step(self) -> None:
+        """Move once every parameter that has a gradient. Arrays are replaced, never written to."""
+        for index, parameter in enumerate(self.parameters):
+            if parameter.gradient is not None:
+                moved = parameter.data - self._change(index, parameter.data, parameter.gradient)
+                parameter.data = np.asarray(moved, parameter.data.dtype)
+
+    @abstractmethod
+    def _change(self, index: int, data: Array, gradient: Array) -> Array:
+        """What to take off the data of parameter `index`."""
+
+
+class SGD(Optimizer):
+    """Steepest descent; decay counts as gradient, and `momentum` is the share of the last change that goes on.
+
+    Polyak 1964. What one step hands to the next is in `velocities`, an array for each parameter.
+    """
+
+    def __init__(
+        self, parameters: Iterable[Value], learning_rate: float, *, momentum: float = 0.0, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(parameters, learning_rate)
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self.velocities = [np.zeros_like(parameter.data) for parameter in self.parameters]
+
+    def _change(self, index: int, data: Array, gradient: Array) -> Array:
+        velocity = self.momentum * self.velocities[index] + gradient + self.weight_decay * data
+        self.velocities[index] = velocity
+        return self.learning_rate * velocity
+
+
+class AdamW(Optimizer):
+    """Adam with decay apart from the gradient (Loshchilov and Hutter 2019).
+
+    What one step hands to the next is in `moments`: steps, mean of the gradient and of its square, for each parameter.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Value],
+        learning_rate: float = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(parameters, learning_rate)
+        self.betas, self.epsilon, self.weight_decay = betas, epsilon, weight_decay
+        self.moments = [(0, np.zeros_like(p.data), np.zeros_like(p.data)) for p in self.parameters]
+
+    def _change(self, index: int, data: Array, gradient: Array) -> Array:
+        (beta1, beta2), (steps, mean, square) = self.betas, self.moments[index]
+        steps, mean = steps + 1, beta1 * mean + (1 - beta1) * gradient
+        square = beta2 * square + (1 - beta2) * gradient**2
+        self.moments[index] = steps, mean, square
+        # both begin at 0: divided by the weight of what they have seen
+        direction = mean / (1 - beta1**steps) / (np.sqrt(square / (1 - beta2**steps)) + self.epsilon)
+        return self.learning_rate * (direction + self.weight_decay * data)
+
+
+def clip_norm(parameters: Iterable[Value], most: float) -> float:
+    """Shorten all gradients together to the length `most` where they are longer; returns the length before."""
+    held = [(parameter, parameter.gradient) for parameter in parameters if parameter.gradient is not None]
+    norm = math.sqrt(math.fsum(np.vdot(gradient, gradient) for _, gradient in held))
+    for parameter, gradient in held:
+        parameter.gradient = gradient * min(1.0, most / (norm + 1e-6))
+    return norm
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss over all examples, and the share of right answers; None where the loss knows no right answer."""
+
+    loss: float
+    accuracy: float | None
+
+    def __str__(self) -> str:
+        right = "" if self.accuracy is None else f", accuracy {100 * self.accuracy:.1f} %"
+        return f"loss {self.loss:.4f}{right}"
+
+
+HITS: dict[Loss, Callable[[Array, Array], Array]] = {
+    cross_entropy: lambda logits, classes: logits.argmax(-1) == classes,
+    binary_cross_entropy: lambda logits, targets: (logits > 0) == (targets > 0.5),
+}
+
+
+def evaluate(model: Module, loss: Loss, x: npt.ArrayLike, y: npt.ArrayLike, *, batch_size: int = 1024) -> Evaluation:
+    """Loss and accuracy of a model on examples that it need not have seen; rows as in `Trainer.fit`."""
+    inputs, targets = _examples(x, y, batch_size)
+    losses, hits = [], []
+    for start in range(0, len(inputs), batch_size):
+        batch = slice(start, start + batch_size)
+        logits = model(inputs[batch])
+        losses.append(loss(logits, targets[batch]).item() * len(inputs[batch]))
+        if loss in HITS:
+            hits.append(HITS[loss](logits.data, targets[batch]).ravel())
+    return Evaluation(math.fsum(losses) / len(inputs), float(np.concatenate(hits).mean()) if hits else None)
+
+
+class Trainer:
+    """Trains a model on shuffled mini-batches.
+
+    Args:
+        model, loss, optimizer: what is trained, on what, and how.
+        seed: of the order of the examples.
+        most: length that the gradient is clipped to.
+    """
+
+    def __init__(self, model: Module, loss: Loss, optimizer: Optimizer, *, seed: int, most: float = math.inf) -> None:
+        self.model, self.loss, self.optimizer, self.most = model, loss, optimizer, most
+        self._rng = np.random.default_rng(seed)
+
+    def fit(self, x: npt.ArrayLike, y: npt.ArrayLike, epochs: int, batch_size: int) -> list[float]:
+        """Go through all examples `epochs` times; a later call goes on. Returns the mean loss of every epoch.
+
+        Shape: x `(N, ...)`, y `(N, ...)`, a row an example.
+
+        Raises:
+            ValueError: no examples, not as many of x as of y, a batch of none, or a loss that is no longer finite.
+        """
+        inputs, targets = _examples(x, y, batch_size)
+        history = []
+        for _ in range(epochs):
+            order = self._rng.permutation(len(inputs))
+            batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+            losses = [self._step(inputs[batch], targets[batch]) * len(batch) for batch in batches]
+            history.append(math.fsum(losses) / len(order))
+        return history
+
+    def _step(self, x: Array, y: Array) -> float:
+        self.optimizer.zero()
+        loss = self.loss(self.model(x), y)
+        if not math.isfinite(loss.item()):
+            raise ValueError(f"the loss became {loss.item()}: lower the learning rate, or look for odd numbers in x")
+        loss.backward()
+        if math.isfinite(self.most):
+            clip_norm(self.optimizer.parameters, self.most)
+        self.optimizer.step()
+        return loss.item()
+
+    def test(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Evaluation:
+        return evaluate(self.model, self.loss, x, y)
+
+
+def _examples(x: npt.ArrayLike, y: npt.ArrayLike, batch_size: int) -> tuple[Array, Array]:
+    inputs, targets = np.asarray(x), np.asarray(y)
+    if not inputs.ndim or not targets.ndim or not 0 < len(inputs) == len(targets):
+        raise ValueError(f"x of shape {inputs.shape} and y of shape {targets.shape}: give as many rows of both")
+    if batch_size < 1:
+        raise ValueError(f"a batch needs at least 1 example, not {batch_size}")
+    return inputs, targets

@@ -1,0 +1,1 @@
+"""Written music to timed notes, and timed notes to sound."""

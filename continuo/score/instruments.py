@@ -1,0 +1,136 @@
+"""Which General MIDI program or percussion key plays a part: from MIDI numbers in the score, else from names.
+
+Source: General MIDI 1 sound set and percussion map, https://midi.org/general-midi.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from continuo.score.measures import Page, Staff
+
+PIANO = 0
+PIZZICATO = 45
+MUTED_TRUMPET = 59
+TRUMPET = 56
+BOWED = range(40, 45)
+STRING_ENSEMBLES = range(48, 52)
+
+PERCUSSION_KEYS = (
+    ("bass drum", 36), ("kick", 36), ("grosse trommel", 36), ("side stick", 37), ("rim", 37), ("snare", 38),
+    ("caisse", 38), ("side drum", 38), ("kleine trommel", 38), ("hand clap", 39), ("clap", 39), ("pedal hi", 44),
+    ("open hi", 46), ("hi hat", 42), ("hihat", 42), ("floor tom", 43), ("low tom", 45), ("mid tom", 47),
+    ("high tom", 50), ("tom", 47), ("crash", 49), ("splash", 55), ("china", 52), ("ride bell", 53), ("ride", 51),
+    ("cymbal", 49), ("becken", 49), ("tambourine", 54), ("cowbell", 56), ("vibraslap", 58), ("bongo", 60),
+    ("conga", 63), ("timbale", 65), ("agogo", 67), ("cabasa", 69), ("maraca", 70), ("guiro", 73), ("clave", 75),
+    ("temple block", 76), ("wood block", 76), ("woodblock", 76), ("cuica", 79), ("triangle", 81), ("shaker", 82),
+    ("jingle", 83), ("sleigh", 83), ("castanet", 85), ("tam tam", 52), ("gong", 52), ("cajon", 36), ("surdo", 87),
+    ("drum", 38),
+)  # fmt: skip
+"""Percussion keys by words in an instrument's name, the first match counts."""
+STAFF_KEYS = {
+    ("D", 4): 44, ("E", 4): 35, ("F", 4): 36, ("G", 4): 41, ("A", 4): 43, ("B", 4): 45, ("C", 5): 38, ("D", 5): 47,
+    ("E", 5): 50, ("F", 5): 51, ("G", 5): 42, ("A", 5): 49, ("B", 5): 57,
+}  # fmt: skip
+"""Percussion keys by place on a five-line staff (N. Weinberg, "Guidelines for Drumset Notation")."""
+DEFAULT_KEY = 38
+
+NAMES = (
+    (r"piano|klavier|keyboard|pian\.?$|pno", 0), (r"celesta", 8), (r"glocken", 9), (r"vibra", 11), (r"marimba", 12),
+    (r"xylo", 13), (r"harpsi|cembalo|clavecin", 6), (r"organ|orgel|orgue", 19), (r"accord|akkord", 21),
+    (r"guitar|gitar", 24), (r"contrab|kontrab|double bass", 43), (r"bass guitar|e-?bass", 33),
+    (r"violonc|cello|vc", 42), (r"viola|bratsche|vla", 41), (r"viol|geige|vln|vn", 40), (r"harp|harfe", 46),
+    (r"timpani|pauken", 47), (r"strings|streicher", 48), (r"english horn|cor anglais|englischhorn", 69),
+    (r"horn|cor\b", 60), (r"trumpet|trompet|tromba|cornet", 56), (r"tromb|posaune", 57), (r"tuba", 58),
+    (r"sopran.*sax", 64), (r"alto.*sax", 65), (r"bari.*sax", 67), (r"sax", 66), (r"oboe|hautbois", 68),
+    (r"bassoon|fagott?", 70), (r"clarinet|klarinet", 71), (r"piccolo", 72), (r"recorder|blockfl", 74),
+    (r"flute|flöte|flauto|flûte", 73), (r"voice|voix|gesang|sing|stimme|sopran|alt|tenor|bass|choir|chor|vocal", 52),
+    (r"banjo", 105), (r"sitar", 104), (r"mandolin", 25), (r"ukulele", 24), (r"lute|laute", 24), (r"whistle", 78),
+)  # fmt: skip
+"""General MIDI programs by words in a part's name, the first match counts."""
+
+
+def program_of_name(name: str) -> int | None:
+    """The General MIDI program that a part's name asks for.
+
+    >>> program_of_name("Violoncello II"), program_of_name("Part_1")
+    (42, None)
+    """
+    return next((program for words, program in NAMES if re.search(words, name, re.IGNORECASE)), None)
+
+
+def percussion_key(names: str, step: str = "", octave: int = 0) -> int:
+    """A General MIDI percussion key by an instrument's name, else by the note's place on the staff.
+
+    >>> percussion_key("Snare Drum"), percussion_key("", "G", 5), percussion_key("")
+    (38, 42, 38)
+    """
+    plain = re.sub(r"[^a-z]+", " ", names.lower())
+    found = next((key for words, key in PERCUSSION_KEYS if words in plain), None)
+    return found if found is not None else STAFF_KEYS.get((step, octave), DEFAULT_KEY)
+
+
+def programs(page: Page, staff: Staff) -> list[tuple[float, int, bool]]:
+    """From which place of the written line on which program plays: place, program, percussion channel or not.
+
+    The first entry holds from the beginning. "pizz." and "arco", "con sord." and "senza sord." change the program.
+    """
+    from music21.expressions import TextExpression
+    from music21.instrument import Instrument
+
+    found: list[tuple[float, Any]] = [
+        (place, e) for place, e in _beside_measures(staff.stream) if isinstance(e, Instrument)
+    ]
+    found += page.marked(staff, Instrument)
+    own = [(0.0, PIANO, False)]
+    for place, instrument in sorted(found, key=lambda pair: pair[0]):
+        own.append((float(place), *_program(page, staff, instrument)))
+    words = [(place, e.content or "") for s in page.family(staff) for place, e in page.marked(s, TextExpression)]
+    changes = list(own)
+    for place, text in sorted(words):
+        _, base, is_drum = [change for change in own if change[0] <= place][-1]
+        program = _technique(text.lower(), base)
+        if program is not None and not is_drum:
+            changes.append((place, program, False))
+    return sorted(changes, key=lambda change: change[0])
+
+
+def _technique(text: str, base: int) -> int | None:
+    """The program that a playing instruction asks for; None when it changes nothing."""
+    if base in BOWED or base in STRING_ENSEMBLES:
+        if re.search(r"\bpizz", text):
+            return PIZZICATO
+        if re.search(r"\barco\b", text):
+            return base
+    if base == TRUMPET:
+        if re.search(r"\b(con sord|with mute|muted)", text):
+            return MUTED_TRUMPET
+        if re.search(r"\b(senza sord|open|without mute)", text):
+            return base
+    return None
+
+
+def _program(page: Page, staff: Staff, instrument: Any) -> tuple[int, bool]:
+    """Program and percussion of a music21 instrument."""
+    from music21.instrument import UnpitchedPercussion
+
+    is_drum = isinstance(instrument, UnpitchedPercussion) or instrument.midiChannel == 9
+    if is_drum:
+        return PIANO, True
+    name = str(instrument.instrumentName or instrument.partName or staff.stream.partName or "")
+    if instrument.midiProgram is not None and not (instrument.midiProgram == PIANO and instrument.partName):
+        return min(max(int(instrument.midiProgram), 0), 127), False
+    program = program_of_name(" ".join(filter(None, (instrument.partName, instrument.instrumentName))))
+    if program is None and instrument.midiProgram is None and name and name != "Instrument":
+        page.warn(f"the instrument '{name[:40]}' is not known; a piano plays it")
+    return (program if program is not None else int(instrument.midiProgram or PIANO)), False
+
+
+def _beside_measures(part: Any) -> list[tuple[float, Any]]:
+    """What stands directly in a part, beside its measures, with its place."""
+    from music21.stream import Measure
+
+    if not any(isinstance(element, Measure) for element in part.elements):
+        return []
+    return [(float(part.elementOffset(e)), e) for e in part.elements if not isinstance(e, Measure)]

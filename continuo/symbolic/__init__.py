@@ -1,0 +1,1 @@
+"""Music as notes: songs, the three encodings of them, notation, and writing MIDI and MusicXML."""

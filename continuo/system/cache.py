@@ -1,0 +1,140 @@
+"""The cache on disk: decoded audio and performed scores, keyed by content, each entry whole or absent."""
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from continuo.system.files import replacing
+from continuo.system.workers import keep_on
+
+VERSION = 1
+LONGEST_WRITE_S = 3600.0  # what a writer has not touched for so long was left by one that was killed
+
+
+def folder() -> Path:
+    """Where entries live: CONTINUO_CACHE, else the platform's cache folder."""
+    if chosen := os.environ.get("CONTINUO_CACHE"):
+        return Path(chosen)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "continuo"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "continuo"
+
+
+def key_of_values(*values: object) -> str:
+    """A key from values with a stable `repr`."""
+    return hashlib.blake2b(repr((VERSION, *values)).encode(), digest_size=20).hexdigest()
+
+
+def key_of(path: Path, *parameters: object) -> str:
+    """A key from the content of a file and everything else that the entry depends on."""
+    digest = hashlib.blake2b(repr((VERSION, *parameters)).encode(), digest_size=20)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            keep_on()
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def entry(key: str, ending: str) -> Path:
+    """The path of an entry; its folder exists afterwards."""
+    path = folder() / key[:2] / f"{key}{ending}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(error) from None
+    return path
+
+
+def _unwritable(error: OSError) -> OSError:
+    reason = f"the cache cannot be written ({error.strerror}), set CONTINUO_CACHE to another folder"
+    return OSError(error.errno, reason, str(folder()))
+
+
+@contextlib.contextmanager
+def _writing(key: str, ending: str) -> Iterator[Path]:
+    """`replacing` an entry."""
+    path = entry(key, ending)
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except OSError as error:
+        if error.filename == str(path):
+            raise _unwritable(error) from None
+        raise
+
+
+def put_audio(key: str, blocks: Iterable[np.ndarray], describe: Any) -> dict[str, Any]:
+    """Store float32 blocks, then what `describe(path)` says of them; that is written last and seals the entry."""
+    with _writing(key, ".f32") as temporary:
+        with open(temporary, "wb") as file:
+            for block in blocks:
+                file.write(np.ascontiguousarray(block, dtype=np.float32).tobytes())
+        facts: dict[str, Any] = describe(temporary) | {"bytes": temporary.stat().st_size}
+    put_json(key, facts)
+    return facts
+
+
+def get_audio(key: str) -> tuple[Path, dict[str, Any]] | None:
+    """The samples' path and their description, or None where the entry is missing or damaged."""
+    facts, audio = get_json(key), entry(key, ".f32")
+    if isinstance(facts, dict) and audio.is_file() and audio.stat().st_size == facts.get("bytes"):
+        return audio, facts
+    return None
+
+
+def put_json(key: str, content: Any) -> None:
+    with _writing(key, ".json") as temporary:
+        temporary.write_text(json.dumps(content), encoding="utf-8")
+
+
+def get_json(key: str) -> Any:
+    """What was stored, or None where it is missing or damaged."""
+    try:
+        return json.loads(entry(key, ".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def put_array(key: str, array: np.ndarray) -> None:
+    """Store an array."""
+    with _writing(key, ".npy") as temporary:
+        np.save(temporary, array)
+
+
+def get_array(key: str) -> np.ndarray | None:
+    """The array, or None where it is missing or damaged."""
+    try:
+        return np.asarray(np.load(entry(key, ".npy"), allow_pickle=False))
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def size_bytes() -> int:
+    """Size of everything that is cached."""
+    return sum(status.st_size for _, status in _files())
+
+
+def clear() -> int:
+    """Remove every entry, but not what somebody is writing; returns the bytes freed."""
+    freed = 0
+    for path, status in _files():
+        if not path.parent.name.startswith(".") or abs(time.time() - status.st_mtime) > LONGEST_WRITE_S:
+            path.unlink(missing_ok=True)
+            freed += status.st_size
+    return freed
+
+
+def _files() -> Iterator[tuple[Path, os.stat_result]]:
+    """Every file in the cache, where others may come and go meanwhile."""
+    for parent, _, names in os.walk(folder()):
+        for path in (Path(parent, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                yield path, path.stat()

@@ -1,0 +1,156 @@
+"""Progress with the time remaining: a live display on a terminal (rich), plain lines at intervals on a pipe.
+
+Everything goes to standard error; standard output belongs to results.
+"""
+
+import json
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+import rich.progress
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.text import Text
+
+from continuo.system.command_line import as_called, printable
+
+PLAIN_EVERY_S = 10.0
+WIDE, BAR, SHORT_BAR = 120, 24, 8  # columns of a terminal, and of a bar in one that is at least so wide or is not
+SPARE = 6  # columns between the parts of a line, and for a clock that grows
+JOURNAL_EVERY_S = 0.5
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, with days in front where there are any: it never wraps.
+
+    >>> duration(75), duration(90_061)
+    ('01:15', '1 d 01:01:01')
+    """
+    whole = max(0, round(seconds))
+    days, rest = divmod(whole, 86_400)
+    hours, rest = divmod(rest, 3600)
+    minutes, second = divmod(rest, 60)
+    clock = f"{minutes:02}:{second:02}" if whole < 3600 else f"{hours:02}:{minutes:02}:{second:02}"
+    return f"{days} d {clock}" if days else clock
+
+
+def clock(elapsed_s: float, remaining_s: float | None) -> str:
+    """How long something has taken and will take.
+
+    >>> clock(75, None), clock(75, 5)
+    ('elapsed 01:15, remaining --:--', 'elapsed 01:15, remaining 00:05')
+    """
+    return f"elapsed {duration(elapsed_s)}, remaining {'--:--' if remaining_s is None else duration(remaining_s)}"
+
+
+class _Clock(ProgressColumn):
+    """The clock of a bar, which goes on between two updates."""
+
+    def render(self, task: "rich.progress.Task") -> Text:
+        ends = task.fields["ends"]
+        return Text(clock(task.elapsed or 0.0, None if ends is None else ends - time.monotonic()))
+
+
+class Display:
+    """Where a script tells what it is doing. Use as a context manager; `quiet` says nothing at all.
+
+    `journal`: where programs are told too, in lines of JSON: of tasks, their share that is done and seconds remaining.
+    """
+
+    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None, journal: TextIO | None = None) -> None:
+        self.journal = journal
+        self.stream = stream or sys.stderr
+        self.quiet = quiet
+        self.live: Progress | None = None
+        self.bar_width = 0
+        if not quiet and self.stream.isatty():
+            note = TextColumn("{task.fields[note]}", markup=False)
+            console = Console(file=self.stream)
+            self.bar_width = BAR if console.width >= WIDE else SHORT_BAR
+            columns = (TextColumn("{task.description}"), BarColumn(self.bar_width), note, _Clock())
+            self.live = Progress(*columns, console=console, transient=True)
+
+    def __enter__(self) -> "Display":
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live:
+            self.live.stop()
+
+    def say(self, text: str, *, always: bool = False) -> None:
+        """One plain line, above the live display where there is one; `always`: also where it is to be quiet.
+
+        Control characters are shown, not obeyed.
+        """
+        if self.quiet and not always:
+            return
+        safe = printable(as_called(text))
+        if self.live:
+            self.live.console.print(safe, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(safe, file=self.stream, flush=True)
+
+    def task(self, name: str, total: float) -> "Task":
+        return Task(self, name, total)
+
+
+class Kept(Display):
+    """Keeps what it is told to say, as `lines`, for somebody else to say; shows no progress."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        super().__init__(quiet=True)
+        self.weighty_only, self.lines = quiet, list[str]()
+
+    def say(self, text: str, *, always: bool = False) -> None:
+        if always or not self.weighty_only:
+            self.lines.append(text)
+
+
+class Task:
+    """One piece of work with a known end."""
+
+    def __init__(self, display: Display, name: str, total: float) -> None:
+        self.display, self.name, self.total = display, name, total
+        self.started = self.begun = self.last_line = time.monotonic()
+        self.last_entry = 0.0
+        self.first_done: float | None = None
+        self.bar = display.live.add_task(name, total=total, note="", ends=None) if display.live else None
+
+    def update(self, done: float, note: str = "", remaining_s: float | None = None, **figures: float | None) -> None:
+        """Say how much is done; the time remaining is extrapolated unless it is given. `figures`: for the journal."""
+        if self.display.quiet and not self.display.journal:
+            return
+        now = time.monotonic()
+        if self.first_done is None:
+            self.first_done = done
+        if done <= self.first_done:
+            self.begun = now  # what went before tells nothing of the rest
+        if remaining_s is None:
+            progress = done - self.first_done
+            remaining_s = (now - self.begun) / progress * (self.total - done) if progress > 0 else None
+        if self.display.journal and now - self.last_entry >= JOURNAL_EVERY_S:
+            self.last_entry = now
+            entry = {"task": self.name, "share": done / self.total, "remaining_s": remaining_s} | figures
+            print(json.dumps(entry), file=self.display.journal, flush=True)
+        if self.display.quiet:
+            return
+        if self.display.live and self.bar is not None:
+            ends = None if remaining_s is None else now + remaining_s
+            taken = len(f"{self.name} {clock(now - self.started, remaining_s)}") + self.display.bar_width + SPARE
+            room = max(0, self.display.live.console.width - taken)
+            shown = note if len(note) <= room else f"{note[: max(0, room - 1)]}…"
+            self.display.live.update(self.bar, completed=done, note=shown, ends=ends)
+        elif now - self.last_line >= PLAIN_EVERY_S:
+            self.last_line = now
+            text = ", ".join(filter(None, [note, clock(now - self.started, remaining_s)]))
+            self.display.say(f"{self.name} {done / self.total:4.0%}: {text}")
+
+    def close(self) -> None:
+        if self.display.live and self.bar is not None:
+            self.display.live.remove_task(self.bar)

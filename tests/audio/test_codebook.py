@@ -1,0 +1,181 @@
+"""The residual quantiser against a slow reference, and what a fit promises."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans
+
+from continuo.audio import codebook
+from continuo.audio.codebook import ENCODE_ROWS, ResidualCodebook
+
+
+def vectors(rows: int = 700, width: int = 12, seed: int = 0) -> np.ndarray:
+    """Clusters of very different size along few directions."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((9, width)) * np.geomspace(6, 0.3, width)
+    return (centres[rng.integers(9, size=rows)] + 0.2 * rng.standard_normal((rows, width)) + 3).astype(np.float32)
+
+
+def fitted(x: np.ndarray, said: list[str] | None = None, **changes) -> ResidualCodebook:
+    how = {"components": 6, "levels": 3, "centroids": 10, "seed": 1} | changes
+    return codebook.fit(x, **how, advance=[].append if said is None else said.append)
+
+
+def one_by_one(book: ResidualCodebook, x: np.ndarray) -> list[list[int]]:
+    """Codes by plain distances, vector by vector, in double precision."""
+    made = []
+    for vector in x.astype(np.float64):
+        residual = book.components.double().numpy() @ (vector - book.mean.double().numpy())
+        codes = []
+        for centroids in book.centroids.double().numpy():
+            codes.append(int(np.linalg.norm(centroids - residual, axis=-1).argmin()))
+            residual = residual - centroids[codes[-1]]
+        made.append(codes)
+    return made
+
+
+def test_codes_are_the_nearest_centroid_level_after_level():
+    x = vectors(2 * ENCODE_ROWS + 3)
+    book = fitted(x)
+    codes = book.encode(torch.from_numpy(x))
+    assert codes.dtype == torch.int64
+    assert codes.tolist() == one_by_one(book, x)
+
+
+def test_decoding_is_the_sum_of_the_chosen_centroids():
+    x = vectors()
+    book = fitted(x)
+    codes = book.encode(torch.from_numpy(x)).reshape(7, 100, 3)
+    looked_up = book.look_up(codes)
+    expected = sum(book.centroids[level][codes[..., level]] for level in range(3))
+    torch.testing.assert_close(looked_up, expected)
+    decoded = book.decode(codes)
+    assert decoded.shape == (7, 100, 12)
+    torch.testing.assert_close(decoded, expected @ book.components + book.mean)
+    assert book.levels == 3
+    torch.testing.assert_close(book.powers, (book.centroids**2).sum(-1))
+
+
+@pytest.mark.parametrize("start", [None, vectors(300, seed=5)])
+def test_what_was_fitted_is_quantised_as_what_was_not(start):
+    """Many centroids for few vectors: they know them by heart, and halves do not know each other."""
+    known, new = torch.from_numpy(vectors(800)).split(400)
+    donor = None if start is None else fitted(start, centroids=60)
+    how = {"components": 6, "levels": 3, "centroids": 60, "seed": 1, "advance": [].append}
+    book = codebook.fit(known.numpy(), **how, start=donor)
+    error = lambda quantised, x: float((quantised - (x - book.mean) @ book.components.T).square().sum(1).mean())  # noqa: E731
+    of_known, of_new = (error(book.look_up(book.encode(x)), x) for x in (known, new))
+    rows = codebook.unseen(book, known, seed=1, advance=[].append, start=donor)
+    assert rows.shape == (400, 6)
+    assert of_known < 0.6 * of_new
+    assert 0.8 * of_new < error(rows, known) < 2 * of_new
+
+
+@pytest.mark.parametrize("rows", [100, 700])
+def test_what_is_not_known_by_heart_or_is_too_little_is_quantised_as_it_is(rows):
+    x = torch.from_numpy(vectors(rows))
+    book = fitted(x.numpy(), centroids=60 if rows == 100 else 10)
+    assert torch.equal(codebook.unseen(book, x, seed=1, advance=[].append), book.look_up(book.encode(x)))
+
+
+def test_levels_are_fitted_to_the_larger_sample_and_know_unseen_vectors_the_better():
+    x = torch.from_numpy(vectors(4000))
+    few, many, new = x[:300], x[:3000], x[3000:]
+    how = {"components": 6, "levels": 3, "centroids": 60, "seed": 1, "advance": [].append}
+    small, large = codebook.fit(few.numpy(), **how), codebook.fit(few.numpy(), **how, every=many.split(32), most=3000)
+    assert torch.equal(small.components, large.components)
+
+    def error(book, of):
+        return float((book.look_up(book.encode(of)) - (of - book.mean) @ book.components.T).square().sum())
+
+    assert error(large, new) < 0.8 * error(small, new)
+    assert torch.equal(codebook.fit(few.numpy(), **how, every=few.split(32), most=400).centroids, small.centroids)
+    seen = small.look_up(small.encode(few))
+    assert not torch.equal(codebook.unseen(small, few, seed=1, advance=[].append), seen)
+    assert torch.equal(codebook.unseen(small, few, seed=1, advance=[].append, fitted_to=60 * codebook.PLENTY), seen)
+
+
+def test_parts_are_laid_out_one_after_another():
+    parts = [torch.randn(length, 5) for length in (3, 1, 4)]
+    assert torch.equal(codebook.laid_out(iter(parts), 8), torch.cat(parts))
+    assert torch.equal(codebook.laid_out(iter(parts), 90), torch.cat(parts))
+    assert len(codebook.laid_out(iter([]), 90)) == 0
+
+
+def test_each_level_brings_the_vectors_nearer():
+    x = torch.from_numpy(vectors())
+    book = fitted(x.numpy())
+    errors = []
+    for level in range(4):
+        part = ResidualCodebook(book.mean, book.components, book.centroids[:level])
+        made = part.decode(book.encode(x)[:, :level]) if level else book.mean
+        errors.append((x - made).square().mean().item())
+    assert errors[1] < 0.2 * errors[0]
+    assert errors[1] > errors[2] > errors[3]
+
+
+def test_components_are_those_of_the_greatest_variance():
+    x = vectors()
+    book = fitted(x)
+    np.testing.assert_allclose(book.mean.numpy(), x.mean(0), rtol=1e-5)
+    torch.testing.assert_close(book.components @ book.components.T, torch.eye(6), atol=1e-5, rtol=0)
+    kept = ((x - x.mean(0)) @ book.components.numpy().T).var(0)
+    np.testing.assert_allclose(kept, np.linalg.eigvalsh(np.cov(x.T, bias=True))[::-1][:6], rtol=1e-3)
+    assert all(t.dtype == torch.float32 for t in (book.mean, book.components, book.centroids))
+
+
+def test_fits_are_seeded_and_any_seed_will_do():
+    x = vectors()
+    same, other = fitted(x, seed=1), fitted(x, seed=2)
+    assert torch.equal(fitted(x, seed=1).centroids, same.centroids)
+    assert not torch.equal(other.centroids, same.centroids)
+    assert torch.equal(other.components, same.components)
+    assert torch.equal(fitted(x, seed=2**32 + 1).centroids, same.centroids)  # scikit-learn's seeds have 32 bits
+    largest = 2**32 - 1
+    assert fitted(x, seed=largest).centroids.isfinite().all()  # the second level's seed is beyond them
+
+
+def test_levels_of_one_fit_start_from_seeds_of_their_own():
+    """Level n is what scikit-learn makes of what is left, at most 15 rounds from `seed + n`."""
+    x = np.random.default_rng(0).standard_normal((3000, 12)).astype(np.float32)  # no clusters: 15 rounds do not end it
+    book = fitted(x, levels=2, centroids=60, seed=5)
+    residual = ((x - x.mean(0)) @ book.components.numpy().T).astype(np.float32)
+    for level in range(2):
+        means = KMeans(60, init="random", n_init=1, max_iter=15, random_state=5 + level).fit(residual)
+        np.testing.assert_allclose(book.centroids[level].numpy(), means.cluster_centers_, atol=1e-5)
+        residual -= means.cluster_centers_[means.labels_]
+
+
+def test_every_part_of_the_work_is_announced():
+    said: list[str] = []
+    book = fitted(vectors(), said, levels=2)
+    assert said == ["principal components", "codebook level 1 of 2", "codebook level 2 of 2"]
+    said.clear()
+    fitted(vectors(seed=3), said, levels=2, start=book)
+    assert said == ["codebook level 1 of 2", "codebook level 2 of 2"]
+
+
+def test_a_fit_that_goes_on_keeps_components_and_meanings():
+    x = vectors()
+    book = fitted(x)
+    again = fitted(x + np.float32(0.01), start=book, seed=77)
+    assert torch.equal(again.components, book.components)
+    assert torch.equal(again.mean, book.mean)
+    assert not torch.equal(again.centroids, book.centroids)
+    same = again.encode(torch.from_numpy(x)) == book.encode(torch.from_numpy(x))
+    assert same[:, 0].float().mean() > 0.95
+    assert fitted(x, seed=77).encode(torch.from_numpy(x))[:, 0].ne(book.encode(torch.from_numpy(x))[:, 0]).any()
+
+
+def test_few_vectors_are_enough_or_refused_without_other_noise(recwarn):
+    same = np.repeat(vectors(3), 4, axis=0)  # three different vectors for ten centroids
+    book = fitted(same)
+    np.testing.assert_allclose(book.decode(book.encode(torch.from_numpy(same))).numpy(), same, atol=0.3)
+    assert not recwarn.list
+    fitted(vectors(10))
+    with pytest.raises(
+        ValueError, match="the corpus has 9 frames, too few for 10 centroids or components: add recordings"
+    ):
+        fitted(vectors(9))
+    with pytest.raises(ValueError, match=r"has 11 frames, too few for 12 .*lower representation.centroids and repr"):
+        fitted(vectors(11), components=12)

@@ -1,0 +1,365 @@
+"""Manners of the command lines: pipes, quiet, colours, completion, suggestions; the card; what is heard in training."""
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import RATE_HZ, ROOT, melody, train_small
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import corpus
+import evaluate
+import predict
+import train
+from continuo.audio.files import made_by_a_model
+from continuo.model import checkpoint, metadata
+from continuo.model.card import card_path
+from continuo.performance import main as perform
+from continuo.system.progress import Display
+from predictor import Predictor
+from trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def prompt(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompt") / "prompt.wav"
+    soundfile.write(path, melody(11, seconds=2.013), RATE_HZ)
+    return path
+
+
+def words(meta, prompt, *flags):
+    return ["--meta", str(meta), "--prompt", str(prompt), "--device", "cpu", *map(str, flags)]
+
+
+def on_a_terminal(command_line, cwd, **environment) -> str:
+    """What a command shows on a terminal of its own."""
+    ours, its = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "140", **environment}
+    process = subprocess.Popen(command_line, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=its)
+    os.close(its)
+    shown = b""
+    while True:
+        try:
+            block = os.read(ours, 1 << 16)
+        except OSError:  # on Linux the end of a terminal is an error
+            break
+        if not block:
+            break
+        shown += block
+    os.close(ours)
+    assert process.wait(timeout=240) == 0, shown.decode()
+    return shown.decode()
+
+
+# --- pipes ------------------------------------------------------------------------------------------------------------
+
+
+def test_out_dash_sends_the_same_sound_and_nothing_else(trained, prompt, tmp_path, capfdbinary, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert predict.main(words(trained, prompt, "--frames", 40, "--out", "whole.wav", "--quiet")) == 0
+    (tmp_path / "whole.png").unlink()
+    capfdbinary.readouterr()
+    assert predict.main(words(trained, prompt, "--frames", 40, "--out", "-")) == 0
+    sent, said = capfdbinary.readouterr()
+    assert sent.partition(b"data")[2][4:] == soundfile.read(tmp_path / "whole.wav", dtype="int16")[0].tobytes()
+    (tmp_path / "sent.wav").write_bytes(sent)
+    assert soundfile.info(tmp_path / "sent.wav").samplerate == RATE_HZ
+    assert made_by_a_model(tmp_path / "sent.wav")  # so no corpus takes it for music
+    assert b"2.01 s of prompt" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sent.wav", "whole.wav"]
+
+
+def test_sound_comes_while_it_is_made_and_nobody_need_wait_for_the_end(trained, prompt, tmp_path):
+    command = [sys.executable, str(ROOT / "predict.py"), *words(trained, prompt, "--frames", 500_000, "--out", "-")]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    heard = process.stdout.read(44 + 2 * (len(melody(11, seconds=2.013)) + 1000))
+    assert np.frombuffer(heard[-1000:], "<i2").any()
+    process.stdout.close()
+    assert process.wait(timeout=240) == 141
+    assert process.stderr.read() == b""
+
+
+def test_who_leaves_at_once_has_said_all():
+    program = "from continuo.system.command_line import leave; import sys; "
+    program += "sys.stdout.write('a' * 70_000); sys.stderr.write('b'); "
+    run = partial(subprocess.run, capture_output=True, text=True, cwd=ROOT)
+    left = run([sys.executable, "-c", program + "leave(3)"])
+    assert (left.returncode, left.stdout, left.stderr) == (3, "a" * 70_000, "b")
+    closed = run([sys.executable, "-c", program + "sys.stdout.close(); leave(2)"])
+    assert (closed.returncode, closed.stderr) == (2, "b")
+
+
+@pytest.mark.parametrize("flags", [["--json"], ["--takes", "2"]])
+def test_standard_output_holds_one_thing(trained, prompt, flags, capsys):
+    assert predict.main(words(trained, prompt, "--frames", 3, "--out", "-", *flags)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("predict.py: --out - leaves no room for")
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def test_quiet_is_quiet(trained, prompt, music_folder, tmp_path, capfd):
+    assert predict.main(words(trained, prompt, "--frames", 3, "--out", tmp_path / "a.wav", "--quiet")) == 0
+    assert corpus.main([str(music_folder), "--quiet"]) == 0
+    assert perform([str(ROOT / "examples" / "prompt.musicxml"), "--out", str(tmp_path), "--midi", "--quiet"]) == 0
+    train_small(tmp_path, music_folder, steps=2)
+    captured = capfd.readouterr()
+    assert captured.err == ""
+    assert len(captured.out.splitlines()) == 5  # what corpus.py was asked for
+
+
+@pytest.mark.slow
+def test_progress_and_colours_on_a_terminal_alone(tmp_path, music_folder, trained, prompt):
+    script = lambda name, *flags: [sys.executable, str(ROOT / f"{name}.py"), *map(str, flags)]  # noqa: E731
+    from conftest import SMALL_CODEBOOK, set_flags
+
+    learn = script("train", "--corpus", music_folder, "--steps", 40, *set_flags(SMALL_CODEBOOK))
+    fresh_cache = {"CONTINUO_CACHE": str(tmp_path / "cache")}
+    shown = on_a_terminal(learn, tmp_path, **fresh_cache)
+    for part in ("reading the corpus", "fitting the featurizer", "encoding", "training"):
+        assert part in shown
+    assert re.search(r"training.*elapsed 0\d:\d\d, remaining 0\d:\d\d", shown)
+    go_on = script("predict", *words(trained, prompt, "--frames", 5000, "--out", tmp_path / "a.wav"))
+    shown = on_a_terminal(go_on, tmp_path)
+    assert re.search(r"continuing.*remaining 0\d:\d\d", shown)
+    colour = r"\x1b\[[0-9;]*(3[0-79]|38;5;\d+)m"
+    assert re.search(colour, shown)
+    assert not re.search(colour, on_a_terminal([*go_on, "--force"], tmp_path, NO_COLOR="1"))
+    piped = subprocess.run([*go_on, "--force"], capture_output=True, text=True, cwd=tmp_path, timeout=240)
+    assert "\x1b" not in piped.stderr + piped.stdout
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 200])
+def test_the_time_remaining_fits_into_a_line(monkeypatch, columns):
+    """At the usual 80 columns it was wrapped over four."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for name, value in {"COLUMNS": str(columns), "TERM": "xterm-256color", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    terminal = Terminal()
+    with Display(stream=terminal) as display:
+        display.task("training", 1.0).update(0.5, "step 1,234, loss 19.62 nats, held-out 9.82, 9,138 frames/s", 3700.0)
+        display.live.refresh()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    line = [line for line in re.split(r"[\r\n]", shown) if "training" in line][-1]
+    assert re.fullmatch(r"training +\S+ +step? .*elapsed 00:0\d, remaining 01:01:(39|40) *", line.replace("…", " "))
+    assert len(line) <= columns
+    assert ("9,138 frames/s" in line) == (columns == 200)
+
+
+@pytest.mark.parametrize(
+    ("main", "flags", "meant"),
+    [
+        (train, ["--corpsu", "x"], "there is no flag --corpsu; did you mean '--corpus'?"),
+        (predict, ["--promt", "x", "--frames", "3"], "there is no flag --promt; did you mean '--prompt'?"),
+        (evaluate, ["--qiet"], "did you mean '--quiet'?"),
+        (corpus, ["--clear-cahce"], "did you mean '--clear-cache'?"),
+        (train, ["--preset", "codebok-lstm"], "did you mean 'codebook-lstm'?"),
+        (train, ["--set", "trainng.minutes=3"], "unknown key trainng.minutes; did you mean 'training.minutes'?"),
+        (train, ["--set", "hidden=3"], "did you mean 'architecture.hidden'?"),
+        (train, ["--corpus", "exmaples"], "did you mean 'examples'?; check --corpus"),
+        (train, ["--from", "models/demo/choral.safetensors"], "did you mean 'chorales.safetensors'?"),
+        (evaluate, ["--meta", "models/demo/choral.json"], "did you mean 'chorales.json'? Or create it: python"),
+        (predict, ["--prompt", "examples/himn.musicxml", "--frames", "3"], "exist; did you mean 'hymn.musicxml'?"),
+        (predict, ["--prompt", "nowhere.mid", "--frames", "3"], "nowhere.mid does not exist; check the spelling"),
+        (predict, ["--prompt", "", "--frames", "3"], "argument --prompt: it is empty: name a file"),
+        (evaluate, ["--meta", "model.json"], "model.json does not exist; check --meta"),  # no folder is meant
+    ],
+)
+def test_what_was_meant_is_suggested(main, flags, meant, tmp_path, monkeypatch, capsys):
+    for name in ("examples", "models"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = main.main(flags)
+    except SystemExit as left:
+        status = left.code
+    assert status == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert meant in line
+    assert captured.out == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["examples", "models"]
+
+
+@pytest.mark.parametrize("script", ["train", "predict", "evaluate", "corpus", "studio", "export"])
+def test_a_python_without_the_packages_is_told_in_one_line(script):
+    words = [sys.executable, "-S", str(ROOT / f"{script}.py"), "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20)
+    (line,) = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "lacks packages that Continuo needs: make env, then source .venv/bin/activate" in line
+
+
+COMPLETE = """
+source /dev/stdin
+COMP_WORDS=({words}) COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+$(complete -p "${{COMP_WORDS[0]}}" | sed 's/.*-F \\([^ ]*\\).*/\\1/') 2> /dev/null
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "typed", "completed"),
+    [
+        ("train", "python train.py --pre", {"--preset", "--prepare-only"}),
+        ("train", "python train.py --preset notes", {"notes-lstm", "notes-mlp"}),
+        ("predict", "predict.py --device c", {"cuda", "cpu"}),
+        ("predict", "python predict.py --prompt examples/hymn.m", {"examples/hymn.musicxml"}),
+        ("continuo", "continuo pre", {"predict"}),
+        ("continuo", "continuo train --corp", {"--corpus"}),
+        ("continuo", "continuo predict --meta models/demo/chorales.j", {"models/demo/chorales.json"}),
+    ],
+)
+def test_bash_completes(module, typed, completed, capsys):
+    from continuo.__main__ import main as together
+
+    main = together if module == "continuo" else {"train": train, "predict": predict}[module].main
+    with pytest.raises(SystemExit) as left:
+        main(["--completion", "bash"])
+    assert left.value.code == 0
+    script = capsys.readouterr().out
+    asked = ["bash", "--norc", "-c", COMPLETE.format(words=typed)]
+    done = subprocess.run(asked, input=script, capture_output=True, text=True, cwd=ROOT, timeout=20)
+    assert set(done.stdout.split()) == completed, done.stderr
+
+
+# --- the card ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_card_stands_beside_the_state_and_keeps_its_evaluation(tmp_path, tmp_path_factory):
+    music_folder = tmp_path_factory.mktemp("music")
+    for seed in range(4):
+        soundfile.write(music_folder / f"tune{seed}.wav", melody(seed, seconds=6), RATE_HZ)
+    meta = train_small(tmp_path, music_folder, steps=6, extra=("--set", 'corpus.licence="CC0 1.0"'))
+    text = (tmp_path / "model.card.md").read_text()
+    progress = checkpoint.read_facts(tmp_path / "model.safetensors")["progress"]
+    assert f"{music_folder.name}, 3 pieces of 0.3 minutes to learn from, 1 piece of 0.1 minutes held out" in text
+    assert str(music_folder) not in text  # where it is concerns nobody
+    assert "**Licence of the corpus**: CC0 1.0" in text
+    assert f"{progress['best_nats']:.2f} at step {progress['best_step']}" in text
+    assert "## Evaluation" not in text
+    flags = ["--pieces", "1", "--seconds", "2", "--prompt-seconds", "1", "--long", "0", "--quiet"]
+    assert evaluate.main(["--meta", str(meta), "--out", str(tmp_path / "out"), *flags]) == 0
+    evaluated = (tmp_path / "model.card.md").read_text()
+    assert evaluated.startswith(text)
+    assert "weights of step 6" in evaluated
+    assert not re.search(r"\de[+-]\d", evaluated)  # 2e+03 bits say little
+    train_small(tmp_path, music_folder, steps=9)
+    longer = (tmp_path / "model.card.md").read_text()
+    assert "9 steps" in longer
+    assert longer.endswith(evaluated[len(text) :])
+    train_small(tmp_path, music_folder, steps=3, extra=("--fresh",))
+    assert "## Evaluation" not in (tmp_path / "model.card.md").read_text()
+
+
+def test_a_card_s_code_runs(trained, prompt, monkeypatch):
+    text = card_path(trained.with_suffix(".safetensors")).read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(trained.parent)
+    scope: dict = {}
+    exec(code.replace("song.musicxml", str(prompt)), scope)  # what a reader pastes
+    assert isinstance(scope["predictor"], Predictor)
+    take = scope["take"]
+    assert len(np.concatenate([*take.samples(20), take.finish()])) == 20 * 64 + take.overlap_samples
+
+
+def test_an_installed_text_names_the_command(monkeypatch):
+    from continuo.system import command_line
+
+    monkeypatch.setattr(command_line, "INSTALLED", True)
+    assert command_line.as_called("python train.py --meta a.json (train.py --fresh)") == (
+        "continuo train --meta a.json (continuo train --fresh)"
+    )
+    assert (
+        command_line.as_called("/home/a/train.py, retrain.py and predictor.py")
+        == "/home/a/train.py, retrain.py and predictor.py"
+    )
+
+
+# --- what is heard in training ----------------------------------------------------------------------------------------
+
+
+def small_trainer(folder, music):
+    from conftest import SMALL_CODEBOOK
+
+    values = SMALL_CODEBOOK | {"corpus.path": str(music), "training.steps": 12}
+    made = metadata.from_preset("codebook-lstm", values, state="model.safetensors")
+    folder.mkdir(exist_ok=True)
+    return Trainer(made, folder / "model.safetensors", torch.device("cpu"))
+
+
+def test_listening_changes_nothing_of_the_training(tmp_path, music_folder, monkeypatch):
+    from continuo.model.training_log import TrainingLog
+
+    plain = small_trainer(tmp_path / "plain", music_folder)
+    plain.run()
+    monkeypatch.setattr(train, "LISTEN_EVERY_S", 0.0)
+    monkeypatch.setattr(train, "LISTEN_SHARE", 1e9)
+    heard = small_trainer(tmp_path / "heard", music_folder)
+    with TrainingLog(heard.state_path, fresh=True) as log:
+        heard.run(train.Listener(heard, log))
+    ours, theirs = (checkpoint.load(trainer.state_path)[0] for trainer in (plain, heard))
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    events = EventAccumulator(str(log.folder)).Reload()
+    assert events.Tags()["audio"] == ["continuation"]
+    assert [event.step for event in events.Images("continuation")] == [4, 8, 12]
+    sound = events.Audio("continuation")[0]
+    assert sound.sample_rate == RATE_HZ
+    assert sound.length_frames > 250 * 64
+
+
+def test_a_machine_too_busy_to_make_a_sound_in_time_trains_on(tmp_path, music_folder, monkeypatch):
+    """The training ended there once, and said something of a zero-size array."""
+    from continuo.model.training_log import TrainingLog
+
+    monkeypatch.setattr(train, "LISTEN_EVERY_S", 0.0)
+    monkeypatch.setattr(train, "LISTEN_SHARE", 1e-9)
+    trainer = small_trainer(tmp_path, music_folder)
+    with TrainingLog(trainer.state_path, fresh=True) as log:
+        trainer.run(train.Listener(trainer, log))
+    assert trainer.progress.step == 12
+    assert EventAccumulator(str(log.folder)).Reload().Tags()["audio"] == []
+
+
+def test_listening_takes_its_share_of_the_time_and_no_more(tmp_path, music_folder, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
+
+    class Log:
+        def __init__(self):
+            self.heard = []
+
+        def hear(self, step, samples, rate):
+            self.heard.append(step)
+
+    def slow(trainer, seconds):
+        assert seconds == pytest.approx(train.LISTEN_SHARE * (now[0] - slow.last))
+        now[0] += 2 * seconds  # twice what it may: the next has to wait for it
+        slow.last = now[0]
+        return np.zeros(10, np.float32)
+
+    slow.last = 0.0
+    monkeypatch.setattr(train, "sample", slow)
+    trainer, log = small_trainer(tmp_path, music_folder), Log()
+    listener = train.Listener(trainer, log)
+    for step in range(1, 2001):
+        now[0] += 1.0
+        trainer.progress.step, trainer.progress.seconds = step, now[0]
+        if step % 10 == 0:
+            trainer.progress.history.append([step, now[0], 1.0, 1.0])
+        listener(trainer)
+    assert log.heard == [180, 540, 1260]  # 3.6 s allowed, 7.2 taken: 360 s until the next

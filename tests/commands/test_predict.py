@@ -1,0 +1,565 @@
+"""Prediction as a user runs it, from prompt to WAV and picture, also while training runs."""
+
+import itertools
+import json
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import RATE_HZ, ROOT, SMALL_CODEBOOK, SMALL_OF, melody, set_flags, train_small
+
+import predict as predict_script
+from continuo.audio.pictures import draw_continuation
+from continuo.audio.piece import Piece
+from continuo.model import checkpoint, metadata
+from continuo.system import process_pool, workers
+from continuo.system.files import held
+from predict import main
+from predictor import Predictor, joined
+from train import main as train
+
+PROMPT = ROOT / "examples" / "prompt.musicxml"
+HOP = 64
+
+
+@pytest.fixture
+def prompt_wav(tmp_path):
+    path = tmp_path / "prompt.wav"
+    soundfile.write(path, melody(11, seconds=2.013), RATE_HZ)
+    return path
+
+
+def predict(meta, prompt, out, *flags) -> int:
+    return main(["--meta", str(meta), "--prompt", str(prompt), "--out", str(out), "--device", "cpu", "--quiet", *flags])
+
+
+@pytest.mark.parametrize("preset", SMALL_OF)
+def test_A04_every_preset_trains_and_continues(tmp_path, music_folder, prompt_wav, preset, capsys):
+    """The smoke matrix: every representation with every architecture."""
+    meta = train_small(tmp_path, music_folder, preset, steps=2)
+    out = tmp_path / "out.wav"
+    assert predict(meta, prompt_wav, out, "--frames", "50", "--json") == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    audio, rate = soundfile.read(out)
+    prompt, _ = soundfile.read(prompt_wav)
+    assert rate == RATE_HZ
+    assert len(audio) == len(prompt) + 50 * HOP
+    assert result["seconds"] == pytest.approx(len(audio) / rate)
+    assert result["prompt_seconds"] == pytest.approx(len(prompt) / rate)
+    assert result["frames"] == 50
+    assert result["state_step"] == 2
+    assert result["realtime_factor"] > 0
+    assert result["first_audio_s"] > 0
+    assert np.abs(audio[len(prompt) :]).max() > 0.001
+
+
+@pytest.mark.parametrize("seam_s", [0.0, 0.01])
+@pytest.mark.parametrize("samples", [1, 300, 512, 513, 600, 1100, 4000])
+def test_the_shortest_sound_has_a_picture(tmp_path, samples, seam_s):
+    """One window holds it: its picture had no width, which was a warning."""
+    soundfile.write(tmp_path / "short.wav", np.zeros(samples), RATE_HZ)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        draw_continuation(tmp_path / "short.wav", tmp_path / "short.png", seam_s, "short")
+    assert (tmp_path / "short.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_A08_musicxml_prompt_to_audio_and_picture(trained, tmp_path):
+    """N1: MusicXML to audio to continuation in one command."""
+    out = tmp_path / "song.wav"
+    assert predict(trained, PROMPT, out, "--frames", "60") == 0
+    audio, _ = soundfile.read(out)
+    alone = tmp_path / "alone.wav"
+    assert predict(trained, PROMPT, alone, "--frames", "0") == 0
+    prompt, _ = soundfile.read(alone)
+    written = round(32 * 60 / 92 * RATE_HZ)  # 32 quarter notes at 92 a minute: where the continuation begins
+    assert len(audio) == written + 60 * HOP
+    assert len(prompt) > written  # alone, the last chord rings out
+    kept = written - 256
+    np.testing.assert_array_equal(audio[:kept], prompt[:kept])
+    for picture in (out.with_suffix(".png"), alone.with_suffix(".png")):
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("heard", "step", "words"),
+    [(1, 40, ""), (2, 40, ", still improving on held-out music"), (2, 50, ", better than step 50 on held-out music")],
+)
+def test_how_weights_are_judged_once_held_out_music_has_heard_them_twice(heard, step, words):
+    facts = {"progress": {"history": [[20 * n, 1.0, 9.0, 9.0] for n in range(heard)]}}
+    assert predict_script._judged(SimpleNamespace(facts=facts, weights_step=40, step=step)) == words
+
+
+def test_A09_continuation_only_is_the_end_of_the_whole(trained, prompt_wav, tmp_path):
+    predict(trained, prompt_wav, tmp_path / "a.wav", "--frames", "40")
+    predict(trained, prompt_wav, tmp_path / "b.wav", "--frames", "40", "--continuation-only")
+    whole, _ = soundfile.read(tmp_path / "a.wav", dtype="int16")
+    alone, _ = soundfile.read(tmp_path / "b.wav", dtype="int16")
+    assert len(alone) == 40 * HOP
+    np.testing.assert_array_equal(alone, whole[-len(alone) :])
+
+
+def test_same_seed_same_bytes_other_seed_other_music(trained, prompt_wav, tmp_path):
+    for name, seed in [("a", "3"), ("b", "3"), ("c", "4")]:
+        predict(trained, prompt_wav, tmp_path / f"{name}.wav", "--frames", "30", "--seed", seed)
+    a, b, c = ((tmp_path / f"{name}.wav").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_takes_are_those_of_their_seeds(trained, prompt_wav, tmp_path, capsys):
+    assert predict(trained, prompt_wav, tmp_path / "t.wav", "--frames", "30", "--takes", "3", "--json") == 0
+    songs = json.loads(capsys.readouterr().out.splitlines()[-1])["songs"]
+    assert [song["out"] for song in songs] == [str(tmp_path / f"t-{number}.wav") for number in (1, 2, 3)]
+    assert all((tmp_path / f"t-{number}.png").exists() for number in (1, 2, 3))
+    predict(trained, prompt_wav, tmp_path / "alone.wav", "--frames", "30", "--seed", "1")
+    assert (tmp_path / "t-2.wav").read_bytes() == (tmp_path / "alone.wav").read_bytes()
+    assert (tmp_path / "t-1.wav").read_bytes() != (tmp_path / "t-2.wav").read_bytes()
+
+
+def test_what_is_said_of_a_take_names_it(trained, prompt_wav, tmp_path, capsys):
+    flags = ["--meta", str(trained), "--prompt", str(prompt_wav), "--out", str(tmp_path / "t.wav"), "--device", "cpu"]
+    assert main([*flags, "--frames", "3", "--takes", "2", "--until-end"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    for number in (1, 2):
+        assert (
+            sum(line.startswith(f"{tmp_path / f't-{number}.wav'}: the piece has not ended yet") for line in said) == 1
+        )
+        assert sum(line.startswith(f"{tmp_path / f't-{number}.wav'}: ") for line in said) == 2
+    assert not [line for line in said if line.startswith("the piece")]
+
+
+def test_takes_that_processes_share_are_the_takes_alone(trained, prompt_wav, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(predict_script, "ENOUGH_FRAMES", 1000)
+    monkeypatch.setattr(workers, "WORKERS", 2)
+    started = []
+    monkeypatch.setattr(
+        process_pool, "_start", lambda *share, start=process_pool._start: started.append(share) or start(*share)
+    )
+    flags = ["--meta", str(trained), "--prompt", str(prompt_wav), "--out", str(tmp_path / "t.wav"), "--device", "cpu"]
+    assert main([*flags, "--frames", "30", "--takes", "5", "--json"]) == 0
+    out, said = capsys.readouterr()
+    songs = json.loads(out.splitlines()[-1])["songs"]
+    assert len(started) == 2
+    assert [song["out"] for song in songs] == [str(tmp_path / f"t-{number}.wav") for number in range(1, 6)]
+    assert all((tmp_path / f"t-{number}.png").exists() for number in range(1, 6))
+    assert all(f"t-{number}.wav: " in said for number in range(1, 6))
+    for number in (1, 4):
+        predict(trained, prompt_wav, tmp_path / "alone.wav", "--frames", "30", "--seed", str(number - 1), "--force")
+        assert (tmp_path / f"t-{number}.wav").read_bytes() == (tmp_path / "alone.wav").read_bytes()
+
+
+def test_temperature_zero_is_the_same_for_all_seeds(trained, prompt_wav, tmp_path):
+    for seed in ("1", "2"):
+        predict(trained, prompt_wav, tmp_path / f"{seed}.wav", "--frames", "30", "--seed", seed, "--temperature", "0")
+    assert (tmp_path / "1.wav").read_bytes() == (tmp_path / "2.wav").read_bytes()
+
+
+def test_a_metadata_file_may_hold_temperatures_and_flags_go_first(trained, prompt_wav, tmp_path):
+    """They may change after a training; takes that other processes make have them too."""
+    still = tmp_path / "still.json"
+    changed = metadata.load(trained, {"sampling.coarse_temperature": 0, "sampling.fine_temperature": 0})
+    metadata.save(changed, still)
+    shutil.copy(metadata.state_path(changed, trained), tmp_path)
+    natural = ["--coarse-temperature", "1.08", "--fine-temperature", "0.7"]
+    for name, meta, flags in (
+        ("a", still, ["--seed", "1"]),
+        ("b", still, ["--seed", "2"]),
+        ("c", still, natural),
+        ("d", trained, []),
+    ):
+        predict(meta, prompt_wav, tmp_path / f"{name}.wav", "--frames", "30", *flags)
+    a, b, c, d = ((tmp_path / f"{name}.wav").read_bytes() for name in "abcd")
+    assert a == b
+    assert a != d
+    assert c == d
+    predictor = Predictor.load(still)
+    assert pickle.loads(pickle.dumps(predictor)).sampling == predictor.sampling
+
+
+def test_A09_chunked_output_equals_whole_output(trained):
+    predictor = Predictor.load(trained)
+    prompt = Piece.from_samples(melody(4), RATE_HZ)
+    whole = predictor.take(prompt, seed=5)
+    once = np.concatenate([*whole.samples(37), whole.finish()])
+    parts = predictor.take(prompt, seed=5)
+    pieces = [np.concatenate([*parts.samples(n)]) for n in (1, 1, 5, 30)]
+    assert np.array_equal(once, np.concatenate([*pieces, parts.finish()]))
+    assert len(once) == 37 * HOP + parts.overlap_samples
+
+
+def test_A09_no_click_at_the_seam(trained):
+    """Around the seam the signal bends no more sharply than elsewhere in it."""
+    predictor = Predictor.load(trained)
+    for seed in range(5):
+        prompt = Piece.from_samples(melody(seed)[: 14_000 + 31 * seed], RATE_HZ)
+        audio = np.concatenate([*joined(predictor.take(prompt, seed=seed), prompt, 100)])
+        bend = np.abs(np.diff(audio, 2))
+        seam = len(prompt.samples)
+        assert bend[seam - 200 : seam + 8].max() <= 1.5 * max(bend[: seam - 300].max(), bend[seam + 300 : -300].max())
+
+
+def test_A09_loudness_follows_the_prompt(trained):
+    predictor = Predictor.load(trained)
+    loud, quiet = (Piece.from_samples(melody(6) * gain, RATE_HZ) for gain in (1.0, 0.01))
+    a, b = (np.concatenate([*joined(predictor.take(p, seed=1), p, 60)]) for p in (loud, quiet))
+    assert np.linalg.norm(a * 0.01 - b) < 0.05 * np.linalg.norm(b)  # rounding grows a little in the phases
+
+
+def test_A07_training_and_prediction_hear_alike(trained):
+    """The prompt's frames are those that training made of the same samples: same scale, same codes."""
+    predictor = Predictor.load(trained)
+    piece = Piece.from_samples(melody(2)[: 64 * 100 + 256], RATE_HZ)
+    as_prompt = predictor.featurizer.encode_prompt(piece)
+    as_training = predictor.featurizer.encode(piece)[2:-2]
+    assert torch.equal(as_prompt, as_training)
+
+
+def test_A07_frames_differ_from_each_other(trained):
+    take = Predictor.load(trained).take(Piece.from_samples(melody(2), RATE_HZ), seed=0)
+    steps = torch.stack([*take.steps(60)])
+    assert len(steps.unique(dim=0)) > 10
+
+
+def test_A07_the_average_of_now_predicts_until_held_out_nats_rise(trained, tmp_path):
+    for file in trained.parent.glob("model.*"):
+        if file.is_file():
+            shutil.copy(file, tmp_path / file.name)
+    state = tmp_path / "model.safetensors"
+    tensors, facts = checkpoint.load(state)
+    name = "leave.weight"
+    for best_step, part in [(facts["progress"]["history"][-1][0], "average"), (4, "best")]:
+        tensors[f"best.{name}"] = tensors[f"average.{name}"] + 1
+        progress = facts["progress"] | {"best_step": best_step}
+        checkpoint.save(state, tensors, facts | {"progress": progress})
+        predictor = Predictor.load(tmp_path / "model.json")
+        assert predictor.weights_step == (12 if part == "average" else 4)
+        assert torch.equal(predictor.model.state_dict()[name], tensors[f"{part}.{name}"])
+
+
+@pytest.mark.slow
+def ending_model(trained, folder, bias: float):
+    """A copy of the trained model that ends pieces as readily as `bias` (a logit) says."""
+    tensors, facts = checkpoint.load(trained.with_suffix(".safetensors"))
+    for weights in ("average", "best"):
+        tensors[f"{weights}.ending.bias"] = torch.full((1,), bias)
+        tensors[f"{weights}.ending.weight"] = torch.zeros_like(tensors[f"{weights}.ending.weight"])
+    checkpoint.save(folder / "ending.safetensors", tensors, facts)
+    metadata = json.loads(trained.read_text()) | {"state": "ending.safetensors"}
+    (folder / "ending.json").write_text(json.dumps(metadata))
+    return folder / "ending.json"
+
+
+def test_a_piece_that_ends_begins_anew_or_stops(trained, prompt_wav, tmp_path, capsys):
+    meta = ending_model(trained, tmp_path, bias=-2.0)  # an end about every eight steps
+    flags = ["--meta", str(meta), "--prompt", str(prompt_wav), "--frames", "300", "--device", "cpu", "--json"]
+    assert main([*flags, "--out", str(tmp_path / "on.wav")]) == 0
+    captured = capsys.readouterr()
+    going_on = json.loads(captured.out.splitlines()[-1])
+    assert "another one begins" in captured.err
+    assert going_on["frames"] == 300
+    assert len(going_on["endings_s"]) > 2
+    assert min(going_on["endings_s"]) >= 2  # what is asked for is how the music goes on
+    assert main([*flags, "--out", str(tmp_path / "end.wav"), "--until-end", "--continuation-only"]) == 0
+    ended = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert ended["endings_s"] == going_on["endings_s"][:1]
+    assert ended["frames"] == round(ended["endings_s"][0] * RATE_HZ / 64) < 300
+    assert soundfile.info(tmp_path / "end.wav").frames == ended["frames"] * 64
+
+
+def test_a_piece_that_would_end_at_once_lasts_two_seconds(trained, prompt_wav, tmp_path):
+    meta = ending_model(trained, tmp_path, bias=50.0)
+    flags = ["--meta", str(meta), "--prompt", str(prompt_wav), "--frames", "400", "--device", "cpu", "--until-end"]
+    assert main([*flags, "--quiet", "--out", str(tmp_path / "end.wav")]) == 0
+    made, rate = soundfile.read(tmp_path / "end.wav")
+    assert len(made) == soundfile.info(prompt_wav).frames + 2 * rate
+
+
+def test_a_model_that_was_made_small_predicts_and_teaches_but_does_not_go_on(trained, music_folder, tmp_path, capsys):
+    from demo_model import pack
+
+    small = tmp_path / "small"
+    pack(trained, small)
+    assert sorted(path.name for path in small.iterdir()) == [
+        "chorales.card.md",
+        "chorales.json",
+        "chorales.safetensors",
+    ]
+    state = small / "chorales.safetensors"
+    assert state.stat().st_size < 0.25 * trained.with_suffix(".safetensors").stat().st_size
+    whole, packed = Predictor.load(trained), Predictor.load(small / "chorales.json")
+    piece = Piece.from_samples(melody(7), RATE_HZ)
+    codes = whole.featurizer.encode(piece)
+    assert (packed.featurizer.encode(piece) == codes).float().mean() > 0.8
+    with torch.no_grad():
+        begin = whole.model.initial_state(1)
+        costs = [p.model.nats(codes[None, :-1], codes[None, 1:], begin)[0].sum(-1).mean() for p in (whole, packed)]
+    assert abs(costs[1] - costs[0]) < 0.01 * costs[0]
+    flags = ["--corpus", str(music_folder), "--steps", "99", "--device", "cpu", "--quiet"]
+    assert train(["--meta", str(small / "chorales.json"), *flags]) == 2
+    assert "begin one with another --meta and --from" in capsys.readouterr().err
+    begun = ["--set", "training.batch_size=4", "--set", "training.window=16", "--steps", "1", "--device", "cpu"]
+    mine = ["--meta", str(tmp_path / "mine.json"), "--from", str(state), "--corpus", str(music_folder)]
+    assert train([*mine, *begun, "--set", "representation.postfilter_steps=2", "--quiet"]) == 0
+
+
+def test_without_a_model_of_ones_own_the_demo_model_continues(tmp_path, prompt_wav, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--prompt", str(prompt_wav), "--frames", "3", "--out", "a.wav", "--device", "cpu", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "made by the demo model (Bach chorales)" in captured.err
+    assert json.loads(captured.out.splitlines()[-1])["state_step"] > 1000
+    assert soundfile.info(tmp_path / "a.wav").samplerate == 24_000
+    (tmp_path / "model.json").write_text("{}")
+    assert main(["--prompt", str(prompt_wav), "--frames", "3", "--out", "b.wav", "--device", "cpu"]) == 2
+    assert "model.json" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_A07_predict_while_training(tmp_path, music_folder, prompt_wav):
+    """Two processes: each prediction is of a later step than the one before, and training is not disturbed.
+
+    Where a later state still uses the same weights, it says so and sounds the same.
+    """
+    values = SMALL_CODEBOOK | {"training.checkpoint_every_s": 0.3, "training.learning_rate": 1e-4}
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        "--meta",
+        str(tmp_path / "model.json"),
+        "--device",
+        "cpu",
+        "--quiet",
+    ]
+    command += ["--corpus", str(music_folder), "--steps", "1000000", *set_flags(values)]
+    trainer = subprocess.Popen(command)
+    try:
+        state = tmp_path / "model.safetensors"
+        deadline = time.monotonic() + 120
+        while not state.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        steps, weights = [], []
+        for number in range(3):
+            out = tmp_path / f"{number}.wav"
+            run = [sys.executable, str(ROOT / "predict.py"), "--meta", str(tmp_path / "model.json")]
+            run += ["--prompt", str(prompt_wav), "--frames", "20", "--out", str(out), "--json", "--device", "cpu"]
+            done = subprocess.run(run, capture_output=True, text=True, check=True, timeout=120)
+            result = json.loads(done.stdout.splitlines()[-1])
+            steps.append(result["state_step"])
+            weights.append(result["weights_step"])
+            assert trainer.poll() is None
+            time.sleep(1)
+        assert steps == sorted(set(steps))
+    finally:
+        trainer.terminate()
+        assert trainer.wait(timeout=60) == 0
+    audio = [(tmp_path / f"{number}.wav").read_bytes() for number in range(3)]
+    assert len(set(weights)) > 1
+    assert [a == b for a, b in itertools.pairwise(audio)] == [a == b for a, b in itertools.pairwise(weights)]
+
+
+def test_A07_no_corpus_is_needed(tmp_path, music_folder, prompt_wav):
+    music = tmp_path / "music"
+    shutil.copytree(music_folder, music)
+    meta = train_small(tmp_path, music, steps=2)
+    shutil.rmtree(music)
+    assert predict(meta, prompt_wav, tmp_path / "o.wav", "--frames", "5") == 0
+
+
+@pytest.mark.parametrize("ending", ["flac", "ogg", "aiff"])
+def test_A08_audio_prompts_of_any_rate_and_channels(trained, tmp_path, ending, capsys):
+    path = tmp_path / f"p.{ending}"
+    stereo = np.stack([melody(1, rate_hz=44100)] * 2, axis=1)
+    soundfile.write(path, stereo, 44100)
+    assert predict(trained, path, tmp_path / "o.wav", "--frames", "10", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["prompt_seconds"] == pytest.approx(3.0, abs=0.05)
+
+
+def test_midi_prompts(trained, tmp_path, capsys):
+    from continuo.score.performance import perform
+    from continuo.score.synth import write_midi
+
+    write_midi(perform(PROMPT), tmp_path / "p.mid")
+    assert predict(trained, tmp_path / "p.mid", tmp_path / "o.wav", "--frames", "10", "--json") == 0
+    midi_seconds = json.loads(capsys.readouterr().out)["prompt_seconds"]
+    assert predict(trained, PROMPT, tmp_path / "x.wav", "--frames", "10", "--json") == 0
+    assert midi_seconds == pytest.approx(json.loads(capsys.readouterr().out)["prompt_seconds"], abs=0.2)
+
+
+BAD = [
+    (["--frames", "-1"], "--frames -1 must be 0 or more"),
+    (["--temperature", "-1"], "temperature -1.0"),
+    (["--temperature", "nan"], "temperature nan"),
+    (["--frames", "99999999999"], "more than a WAV holds"),
+    (["--out", "song.mp3"], "a name that ends in .wav"),
+    (["--fine-temperature", "-0.1"], "fine_temperature -0.1"),
+    (["--coarse-temperature", "inf"], "coarse_temperature inf"),
+    (["--top-p", "0"], "top_p 0.0"),
+    (["--top-p", "1.5"], "top_p 1.5"),
+    (["--seed", "-4"], "--seed -4"),
+    (["--device", "cuda:9"], "--device"),
+    (["--prompt", "missing.musicxml"], "missing.musicxml does not exist"),
+    (["--prompt", "README.md"], "not a file of a known kind"),
+    (["--prompt", "tests"], "tests is a folder: name a file in it"),
+    (["--prompt", "https://example.org/song.mid"], "not an address of the web: download it first"),
+    (["--out", "README.md/take.wav"], "README.md is a file, not a folder"),
+    (["--meta", "nowhere.json"], "nowhere.json does not exist"),
+    (["--takes", "10000", "--frames", "1000000"], "fewer --frames or --takes"),
+]
+
+
+@pytest.mark.parametrize(("flags", "words"), BAD)
+def test_bad_arguments_are_one_line_and_leave_nothing(trained, prompt_wav, tmp_path, monkeypatch, capsys, flags, words):
+    monkeypatch.chdir(ROOT)
+    defaults = {"--meta": str(trained), "--prompt": str(prompt_wav), "--frames": "5", "--out": str(tmp_path / "o.wav")}
+    values = defaults | dict(zip(flags[::2], flags[1::2], strict=True))
+    assert main([word for pair in values.items() for word in pair]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "o.wav").exists()
+    assert not (tmp_path / "o.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("audio", "words"),
+    [
+        (np.zeros(RATE_HZ), "silent"),
+        (np.zeros(0), "too short"),
+        (melody(0)[:100], "too short"),
+        (np.full(RATE_HZ, np.nan), "not numbers"),
+        (np.full(RATE_HZ, np.inf), "not numbers"),
+    ],
+)
+def test_prompts_that_hold_no_music_are_refused(trained, tmp_path, capsys, audio, words):
+    path = tmp_path / "p.wav"
+    soundfile.write(path, audio, RATE_HZ, subtype="FLOAT")
+    assert predict(trained, path, tmp_path / "o.wav", "--frames", "5") == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["p.musicxml", "p.mxl", "p.mid", "p.wav"])
+@pytest.mark.parametrize("content", [b"", b"<score-partwise>", bytes(range(256))])
+def test_damaged_prompts_are_refused_in_one_line(trained, tmp_path, capsys, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert predict(trained, tmp_path / name, tmp_path / "o.wav", "--frames", "5") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_expressive_prompts_slow_down_where_they_say_so(trained, tmp_path, capsys):
+    words = "<direction><direction-type><words>molto rit.</words></direction-type></direction>"
+    slow = PROMPT.read_text().replace('number="2">', f'number="2">{words}', 1)
+    assert words in slow
+    (tmp_path / "slow.musicxml").write_text(slow)
+    seconds = []
+    for flags in ((), ("--expressive",)):
+        out = tmp_path / f"{len(seconds)}.wav"
+        assert predict(trained, tmp_path / "slow.musicxml", out, "--frames", "2", "--json", *flags) == 0
+        seconds.append(json.loads(capsys.readouterr().out)["prompt_seconds"])
+    assert seconds[1] > seconds[0] + 0.3
+
+
+@pytest.mark.parametrize("flags", [["--frames", "abc"], ["--no-such-flag"], []])
+def test_impossible_flags_are_one_line(flags, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(flags)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("predict.py: ")
+    assert error.count("\n") == 1
+
+
+def test_the_prompt_is_never_overwritten(trained, prompt_wav, capsys):
+    before = prompt_wav.read_bytes()
+    assert predict(trained, prompt_wav, prompt_wav, "--frames", "5", "--force") == 2
+    assert "is the prompt itself" in capsys.readouterr().err
+    assert prompt_wav.read_bytes() == before
+
+
+def test_outputs_are_not_overwritten_without_force(trained, prompt_wav, tmp_path, capsys):
+    out = tmp_path / "o.wav"
+    out.write_text("precious")
+    assert predict(trained, prompt_wav, out, "--frames", "5") == 2
+    assert out.read_text() == "precious"
+    assert "--force" in capsys.readouterr().err
+    assert predict(trained, prompt_wav, out, "--frames", "5", "--force") == 0
+    assert soundfile.info(out).frames > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("takes", [1, 2])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_who_is_told_to_leave_leaves_nothing_behind(trained, prompt_wav, tmp_path, takes, signum):
+    command = [sys.executable, str(ROOT / "predict.py"), "--meta", str(trained), "--prompt", str(prompt_wav)]
+    flags = ["--out", str(tmp_path / "o.wav"), "--frames", "500000", "--takes", str(takes), "--quiet"]
+    heeded = lambda: signal.signal(signum, signal.SIG_DFL)  # also where the tests run under nohup  # noqa: E731
+    if signum == signal.SIGINT:
+        heeded = None
+    process = subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True, preexec_fn=heeded)
+    deadline = time.monotonic() + 120
+    while not any(tmp_path.glob(".o*.wav/*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert err == ("predict.py: interrupted\n" if signum == signal.SIGINT else "")
+    assert process.returncode == 128 + signum
+    assert [path.name for path in tmp_path.iterdir()] == ["prompt.wav"]
+
+
+def test_a_model_that_is_being_prepared_is_said_to_be(tmp_path, prompt_wav, capsys):
+    meta = tmp_path / "new.json"
+    with held(meta.with_suffix(".safetensors"), "held"):
+        assert predict(meta, prompt_wav, tmp_path / "o.wav", "--frames", "5") == 2
+        assert "new.json is being prepared by a training" in capsys.readouterr().err
+    assert predict(meta, prompt_wav, tmp_path / "o.wav", "--frames", "5") == 2
+    assert "new.json does not exist; check --meta, or create it" in capsys.readouterr().err
+
+
+def test_damaged_and_foreign_states_are_refused(trained, prompt_wav, tmp_path, capsys):
+    for file in trained.parent.glob("model.*"):
+        if file.is_file():
+            shutil.copy(file, tmp_path / file.name)
+    meta, state = tmp_path / "model.json", tmp_path / "model.safetensors"
+    whole = state.read_bytes()
+    tensors, facts = checkpoint.load(state)
+
+    def refused() -> str:
+        assert predict(meta, prompt_wav, tmp_path / "o.wav", "--frames", "5") == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    state.write_bytes(whole[:-1000])
+    assert "damaged" in refused()
+    state.unlink()
+    assert "train first" in refused()
+    checkpoint.save(state, {n: t for n, t in tensors.items() if not n.startswith("featurizer")}, facts)
+    assert "lacks what its model needs" in refused()
+    state.write_bytes(whole)
+    content = json.loads(meta.read_text())
+    content["representation"]["hop"] = 128
+    meta.write_text(json.dumps(content))
+    assert "representation.hop = 64, now it is 128" in refused()
+
+
+def test_a_full_disk_leaves_nothing(trained, prompt_wav, tmp_path, monkeypatch, capsys):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    Predictor.load(trained).prompt(prompt_wav)  # the cache has it, and need not be written
+    monkeypatch.setattr("continuo.system.files._sync", full)
+    assert predict(trained, prompt_wav, tmp_path / "o.wav", "--frames", "5") == 2
+    assert "No space left on device: free some space" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["prompt.wav"]

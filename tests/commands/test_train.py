@@ -1,0 +1,507 @@
+"""Training as a user runs it: budgets, resuming, killing, refusing."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import soundfile
+import torch
+from conftest import RATE_HZ, ROOT, SMALL_CODEBOOK, SMALL_OF, melody, set_flags, train_small
+
+import trainer as trainer_module
+from continuo.model import checkpoint, metadata
+from continuo.system import device
+from continuo.system.progress import Display
+from featurizer import StftFeaturizer
+from train import main
+from trainer import Trainer
+
+
+def state_of(meta) -> tuple[dict, dict]:
+    return checkpoint.load(meta.parent / "model.safetensors")
+
+
+def without_time(facts: dict) -> dict:
+    """Facts of a state, less what the clock says."""
+    progress = facts["progress"]
+    history = [[step, train, held_out] for step, _, train, held_out in progress["history"]]
+    return facts | {"progress": progress | {"seconds": 0, "history": history}, "metadata": None}
+
+
+def assert_same_state(a, b) -> None:
+    (tensors, facts), (other_tensors, other_facts) = a, b
+    assert tensors.keys() == other_tensors.keys()
+    assert [name for name in tensors if not torch.equal(tensors[name], other_tensors[name])] == []
+    assert without_time(facts) == without_time(other_facts)
+
+
+@pytest.mark.parametrize("preset", SMALL_OF)
+def test_A05_training_makes_metadata_state_and_curves(tmp_path, music_folder, preset, capsys):
+    meta = train_small(tmp_path, music_folder, preset, steps=8, extra=("--json",))
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["step"] == 8
+    assert result["device"] == "cpu"
+    assert result["frames_per_second"] > 0
+    assert result["train_nats"] > 0
+    assert result["validation_nats"] > 0
+    saved = json.loads(meta.read_text())
+    assert saved["corpus"]["path"] == str(music_folder)
+    assert saved["training"]["steps"] == 8
+    _, facts = state_of(meta)
+    assert facts["progress"]["step"] == 8
+    assert [row[0] for row in facts["progress"]["history"]] == [4, 8]
+    assert (tmp_path / "model.curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((tmp_path / "model.runs").glob("events.out.tfevents.*"))
+
+
+def test_A06_the_state_holds_everything_to_go_on(trained):
+    tensors, facts = state_of(trained)
+    kinds = {name.split(".")[0] for name in tensors}
+    assert kinds == {"weights", "average", "best", "featurizer", "optimizer", "sampler", "lanes", "random"}
+    known = {"version", "metadata", "progress", "precision", "pieces", "validation", "heard", "begun_with"}
+    assert facts.keys() == known
+
+
+@pytest.mark.parametrize("preset", SMALL_OF)
+def test_A06_stopped_and_resumed_equals_never_stopped(tmp_path, music_folder, preset):
+    """N5: the schedule is of 20 steps in both; one run is cut after 7."""
+    extra = ("--set", "architecture.dropout=0.2")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole = train_small(tmp_path / "a", music_folder, preset, steps=20, extra=extra)
+
+    from trainer import Trainer
+
+    meta = train_small_metadata(tmp_path / "b", music_folder, preset, 20, extra)
+    interrupted = Trainer(*meta, torch.device("cpu"))
+    interrupted.run(lambda t: t.stop() if t.progress.step == 7 else None)
+    assert state_of(tmp_path / "b" / "model.json")[1]["progress"]["step"] == 7
+    cut = train_small(tmp_path / "b", music_folder, preset, steps=20, extra=extra)
+    assert_same_state(state_of(whole), state_of(cut))
+
+
+def train_small_metadata(folder, music, preset, steps, extra):
+    """What `train_small` would train, as (metadata, state path), with the metadata file written."""
+    from continuo.model import metadata as md
+
+    values = SMALL_OF[preset] | {"corpus.path": str(music), "training.steps": steps}
+    made = md.from_preset(preset, values | md.parse_assignments(extra[1::2]), state="model.safetensors")
+    md.save(made, folder / "model.json")
+    return made, folder / "model.safetensors"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_A06_signals_save_and_leave(tmp_path, music_folder, signum):
+    meta = train_small_metadata(tmp_path, music_folder, "codebook-lstm", 10**6, ())[1].with_name("model.json")
+    command = [sys.executable, str(ROOT / "train.py"), "--meta", str(meta), "--device", "cpu"]
+    heeded = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup  # noqa: E731
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ, preexec_fn=heeded)
+    runs = tmp_path / "model.runs"
+    deadline = time.monotonic() + 120
+    while not runs.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(2)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "stopped and saved at step" in err
+    assert state_of(meta)[1]["progress"]["step"] > 0
+
+
+def test_a_finished_training_goes_on_only_with_a_larger_budget(tmp_path, music_folder, capsys):
+    meta = train_small(tmp_path, music_folder, steps=5)
+    before = state_of(meta)
+    train_small(tmp_path, music_folder, steps=5)
+    assert_same_state(before, state_of(meta))
+    train_small(tmp_path, music_folder, steps=9)
+    assert state_of(meta)[1]["progress"]["step"] == 9
+    train_small(tmp_path, music_folder, steps=3, extra=("--fresh",))
+    assert state_of(meta)[1]["progress"]["step"] == 3
+
+
+def test_minutes_are_a_budget_too(tmp_path, music_folder, capsys):
+    meta = tmp_path / "model.json"
+    flags = ["--meta", str(meta), "--corpus", str(music_folder), "--minutes", "0.03", "--device", "cpu", "--json"]
+    assert main([*flags, *set_flags(SMALL_CODEBOOK)]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert 1.7 < result["seconds"] < 30
+    assert result["step"] > 0
+
+
+def test_seeds_make_the_difference(tmp_path, music_folder):
+    states = []
+    for name, seed in [("a", 1), ("b", 1), ("c", 2)]:
+        (tmp_path / name).mkdir()
+        states.append(state_of(train_small(tmp_path / name, music_folder, steps=4, extra=("--seed", str(seed)))))
+    assert_same_state(states[0], states[1])
+    assert not torch.equal(states[0][0]["weights.enter.weight"], states[2][0]["weights.enter.weight"])
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path, music_folder, capsys):
+    meta = train_small(tmp_path, music_folder, steps=4)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    flags = ["--meta", str(meta), "--steps", "500", "--device", "cpu", "--quiet", "--corpus", str(music_folder)]
+    assert main([*flags, "--set", "training.learning_rate=1e30", "--set", "training.clip_norm=1e30"]) == 2
+    error = capsys.readouterr().err
+    assert "lower training.learning_rate" in error
+    assert error.count("\n") == 1
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_a_changed_corpus_is_said_and_training_goes_on(tmp_path, music_folder, capsys):
+    music = tmp_path / "music"
+    shutil.copytree(music_folder, music)
+    train_small(tmp_path, music, steps=4)
+    (music / "tune3.wav").unlink()
+    (music / "tune0.wav").unlink()
+    flags = ["--meta", str(tmp_path / "model.json"), "--corpus", str(music), "--steps", "6", "--device", "cpu"]
+    assert main(flags) == 0
+    assert "the lanes begin anew" in capsys.readouterr().err
+    assert state_of(tmp_path / "model.json")[1]["progress"]["step"] == 6
+
+
+def test_other_held_out_pieces_make_the_best_forgotten(tmp_path, music_folder, capsys):
+    """Held-out nats of other music compare with nothing: weights of before would be called better for ever."""
+    music = tmp_path / "music"
+    shutil.copytree(music_folder, music)
+    meta = train_small(tmp_path, music, steps=4)
+    facts = state_of(meta)[1]
+    assert facts["progress"]["best_step"] == 4
+    held_out = facts["validation"]
+    for name in held_out:
+        shutil.move(music / name, music / f"{name.split('.')[0]} again.wav")
+    flags = ["--meta", str(meta), "--corpus", str(music), "--device", "cpu"]
+    trainer = Trainer(metadata.load(meta, {"corpus.path": str(music)}), meta.with_suffix(".safetensors"),
+                      torch.device("cpu"))  # fmt: skip
+    assert (trainer.best, trainer.progress.history, trainer.progress.best_nats) == ({}, [], None)
+    assert main([*flags, "--steps", "6"]) == 0
+    assert "which weights are best is found out anew" in capsys.readouterr().err
+    facts = state_of(meta)[1]
+    assert facts["progress"]["best_step"] == 6
+    assert [row[0] for row in facts["progress"]["history"]] == [6]
+    assert main([*flags, "--steps", "8"]) == 0
+    assert "found out anew" not in capsys.readouterr().err
+    rows = (tmp_path / "model.runs" / "training.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["step", "6", "8"]  # the last validation too
+
+
+def test_a_lost_metadata_file_is_made_anew_from_the_state(tmp_path, music_folder, capsys):
+    """It was made from the preset: the default corpus would have been trained into the model."""
+    meta = train_small(tmp_path, music_folder, steps=2)
+    before = metadata.load(meta)
+    meta.unlink()
+    assert main(["--meta", str(meta), "--preset", "notes-lstm", "--device", "cpu"]) == 2
+    assert "model.safetensors exists and is not of the preset notes-lstm" in capsys.readouterr().err
+    assert not meta.exists()
+    assert main(["--meta", str(meta), "--steps", "3", "--device", "cpu"]) == 0
+    assert f"{meta} was missing: it is made anew as {meta.with_suffix('.safetensors')} says" in capsys.readouterr().err
+    after = metadata.load(meta)
+    assert (after.corpus, after.representation, after.architecture) == (
+        before.corpus, before.representation, before.architecture)  # fmt: skip
+    assert state_of(meta)[1]["progress"]["step"] == 3
+
+
+def test_another_corpus_than_the_metadata_file_names_is_said(tmp_path, music_folder, capsys):
+    meta = train_small(tmp_path, music_folder, steps=2)
+    other = tmp_path / "other"
+    shutil.copytree(music_folder, other)
+    assert main(["--meta", str(meta), "--steps", "3", "--corpus", str(other), "--device", "cpu"]) == 0
+    error = capsys.readouterr().err
+    assert f"{meta} still says that the corpus is {music_folder}: write the new one there to stay with it" in error
+    assert main(["--meta", str(meta), "--steps", "4", "--device", "cpu"]) == 0
+    error = capsys.readouterr().err
+    assert "still says" not in error
+
+
+def test_a_changed_recording_is_encoded_again_alone(tmp_path, music_folder, monkeypatch):
+    """A training that goes on keeps its codebook: of four tunes one is changed and one touched, and one is encoded."""
+    music = tmp_path / "music"
+    shutil.copytree(music_folder, music)
+    train_small(tmp_path, music, steps=2)
+    soundfile.write(music / "tune1.wav", melody(60), RATE_HZ)
+    os.utime(music / "tune2.wav", (1, 1))
+    encoded, plain = [], StftFeaturizer.encode
+
+    def counting(self, piece, *stretch):
+        encoded.append(piece.id)
+        return plain(self, piece, *stretch)
+
+    monkeypatch.setattr(StftFeaturizer, "encode", counting)
+    train_small(tmp_path, music, steps=4)
+    assert encoded == ["tune1.wav"]
+    assert state_of(tmp_path / "model.json")[1]["progress"]["step"] == 4
+
+
+def test_a_slip_leaves_nothing_behind(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    flags = ["--meta", str(tmp_path / "model.json"), "--corpus", str(tmp_path / "empty"), "--quiet", "--device", "cpu"]
+    assert main(flags) == 2
+    assert "nothing to hear" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_the_same_command_with_its_preset_goes_on(tmp_path, music_folder, capsys):
+    meta = train_small(tmp_path, music_folder, "spectral-lstm", steps=2)
+    again = ["--meta", str(meta), "--corpus", str(music_folder), "--steps", "3", "--device", "cpu", "--quiet"]
+    assert main([*again, "--preset", "spectral-lstm"]) == 0
+    assert state_of(meta)[1]["progress"]["step"] == 3
+    assert main([*again, "--preset", "codebook-lstm"]) == 2
+    assert "not of the preset" in capsys.readouterr().err
+
+
+def test_a_second_start_neither_fits_nor_encodes_again(tmp_path, music_folder, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first = state_of(train_small(tmp_path / "a", music_folder, steps=3))
+
+    def refuse(*_, **__):
+        raise AssertionError("done again")
+
+    monkeypatch.setattr("continuo.audio.codebook.fit", refuse)
+    monkeypatch.setattr("featurizer.StftFeaturizer.encode", refuse)
+    assert_same_state(first, state_of(train_small(tmp_path / "b", music_folder, steps=3)))
+
+
+def test_a_training_can_begin_with_what_another_one_learned(tmp_path, music_folder, trained, capsys):
+    """The weights are the donor's, codebook and geometry are fitted anew, as defaults say; the same command goes on."""
+    donor, _ = state_of(trained)
+    meta = tmp_path / "model.json"
+    flags = ["--meta", str(meta), "--from", str(trained.with_suffix(".safetensors")), "--corpus", str(music_folder)]
+    small = ["--set", "training.batch_size=4", "--set", "training.window=16", "--set", "training.learning_rate=1e-12"]
+    fit = ["--set", "representation.postfilter_steps=4", "--set", "training.weight_decay=0"]
+    assert main([*flags, "--steps", "1", *small, *fit, "--device", "cpu", "--quiet"]) == 0
+    tensors, facts = state_of(meta)
+    assert facts["metadata"]["architecture"] == state_of(trained)[1]["metadata"]["architecture"]
+    fitted = [f["metadata"]["representation"] for f in (facts, state_of(trained)[1])]
+    assert [(f["fit_frames"], f["postfilter_steps"]) for f in fitted] == [(300_000, 4), (2000, 8)]
+    for name in ("enter.weight", "head.out", "backbone.lstm.weight_ih_l0", "ending.weight"):
+        torch.testing.assert_close(tensors[f"weights.{name}"], donor[f"average.{name}"], atol=1e-6, rtol=0)
+    assert torch.equal(tensors["featurizer.components"], donor["featurizer.components"])
+    assert not torch.equal(tensors["featurizer.centroids"], donor["featurizer.centroids"])
+    vectors = tensors["featurizer.centroids"] / tensors["featurizer.centroids"][0].std()
+    torch.testing.assert_close(tensors["weights.head.embedding.vectors"], vectors)
+    assert main([*flags, "--steps", "2", "--device", "cpu"]) == 0
+    assert "is there already: going on from it" in capsys.readouterr().err
+    assert state_of(meta)[1]["progress"]["step"] == 2
+    card = (tmp_path / "model.card.md").read_text()
+    assert "**Begun with**: what model.safetensors learned in 12 steps" in card
+
+
+def test_a_donor_that_does_not_fit_is_refused(tmp_path, music_folder, trained, capsys):
+    flags = ["--meta", str(tmp_path / "mine.json"), "--corpus", str(music_folder), "--device", "cpu", "--quiet"]
+    state = ["--from", str(trained.with_suffix(".safetensors"))]
+    for extra, words in [
+        (["--from", str(tmp_path / "none.safetensors")], "there is no such state"),
+        (["--from", str(trained)], f"name the state beside it, {trained.with_suffix('.safetensors')}"),
+        ([*state, "--preset", "codebook-lstm"], "leave one out"),
+        ([*state, "--set", "architecture.hidden=7"], "architecture.hidden"),
+    ]:
+        assert main([*flags, *extra]) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_copied_metadata_file_does_not_train_the_model_it_was_copied_from(tmp_path, music_folder, capsys):
+    meta = train_small(tmp_path, music_folder, steps=2)
+    before = meta.with_suffix(".safetensors").read_bytes()
+    mine = tmp_path / "mine.json"
+    mine.write_text(meta.read_text())
+    flags = ["--meta", str(mine), "--device", "cpu", "--quiet", "--steps", "3"]
+    new = ["--meta", str(tmp_path / "new.json"), "--set", "state=model.safetensors", "--device", "cpu", "--quiet"]
+    for words in (flags, [*flags, "--fresh"]):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert 'write "state": "mine.safetensors" into it' in error
+        assert error.count("\n") == 1
+    assert main(new) == 2
+    assert 'write "state": "new.safetensors" into it' in capsys.readouterr().err
+    assert meta.with_suffix(".safetensors").read_bytes() == before
+    mine.write_text(meta.read_text().replace("model.safetensors", "mine.safetensors"))
+    assert main(flags) == 0
+    assert checkpoint.read_facts(tmp_path / "mine.safetensors")["progress"]["step"] == 3
+    assert meta.with_suffix(".safetensors").read_bytes() == before
+
+
+def test_ctrl_c_while_preparing_says_what_is_kept(tmp_path, music_folder, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainer.Trainer._encode", interrupted)
+    flags = ["--meta", str(tmp_path / "model.json"), "--corpus", str(music_folder), "--device", "cpu", "--steps", "2"]
+    assert main([*flags, *set_flags(SMALL_CODEBOOK)]) == 130
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-2:] == [
+        "stopped while preparing: what was read is kept in the cache, and no state was touched",
+        "train.py: interrupted",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memorising_is_said_once(tmp_path, music_folder, capsys):
+    """Held-out nats that rise three times in a row after the best are a warning, and the best state is kept."""
+    meta = train_small(tmp_path, music_folder, steps=4)
+    trainer = Trainer(metadata.load(meta), tmp_path / "model.safetensors", torch.device("cpu"), display=Display())
+    capsys.readouterr()
+    trainer.progress.history = []
+    trainer.progress.best_nats = None
+    rising = iter([5.0, 4.0, 4.5, 4.6, 4.7, 4.8])
+    trainer._nats = lambda model, batch: (torch.tensor(next(rising)), torch.tensor(1))
+    trainer.held_out = trainer.held_out[:1]
+    trainer.held_out[0] = trainer.held_out[0][:1]
+    said = []
+    for step in range(6):
+        trainer.progress.step = step
+        trainer._validate()
+        said.append("from here on the model memorises" in capsys.readouterr().err)
+    assert said == [False, False, False, False, True, False]
+    assert trainer.progress.best_step == 1
+
+
+def test_small_corpora_are_heard_in_other_keys(tmp_path, music_folder, capsys):
+    """Three training tunes in five keys each, unless the metadata says otherwise; held-out ones as they are."""
+    meta = train_small(tmp_path, music_folder, steps=1)
+    counts = {}
+    for transpose in (None, 0, 1):
+        section = metadata.load(meta, {"corpus.transpose": transpose})
+        trainer = Trainer(section, tmp_path / f"{transpose}.safetensors", torch.device("cpu"))
+        counts[transpose] = len(trainer.train_pieces), len(trainer.validation_pieces)
+        assert len({piece.id for piece in trainer.train_pieces}) == counts[transpose][0]
+    assert counts == {None: (15, 1), 0: (3, 1), 1: (9, 1)}
+
+
+@pytest.mark.parametrize(("enough_s", "fitted"), [(0, 3), (10_000, 15)])
+def test_the_featurizer_is_fitted_to_music_as_it_is_where_there_is_enough(
+    tmp_path, music_folder, monkeypatch, enough_s, fitted
+):
+    monkeypatch.setattr(trainer_module, "ENOUGH_TO_FIT_S", enough_s)
+    meta = train_small(tmp_path, music_folder, steps=1)
+    section = metadata.load(meta, {"corpus.transpose": 2})
+    trainer = Trainer(section, tmp_path / "other.safetensors", torch.device("cpu"))
+    assert (len(trainer.to_fit), len(trainer.train_pieces)) == (fitted, 15)
+
+
+def test_a_state_of_another_model_is_refused(tmp_path, music_folder, capsys):
+    meta = train_small(tmp_path, music_folder, steps=2)
+    flags = ["--meta", str(meta), "--corpus", str(music_folder), "--steps", "4", "--device", "cpu", "--quiet"]
+    assert main([*flags, "--set", "architecture.hidden=25"]) == 2
+    assert "architecture.hidden = 24, now it is 25" in capsys.readouterr().err
+    assert state_of(meta)[1]["progress"]["step"] == 2
+
+
+def test_the_average_keeps_no_history_of_its_steps(tmp_path, music_folder):
+    """It did once: 20 KB a step, 1.7 GB after a day of training."""
+    wanted = SMALL_CODEBOOK | {"corpus.path": str(music_folder), "training.steps": 3}
+    made = metadata.from_preset("codebook-lstm", wanted, state="model.safetensors")
+    trainer = Trainer(made, tmp_path / "model.safetensors", torch.device("cpu"))
+    trainer.run()
+    assert [name for name, weight in trainer.average.named_parameters() if weight.requires_grad or weight.grad_fn] == []
+
+
+def test_the_average_and_the_best_are_kept(trained):
+    tensors, facts = state_of(trained)
+    history = facts["progress"]["history"]
+    best = min(history, key=lambda row: row[3])
+    assert facts["progress"]["best_step"] == best[0]
+    assert facts["progress"]["best_nats"] == best[3]
+    assert not torch.equal(tensors["average.enter.weight"], tensors["weights.enter.weight"])
+    if best[0] == facts["progress"]["step"]:
+        assert torch.equal(tensors["average.enter.weight"], tensors["best.enter.weight"])
+
+
+@pytest.mark.parametrize(
+    ("slower", "of_a_few", "chosen"),
+    [
+        (0.4, 0.4, torch.bfloat16),
+        (0.15, 2.5, torch.bfloat16),  # fast for many rows alone, as processors with matrix units are
+        (1.0, 1.0, torch.float32),
+        (1000.0, 1000.0, torch.float32),
+    ],
+)
+def test_a_precision_is_chosen_by_products_and_a_slow_one_costs_little(monkeypatch, slower, of_a_few, chosen):
+    """Where bfloat16 is emulated, measuring whole products of it once took a minute at every start."""
+    asked, threads = [], torch.get_num_threads()
+
+    def seconds(dtype, rows):
+        assert torch.get_num_threads() == 1  # several wait for each other beside other work
+        many = rows == device.PRODUCT_ROWS
+        asked.append(rows * (1.0 if dtype == torch.float32 else slower if many else of_a_few))
+        return asked[-1]
+
+    monkeypatch.setattr(device, "_product_seconds", seconds)
+    assert device.choose_precision("auto", torch.device("cpu")) == chosen
+    assert sum(asked) < 20 * device.PRODUCT_ROWS
+    assert torch.get_num_threads() == threads
+
+
+def test_A05_devices_are_taken_in_order(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert device.choose("auto")[0].type == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device, "compare_with_cpu", lambda there: "")
+    assert device.choose("auto")[0].type == "mps"
+    monkeypatch.setattr(device, "compare_with_cpu", lambda there: "an LSTM takes 3.0 times as long")
+    assert device.choose("auto") == (torch.device("cpu"), "MPS is left out: an LSTM takes 3.0 times as long")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert device.choose("auto")[0].type == "cpu"
+    for name in ("cuda", "mps", "tpu"):
+        with pytest.raises(ValueError, match=f"--device {name}"):
+            device.choose(name)
+    assert device.choose("cpu") == (torch.device("cpu"), "as asked")
+
+
+def test_a_device_that_agrees_with_the_cpu_passes_the_check(monkeypatch):
+    verdict = device.compare_with_cpu(torch.device("cpu"))
+    assert verdict == "" or "times as long" in verdict  # the CPU agrees with itself; its clock may not
+
+
+def test_A05_time_remaining_is_on_screen(tmp_path, music_folder, monkeypatch, capsys):
+    monkeypatch.setattr("continuo.system.progress.PLAIN_EVERY_S", 0.0)
+    train_small(tmp_path, music_folder, steps=2)
+    capsys.readouterr()
+    flags = ["--meta", str(tmp_path / "model.json"), "--corpus", str(music_folder), "--steps", "40", "--device", "cpu"]
+    assert main(flags) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("training")]
+    assert lines
+    for words in ("step", "loss", "held-out", "frames/s", "elapsed", "remaining"):
+        assert words in lines[0]
+
+
+def test_a_budget_that_is_used_up_is_said(tmp_path, music_folder, capsys):
+    train_small(tmp_path, music_folder, steps=3)
+    flags = ["--meta", str(tmp_path / "model.json"), "--corpus", str(music_folder), "--device", "cpu"]
+    for steps, said in ((2, True), (4, False)):
+        capsys.readouterr()
+        assert main([*flags, "--steps", str(steps)]) == 0
+        assert ("nothing was left to do: already trained for 3 steps" in capsys.readouterr().err) == said
+
+
+KEPT = """
+import resource, sys, torch
+from continuo.system.device import keep_freed_memory
+if sys.argv[1:]:
+    keep_freed_memory()
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+torch.ones(1)
+before = resident()
+torch.ones(5 << 20)
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what other C libraries keep is theirs to say")
+def test_what_a_step_frees_is_kept_for_the_next():
+    def kept(*words: str) -> int:
+        run = [sys.executable, "-c", KEPT, *words]
+        return int(subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+
+    assert kept() < 10e6 < 19e6 < kept("all of it")

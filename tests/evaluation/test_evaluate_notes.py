@@ -1,0 +1,363 @@
+"""Evaluation of models of notes: the same command and page as for sound, figures that are identities, a verdict."""
+
+import json
+import math
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, set_flags
+
+from continuo.symbolic.note_metrics import MAJOR
+from continuo.symbolic.song import QUARTER, Song, Tone
+from continuo.symbolic.writing import write_song_midi
+from continuo.system.progress import Display
+from corpus import Corpus
+from evaluate import main
+from evaluation.diagnosis import LEAST_COPY, NoteSigns, judge
+from evaluation.excerpts import Plan, bounded, corpora
+from evaluation.ngrams import Copies
+from evaluation.notes import NotesEvaluation, copied_share, manner, repeated, song_excerpts
+from evaluation.report import page
+from predictor import Predictor, SongTake
+
+FLAGS = ("--pieces", "2", "--long", "10", "--device", "cpu", "--quiet")
+SMALL_NOTES = {key: value for key, value in SMALL.items() if key != "corpus.sample_rate_hz"} | {
+    "corpus.sample_rate_hz": 8000,
+    "architecture.layers": 1,
+    "training.learning_rate": 0.01,
+}
+
+
+def tune(seed, beats=80, qpm=120.0):
+    """A walk over a major scale in quarters and eighths: no note is held over a beat."""
+    rng = np.random.default_rng(seed)
+    tones, degree = [], 7
+    for beat in range(beats):
+        parts = int(rng.integers(1, 3))
+        for part in range(parts):
+            degree = int(np.clip(degree + rng.integers(-2, 3), 0, 14))
+            pitch = 55 + 12 * (degree // 7) + MAJOR[degree % 7]
+            tones.append(Tone(beat * QUARTER + part * QUARTER // 2, pitch, QUARTER // parts))
+    return Song(f"{seed}", f"{seed}", tuple(tones), beats * QUARTER, ((0, qpm),))
+
+
+def folder_of(folder, songs):
+    folder.mkdir(exist_ok=True)
+    for name, song in songs.items():
+        write_song_midi(song, folder / f"{name}.mid")
+    return folder
+
+
+def train_notes(folder, music, preset, steps, **extra):
+    from train import main
+
+    folder.mkdir(exist_ok=True)
+    meta = folder / f"{preset}.json"
+    flags = ["--preset", preset, "--corpus", str(music), "--steps", str(steps), "--device", "cpu", "--quiet"]
+    values = SMALL_NOTES | {key.replace("__", "."): value for key, value in extra.items()}
+    assert main(["--meta", str(meta), *flags, *set_flags(values)]) == 0
+    return meta
+
+
+def read(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
+def cells(words, html):
+    """The figures of the first row of a table that begins with these words."""
+    row = re.search(rf"<tr><td>{re.escape(words)}</td>.*?</tr>", html)[0]
+    return re.findall(r"<td>(–|[\d.,]+)</td>", row)
+
+
+def measured(meta):
+    return NotesEvaluation(meta, Predictor.load(meta), Plan(2, 20.0, 8.0, 10.0), Display(quiet=True)).report()
+
+
+def names(report):
+    return {finding["name"] for finding in report["verdict"]}
+
+
+@pytest.fixture(scope="module")
+def tunes(tmp_path_factory):
+    """Eight tunes of 40 s and 27 s, with names that HTML must not obey."""
+    songs = {f"<b>{seed}&": tune(seed, qpm=120.0 if seed % 2 else 180.0) for seed in range(8)}
+    return folder_of(tmp_path_factory.mktemp("tunes"), songs)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, tunes):
+    return train_notes(tmp_path_factory.mktemp("mlp"), tunes, "notes-mlp", 12, architecture__window=4)
+
+
+@pytest.fixture(scope="module")
+def roll(tmp_path_factory, tunes):
+    return train_notes(tmp_path_factory.mktemp("conv"), tunes, "roll-conv", 4)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, model):
+    out = tmp_path_factory.mktemp("out") / "report"
+    assert main(["--meta", str(model), "--out", str(out), *FLAGS]) == 0
+    return out
+
+
+# --- excerpts and measures -------------------------------------------------------------------------------------------
+
+
+def test_A12_songs_are_prompted_with_their_beginning_up_to_a_beat():
+    songs = [tune(seed, qpm=90.0) for seed in range(3)]  # a beat lasts 2/3 s
+    found = song_excerpts(songs, count=3, prompt_seconds=8, seconds=20)
+    assert [(e.song.id, e.start, e.seam, e.stop) for e in found] == [
+        (f"{seed}", 0, 12 * QUARTER, 42 * QUARTER) for seed in range(3)
+    ]
+    for excerpt in found:
+        after = [replace(t, onset=t.onset + excerpt.seam) for t in excerpt.real.tones]
+        assert [*excerpt.prompt.tones, *after] == [t for t in excerpt.song.tones if t.onset < excerpt.stop]
+
+
+def test_A12_few_songs_give_several_excerpts_that_do_not_overlap():
+    found = song_excerpts([tune(0, beats=240), tune(1, beats=100)], count=4, prompt_seconds=8, seconds=20)
+    assert [(e.song.id, e.start // QUARTER) for e in found] == [("0", 0), ("1", 0), ("0", 56), ("0", 112)]
+    assert all(a.stop <= b.start for a, b in zip([found[0], found[2]], found[2:], strict=True))
+    assert len(song_excerpts([tune(0, beats=240)], count=2, prompt_seconds=8, seconds=20)) == 2
+
+
+def test_A12_short_songs_give_a_third_as_prompt_and_none_is_refused():
+    (excerpt,) = song_excerpts([tune(0, beats=12)], count=4, prompt_seconds=8, seconds=20)
+    assert (excerpt.seam, excerpt.stop) == (4 * QUARTER, 12 * QUARTER)
+    with pytest.raises(ValueError, match="hold more songs out"):
+        song_excerpts([tune(0, beats=3)], count=1, prompt_seconds=8, seconds=20)
+
+
+def test_A12_songs_are_bounded_by_seconds():
+    songs = [tune(seed, beats=20) for seed in range(5)]  # 10 s each
+    assert sum(song.seconds for song in bounded(songs, 25, seed=0)) == pytest.approx(25, abs=0.01)
+    assert bounded(songs, 1000, seed=0) == songs
+
+
+def test_A12_what_songs_are_like():
+    """Four quarters a bar on C and G, beside a song that has no bar to compare and no pitch."""
+    square = Song("", "", tuple(Tone(k * QUARTER, 60 + 7 * (k % 2), QUARTER) for k in range(16)), 16 * QUARTER)
+    drum = Song("", "", (Tone(0, 38, 100, is_drum=True),), QUARTER)
+    found = manner([square, drum])
+    assert found["pitch_class_entropy"] == pytest.approx(1)
+    assert found["scale_consistency"] == 1
+    assert found["groove_consistency"] == 1
+    assert found["notes_per_second"] == pytest.approx(2)
+    assert found["mean_pitch"] == pytest.approx(63.5)
+    assert found["stuck"] == 0.5
+    assert manner([drum])["mean_pitch"] is None
+
+
+def test_A12_shares_of_copies_count_stretches_and_not_songs():
+    known, other = tune(0), tune(1, beats=40)
+    copies = Copies([known])
+    whole, none = copied_share(copies, [known]), copied_share(copies, [other])
+    assert (whole, none) == (1, 0)
+    weight = {song.id: len(song.tones) - 1 - 7 for song in (known, other)}
+    assert copied_share(copies, [known, other]) == pytest.approx(weight["0"] / sum(weight.values()))
+    assert copied_share(copies, [tune(2, beats=1)]) is None
+
+
+def test_A12_a_run_that_goes_round_repeats_itself():
+    phrase = tune(0, beats=16)
+    round_and_round = replace(
+        phrase, ticks=4 * phrase.ticks,
+        tones=tuple(replace(t, onset=t.onset + k * phrase.ticks) for k in range(4) for t in phrase.tones),
+    )  # fmt: skip
+    assert repeated(round_and_round) == 1
+    assert repeated(tune(1)) < 0.2
+
+
+# --- the verdict -----------------------------------------------------------------------------------------------------
+
+GOOD = {
+    "held_out": 5.0,
+    "train": 4.9,
+    "unigram": 10.0,
+    "copy_last": 8.0,
+    "improving": False,
+    "preset": "notes-mlp",
+    "notes_ratio": 1.0,
+    "scale": 0.95,
+    "real_scale": 0.97,
+    "stuck": 0.0,
+    "real_stuck": 0.0,
+    "least_pace": 2.0,
+    "real_pace": 2.0,
+    "repeated": 0.1,
+    "real_repeated": 0.1,
+    "share": 0.1,
+    "held_out_share": 0.1,
+    "longest": 12,
+    "held_out_longest": 12,
+    "source": "a.mid",
+}
+VERDICTS = [
+    ({}, {"learning", "generalising", "close", "novel"}),
+    ({"held_out": 8.1, "train": 8.1}, {"untrained", "close", "novel"}),
+    ({"held_out": 7.0, "train": 2.0}, {"memorising", "close", "novel"}),
+    ({"risen": 0.1, "preset": None}, {"memorising", "close", "novel"}),
+    ({"improving": True}, {"learning", "generalising", "improving", "close", "novel"}),
+    ({"stuck": 0.5}, {"learning", "generalising", "frozen", "novel"}),
+    ({"stuck": 0.2, "long_stuck": "Its second half is silent."}, {"learning", "generalising", "frozen", "novel"}),
+    ({"stuck": 0.9, "real_stuck": 0.9, "long_stuck": "x."}, {"learning", "generalising", "close", "novel"}),
+    ({"least_pace": 0.2}, {"learning", "generalising", "fading", "novel"}),
+    ({"repeated": 0.9}, {"learning", "generalising", "looping", "novel"}),
+    ({"repeated": 0.9, "real_repeated": 0.7}, {"learning", "generalising", "close", "novel"}),
+    ({"notes_ratio": 2.0}, {"learning", "generalising", "noisy", "novel"}),
+    ({"notes_ratio": 0.4}, {"learning", "generalising", "sluggish", "novel"}),
+    ({"notes_ratio": 0.4, "stuck": 1.0}, {"learning", "generalising", "frozen", "novel"}),
+    ({"scale": 0.8}, {"learning", "generalising", "wandering", "novel"}),
+    ({"share": 0.3}, {"learning", "generalising", "close", "copying"}),
+    ({"share": 0.7, "held_out_share": 0.5}, {"learning", "generalising", "close", "novel"}),
+    ({"longest": LEAST_COPY + 1}, {"learning", "generalising", "close", "copying"}),
+    ({"longest": LEAST_COPY - 1, "held_out_longest": 2}, {"learning", "generalising", "close", "novel"}),
+    ({"longest": 40, "held_out_longest": 21}, {"learning", "generalising", "close", "novel"}),
+]
+
+
+@pytest.mark.parametrize(("change", "expected"), VERDICTS)
+def test_A12_every_verdict_on_notes_has_its_words(change, expected):
+    found = judge(NoteSigns(**(GOOD | change)))
+    assert {finding.name for finding in found} == expected
+    for finding in found:
+        assert finding.text.endswith(".")
+        assert bool(finding.advice) != (finding.name in ("learning", "generalising", "close", "novel"))
+
+
+def test_A12_a_verdict_on_notes_needs_only_the_nats():
+    assert {f.name for f in judge(NoteSigns(5.0, 4.9, 10.0, 8.0))} == {"learning", "generalising", "improving"}
+
+
+def test_A12_advice_names_the_preset_that_is_made_smaller():
+    (finding,) = judge(NoteSigns(7.0, 2.0, 10.0, 8.0, preset="roll-conv", hidden=256))
+    assert "--preset roll-conv --set architecture.hidden=128" in finding.advice
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_A12_report_on_notes_holds_every_figure(evaluated):
+    report = read(evaluated)
+    keys = {"model", "plan", "training", "held_out", "free_runs", "long_run", "novelty", "notes", "verdict", "beside"}
+    assert report.keys() == keys | {"seconds_taken"}
+    assert (report["model"]["hears"], report["model"]["preset"]) == ("notes", "notes-mlp")
+    assert (report["plan"]["seconds"], report["plan"]["prompt_seconds"]) == (20, 8)
+    assert report["free_runs"].keys() == {"excerpts", "real", "generated"}
+    measures = {"pitch_class_entropy", "scale_consistency", "groove_consistency", "notes_per_second", "mean_pitch"}
+    for side in ("real", "generated"):
+        assert report["free_runs"][side].keys() == measures | {"stuck"}
+    assert report["free_runs"]["real"]["scale_consistency"] == 1
+    run = report["long_run"]
+    assert len(run["notes_per_second_by_part"]) == 4
+    new = report["novelty"]
+    assert new["generated"].keys() == new["held_out"].keys() == {"share", "longest", "of"}
+    assert any("only 2 excerpts: --pieces" in note for note in report["notes"])
+    assert "novel" in names(report)
+    assert report["training"]["again"].endswith("notes-mlp.json --steps 24")
+
+
+def test_A12_bits_are_those_of_the_music_that_was_scored(evaluated, model):
+    """Every song scored by itself: nats of its steps over its time, less the share of the step that is only heard."""
+    predictor = Predictor.load(model)
+    nats = seconds = beats = steps = 0.0
+    for song in corpora(predictor, model)[1]:
+        codes = predictor.featurizer.encode(song)[None]
+        with torch.inference_mode():
+            costs, _ = predictor.model.nats(codes[:, :-1], codes[:, 1:], predictor.model.initial_state(1))
+        share = 1 - 1 / codes.shape[1]
+        nats, steps = nats + float(costs.sum()), steps + codes.shape[1] - 1
+        seconds, beats = seconds + share * song.seconds, beats + share * song.beats
+    found = read(evaluated)["held_out"]
+    assert found["frames"] == steps
+    assert found["model"]["nats_per_step"] == pytest.approx(nats / steps, rel=1e-4)
+    assert found["model"]["bits_per_second"] == pytest.approx(nats / seconds / math.log(2), rel=1e-4)
+    assert found["model"]["bits_per_beat"] == pytest.approx(nats / beats / math.log(2), rel=1e-4)
+
+
+def test_A12_page_on_notes_stands_alone_and_escapes_names(evaluated):
+    html = (evaluated / "report.html").read_text()
+    assert html.count("data:image/png;base64,") == 5
+    assert html.count("data:audio/flac;base64,") == 4
+    bare = re.sub(r"base64,[A-Za-z0-9+/=]+", "", html)
+    assert not re.search(r"https?:|<script|<link|@import|url\(|<b>\d", bare)
+    assert "&lt;b&gt;" in bare
+    assert "bits per beat" in bare
+    assert "notes per second" in bare
+
+
+def test_A12_models_of_sound_and_of_notes_stand_in_one_table(model, roll, trained, tmp_path):
+    flags = ["--pieces", "1", "--seconds", "2", "--prompt-seconds", "0.5", "--long", "0", "--quiet"]
+    out = tmp_path / "o"
+    assert main(["--meta", str(model), "--out", str(out), "--beside", str(trained), str(roll), *flags]) == 0
+    report = read(out)
+    sound, rolled = report["beside"]
+    assert (sound["model"]["hears"], rolled["model"]["hears"]) == ("sound", "notes")
+    assert sound["held_out"]["model"]["bits_per_beat"] is None
+    costs = rolled["held_out"]["model"]  # a step is a 16th
+    assert costs["bits_per_beat"] == pytest.approx(4 * costs["nats_per_step"] / math.log(2), rel=1e-3)
+    assert any("model is a model of sound" in note for note in report["notes"])
+    assert report["long_run"] is None
+    turned = report | sound | {"novelty": None, "beside": [rolled]}  # as if the model of sound had been asked for
+    for html in ((out / "report.html").read_text(), page(turned, {}, [])):
+        costs, runs = html.split("<h2>Free runs</h2>")
+        assert "squared MMD" in runs
+        assert "in one scale" in runs
+        assert cells("roll-conv (beside)", costs)[4:] == ["–"] * 2  # it has one level of the others' three
+        assert "–" not in cells("roll-conv (beside)", costs)[:4]
+        assert cells("roll-conv (beside)", runs)[:7] == ["–"] * 7
+        assert "–" not in cells("roll-conv (beside)", runs)[-3:]
+    assert cells("model (beside)", (out / "report.html").read_text())[2] == "–"
+
+
+@pytest.mark.parametrize(("pitches", "name"), [((60,), "frozen"), ((60, 61, 62, 63, 64), "wandering")])
+def test_A12_what_is_wrong_with_the_notes_is_said(model, monkeypatch, pitches, name):
+    def song(take, count):
+        prompt = take.prompt
+        more = [Tone(prompt.ticks + k * QUARTER, pitches[k % len(pitches)], QUARTER) for k in range(count)]
+        return replace(prompt, tones=(*prompt.tones, *more), ticks=prompt.ticks + count * QUARTER)
+
+    monkeypatch.setattr(SongTake, "song", song)
+    report = measured(model)
+    assert name in names(report)
+    assert (report["long_run"]["stuck"] is not None) == (name == "frozen")
+    assert report["free_runs"]["generated"]["stuck"] == (name == "frozen")
+
+
+def test_A12_a_tune_learned_by_heart_is_called_a_copy(tmp_path):
+    """The held-out tune begins like the one that was learned; who knows that one by heart goes on with it."""
+    learned, other = tune(0), tune(1)
+    seam = 16 * QUARTER
+    alike = learned.stretch(0, seam, "").tones
+    mixed = replace(other, tones=(*alike, *(t for t in other.tones if t.onset >= seam)))
+    music = folder_of(tmp_path / "music", {"a": learned, "b": mixed})
+    pair = Corpus((replace(learned, id="a.mid"), replace(mixed, id="b.mid")), ())
+    seed = next(seed for seed in range(99) if pair.split(0.25, seed)[1][0].id == "b.mid")
+    size = {"architecture__hidden": 64, "architecture__window": 8, "training__window": 64}
+    extra = size | {"training__seed": seed, "training__validate_every_steps": 999, "training__average_decay": 0.9}
+    report = measured(train_notes(tmp_path, music, "notes-mlp", 250, **extra))
+    assert "copying" in names(report)
+    assert report["novelty"]["generated"]["of"] == "a.mid"
+
+
+def test_A12_a_corpus_of_one_tune_is_evaluated(tmp_path):
+    music = folder_of(tmp_path / "music", {"one": tune(0, beats=200)})
+    report = measured(train_notes(tmp_path, music, "notes-mlp", 2))
+    assert report["model"]["held_out_pieces"] == 1
+    assert any("1 of 1 excerpts are shorter than 28 s" in note for note in report["notes"])
+    assert report["free_runs"]["excerpts"] == 1
+
+
+def test_A12_too_little_held_out_music_is_one_line(tmp_path, capsys):
+    music = folder_of(tmp_path / "music", {"one": tune(0, beats=30)})  # of which three beats are held out
+    meta = train_notes(tmp_path, music, "notes-mlp", 2)
+    capsys.readouterr()
+    assert main(["--meta", str(meta), "--out", str(tmp_path / "o"), *FLAGS]) == 2
+    error = capsys.readouterr().err
+    assert "hold more songs out" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "o").exists()

@@ -1,0 +1,148 @@
+"""Copies: planted ones are found in any key, with their length; music of its own is not accused."""
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from continuo.symbolic.song import Song, Tone
+from evaluation.ngrams import Copies, events
+
+
+def chance(seed: int, onsets: int, name: str = "") -> Song:
+    """Random chords at random distances of whole 12ths of a quarter."""
+    dice = random.Random(seed)
+    tones, now = [], 0
+    for _ in range(onsets):
+        for pitch in dice.sample(range(48, 84), dice.choice([1, 1, 2, 3, 4])):
+            tones.append(Tone(now, pitch, dice.choice([120, 240, 480])))
+        now += 40 * dice.choice([3, 4, 6, 8, 12])
+    return Song(name or f"song{seed}", "chance", tuple(sorted(tones)), now)
+
+
+def joined(*songs: Song) -> Song:
+    """Songs one after the other."""
+    tones, now = [], 0
+    for song in songs:
+        tones += [replace(t, onset=t.onset + now) for t in song.tones]
+        now += song.ticks
+    return Song("joined", "joined", tuple(sorted(tones)), now)
+
+
+def cut(song: Song, first: int, last: int) -> Song:
+    """Onsets `first` to `last`, the last excluded."""
+    onsets = [*sorted({t.onset for t in song.tones}), song.ticks]
+    return song.stretch(onsets[first], onsets[last], "cut")
+
+
+TRAINING = [chance(seed, 300) for seed in range(40)]
+COPIES = Copies(TRAINING)
+
+
+def slow_longest(song: Song, training: list[Song]) -> int:
+    """The longest common stretch, by the definition."""
+    best = 0
+    for other in map(events, training):
+        row = [0] * (len(other) + 1)
+        for event in events(song):
+            row = [0, *(row[k] + 1 if event == known else 0 for k, known in enumerate(other))]
+            best = max(best, *row)
+    return best
+
+
+@pytest.mark.parametrize("semitones", [0, 5, -7])
+def test_a_planted_copy_is_found_in_any_key(semitones):
+    planted = cut(TRAINING[17], 100, 150).transposed(semitones)
+    song = joined(chance(1000, 40), planted, chance(1001, 40))
+    assert COPIES.longest(song) == (49, "song17")  # 50 onsets are 49 steps from one to the next
+    assert COPIES.longest(planted) == (49, "song17")
+    assert COPIES.share(planted) == 1
+    assert COPIES.share(song) == pytest.approx((49 - 7) / (len(events(song)) - 7), abs=0.02)
+
+
+def test_a_change_within_it_breaks_a_copy():
+    tones = list(cut(TRAINING[3], 0, 60).tones)
+    k = next(k for k, t in enumerate(tones) if t.onset >= 40 * 12 * 15)
+    tones[k] = replace(tones[k], pitch=90)
+    found, name = COPIES.longest(Song("s", "s", tuple(sorted(tones)), 40_000))
+    assert name == "song3"
+    assert found < 58
+    assert slow_longest(Song("s", "s", tuple(sorted(tones)), 40_000), TRAINING[3:4]) == found
+
+
+def test_lengths_velocities_programs_and_percussion_do_not_count():
+    song = cut(TRAINING[5], 20, 60)
+    other = [replace(t, length=7, velocity=33, program=40) for t in song.tones]
+    drums = [Tone(k * 130, 36, 20, is_drum=True) for k in range(50)]
+    disguised = Song("s", "s", tuple(sorted(other + drums)), song.ticks)
+    assert COPIES.longest(disguised) == (39, "song5")
+
+
+def test_a_copy_moved_in_time_by_less_than_the_grid_is_found():
+    song = cut(TRAINING[8], 0, 40)
+    moved = replace(song, tones=tuple(replace(t, onset=t.onset + 17) for t in song.tones))
+    assert events(moved) == events(song)
+
+
+def test_music_of_its_own_has_almost_nothing_in_common():
+    for seed in range(2000, 2010):
+        song = chance(seed, 300)
+        assert COPIES.longest(song)[0] <= 4
+        assert COPIES.share(song) == 0
+        assert COPIES.share(song, n=1) > 0.05  # single steps are common property
+
+
+def test_stretches_do_not_go_on_from_one_training_song_into_the_next():
+    copies = Copies([cut(TRAINING[0], 0, 20), cut(TRAINING[0], 19, 40)])  # the steps of the second follow the first's
+    assert copies.longest(cut(TRAINING[0], 0, 40))[0] == 20
+
+
+def test_what_is_too_short():
+    assert COPIES.longest(Song("s", "s", (), 480)) == (0, "")
+    assert COPIES.longest(Song("s", "s", (Tone(0, 60, 480),), 480)) == (0, "")
+    assert math.isnan(COPIES.share(cut(TRAINING[0], 0, 8)))  # eight onsets, seven steps
+    assert COPIES.share(cut(TRAINING[0], 0, 9)) == 1
+    assert Copies([]).longest(TRAINING[0]) == (0, "")
+    assert Copies([]).share(TRAINING[0]) == 0
+    with pytest.raises(ValueError, match="at least 1 event, not 0"):
+        COPIES.share(TRAINING[0], n=0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.integers(1, 2), st.integers(0, 1)), max_size=12), min_size=1, max_size=4))
+def test_the_longest_stretch_is_that_of_the_definition(lines):
+    songs = []
+    for number, steps in enumerate(lines):
+        tones, now = [], 0
+        for step, pitch in steps:
+            now += step * 120
+            tones.append(Tone(now, 60 + pitch, 120))
+        songs.append(Song(f"s{number}", "", tuple(tones), now + 120))
+    *training, song = songs
+    found, name = Copies(training).longest(song)
+    assert found == slow_longest(song, training)
+    if found:
+        assert slow_longest(song, [s for s in training if s.id == name]) == found
+
+
+def test_each_event_is_looked_up_twice_at_most_even_where_everything_repeats():
+    """Counted in searches of the training text, each of which Python does in time linear in it."""
+
+    class Counted(str):
+        searches = 0
+
+        def __contains__(self, stretch):
+            Counted.searches += 1
+            return super().__contains__(stretch)
+
+    ticking = Song("tick", "", tuple(Tone(k * 120, 60, 120) for k in range(3000)), 360_000)
+    copies = Copies([*TRAINING, *[chance(s, 300, f"more{s}") for s in range(100, 200)], ticking])
+    copies._text = Counted(copies._text)
+    assert copies.longest(cut(ticking, 0, 500)) == (499, "tick")
+    assert copies.longest(chance(5000, 500))[0] < 6
+    assert Counted.searches <= 2 * 2 * 499
+    copies.share(chance(5001, 500))
+    assert Counted.searches <= 5 * 499

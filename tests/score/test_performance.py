@@ -1,0 +1,333 @@
+"""Scores as they are heard: every number here was computed by hand from the notation."""
+
+import json
+
+import pytest
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from notation import FIRST, PART, REPEAT, TOLERANCE_S, close, direction, ending, grace, lengths, note, onsets, score
+
+from continuo.score.notes import Note, Performance
+from continuo.score.performance import perform
+from continuo.score.repeats import Marks, playing_order
+
+DATA = ROOT / "tests" / "data"
+
+
+class TestTime:
+    def test_tempo_in_dotted_beats_and_changes(self, heard):
+        dotted = "<metronome><beat-unit>quarter</beat-unit><beat-unit-dot/><per-minute>40</per-minute></metronome>"
+        xml = score(note("C4", 4), direction(dotted) + note("D4", 2) + note("E4", 2), note("F4", 4))
+        close(heard(xml), (0, 60), (4, 62), (6, 64), (8, 65))  # 40 dotted quarters are 60 quarters
+
+    def test_sound_tempo_wins_over_the_printed_number(self, heard):
+        printed = "<metronome><beat-unit>quarter</beat-unit><per-minute>66</per-minute></metronome>"
+        xml = score(note("C4", 4), direction(printed, '<sound tempo="120"/>') + note("D4", 2) + note("E4", 2))
+        close(heard(xml), (0, 60), (4, 62), (5, 64))
+
+    def test_a_tempo_after_the_pick_up_holds_for_it_too(self, heard):
+        xml = score(note("G4"), direction("<words>Lento</words>", '<sound tempo="30"/>') + note("C5", 4)).replace(
+            '<sound tempo="60"/>', ""
+        )
+        close(heard(xml), (0, 67), (2, 72))
+
+    def test_pick_up_against_a_bar_long_rest(self, heard):
+        parts = PART + PART.replace("P1", "P2")
+        rest = '<note><rest measure="yes"/><duration>16</duration></note>'
+        second = f'<part id="P2"><measure number="0">{FIRST.format(qpm=60)}{rest}</measure>'
+        second += f'<measure number="1">{note("C3", 4)}</measure></part></score-partwise>'
+        xml = score(note("G4"), note("C5", 4), parts=parts).replace("</score-partwise>", second)
+        close(heard(xml), (0, 67), (1, 48), (1, 72))
+
+    def test_staves_in_metres_of_their_own_stay_together(self, heard):
+        parts = PART + PART.replace("P1", "P2")
+        other = FIRST.format(qpm=60).replace("<beats>4</beats><beat-type>4", "<beats>12</beats><beat-type>8")
+        dotted = "".join(note("C5", 1.5) for _ in range(4))
+        bars = "".join(f'<measure number="{k}">{other if k == 1 else ""}{dotted}</measure>' for k in (1, 2))
+        bottom = note("C3", 4)
+        third = f'<part id="P3"><measure number="1">{FIRST.format(qpm=60)}{bottom}</measure>'
+        third += f'<measure number="2">{bottom}</measure></part>'
+        xml = score(note("C3", 4), note("D3", 4), parts=parts + PART.replace("P1", "P3"))
+        xml = xml.replace("</score-partwise>", f'<part id="P2">{bars}</part>{third}</score-partwise>')
+        assert [o for o, p in onsets(heard(xml)) if p == 72] == [0, 1, 2, 3, 4, 5, 6, 7]
+
+    def test_tuplets(self, heard):
+        three = "<time-modification><actual-notes>3</actual-notes><normal-notes>2</normal-notes></time-modification>"
+        xml = score("".join(note("C4", 0.5, after=three) for _ in range(3)) + note("D4"), qpm=60)
+        xml = xml.replace("<divisions>4", "<divisions>6")  # now an eighth of 2 is a third of a quarter
+        close(heard(xml), (0, 60), (1 / 3, 60), (2 / 3, 60), (1, 62))
+
+    def test_expressive_alone_lets_words_and_fermatas_change_the_beat(self, heard):
+        fermata = note("D4", 2, inside="<fermata/>") + note("E4", 2)
+        xml = score(direction("<words>rit.</words>") + note("C4", 4), fermata, note("F4", 4))
+        plain = heard(xml)
+        close(plain, (0, 60), (4, 62), (6, 64), (8, 65))
+        assert any("rit." in w for w in plain.warnings)
+        assert any("fermata" in w for w in plain.warnings)
+        moved = heard(xml, expressive=True)
+        assert moved.notes[1].onset_s > 4.3
+        assert moved.notes[2].onset_s - moved.notes[1].onset_s > 3.4  # 2 s, stretched by 1.75
+        assert not moved.warnings
+
+    def test_the_last_fermata_sounds_on(self, heard):
+        assert lengths(heard(score(note("C4", 4, inside="<fermata/>")))) == [7.0]
+
+
+class TestOrder:
+    def test_repeat_with_endings(self, heard):
+        start, stop = ending("1", repeat=True)
+        last, end = ending("2", repeat=False)
+        xml = score(note("C4", 4), start + note("D4", 4) + stop, last + note("E4", 4) + end)
+        close(heard(xml), (0, 60), (4, 62), (8, 60), (12, 64))
+
+    def test_ending_for_two_passes(self, heard):
+        start, stop = ending("1, 2", repeat=True)
+        last, end = ending("3", repeat=False)
+        xml = score(note("C4", 4), start + note("D4", 4) + stop, last + note("E4", 4) + end)
+        assert [p for _, p in onsets(heard(xml))] == [60, 62, 60, 62, 60, 64]
+
+    def test_da_capo_al_fine_does_not_repeat_again(self, heard):
+        fine = direction("<words>Fine</words>")
+        xml = score(
+            note("C4", 4) + REPEAT, note("D4", 4) + fine, note("E4", 4) + direction("<words>D.C. al Fine</words>")
+        )
+        assert [p for _, p in onsets(heard(xml))] == [60, 60, 62, 64, 60, 62]
+
+    def test_dal_segno_al_coda_by_sound_alone(self, heard):
+        xml = score(
+            note("C4", 4),
+            direction("<segno/>", '<sound segno="s"/>')
+            + note("D4", 4)
+            + direction("<other-direction/>", '<sound tocoda="c"/>'),
+            note("E4", 4) + direction("<other-direction/>", '<sound dalsegno="s"/>'),
+            direction("<coda/>", '<sound coda="c"/>') + note("F4", 4),
+        )
+        assert [p for _, p in onsets(heard(xml))] == [60, 62, 64, 62, 65]
+
+    def test_a_tie_over_a_repeat_sign_finds_the_note_that_follows(self, heard):
+        tied = note("C4", 4, after='<tie type="start"/>')
+        xml = score(note("C4", 2, after='<tie type="stop"/>') + note("E4", 2), tied + REPEAT)
+        performance = heard(xml)
+        close(performance, (0, 60), (2, 64), (4, 60), (10, 64), (12, 60))
+        assert performance.notes[2].duration_s == pytest.approx(6)
+
+    @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3), st.sampled_from(["", "capo", "segno"])), max_size=8))
+    @settings(max_examples=200, deadline=None)
+    def test_every_order_ends_and_plays_the_last_bar_or_stops_at_a_fine(self, bars):
+        marks = [Marks(starts=s, times=t, jump=j) for s, t, j in bars]
+        order = playing_order(marks)
+        assert set(order) == set(range(len(marks)))
+
+    def test_repeats_without_end_are_refused(self):
+        with pytest.raises(ValueError, match="more than 20000 bars"):
+            playing_order([Marks() for _ in range(300)] + [Marks(times=99)])
+
+
+class TestPitch:
+    def test_transposing_instrument_sounds_where_it_sounds(self, heard):
+        transpose = "<transpose><diatonic>-1</diatonic><chromatic>-2</chromatic></transpose></attributes>"
+        xml = score(note("D5", 4)).replace("</attributes>", transpose, 1)
+        close(heard(xml), (0, 72))
+
+    def test_quarter_tones_and_ottava(self, heard):
+        up = direction('<octave-shift type="down" size="8"/>')
+        xml = score(up + note("C5", 2) + note("D4", 2).replace("<alter>0", "<alter>0.5"))
+        close(heard(xml), (0, 72), (2, 62.5))  # MusicXML writes sounding octaves under 8va
+
+    def test_chord_and_voices(self, heard):
+        chord = note("C4", 4) + note("E4", 4, before="<chord/>")
+        second = "<backup><duration>16</duration></backup>" + note("R", 2) + note("C3", 2)
+        close(heard(score(chord + second)), (0, 60), (0, 64), (2, 48))
+
+    def test_cue_notes_are_silent(self, heard):
+        close(heard(score(note("C4", 2, before="<cue/>") + note("D4", 2))), (2, 62))
+
+    def test_percussion_by_instrument_number_and_by_place(self, heard):
+        part = (
+            '<score-part id="P1"><part-name>Drums</part-name><score-instrument id="A"><instrument-name>x'
+            '</instrument-name></score-instrument><midi-instrument id="A"><midi-channel>10</midi-channel>'
+            "<midi-unpitched>57</midi-unpitched></midi-instrument></score-part>"
+        )
+        hit = note("G5").replace("<pitch><step>G</step><alter>0</alter><octave>5</octave></pitch>", "{}")
+        place = "<unpitched><display-step>G</display-step><display-octave>5</display-octave></unpitched>"
+        named = hit.format(place).replace("</duration>", '</duration><instrument id="A"/>')
+        performance = heard(score(named + hit.format(place) + note("R", 2), parts=part))
+        assert [(n.pitch, n.is_drum) for n in performance.notes] == [(56, True), (42, True)]
+
+    def test_programs_by_number_name_and_technique(self, heard):
+        part = PART.replace("Piano", "Violoncello")
+        pizz = (
+            note("C3")
+            + direction("<words>pizz.</words>")
+            + note("D3")
+            + direction("<words>arco</words>")
+            + note("E3", 2)
+        )
+        assert [n.program for n in heard(score(pizz, parts=part)).notes] == [42, 45, 42]
+
+
+class TestOrnaments:
+    def test_slashed_grace_is_crushed_on_the_beat(self, heard):
+        performance = heard(score(note("C4", 2) + grace("D5", ' slash="yes"') + note("C5", 2)))
+        close(performance, (0, 60), (2, 74), (2.065, 72))
+        assert performance.notes[1].velocity < performance.notes[2].velocity
+
+    def test_unslashed_grace_takes_half_and_of_a_dotted_note_two_thirds(self, heard):
+        dotted = note("C5", 3).replace("</note>", "<type>half</type><dot/></note>")
+        close(heard(score(grace("D5") + note("C5", 2) + note("R", 2))), (0, 74), (1, 72))
+        close(heard(score(grace("D5") + dotted + note("R"))), (0, 74), (2, 72))
+
+    def test_several_graces_are_quick_whether_slashed_or_not(self, heard):
+        close(heard(score(grace("D5") + grace("E5") + note("C5", 4))), (0, 74), (0.065, 76), (0.13, 72))
+
+    def test_graces_beside_a_trill_move_with_it(self, heard):
+        trill = note("E5", 1, inside="<ornaments><trill-mark/></ornaments>")
+        performance = heard(score(grace("F5") + trill + grace("D5") + grace("E5") + note("R", 3)))
+        ending = [(6 / 8, 74), (7 / 8, 76)]
+        close(performance, (0, 77), *[(k / 8, 76 + (k - 1) % 2) for k in range(1, 6)], *ending)
+
+    def test_neighbours_keep_the_accidentals_of_the_bar(self, heard):
+        turn = note("E5", 2, inside="<ornaments><turn/></ornaments>")
+        assert [n.pitch for n in heard(score(note("F#5") + note("D4") + turn)).notes][2:] == [78, 76, 74, 76]
+        assert [n.pitch for n in heard(score(note("F#5", 4), turn + note("R", 2))).notes][1:] == [77, 76, 74, 76]
+
+    def test_trills_of_slow_music_are_not_slow(self, heard):
+        trill = note("E5", 1, inside="<ornaments><trill-mark/></ornaments>") + note("R", 3)
+        performance = heard(score(trill, qpm=40))
+        assert performance.notes[1].onset_s == pytest.approx(1.5 / 16)
+
+    def test_grace_notes_after_the_note_end_with_it(self, heard):
+        close(heard(score(note("C5", 4) + grace("B4") + grace("C5"))), (0, 72), (3.87, 71), (3.935, 72))
+
+    def test_trill_alternates_with_the_scale_and_ends_on_the_main_note(self, heard):
+        performance = heard(score(note("E5", 1, inside="<ornaments><trill-mark/></ornaments>") + note("R", 3)))
+        close(performance, *[(k / 8, 76 + k % 2) for k in range(7)])  # E and F, 32nds of 1/8 s
+
+    @pytest.mark.parametrize(
+        ("mark", "pitches"),
+        [
+            ("mordent", [72, 71, 72]),
+            ("inverted-mordent", [72, 74, 72]),
+            ("turn", [74, 72, 71, 72]),
+            ("inverted-turn", [71, 72, 74, 72]),
+        ],
+    )
+    def test_patterns(self, heard, mark, pitches):
+        performance = heard(score(note("C5", 4, inside=f"<ornaments><{mark}/></ornaments>")))
+        close(performance, *[(k / 8, pitch) for k, pitch in enumerate(pitches)])
+
+    def test_accidental_of_an_ornament(self, heard):
+        sharp = "<ornaments><mordent/><accidental-mark>flat</accidental-mark></ornaments>"
+        assert [n.pitch for n in heard(score(note("C5", 4, inside=sharp))).notes] == [72, 70, 72]
+
+    def test_tremolo_on_one_note_and_between_two(self, heard):
+        single = note("C4", 1, inside='<ornaments><tremolo type="single">2</tremolo></ornaments>') + note("R", 3)
+        close(heard(score(single)), *[(k / 4, 60) for k in range(4)])
+        start, stop = (f'<ornaments><tremolo type="{t}">1</tremolo></ornaments>' for t in ("start", "stop"))
+        pair = note("C4", 1, inside=start) + note("E4", 1, inside=stop) + note("R", 2)
+        close(heard(score(pair)), (0, 60), (0.5, 64), (1, 60), (1.5, 64))
+
+    def test_arpeggio_rises_from_the_beat_and_holds(self, heard):
+        chord = "".join(
+            note(p, 4, before="<chord/>" * (k > 0), inside="<arpeggiate/>") for k, p in enumerate(("C4", "E4", "G4"))
+        )
+        performance = heard(score(chord))
+        close(performance, (0, 60), (1 / 15, 64), (2 / 15, 67))
+        assert {round(n.onset_s + n.duration_s, 3) for n in performance.notes} == {4.0}
+
+    def test_glissando_touches_every_key(self, heard):
+        start, stop = (f'<glissando type="{t}" number="1"/>' for t in ("start", "stop"))
+        xml = score(note("C4", 2, inside=start) + note("E4", 2, inside=stop))
+        close(heard(xml), (0, 60), (0.5, 61), (1, 62), (1.5, 63), (2, 64))
+
+
+class TestTouch:
+    def test_articulations_shorten_and_stress(self, heard):
+        def marked(name: str) -> str:
+            return f"<articulations><{name}/></articulations>"
+
+        xml = score(
+            note("C4", 1, inside=marked("staccato")) + note("C4", 1, inside=marked("tenuto")) + note("C4", 2),
+            note("C4", 2, inside=marked("accent")) + note("C4", 2, inside=marked("strong-accent")),
+            note("C4", 2, inside=marked("staccatissimo")) + note("C4", 2, inside=marked("breath-mark")),
+        )
+        performance = heard(xml)
+        assert lengths(performance) == [0.5, 1.0, 2.0, 2.0, 1.7, 0.6, 1.8]
+        velocities = [n.velocity for n in performance.notes]
+        assert velocities == [80, 84, 80, 98, 108, 80, 80]
+
+    def test_slur_joins_and_makes_a_staccato_portato(self, heard):
+        begin, end = '<slur type="start" number="1"/>', '<slur type="stop" number="1"/>'
+        dot = "<articulations><staccato/></articulations>"
+        xml = score(note("C4", inside=begin) + note("D4", inside=dot) + note("E4", inside=end) + note("F4"))
+        assert lengths(heard(xml)) == [1.03, 0.75, 1.0, 1.0]
+
+    def test_dynamics_hairpin_and_single_stress(self, heard):
+        p, f, sfz = (direction(f"<dynamics><{d}/></dynamics>") for d in ("p", "f", "sfz"))
+        begin, end = direction('<wedge type="crescendo"/>'), direction('<wedge type="stop"/>')
+        xml = score(
+            p + note("C4", 4),
+            begin + "".join(note("C4") for _ in range(4)) + end,
+            f + note("C4", 4),
+            sfz + note("C4", 2) + note("C4", 2),
+        )
+        assert [n.velocity for n in heard(xml).notes] == [48, 48, 60, 72, 84, 96, 120, 96]
+
+    def test_cresc_in_words_grows_to_the_next_dynamic(self, heard):
+        p, f = (direction(f"<dynamics><{d}/></dynamics>") for d in ("p", "f"))
+        xml = score(p + direction("<words>cresc.</words>") + "".join(note("C4") for _ in range(4)), f + note("C4", 4))
+        assert [n.velocity for n in heard(xml).notes] == [48, 60, 72, 84, 96]
+
+    def test_pedal_holds_and_its_change_lets_go(self, heard):
+        pedal = {t: direction(f'<pedal type="{t}" line="yes"/>') for t in ("start", "change", "stop")}
+        xml = score(
+            pedal["start"] + note("C4") + note("D4") + pedal["change"] + note("E4") + note("F4") + pedal["stop"],
+            note("G4", 4),
+        )
+        assert lengths(heard(xml)) == [2.0, 1.0, 2.0, 1.0, 4.0]
+
+
+class TestPage:
+    def test_the_page(self, tmp_path, monkeypatch):
+        """One hand-written page of everything that one piece can hold, its expected sound beside it."""
+        expected = json.loads((DATA / "page.json").read_text())
+        performance = perform(DATA / "page.musicxml")
+        assert performance.seconds == pytest.approx(expected["seconds"], abs=TOLERANCE_S)
+        assert not performance.warnings
+        notes = [note for bar in expected["bars"].values() for note in bar]
+        for n, (onset_s, duration_s, *rest) in zip(performance.notes, notes, strict=True):
+            assert n.onset_s == pytest.approx(onset_s, abs=TOLERANCE_S)
+            assert n.duration_s == pytest.approx(duration_s, abs=TOLERANCE_S)
+            assert [n.pitch, n.velocity, n.program, n.is_drum] == rest
+        assert max(n.onset_s + n.duration_s for n in performance.notes) <= performance.seconds
+
+
+NOTES = st.builds(
+    Note,
+    onset_s=st.floats(0, 100),
+    duration_s=st.floats(0.01, 10),
+    pitch=st.floats(0, 127),
+    velocity=st.integers(1, 127),
+    program=st.integers(0, 127),
+    is_drum=st.booleans(),
+)
+
+
+class TestPerformance:
+    @given(st.lists(NOTES, max_size=20), st.floats(0, 1000))
+    def test_dictionary_is_lossless(self, notes, seconds):
+        performance = Performance(tuple(notes), seconds, ("a",))
+        assert Performance.from_dict(json.loads(json.dumps(performance.to_dict()))) == performance
+
+    def test_changes_leave_drums_alone(self):
+        performance = Performance((Note(1, 1, 36, 80, 0, True), Note(1, 2, 60, 80, 5, False)), 4.0)
+        assert [n.pitch for n in performance.transposed(2).notes] == [36, 62]
+        assert [n.program for n in performance.with_program(40).notes] == [0, 40]
+        quick = performance.faster(2)
+        assert (quick.notes[1].onset_s, quick.notes[1].duration_s, quick.seconds) == (0.5, 1.0, 2.0)
+        for bad in (0, -1, float("nan"), float("inf")):
+            with pytest.raises(ValueError, match="tempo factor"):
+                performance.faster(bad)
+        with pytest.raises(ValueError, match="0 to 127"):
+            performance.with_program(128)

@@ -1,0 +1,351 @@
+"""What is found, what is skipped and why, what is cached, how it is split."""
+
+import os
+import resource
+import signal
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import RATE_HZ, melody
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import corpus
+from continuo.audio.files import MADE_BY_A_MODEL, StoredSamples, decode_blocks, write_wav
+from continuo.audio.piece import CUT_SHORT, Piece, check_audible
+from continuo.model.metadata import CodebookSection, CorpusSection
+from continuo.system import cache
+from continuo.system.progress import Display
+from dataset import AudioDataset
+from featurizer import CodebookFeaturizer
+from web import preview
+
+
+def section(path, **keys) -> CorpusSection:
+    return CorpusSection(path=str(path), sample_rate_hz=RATE_HZ, **keys)
+
+
+def test_A01_every_audio_file_is_found_and_every_skip_is_reported(tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for number, name in enumerate(["a.WAV", "deep/b.Flac", "deep/er/c.ogg", "d.AIFF", "e.Mp3"]):
+        kind = name.rsplit(".", 1)[1].lower()
+        soundfile.write(tmp_path / name, melody(number, rate_hz=22050), 22050, format=kind)
+    (tmp_path / "notes.txt").write_text("not music")
+    (tmp_path / "cover.m4a").write_bytes(b"x")
+    (tmp_path / "broken.ogg").write_bytes(b"OggS nothing")
+    soundfile.write(tmp_path / "silence.wav", np.zeros(RATE_HZ * 2), RATE_HZ)
+    soundfile.write(tmp_path / "blip.wav", np.ones(50), RATE_HZ)
+    soundfile.write(tmp_path / "nan.wav", np.full(RATE_HZ, np.nan), RATE_HZ, subtype="FLOAT")
+    loaded = corpus.load(section(tmp_path))
+    assert [piece.id for piece in loaded.pieces] == ["a.WAV", "d.AIFF", "deep/b.Flac", "deep/er/c.ogg", "e.Mp3"]
+    reasons = dict(loaded.skipped)
+    assert "cannot be decoded" in reasons["broken.ogg"]
+    assert "silent" in reasons["silence.wav"]
+    assert "too short" in reasons["blip.wav"]
+    assert "not numbers" in reasons["nan.wav"]
+    assert "convert it" in reasons["cover.m4a"]
+    assert reasons["1 file"] == ".txt: neither audio nor a score"
+    (tmp_path / "more.txt").write_text("not music")
+    found = corpus.load(section(tmp_path, exclude=("blip", "nan", "silence")))
+    assert dict(found.skipped)["3 files"] == "filtered out by corpus.include or corpus.exclude"
+    assert found.left_out == 3 + 2 + len(["broken.ogg", "cover.m4a"])
+
+
+def test_what_is_refused_is_not_skipped_too(tmp_path, capsys):
+    (tmp_path / "text.wav").write_text("no sound")
+    assert corpus.main([str(tmp_path / "text.wav")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_A01_audio_comes_at_the_models_rate_mono(tmp_path):
+    tone = 0.3 * np.sin(2 * np.pi * 500 * np.arange(48000) / 48000)
+    soundfile.write(tmp_path / "tone.wav", np.stack([tone, tone, 0 * tone], axis=1), 48000)
+    (piece,) = corpus.load(section(tmp_path)).pieces
+    assert np.asarray(piece.samples).dtype == np.float32
+    assert len(piece.samples) == RATE_HZ
+    middle = np.asarray(piece.samples[2000:6000])
+    expected = 0.2 * np.sin(2 * np.pi * 500 * np.arange(2000, 6000) / RATE_HZ)
+    np.testing.assert_allclose(middle, expected, atol=2e-3)
+
+
+def test_include_and_exclude_are_unicode_patterns(tmp_path):
+    for number, name in enumerate(["Ελλάδα.wav", "Sonata.wav", "Sonata (live).wav"]):
+        soundfile.write(tmp_path / name, melody(number), RATE_HZ)
+    names = lambda **keys: [p.id for p in corpus.load(section(tmp_path, **keys)).pieces]  # noqa: E731
+    assert names(include=(r"\p{Greek}",)) == ["Ελλάδα.wav"]
+    assert names(exclude=(r"\(live\)", r"^\p{Greek}")) == ["Sonata.wav"]
+    with pytest.raises(ValueError, match=r"corpus\.include: '\(' is not a regular expression"):
+        names(include=("(",))
+
+
+def test_what_is_no_file_is_listed(tmp_path):
+    soundfile.write(tmp_path / "a.wav", melody(0), RATE_HZ)
+    (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    (tmp_path / "away").symlink_to(tmp_path.parent)
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert dict(corpus.load(section(tmp_path)).skipped) == {
+        "away": "a link to a folder is not followed",
+        "gone.wav": "a link that leads nowhere",
+        "pipe.wav": "neither a file nor a folder",
+    }
+
+
+def test_the_same_recording_twice_is_heard_once(tmp_path):
+    soundfile.write(tmp_path / "a.wav", melody(0), RATE_HZ)
+    (tmp_path / "copy.wav").write_bytes((tmp_path / "a.wav").read_bytes())
+    loaded = corpus.load(section(tmp_path))
+    assert len(loaded.pieces) == 1
+    assert loaded.skipped == (("copy.wav", "the same content as a.wav"),)
+
+
+def test_numbers_that_are_none_are_found_wherever_they_hide():
+    audio = np.full(3 * 2**20, 0.1, np.float32)
+    for place in (0, 2**20 + 5, len(audio) - 1):
+        bad = audio.copy()
+        bad[place] = np.nan
+        with pytest.raises(ValueError, match="not numbers"):
+            check_audible(bad, RATE_HZ, least_samples=10, source="it")
+    check_audible(audio, RATE_HZ, least_samples=10, source="it")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"), [(None, "neither a folder"), ("empty", "nothing to hear"), ("text", "nothing to hear")]
+)
+def test_an_empty_corpus_is_an_error(tmp_path, make, words):
+    folder = tmp_path / "music"
+    if make:
+        folder.mkdir()
+    if make == "text":
+        (folder / "readme.txt").write_text("no music here")
+    with pytest.raises(ValueError, match=words):
+        corpus.load(section(folder))
+
+
+def test_of_many_bad_files_three_are_named_and_the_rest_counted(tmp_path):
+    for number in range(5):
+        (tmp_path / f"{number}.wav").write_text("no music here")
+    with pytest.raises(ValueError, match=r"0\.wav: .*2\.wav: .*; and 2 more$"):
+        corpus.load(section(tmp_path))
+
+
+def test_cache_serves_the_second_run_survives_damage_and_can_be_cleared(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CONTINUO_CACHE", str(tmp_path / "cache"))
+    music = tmp_path / "music"
+    music.mkdir()
+    soundfile.write(music / "a.wav", melody(1), RATE_HZ)
+    first = np.array(corpus.load(section(music)).pieces[0].samples)
+
+    def refuse(*_):
+        raise AssertionError("decoded again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus, "decode_blocks", refuse)
+        (piece,) = corpus.load(section(music)).pieces
+        assert isinstance(piece.samples, StoredSamples)
+        np.testing.assert_array_equal(piece.samples, first)
+    (stored,) = (tmp_path / "cache").rglob("*.f32")
+    stored.write_bytes(stored.read_bytes()[:100])
+    np.testing.assert_array_equal(corpus.load(section(music)).pieces[0].samples, first)
+    assert cache.size_bytes() > first.nbytes
+    assert corpus.main(["--clear-cache"]) == 0
+    assert "freed" in capsys.readouterr().out
+    assert cache.size_bytes() == 0
+
+
+def test_a_changed_file_is_decoded_anew(tmp_path):
+    soundfile.write(tmp_path / "a.wav", melody(1), RATE_HZ)
+    before = np.array(corpus.load(section(tmp_path)).pieces[0].samples)
+    soundfile.write(tmp_path / "a.wav", melody(2), RATE_HZ)
+    after = np.array(corpus.load(section(tmp_path)).pieces[0].samples)
+    assert not np.array_equal(before, after)
+
+
+def test_a_changed_file_is_prepared_again_alone(tmp_path, monkeypatch):
+    """Of four recordings one is changed and another only touched: one is decoded; the others come from the cache."""
+    for number in range(4):
+        soundfile.write(tmp_path / f"{number}.wav", melody(number + 40), RATE_HZ)
+    decoded = []
+
+    def counting(path, rate_hz):
+        decoded.append(path.name)
+        return decode_blocks(path, rate_hz)
+
+    monkeypatch.setattr(corpus, "decode_blocks", counting)
+    before = corpus.load(section(tmp_path)).pieces
+    assert sorted(decoded) == ["0.wav", "1.wav", "2.wav", "3.wav"]
+    decoded.clear()
+    soundfile.write(tmp_path / "2.wav", melody(50), RATE_HZ)
+    os.utime(tmp_path / "1.wav", (1, 1))
+    after = corpus.load(section(tmp_path)).pieces
+    assert decoded == ["2.wav"]
+    assert [a.key == b.key for a, b in zip(before, after, strict=True)] == [True, True, False, True]
+
+
+def test_a_corpus_keeps_no_file_open(tmp_path):
+    """More pieces than the process may have files open: they are read, and encoded, all the same."""
+    for number in range(24):
+        soundfile.write(tmp_path / f"{number}.wav", melody(number, seconds=0.6), RATE_HZ)
+    corpus.load(section(tmp_path))  # so that what is imported and opened once is open already
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len([*Path("/dev/fd").iterdir()]) + 12, hard))
+    try:
+        pieces = corpus.load(section(tmp_path)).pieces
+        featurizer = CodebookFeaturizer(
+            CodebookSection(kind="codebook", n_fft=256, hop=64, components=8, levels=2, centroids=8), RATE_HZ
+        )
+        featurizer.fit(pieces, seed=0, advance=lambda words: None)
+        dataset = AudioDataset(pieces, featurizer, window=16)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(dataset.pieces) == 24
+
+
+def test_stored_samples_are_read_like_an_array(tmp_path):
+    """Slices of slices, beyond the ends too, and nothing is read before it is asked for."""
+    array = np.arange(1000, dtype=np.float32)
+    (tmp_path / "a.f32").write_bytes(array.tobytes())
+    stored = StoredSamples(tmp_path / "a.f32")
+    for part in (slice(None), slice(10, 20), slice(-5, None), slice(990, 2000), slice(7, 3), slice(0, 0)):
+        np.testing.assert_array_equal(np.asarray(stored[part]), array[part])
+        assert len(stored[part]) == len(array[part])
+    np.testing.assert_array_equal(np.square(stored[100:900][50:-700]), np.square(array[150:200]))
+    later = stored[5:8]
+    (tmp_path / "a.f32").write_bytes((array + 1).tobytes())
+    assert np.asarray(later).tolist() == [6, 7, 8]
+
+
+def test_ctrl_c_while_a_long_file_is_decoded_leaves_at_once_and_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONTINUO_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "music").mkdir()
+    for number in range(40):
+        soundfile.write(tmp_path / "music" / f"{number}.wav", melody(number, seconds=0.6), RATE_HZ)
+    begun, pressed = threading.Event(), []
+
+    def endless(path, rate_hz):
+        begun.set()
+        for _ in range(600):  # a minute, then it would go on to the next file
+            time.sleep(0.1)
+            yield np.ones(RATE_HZ, np.float32)
+
+    def interrupt():
+        begun.wait(30)
+        time.sleep(0.5)  # every worker is at it
+        pressed.append(time.monotonic())
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    monkeypatch.setattr(corpus, "decode_blocks", endless)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        corpus.load(section(tmp_path / "music"))
+    assert time.monotonic() - pressed[0] < 5
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+def test_split_is_by_piece_seeded_and_complete(music_folder):
+    loaded = corpus.load(section(music_folder))
+    train, held_out = loaded.split(0.25, seed=3)
+    assert {p.id for p in train} | {p.id for p in held_out} == {p.id for p in loaded.pieces}
+    assert not {p.id for p in train} & {p.id for p in held_out}
+    assert len(held_out) == 1
+    assert [p.id for p in loaded.split(0.25, seed=3)[1]] == [held_out[0].id]
+    assert len({loaded.split(0.25, seed=s)[1][0].id for s in range(20)}) > 1
+
+
+@given(
+    lengths=st.lists(st.floats(0.5, 3600), min_size=2, max_size=40),
+    share=st.floats(0.01, 0.5),
+    seed=st.integers(0, 99),
+)
+@example(lengths=[3.0, 4.0] + [80.0] * 16, share=0.1, seed=0)
+def test_split_holds_out_music_enough_where_lengths_differ(lengths, share, seed):
+    """By number alone two of eighteen pieces were held out that lasted seconds, and nothing said."""
+    pieces = [SimpleNamespace(id=str(number), seconds=length) for number, length in enumerate(lengths)]
+    train, held_out = corpus.Corpus(tuple(pieces), ()).split(share, seed)
+    assert sorted([*train, *held_out], key=lambda p: int(p.id)) == pieces
+    assert train
+    assert held_out
+    wanted, held_s = share * sum(lengths), sum(piece.seconds for piece in held_out)
+    assert held_s >= wanted / 2 or len(train) == 1
+    longest = max(piece.seconds for piece in held_out)
+    assert held_s <= max(sum(lengths) / 2, wanted * 3 / 2) + 1e-6 or longest <= min(piece.seconds for piece in train)
+
+
+def test_a_lone_recording_is_split_in_time(tmp_path):
+    soundfile.write(tmp_path / "only.wav", melody(0, seconds=10), RATE_HZ)
+    loaded = corpus.load(section(tmp_path))
+    (train,), (held_out,) = loaded.split(0.1, seed=0)
+    assert len(train.samples) + len(held_out.samples) == len(loaded.pieces[0].samples)
+    assert train.gain == held_out.gain == loaded.pieces[0].gain
+
+
+def test_reading_outside_a_piece_gives_silence():
+    piece = Piece.from_samples(np.ones(10), RATE_HZ)
+    read = piece.read(-3, 13) / piece.gain
+    np.testing.assert_allclose(read, [0] * 3 + [1] * 10 + [0] * 3, rtol=1e-6)
+    assert len(piece.read(20, 25)) == len(piece.read(-9, -4)) == 5
+    assert not piece.read(20, 25).any()
+
+
+def test_A11_embedded_chorales_are_rendered_with_no_data_of_the_users():
+    loaded = corpus.load(CorpusSection(sample_rate_hz=RATE_HZ, program=0, pieces=3), seed=1)
+    assert len(loaded.pieces) == 3
+    for piece in loaded.pieces:
+        assert piece.id.startswith("bwv")
+        assert 10 < piece.seconds < 300
+        assert piece.loudness_db > -45
+    other = corpus.load(CorpusSection(sample_rate_hz=RATE_HZ, program=0, pieces=3), seed=2)
+    assert {p.id for p in other.pieces} != {p.id for p in loaded.pieces}
+
+
+def test_what_is_cut_short_is_heard_as_far_as_it_goes_and_said(tmp_path, capsys):
+    write_wav(tmp_path / "whole.wav", [melody(1)], RATE_HZ)
+    write_wav(tmp_path / "cut.wav", [melody(2)], RATE_HZ)
+    content = (tmp_path / "cut.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(content[: len(content) // 2])
+    for _ in range(2):  # read, then from the cache
+        cut, whole = corpus.load(section(tmp_path), display=Display()).pieces
+        assert (cut.cut_short, cut.ends, whole.cut_short, whole.ends) == (True, False, False, True)
+        assert cut.seconds == pytest.approx(whole.seconds / 2, rel=0.2)
+        said = capsys.readouterr().err
+        assert said.splitlines()[-1].startswith("cut.wav is cut short: its file holds less than it promises")
+        assert "whole.wav" not in said
+    assert preview.look(tmp_path / "cut.wav", tmp_path, 400)["warnings"] == [CUT_SHORT]
+    assert preview.look(tmp_path / "whole.wav", tmp_path, 400)["warnings"] == []
+
+
+def test_what_lies_over_full_scale_is_said(tmp_path, capsys):
+    """Integers that were saved as floats: all that goes on like them clips."""
+    soundfile.write(tmp_path / "loud.wav", melody(1) * 30_000, RATE_HZ, subtype="FLOAT")
+    write_wav(tmp_path / "usual.wav", [melody(2)], RATE_HZ)
+    loud, usual = corpus.load(section(tmp_path), display=Display()).pieces
+    assert loud.loudness_db > 60
+    assert usual.remarks == []
+    said = capsys.readouterr().err
+    assert f"loud.wav lies {loud.loudness_db:.0f} dB over full scale, and what goes on like it will clip" in said
+    assert "usual.wav" not in said
+
+
+def test_an_mp3_without_sound_is_not_said_to_be_missing(tmp_path):
+    (tmp_path / "noise.mp3").write_bytes(np.random.default_rng(0).bytes(20_000))
+    write_wav(tmp_path / "a.wav", [melody(2)], RATE_HZ)
+    ((name, reason),) = corpus.load(section(tmp_path)).skipped
+    assert name == "noise.mp3"
+    assert "exist" not in reason
+    assert "is it whole, and what its name says?" in reason
+
+
+def test_what_a_model_made_is_no_music_to_learn_from(tmp_path):
+    sound = melody(1)
+    write_wav(tmp_path / "a.wav", [sound], RATE_HZ)
+    write_wav(tmp_path / "a.continued.wav", [sound, sound], RATE_HZ, comment=MADE_BY_A_MODEL)
+    (tmp_path / "model.runs").mkdir()
+    (tmp_path / "model.runs" / "events").write_text("curves")
+    found = corpus.load(section(tmp_path))
+    assert [piece.id for piece in found.pieces] == ["a.wav"]
+    assert found.skipped == (("a.continued.wav", "a model made it: models learn from people's music"),)

@@ -1,0 +1,232 @@
+"""Windows and lanes: nothing crosses pieces, nothing is lost, nothing is stored twice."""
+
+import os
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from conftest import RATE_HZ, melody
+
+from continuo.audio.piece import Piece
+from continuo.model.metadata import CodebookSection, SpectrumSection
+from dataset import AudioDataset, CodeFile, LaneSampler, collate, training_batches, validation_batches
+from featurizer import RUN, CodebookFeaturizer, SpectrumFeaturizer
+
+SECONDS = (3.0, 1.1, 0.2, 2.0)
+
+
+@pytest.fixture(scope="module")
+def pieces() -> list[Piece]:
+    made = [Piece.from_samples(melody(n, seconds), RATE_HZ, source=f"p{n}") for n, seconds in enumerate(SECONDS)]
+    return [*made, Piece("empty", "empty", RATE_HZ, np.zeros(0, np.float32), -23.0)]
+
+
+@pytest.fixture(scope="module")
+def featurizer(pieces) -> CodebookFeaturizer:
+    section = CodebookSection(kind="codebook", n_fft=256, hop=64, components=16, levels=2, centroids=16)
+    f = CodebookFeaturizer(section, RATE_HZ)
+    f.fit(pieces[:4], seed=0, advance=lambda words: None)
+    return f
+
+
+def test_A03_every_step_is_once_an_input_and_once_a_target(pieces, featurizer):
+    dataset = AudioDataset(pieces, featurizer, window=16)
+    assert dataset.skipped == [("empty", "shorter than two steps")]
+    for number, piece in enumerate(pieces[:4]):
+        stream = featurizer.encode(piece)
+        windows = [dataset[i] for i in range(len(dataset)) if dataset.locate(i)[0] == number]
+        inputs = torch.cat([w.inputs[w.mask] for w in windows])
+        targets = torch.cat([w.targets[w.mask & ~w.ends] for w in windows])
+        assert torch.equal(inputs, stream)
+        assert torch.equal(targets, stream[1:])
+        ends = torch.cat([w.ends[w.mask] for w in windows])
+        assert ends.tolist() == [False] * (len(stream) - 1) + [True]
+        assert [bool(w.first) for w in windows] == [True] + [False] * (len(windows) - 1)
+
+
+def test_a_piece_that_was_cut_does_not_end_there(pieces, featurizer):
+    """Windows that the last target just fills, and one step more: the end is an event, a cut is none."""
+    for steps in (16, 17, 18):
+        whole = Piece.from_samples(melody(0)[: 64 * (steps - 1)], RATE_HZ)
+        assert featurizer.steps(whole) == steps
+        longer = Piece.from_samples(np.concatenate([whole.samples, whole.samples]), RATE_HZ)
+        cut = longer.stretch(0, len(whole.samples), "beginning")
+        for piece, events in [(whole, steps), (cut, steps - 1)]:
+            dataset = AudioDataset([piece], featurizer, window=16)
+            windows = [dataset[i] for i in range(len(dataset))]
+            assert len(windows) == -(-events // 16)
+            assert sum(int(w.mask.sum()) for w in windows) == events
+            assert sum(int(w.ends.sum()) for w in windows) == (events == steps)
+        assert longer.stretch(100, len(longer.samples), "end").ends
+
+
+def test_A03_memory_holds_each_frame_once(pieces, featurizer):
+    dataset = AudioDataset(pieces, featurizer, window=16)
+    held = os.fstat(dataset.codes.file.fileno()).st_size
+    assert held == sum(featurizer.steps(p) for p in pieces[:4]) * 2 * 2  # two levels of 16 bits
+    small, large = AudioDataset(pieces, featurizer, window=2), AudioDataset(pieces, featurizer, window=500)
+    assert [os.fstat(d.codes.file.fileno()).st_size for d in (small, large)] == [held, held]
+
+
+def test_codes_are_in_a_file_and_not_in_memory():
+    """Two hours of codes leave nothing behind in memory; windows of them are read back, to the end of a stream."""
+    made = [np.random.default_rng(n).integers(0, 1024, (225_000, 3)).astype(np.int16) for n in range(2)]
+    tracemalloc.start()
+    codes = CodeFile((1024, 1024, 1024))
+    for stream in made:
+        codes.append(stream)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 100_000 < made[0].nbytes
+    for stream in (0, 1):
+        for start, stop in [(0, 65), (224_990, 225_055), (225_000, 225_065)]:
+            np.testing.assert_array_equal(codes.read(stream, start, stop), made[stream][start:stop])
+    for level in range(3):
+        expected = sum(np.bincount(stream[:, level], minlength=1024) for stream in made)
+        np.testing.assert_array_equal(codes.counts[level], expected)
+
+
+def test_windows_side_by_side_are_each_window_alone(pieces, featurizer):
+    dataset = AudioDataset(pieces, featurizer, window=16)
+    order = [len(dataset) - 1, 0, 3, 3, len(dataset) // 2]
+    together = dataset[order]
+    for field, tensor in together._asdict().items():
+        assert torch.equal(tensor, torch.stack([getattr(dataset[i], field) for i in order]))
+        assert tensor.is_contiguous()
+
+
+def test_any_number_of_workers_makes_the_same_codes(featurizer, monkeypatch):
+    several = [Piece.from_samples(melody(n, 1 + n / 3), RATE_HZ) for n in range(7)]
+    expected = [featurizer.encode(piece) for piece in several]
+    for workers in (1, 2, 5):
+        monkeypatch.setattr("dataset.WORKERS", workers)
+        dataset = AudioDataset(several, featurizer, window=16)
+        for piece, codes in enumerate(expected):
+            assert torch.equal(dataset.read(piece, 0, len(codes)), codes)
+
+
+def test_sampled_frames_are_those_of_runs_chosen_from_a_list_of_all(pieces):
+    """The list itself would grow with the corpus; the same runs are chosen without it, and each lies in its piece."""
+    f = SpectrumFeaturizer(SpectrumSection(kind="spectrum", n_fft=256, hop=64), RATE_HZ)
+    for frames in (10**6, 200):
+        starts = [(p, start) for p, piece in enumerate(pieces) for start in range(0, f.steps(piece), RUN)]
+        if frames < 10**6:
+            chosen = np.random.default_rng(5).choice(len(starts), frames // RUN, replace=False)
+            starts = [starts[i] for i in np.sort(chosen)]
+        runs = list(f.sample(pieces, frames, seed=5))
+        assert len(runs) == len(starts)
+        for (p, start), run in zip(starts, runs, strict=True):
+            whole = f.encode(pieces[p], start, min(start + RUN, f.steps(pieces[p])))
+            torch.testing.assert_close(f.from_complex(run), whole)
+
+
+def test_fitting_reads_a_bounded_number_of_frames(featurizer, monkeypatch):
+    """Twice the corpus, the same number of samples read."""
+    pieces = [Piece.from_samples(melody(n, 20), RATE_HZ) for n in range(2)]
+    read = []
+    monkeypatch.setattr(Piece, "read", lambda self, start, stop: read.append(stop - start) or np.zeros(stop - start))
+    for some in (pieces, pieces * 4):
+        assert sum(len(run) for run in featurizer.sample(some, 600, seed=0)) <= 600
+    assert sum(read[: len(read) // 2]) == pytest.approx(sum(read[len(read) // 2 :]), rel=0.1)
+
+
+def test_A03_continuous_frames_are_read_from_the_audio_when_asked_for(pieces):
+    f = SpectrumFeaturizer(SpectrumSection(kind="spectrum", n_fft=256, hop=64), RATE_HZ)
+    dataset = AudioDataset(pieces, f, window=16)
+    assert dataset.codes is None
+    window = dataset[1]
+    expected = f.encode(pieces[0])[16:33]
+    torch.testing.assert_close(window.inputs[:, :129], expected[:-1, :129])
+    torch.testing.assert_close(window.targets[:, :129], expected[1:, :129])
+
+
+def test_windows_outside_are_refused(pieces, featurizer):
+    dataset = AudioDataset(pieces, featurizer, window=16)
+    with pytest.raises(IndexError):
+        dataset[len(dataset)]
+
+
+def test_lanes_go_on_where_they_were_and_reset_at_beginnings(pieces, featurizer):
+    dataset = AudioDataset(pieces, featurizer, window=16)
+    sampler = LaneSampler(dataset.windows, lanes=3, seed=0)
+    batches = iter(sampler)
+    before = next(batches)
+    for _ in range(200):
+        after = next(batches)
+        for old, new in zip(before, after, strict=True):
+            same_piece = dataset.locate(old)[0] == dataset.locate(new)[0] and new == old + 1
+            assert same_piece or dataset[new].first
+            assert same_piece or old + 1 in dataset.first_window  # the old piece was played to its end
+        before = after
+
+
+def test_lanes_play_all_pieces_equally_often():
+    sampler = LaneSampler([5, 1, 3], lanes=2, seed=1)
+    batches = iter(sampler)
+    starts = [index for _ in range(900) for index in next(batches) if index in (0, 5, 6)]
+    counts = np.bincount(starts, minlength=7)[[0, 5, 6]]
+    assert counts.max() - counts.min() <= 3
+
+
+def test_lanes_do_not_march_in_step():
+    sampler = LaneSampler([100], lanes=32, seed=0)
+    assert len(set(next(iter(sampler)))) > 16
+
+
+def test_a_restored_sampler_goes_on_exactly():
+    sampler = LaneSampler([5, 2, 9, 4], lanes=3, seed=5)
+    batches = iter(sampler)
+    for _ in range(17):
+        next(batches)
+    state = sampler.state()
+    expected = [next(batches) for _ in range(50)]
+    other = LaneSampler([5, 2, 9, 4], lanes=3, seed=0)
+    other.load_state(state)
+    again = iter(other)
+    assert [next(again) for _ in range(50)] == expected
+
+
+def test_the_loader_leaves_the_trainings_randomness_alone(pieces, featurizer):
+    dataset = AudioDataset(pieces, featurizer, window=16)
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    batch = next(training_batches(dataset, LaneSampler(dataset.windows, 2, 0)))
+    assert batch.inputs.shape == (2, 16, 2)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_validation_hears_the_beginning_of_every_piece(pieces, featurizer):
+    dataset = AudioDataset(pieces, featurizer, window=16)
+    (row,) = validation_batches(dataset, frames=10**6)
+    for lane in range(4):
+        inputs = torch.cat([batch.inputs[lane][batch.mask[lane]] for batch in row])
+        assert torch.equal(inputs, featurizer.encode(pieces[lane]))
+    (short,) = validation_batches(dataset, frames=1)
+    assert len(short) == 1
+    assert torch.equal(short[0].inputs, collate([dataset[int(w)] for w in dataset.first_window[:-1]]).inputs)
+
+
+def test_no_piece_to_train_on_is_explained():
+    with pytest.raises(ValueError, match="add recordings"):
+        LaneSampler([], lanes=2, seed=0)
+
+
+def test_transposed_pieces_sound_higher_and_are_read_like_arrays():
+    """A tone of 440 Hz, three semitones up and down: its spectrum's peak moves, and stretches equal the whole."""
+    time = np.arange(2 * RATE_HZ) / RATE_HZ
+    tone = Piece.from_samples(0.5 * np.sin(2 * np.pi * 440 * time), RATE_HZ)
+    assert tone.transposed(0) is tone
+    for semitones in (-3, 1, 3):
+        other = tone.transposed(semitones)
+        ratio = 2 ** (semitones / 12)
+        assert len(other.samples) == pytest.approx(len(time) / ratio, rel=1e-3)
+        whole = other.read(0, len(other.samples))
+        peak_hz = np.argmax(np.abs(np.fft.rfft(whole))) * RATE_HZ / len(whole)
+        assert peak_hz == pytest.approx(440 * ratio, abs=1)
+        for start, stop in [(0, 100), (777, 3001), (len(whole) - 50, len(whole) + 20), (-30, 30)]:
+            padded = np.pad(whole, (100, 100))[start + 100 : stop + 100]
+            np.testing.assert_allclose(other.read(start, stop), padded, atol=1e-6)
+        assert other.id != tone.id
+    assert Piece("a", "a", RATE_HZ, tone.samples, -20.0, key="k").transposed(2).key == "k+2"

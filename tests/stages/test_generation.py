@@ -1,0 +1,251 @@
+"""The step as one call: the model's step, nearly, and each lane the same alone and among others."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import RATE_HZ, ROOT, melody
+
+from continuo.audio.piece import Piece
+from continuo.model.metadata import LstmSection, MlpSection, from_preset
+from continuo.model.sampling import Sampling
+from continuo.model.stream import StreamSpec
+from export import main as export
+from generation import SideBySide
+from model_definition import SequenceModel, build_model
+from onnx_step import Steps, flat_state, low_rank, step_graph
+from predictor import Predictor
+
+STEPS, LANES = 40, 8
+SMALL = LstmSection(kind="lstm", hidden=48, layers=2, head_width=40)
+WITH_ONSETS = LstmSection(kind="lstm", hidden=48, layers=2, head_width=40, onset_memory=7)
+
+
+def refined(section: LstmSection = SMALL, classes: int = 96) -> SequenceModel:
+    """A model of codes that refine one another, whose logits differ enough to be told apart."""
+    torch.manual_seed(0)
+    vectors = torch.randn(3, classes, 20) * torch.tensor([1.0, 0.5, 0.25])[:, None, None]
+    model = build_model(section, StreamSpec(62.5, (classes,) * 3, vectors=vectors)).eval()
+    with torch.no_grad():
+        model.head.out *= 4
+        if section.onset_memory:
+            model.backbone.recall.weight *= 8
+    return model
+
+
+def with_few_directions() -> SequenceModel:
+    """Its memory of onsets needs three directions, as a trained one needs few."""
+    model = refined(WITH_ONSETS)
+    with torch.no_grad():
+        weight = model.backbone.recall.weight
+        weight.copy_(torch.randn(len(weight), 3) @ torch.randn(3, weight.shape[1]) / 4)
+    return model
+
+
+def learned(section: LstmSection = SMALL) -> SequenceModel:
+    """A model of codes whose vectors are learned, with fewer classes on some levels."""
+    torch.manual_seed(0)
+    return build_model(section, StreamSpec(2.0, (30, 7, 11))).eval()
+
+
+MODELS = [refined(), refined(WITH_ONSETS), with_few_directions(), learned(), learned(WITH_ONSETS)]
+
+
+def opening(model: SequenceModel) -> np.ndarray:
+    return flat_state(model.opening(1), model.initial_state(1))
+
+
+def forced(codes: torch.Tensor, classes: int) -> np.ndarray:
+    """Noise that leaves no choice but the codes `(B, L)`."""
+    return (F.one_hot(codes, classes) * 1e30).flatten(1).float().numpy()
+
+
+def check_against_plain(model: SequenceModel) -> None:
+    """What the plain model draws costs the graph half a percent more nats at most, and contexts agree."""
+    graph = step_graph(model)
+    sums = [node.input[0] for node in graph.graph.node if node.op_type == "ArgMax"]
+    logits = [node.input[0] for node in graph.graph.node if node.output[0] in sums]
+    graph.graph.output.extend(helper_output(name) for name in logits)
+    steps, classes = Steps(graph), model.head.embedding.vectors.shape[1]
+    state, context = model.initial_state(LANES), model.opening(LANES)
+    flat, never = opening(model).repeat(LANES, 0), np.full((LANES, 1), np.inf, np.float32)
+    generator = torch.Generator().manual_seed(0)
+    plain, ours = 0.0, 0.0
+    with torch.inference_mode():
+        for _ in range(STEPS):
+            codes = model.sample(context, generator=generator, how=Sampling(1, 1, 1))
+            plain += model.head.nats(context[:, None], codes[:, None]).sum()
+            drawn, _, flat, *found = steps(flat, never[None], forced(codes, classes)[None])
+            ours += sum(
+                F.cross_entropy(torch.from_numpy(row[0]), codes[:, level], reduction="sum")
+                for level, row in enumerate(found)
+            )
+            context, state = model.step(codes, state)
+            assert np.array_equal(drawn[0], codes.numpy())
+            expected = flat_state(context, state)
+            assert np.linalg.norm(flat - expected) < 0.03 * np.linalg.norm(expected)
+    assert abs(ours - plain) < 0.005 * plain
+
+
+def helper_output(name: str) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["B", "V"])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_graph_is_the_plain_step_to_half_a_percent_of_the_nats(model):
+    check_against_plain(model)
+
+
+def test_a_matrix_of_few_directions_becomes_two_small_ones():
+    few = torch.randn(200, 5, generator=torch.Generator().manual_seed(0)) @ torch.randn(5, 60)
+    inner, outer = low_rank(few)
+    assert inner.shape[0] == outer.shape[1] <= 5
+    assert (outer @ inner - few).square().sum() < 0.011 * few.square().sum()
+    many = torch.randn(200, 60)
+    assert low_rank(many)[0] is many
+
+
+@pytest.mark.slow
+def test_the_graph_is_the_plain_step_at_the_default_presets_real_size():
+    section = from_preset("codebook-lstm", {}, state="unused.safetensors").architecture
+    check_against_plain(refined(section, classes=1024))
+
+
+def drawn_by(model: SequenceModel, seeds: list[int], count: int, how: Sampling) -> list[list[tuple[list[int], bool]]]:
+    temperatures = [model.head.temperature(how, level) for level in range(3)]
+    together = SideBySide(Steps(step_graph(model)), opening(model), seeds, temperatures, least=5)
+    lanes = [together.lane(number) for number in range(len(seeds))]
+    return [[(codes.tolist(), ended) for _, (codes, ended) in zip(range(count), lane, strict=False)] for lane in lanes]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_lane_is_the_same_alone_and_among_others(model):
+    with torch.no_grad():
+        model.ending.bias.fill_(-2.0)
+    together = drawn_by(model, list(range(9)), 100, Sampling())
+    assert drawn_by(model, [4], 100, Sampling()) == together[4:5]
+    assert together[3] != together[4]
+    assert any(ended for _, ended in together[4])
+    assert not any(ended for _, ended in together[4][:5])
+
+
+def test_classes_are_drawn_as_often_as_the_plain_model_says():
+    model = refined()
+    lanes = 4000
+    together = SideBySide(Steps(step_graph(model)), opening(model), range(lanes), [1.0] * 3, least=0)
+    first = torch.stack([next(together.lane(number))[0] for number in range(lanes)])[:, 0]
+    with torch.inference_mode():
+        logits = model.head.logits(model.opening(1), torch.zeros(1, 1, 20), slice(0, 1))[0, 0]
+    expected = logits.softmax(-1) * lanes
+    likely = expected > 40
+    counts = torch.bincount(first, minlength=96)
+    assert likely.sum() >= 5
+    assert ((counts - expected)[likely].abs() < 5 * expected[likely].sqrt()).all()
+
+
+def test_at_temperature_zero_seeds_make_no_difference_and_the_likeliest_is_taken():
+    model = refined()
+    a, b = drawn_by(model, [1, 2], 30, Sampling(temperature=0))
+    assert a == b
+    with torch.inference_mode():
+        likeliest = model.sample(model.opening(1), how=Sampling(temperature=0))
+    assert a[0][0] == likeliest[0].tolist()
+
+
+def test_a_piece_that_ends_begins_with_the_opening():
+    model = refined()
+    steps, state = Steps(step_graph(model)), np.random.default_rng(0).standard_normal(opening(model).shape)
+    noise = np.random.default_rng(1).standard_normal((1, 1, 3 * 96)).astype(np.float32)
+    always = np.full((1, 1, 1), -np.inf, np.float32)
+    codes, ended, after = steps(state.astype(np.float32), always, noise)
+    fresh, _, fresh_after = steps(opening(model), -always, noise)
+    assert ended.item()
+    assert np.array_equal(codes, fresh)
+    assert np.array_equal(after, fresh_after)
+
+
+def test_many_steps_in_one_call_are_the_steps_of_the_graph():
+    model = refined(WITH_ONSETS)
+    with torch.no_grad():
+        model.ending.bias.fill_(-2.0)
+    graph = step_graph(model)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    random, state = np.random.default_rng(2), opening(model).repeat(4, 0)
+    noise = random.gumbel(size=(10, 4, 3 * 96)).astype(np.float32)
+    threshold = random.logistic(size=(10, 4, 1)).astype(np.float32)
+    codes, ended, after = Steps(graph)(state, threshold, noise)
+    for t in range(10):
+        expected = session.run(None, {"state": state, "threshold": threshold[t], "noise": noise[t]})
+        assert np.array_equal(codes[t], expected[0])
+        assert np.array_equal(ended[t], expected[1])
+        state = expected[2]
+    assert np.array_equal(after, state)
+    assert ended.any()
+
+
+def test_a_model_without_a_graph_says_so():
+    spec = StreamSpec(2.0, (5, 5))
+    model = build_model(MlpSection(kind="mlp", hidden=8, layers=1, window=2, head_width=8), spec)
+    with pytest.raises(ValueError, match="only an LSTM"):
+        step_graph(model)
+
+
+def test_chance_below_one_is_left_to_the_plain_model(trained):
+    take = Predictor.load(trained).take(None, seed=0, how=Sampling(top_p=0.5))
+    assert len(list(take.steps(5))) == 5
+    assert take.lane.__name__ == "plain_lane"
+
+
+def test_takes_side_by_side_are_the_takes_alone(trained):
+    predictor = Predictor.load(trained)
+    prompt = Piece.from_samples(melody(4), RATE_HZ)
+    several = predictor.takes(prompt, [3, 4, 5])
+    audio = [np.concatenate([*take.samples(33), take.finish()]) for take in several]
+    alone = predictor.take(prompt, seed=4)
+    assert np.array_equal(audio[1], np.concatenate([*alone.samples(33), alone.finish()]))
+    assert not np.array_equal(audio[0], audio[1])
+
+
+def test_an_exported_step_run_by_hand_makes_the_same_music(trained, tmp_path):
+    out = tmp_path / "step.onnx"
+    assert export(["--meta", str(trained), "--out", str(out)]) == 0
+    predictor = Predictor.load(trained)
+    take = predictor.take(None, seed=11)
+    audio = np.concatenate([*take.samples(32), take.finish()])
+
+    session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+    facts = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
+    assert facts["steps_per_second"] == predictor.steps_per_second
+    state, generator = np.array(facts["opening"], np.float32), np.random.default_rng(11)
+    shape = (facts["levels"], max(facts["vocabulary"]))
+    never = np.full((1, 1), np.inf, np.float32)  # 32 steps are less than the two seconds before which nothing ends
+    decoder = predictor.featurizer.decoder()
+    heard = []
+    for _ in range(2):
+        generator.logistic(size=16)  # the thresholds that would be, drawn before the noise, sixteen steps at a time
+        draws = np.maximum(generator.random((16, *shape), dtype=np.float32), np.float32(2.0**-25))
+        noise = -np.log(-np.log(draws)) * np.array(facts["temperatures"], np.float32)[:, None]
+        for row in noise:
+            inputs = {"state": state, "threshold": never, "noise": row.reshape(1, -1)}
+            codes, _, state = session.run(["codes", "ended", "state_after"], inputs)
+            heard.append(decoder.push(torch.from_numpy(codes[0])))
+    assert np.array_equal(audio, np.concatenate([*heard, decoder.finish()]))
+
+
+def test_export_refuses_in_one_line(trained, tmp_path, capsys):
+    (tmp_path / "step.onnx").write_text("mine")
+    assert export(["--meta", str(trained), "--out", str(tmp_path / "step.onnx")]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert (tmp_path / "step.onnx").read_text() == "mine"
+    assert export(["--meta", str(ROOT / "missing.json"), "--out", str(tmp_path / "new.onnx")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "new.onnx").exists()
+    for mine in (trained, trained.with_suffix(".safetensors")):
+        before = mine.read_bytes()
+        assert export(["--meta", str(trained), "--out", str(mine), "--force"]) == 2
+        assert "would be a model's own file" in capsys.readouterr().err
+        assert mine.read_bytes() == before

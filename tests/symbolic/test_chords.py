@@ -1,0 +1,322 @@
+"""Songs as events: what is written is what is read, nothing is out of vocabulary, and any events are a song."""
+
+import json
+import math
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from conftest import SHARED
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from continuo.symbolic.chords import FIRST_CHORD, FIRST_NOTE, FIRST_TEMPO, REST, TEMPOS_QPM, ChordCodec
+from continuo.symbolic.song import QUARTER, Song, Tone
+
+GRID = 40
+"""Ticks of a step at 12 to the quarter note."""
+REACH = 16 * 12
+CODEC = ChordCodec(chords=((60, 64, 67), (60, 64), (62, 65), (48, 60)), program=19, meter=(3, 4), qpm=96.0)
+
+
+def song(*tones: Tone, ticks: int | None = None, **facts) -> Song:
+    end = max((t.end for t in tones), default=0)
+    return Song("s", "s", tuple(sorted(tones)), end if ticks is None else ticks, **facts)
+
+
+def chord(onset: int, length: int, *pitches: int) -> list[Tone]:
+    return [Tone(onset, pitch, length) for pitch in pitches]
+
+
+@st.composite
+def songs(draw) -> Song:
+    """Few pitches and places, so that notes meet; on the grid, in triplets and anywhere; far and long now and then."""
+    place = st.one_of(
+        st.integers(0, 8).map(lambda k: k * QUARTER // 2),
+        st.integers(0, 24).map(lambda k: k * QUARTER // 3),
+        st.integers(0, 60_000),
+    )
+    length = st.one_of(st.sampled_from([1, 19, 20, 21, 160, 240, 480, 960]), st.integers(1, 12_000))
+    pitch = st.one_of(st.sampled_from([48, 60, 62, 64, 65, 67]), st.integers(0, 127))
+    tone = st.builds(Tone, place, pitch, length, st.integers(1, 127), st.sampled_from([0, 0, 40]), st.booleans())
+    tones, silence = draw(st.lists(tone, max_size=25)), draw(st.sampled_from([0, 0, 0, 30_000]))
+    tones = [replace(t, onset=t.onset + silence) for t in tones]
+    tempos = draw(st.dictionaries(place, st.floats(21, 310), max_size=5))
+    meters = draw(st.dictionaries(place, st.sampled_from([(4, 4), (6, 8)]), max_size=2))
+    return song(
+        *tones,
+        ticks=max((t.end for t in tones), default=0) + draw(st.sampled_from([0, 0, 7, 500, 25_000])),
+        tempos=tuple(sorted(tempos.items())),
+        meters=tuple((at, *meter) for at, meter in sorted(meters.items())),
+    )
+
+
+def events(codec: ChordCodec) -> st.SearchStrategy:
+    return st.lists(st.tuples(*(st.integers(0, size - 1) for size in codec.vocabulary)), max_size=40).map(
+        lambda rows: np.array(rows, dtype=np.int64).reshape(-1, 3)
+    )
+
+
+def halves_up(tick: int) -> int:
+    return math.floor(Fraction(tick, GRID) + Fraction(1, 2))
+
+
+def check_codes(codec: ChordCodec, codes: np.ndarray) -> None:
+    """Within the vocabulary, lengths and gaps only where they mean something."""
+    assert codes.dtype == np.int64
+    assert codes.min() >= 0
+    assert (codes < codec.vocabulary).all()
+    sounds, tempo = codes[:, 0] >= FIRST_NOTE, (codes[:, 0] > REST) & (codes[:, 0] < FIRST_NOTE)
+    assert (codes[sounds, 1] > 0).all()
+    assert (codes[~sounds, 1] == 0).all()
+    assert (codes[tempo, 2] == 0).all()
+    assert (codes[codes[:, 0] == REST, 2] > 0).all()
+    assert tempo[0]
+
+
+@given(songs())
+def test_a_song_is_read_back_as_it_was_quantised(piece):
+    codes = CODEC.encode(piece)
+    check_codes(CODEC, codes)
+    assert CODEC.decode(codes, like=piece) == CODEC.quantised(piece)
+    assert CODEC.quantised(CODEC.quantised(piece)) == CODEC.quantised(piece)
+
+
+@settings(max_examples=60)
+@given(songs())
+def test_quantised_is_what_the_conventions_say(piece):
+    """A second reckoning, in fractions."""
+    longest: dict[tuple[int, int], int] = {}
+    for tone in piece.tones:
+        if not tone.is_drum:
+            onset, end = halves_up(tone.onset), halves_up(tone.end)
+            lengths = longest.get((onset, tone.pitch), 1), min(end - onset, REACH)
+            longest[onset, tone.pitch] = max(lengths)
+    found = CODEC.quantised(piece)
+    assert {(t.onset // GRID, t.pitch): t.length // GRID for t in found.tones} == longest
+    assert len(found.tones) == len(longest)
+    assert {t.onset % GRID + t.length % GRID for t in found.tones} <= {0}
+    assert {(t.velocity, t.program, t.is_drum) for t in found.tones} <= {(80, piece.program(), False)}
+    assert found.ticks == GRID * max([halves_up(piece.ticks), *(at + n for (at, _), n in longest.items())])
+    assert found.meters == piece.meters
+    assert found.tempos[0][0] == 0
+    for tick in range(0, found.ticks, 600):
+        here = {piece.qpm_at(tick + near) for near in (-GRID // 2, 0, GRID // 2)}  # a change may move by half a step
+        assert any(abs(math.log(found.qpm_at(tick) / qpm)) < math.log(1.095) for qpm in here)
+
+
+@settings(max_examples=60)
+@given(songs(), st.integers(0, 9))
+def test_events_appended_begin_where_the_song_ended(piece, length):
+    codes, end = CODEC.encode(piece), CODEC.quantised(piece).ticks
+    after = [[FIRST_NOTE + 50, length, 6], [FIRST_NOTE + 53, 12, 12]]
+    longer = CODEC.decode(np.concatenate([codes, after]), like=piece)
+    expected = (Tone(end, 50, max(length, 1) * GRID), Tone(end + 6 * GRID, 53, QUARTER))
+    program = piece.program()
+    assert longer.tones == (*CODEC.quantised(piece).tones, *(replace(t, program=program) for t in expected))
+    assert longer.ticks == end + 18 * GRID
+
+
+@settings(max_examples=80)
+@given(events(CODEC), st.sampled_from([None, None, Song("like", "l", (), 0, ((960, 70.0),), ((0, 6, 8),))]))
+def test_any_events_are_a_song(codes, like):
+    made = CODEC.decode(codes, like)
+    assert list(made.tones) == sorted(made.tones)
+    assert len({(t.onset, t.pitch) for t in made.tones}) == len(made.tones)
+    assert all(t.onset >= 0 and 0 <= t.pitch <= 127 and t.length > 0 and t.end <= made.ticks for t in made.tones)
+    assert made.ticks >= GRID * codes[:, 2].sum()
+    assert [at for at, _ in made.tempos] == sorted({at for at, _ in made.tempos})
+    if like is None:
+        assert made.tempos[0][0] == 0
+        assert CODEC.decode(CODEC.encode(made)) == made
+
+
+def test_events_in_their_order():
+    """A tempo, an upbeat, long before short, low before high, a rest, a new tempo within a rest, a long end."""
+    piece = song(
+        *chord(480, 480, 60, 64, 67), Tone(480, 36, 1440), Tone(960, 72, 60), *chord(960, 480, 62, 66),
+        Tone(0, 35, 480, is_drum=True), ticks=23_000, tempos=((0, 120.0), (700, 121.0), (3000, 60.0)),
+    )  # fmt: skip
+    note = lambda pitch: FIRST_NOTE + pitch  # noqa: E731
+    assert CODEC.encode(piece).tolist() == [
+        [FIRST_TEMPO + 20, 0, 0],
+        [REST, 0, 12],
+        [note(36), 36, 0],
+        [FIRST_CHORD, 12, 12],
+        [note(62), 12, 0],
+        [note(66), 12, 0],
+        [note(72), 2, 51],
+        [FIRST_TEMPO + 12, 0, 0],
+        [REST, 0, 192],
+        [REST, 0, 192],
+        [REST, 0, 116],
+    ]
+    assert CODEC.quantised(piece).tempos == ((0, 120.0), (3000, 60.0))
+    assert CODEC.quantised(piece).ticks == 23_000
+
+
+def test_silence_drums_and_nothing_are_tempo_and_rests():
+    drums = song(Tone(0, 36, 240, is_drum=True), ticks=9600)
+    assert CODEC.encode(drums).tolist() == [[21, 0, 0], [REST, 0, 192], [REST, 0, 48]]
+    assert CODEC.encode(song(ticks=16 * QUARTER)).tolist() == [[21, 0, 0], [REST, 0, 192]]
+    assert CODEC.encode(song()).tolist() == [[21, 0, 0]]
+    assert CODEC.decode(np.zeros((0, 3), dtype=np.int64)).ticks == 0
+
+
+@given(st.sets(st.integers(0, 127), min_size=1))
+def test_a_chord_without_a_class_is_its_parts(pitches):
+    piece = song(*chord(0, 480, *pitches))
+    codes = CODEC.encode(piece)
+    assert CODEC.decode(codes, like=piece) == piece
+    assert {tuple(row) for row in codes[1:-1, 1:].tolist()} <= {(12, 0)}
+    assert codes[-1].tolist()[1:] == [12, 12]
+
+
+def test_the_largest_known_parts_are_taken():
+    assert CODEC.encode(song(*chord(0, 480, 48, 60, 64, 67, 70)))[1:, 0].tolist() == [
+        FIRST_NOTE + 48, FIRST_CHORD, FIRST_NOTE + 70,
+    ]  # fmt: skip
+    assert CODEC.encode(song(*chord(0, 480, 60, 62, 64, 65)))[1:, 0].tolist() == [FIRST_CHORD + 1, FIRST_CHORD + 2]
+
+
+def test_overlapping_notes_of_one_pitch_stay_and_equal_onsets_merge():
+    piece = song(Tone(0, 60, 960), Tone(480, 60, 960), Tone(0, 60, 240, program=5), Tone(485, 60, 100))
+    assert CODEC.quantised(piece).tones == (Tone(0, 60, 960), Tone(480, 60, 960))
+    assert CODEC.decode(CODEC.encode(piece), like=piece) == CODEC.quantised(piece)
+    twice = np.array([[FIRST_NOTE + 60, 24, 0], [FIRST_CHORD + 1, 12, 12]])
+    assert CODEC.decode(twice).tones == (Tone(0, 60, 960, program=19), Tone(0, 64, 480, program=19))
+    legato = CODEC.quantised(song(Tone(0, 60, 461), Tone(461, 62, 480)))
+    assert legato.tones == (Tone(0, 60, 480), Tone(480, 62, 480))  # both ends rounded: no gap, no overlap
+
+
+def test_tempo_and_meter_come_from_the_events_then_the_prompt_then_the_corpus():
+    like = song(Tone(0, 60, 480, program=7), tempos=((0, 133.0), (960, 50.0)), meters=((0, 5, 8),))
+    note, tempo = [FIRST_NOTE + 60, 12, 12], [FIRST_TEMPO + 31, 0, 0]
+    assert CODEC.decode(np.array([note] * 3), like).tempos == like.tempos
+    assert CODEC.decode(np.array([note, tempo, note]), like).tempos == ((0, 133.0), (480, TEMPOS_QPM[31]))
+    assert CODEC.decode(np.array([note, tempo, note])).tempos == ((0, 96.0), (480, TEMPOS_QPM[31]))
+    assert CODEC.decode(np.array([note])).meters == ((0, 3, 4),)
+    assert CODEC.decode(np.array([note]), like).meters == like.meters
+    assert [CODEC.decode(np.array([note]), replace(like, ends=ends)).ends for ends in (True, False)] == [True, False]
+    assert (CODEC.decode(np.array([note])).program(), CODEC.decode(np.array([note]), like).program()) == (19, 7)
+    assert TEMPOS_QPM[31] == pytest.approx(320)
+    extreme = song(Tone(0, 60, 480), tempos=((0, 5.0),))
+    assert CODEC.encode(extreme)[0].tolist() == [FIRST_TEMPO, 0, 0]
+    assert CODEC.decode(CODEC.encode(extreme), like=extreme).tempos == ((0, 5.0),)
+
+
+def corpus() -> list[Song]:
+    """A triad three times, a third twice, another chord once; an upbeat in a bar of its own; one song of drums."""
+    waltz = song(
+        *chord(480, 480, 60, 64, 67), *chord(960, 480, 60, 64, 67), *chord(1440, 480, 62, 65), ticks=4000,
+        tempos=((0, 90.0),), meters=((0, 1, 4), (480, 3, 4)),
+    )  # fmt: skip
+    waltz = replace(waltz, tones=tuple(replace(t, program=40) for t in waltz.tones))
+    other = song(*chord(0, 480, 62, 65), *chord(480, 240, 60, 64, 67), *chord(960, 480, 50, 51), tempos=((0, 100.0),))
+    drums = song(Tone(0, 36, 480, is_drum=True), tempos=((0, 300.0),))
+    return [waltz, drums, drums, replace(waltz, tones=waltz.tones[-1:]), other]
+
+
+def test_fit_counts_chords_and_usual_facts():
+    codec = ChordCodec.fit(corpus())
+    assert codec == ChordCodec(12, ((60, 64, 67), (62, 65)), program=40, meter=(3, 4), qpm=90.0)
+    assert codec.vocabulary == (163, 193, 193)
+    assert ChordCodec.fit(corpus(), classes=162).chords == ((60, 64, 67),)
+    assert ChordCodec.fit(corpus(), classes=161, steps_per_quarter=4).vocabulary == (161, 65, 65)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 24])
+@settings(max_examples=25)
+@given(piece=songs())
+def test_other_grids(steps, piece):
+    codec = ChordCodec.fit(corpus(), steps_per_quarter=steps)
+    check_codes(codec, codec.encode(piece))
+    assert codec.decode(codec.encode(piece), like=piece) == codec.quantised(piece)
+
+
+@settings(max_examples=25)
+@given(songs(), st.integers(-90, 90))
+def test_transposed_songs_need_no_new_classes(piece, semitones):
+    moved = piece.transposed(semitones)
+    check_codes(CODEC, CODEC.encode(moved))
+    assert CODEC.decode(CODEC.encode(moved), like=moved) == CODEC.quantised(moved)
+
+
+def test_saved_and_read_again_it_is_the_same():
+    codec = ChordCodec.fit(corpus())
+    again = ChordCodec.from_dict(json.loads(json.dumps(codec.to_dict())))
+    assert again == codec
+    assert again.vocabulary == codec.vocabulary
+    assert all((again.encode(piece) == codec.encode(piece)).all() for piece in corpus())
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"kind": "roll"}, "kind is 'roll'"),
+        ({"chords": [[64, 60]]}, "ascending"),
+        ({"chords": [[60, 60]]}, "ascending"),
+        ({"chords": [[60, 128]]}, "ascending"),
+        ({"chords": [[60]]}, "ascending"),
+        ({"chords": [[60, 64], [60, 64]]}, "two classes"),
+        ({"chords": 3}, "not iterable"),
+        ({"meter": [4]}, "unpack"),
+        ({"meter": [0, 4]}, "impossible"),
+        ({"program": 128}, "impossible"),
+        ({"qpm": "fast"}, "not supported"),
+        ({"qpm": math.nan}, "impossible"),
+        ({"steps_per_quarter": 7}, "divide"),
+        ({"steps_per_quarter": 0}, "divide"),
+    ],
+)
+def test_a_dictionary_of_another_kind_is_refused(change, says):
+    with pytest.raises(ValueError, match=f"^not a chord codec .*{says}") as caught:
+        ChordCodec.from_dict(CODEC.to_dict() | change)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_missing_or_impossible_is_said():
+    for data in ({}, [], {"kind": "chords"}):
+        with pytest.raises(ValueError, match="not a chord codec"):
+            ChordCodec.from_dict(data)
+    with pytest.raises(ValueError, match="160 classes are too few"):
+        ChordCodec.fit(corpus(), classes=160)
+    with pytest.raises(ValueError, match="no pitched note"):
+        ChordCodec.fit([song(Tone(0, 36, 480, is_drum=True))])
+    for codes in ([[0, 0]], [0, 0, 0]):
+        with pytest.raises(ValueError, match="shape"):
+            CODEC.decode(np.array(codes))
+    for row in ([CODEC.vocabulary[0], 0, 0], [0, 193, 0], [0, 0, 193], [-1, 0, 0]):
+        with pytest.raises(ValueError, match="another codec"):
+            CODEC.decode(np.array([row]))
+
+
+def read(path) -> Song:
+    """A MIDI file, ticks rounded to those of a song."""
+    symusic = pytest.importorskip("symusic")
+    score = symusic.Score.from_file(str(path))
+    ticks = lambda time: round(time * QUARTER / score.ticks_per_quarter)  # noqa: E731
+    tones = [
+        Tone(ticks(n.time), n.pitch, max(ticks(n.end) - ticks(n.time), 1), n.velocity, track.program, track.is_drum)
+        for track in score.tracks
+        for n in track.notes
+    ]
+    tempos = sorted((ticks(t.time), t.qpm) for t in score.tempos)
+    meters = sorted((ticks(m.time), m.numerator, m.denominator) for m in score.time_signatures)
+    return song(*tones, tempos=tuple(tempos), meters=tuple(meters))
+
+
+def test_real_files_are_read_back():
+    if not (SHARED / "midi").is_dir():
+        pytest.skip("the shared real data is not on this machine")
+    tunes = [read(path) for path in sorted((SHARED / "midi" / "nottingham-gpl").glob("*.mid"))[::8]]
+    bands = [read(path) for path in sorted((SHARED / "midi" / "multitrack-bsd").glob("*.mid"))[::4]]
+    codec = ChordCodec.fit(tunes)
+    assert len(codec.chords) > 50
+    for piece in tunes + bands:
+        codes = codec.encode(piece)
+        check_codes(codec, codes)
+        assert codec.decode(codes, like=piece) == codec.quantised(piece)
+    kept = [len(codec.quantised(tune).tones) / len({(t.onset, t.pitch) for t in tune.tones}) for tune in tunes]
+    assert min(kept) > 0.95  # the grid holds what is in the tunes

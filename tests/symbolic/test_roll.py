@@ -1,0 +1,137 @@
+"""Piano rolls: what is decoded is what was encoded, and every set has one form."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import SHARED
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from continuo.symbolic.roll import STOP, RollCodec
+from continuo.symbolic.song import QUARTER, Song, Tone
+from continuo.symbolic.transcription import read_song
+
+TONES = st.builds(
+    Tone,
+    onset=st.integers(0, 4000),
+    pitch=st.integers(40, 80),
+    length=st.integers(1, 2500),
+    is_drum=st.booleans(),
+)
+SONGS = st.builds(
+    lambda tones, rest: Song("s", "s", tuple(sorted({*tones, Tone(0, 60, 100)})), 6500 + rest, ((0, 90.0),)),
+    st.lists(TONES, max_size=25),
+    st.integers(0, 2000),
+)
+GRIDS = pytest.mark.parametrize(("steps", "strikes"), [(1, False), (4, True), (4, False), (12, True)])
+
+
+def same(a: Song, b: Song) -> bool:
+    return (a.tones, a.ticks, a.tempos, a.meters) == (b.tones, b.ticks, b.tempos, b.meters)
+
+
+@GRIDS
+@settings(max_examples=60, deadline=None)
+@given(song=SONGS)
+def test_decoding_gives_the_quantised_song(steps, strikes, song):
+    codec = RollCodec.fit([song], steps_per_quarter=steps, strikes=strikes)
+    codes = codec.encode(song)
+    assert same(codec.decode(codes, like=song), codec.quantised(song))
+    assert codes.max() < codec.vocabulary[0]
+    for row in codes:
+        heard = row[: list(row).index(STOP)] if STOP in row else row
+        assert np.all(np.diff(codec.ranks[heard]) > 0)
+        assert not row[len(heard) :].any()
+
+
+def test_onsets_and_ends_are_rounded_half_up_and_a_repeated_note_is_struck():
+    tones = (Tone(59, 60, 61), Tone(60, 64, 420), Tone(480, 64, 120), Tone(600, 64, 10))
+    codec = RollCodec.fit([Song("s", "s", tones, 1000)])
+    found = codec.decode(codec.encode(Song("s", "s", tones, 1000))).tones
+    assert [(t.onset, t.pitch, t.length) for t in found] == [
+        (0, 60, 120),
+        (120, 64, 360),
+        (480, 64, 120),
+        (600, 64, 120),
+    ]
+
+
+def test_without_strikes_notes_that_touch_are_one():
+    song = Song("s", "s", (Tone(0, 60, 480), Tone(480, 60, 480)), 960)
+    codec = RollCodec.fit([song], strikes=False)
+    assert [(t.onset, t.length) for t in codec.decode(codec.encode(song)).tones] == [(0, 960)]
+
+
+def test_final_rests_are_kept_and_the_next_step_begins_at_the_end():
+    song = Song("s", "s", (Tone(0, 60, 120),), 1920)
+    codec = RollCodec.fit([song])
+    codes = codec.encode(song)
+    assert len(codes) == 16
+    more = codec.decode(np.concatenate([codes, codes[:1]]))
+    assert more.tones[-1].onset == 1920
+
+
+def test_pitches_beyond_the_range_move_by_octaves():
+    codec = RollCodec.fit([Song("s", "s", (Tone(0, 50, 120), Tone(0, 70, 120)), 480)])
+    song = Song("s", "s", (Tone(0, 97, 120), Tone(120, 13, 120), Tone(240, 60, 120)), 480)
+    assert codec.foreign(song) == 2
+    assert [t.pitch for t in codec.decode(codec.encode(song)).tones] == [61, 61, 60]
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_any_codes_are_a_song(seed):
+    song = Song("s", "s", tuple(Tone(0, 60 + k, 480) for k in range(4)), 480)
+    codec = RollCodec.fit([song])
+    codes = np.random.default_rng(seed).integers(codec.vocabulary[0], size=(20, 4))
+    decoded = codec.decode(codes)
+    assert decoded.ticks == 20 * QUARTER // 4
+    assert all(60 <= t.pitch <= 63 and t.end <= decoded.ticks for t in decoded.tones)
+
+
+def test_tempo_meter_and_instrument_are_the_prompts_else_the_corpus_s():
+    songs = [
+        Song("s", "s", (Tone(0, 60, 480, 80, 41),), 480, ((0, qpm),), ((0, 3, 4),)) for qpm in (90.0, 100.0, 110.0)
+    ]
+    codec = RollCodec.fit(songs)
+    alone = codec.decode(codec.encode(songs[0]))
+    assert (alone.tempos, alone.meters, alone.program()) == (((0, 100.0),), ((0, 3, 4),), 41)
+    like = Song("l", "l", (Tone(0, 50, 480, 80, 7),), 480, ((0, 70.0),), ((0, 6, 8),))
+    lent = codec.decode(codec.encode(songs[0]), like)
+    assert (lent.tempos, lent.meters, lent.program()) == (like.tempos, like.meters, 7)
+
+
+def test_saved_and_read_again_it_is_the_same():
+    song = Song("s", "s", (Tone(0, 60, 480), Tone(0, 65, 240)), 960)
+    codec = RollCodec.fit([song])
+    again = RollCodec.from_dict(json.loads(json.dumps(codec.to_dict())))
+    assert again.vocabulary == codec.vocabulary
+    assert np.array_equal(again.encode(song), codec.encode(song))
+
+
+def test_what_is_missing_or_impossible_is_said():
+    with pytest.raises(ValueError, match="no pitched note"):
+        RollCodec.fit([Song("s", "s", (Tone(0, 36, 10, is_drum=True),), 480)])
+    with pytest.raises(ValueError, match="does not divide"):
+        RollCodec.fit([Song("s", "s", (Tone(0, 36, 10),), 480)], steps_per_quarter=7)
+    with pytest.raises(ValueError, match="not a roll codec"):
+        RollCodec.from_dict({"kind": "chords"})
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared real data is not on this machine")
+def test_real_files_come_back():
+    paths = (
+        sorted((SHARED / "midi").rglob("*.mid"))[::8] + sorted((SHARED / "musicxml" / "osmd-bsd").rglob("*.*ml"))[:6]
+    )
+    read = 0
+    for path in paths:
+        try:
+            song = read_song(path)
+        except ValueError:
+            continue
+        if any(not t.is_drum for t in song.tones):
+            codec = RollCodec.fit([song], most=64)
+            assert same(codec.decode(codec.encode(song), like=song), codec.quantised(song)), path
+            read += 1
+    assert read > 40

@@ -1,0 +1,114 @@
+"""Work that processes share: all of it is done, errors reach who waits, and nobody works for nobody."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import closing
+
+import pytest
+import shares
+from conftest import ROOT
+
+from continuo.system.process_pool import shared_out
+
+
+def test_all_is_done_by_as_many_processes_as_were_asked_for():
+    made = list(shared_out(shares.squares, range(5), 2))
+    values = Counter(number for number, _ in made)
+    assert values == dict.fromkeys(range(5), 2)
+    workers = {value for number, value in made if value != number**2}
+    assert len(workers) == 2
+    assert os.getpid() not in workers
+
+
+def test_one_process_is_this_one_and_works_in_order():
+    made = list(shared_out(shares.squares, range(3), 1))
+    assert made == [pair for n in range(3) for pair in ((n, n**2), (n, os.getpid()))]
+
+
+def test_each_computes_with_one_thread():
+    assert list(shared_out(shares.threads, range(2), 2)) == [1, 1]
+
+
+def test_none_waits_until_another_has_read_its_work(tmp_path):
+    """More work than a pipe holds: who starts a process with it in hand waits until that has read it."""
+    assert list(shared_out(shares.Meeting(tmp_path, 2), [bytes(1 << 20)] * 2, 2)) == [1 << 20] * 2
+
+
+def test_an_error_reaches_who_waits():
+    with pytest.raises(ValueError, match="three"):
+        list(shared_out(shares.failing, range(6), 2))
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_process_that_is_killed_is_told_of(how):
+    with pytest.raises(ChildProcessError, match="killed"):
+        list(shared_out(shares.dying, [how] * 2, 2))
+
+
+@pytest.mark.parametrize("work", [shares.cleaning, shares.cleaning_in_the_end])
+def test_who_is_not_waited_for_leaves_by_way_of_its_clearing(tmp_path, work):
+    with closing(shared_out(work, [tmp_path] * 2, 2)) as coming:
+        marks = {next(coming), next(coming)}
+        assert len(marks) == 2
+        started = time.monotonic()
+    assert time.monotonic() - started < 20
+    assert not [*tmp_path.iterdir()]
+
+
+def test_who_loses_the_process_that_started_it_leaves_too(tmp_path):
+    """Killed with -9, that one can tell nobody."""
+    code = "import sys, pathlib, shares\nfrom continuo.system.process_pool import shared_out\n"
+    code += "list(shared_out(shares.cleaning, [pathlib.Path(sys.argv[1])] * 2, 2))"
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=os.environ | {"PYTHONPATH": paths})
+    deadline = time.monotonic() + 60
+    while len([*tmp_path.iterdir()]) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len([*tmp_path.iterdir()]) == 2
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while [*tmp_path.iterdir()] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_ctrl_c_while_they_start_is_not_lost(monkeypatch):
+    """It comes once the one that is being started has started."""
+    start = multiprocessing.get_context("spawn").Process.start
+
+    def interrupted(process):
+        start(process)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(multiprocessing.get_context("spawn").Process, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(shared_out(shares.squares, range(4), 2))
+
+
+def test_ctrl_c_is_for_who_started_them():
+    """Handlers are what they were, and the processes hear nothing of it: they live on when all are interrupted."""
+    before = signal.getsignal(signal.SIGINT)
+    with closing(shared_out(shares.squares, range(4), 2)) as coming:
+        made = [next(coming) for _ in range(4)]
+        for pid in {value for number, value in made if value != number**2}:
+            os.kill(pid, signal.SIGINT)
+        made += coming
+    assert len(made) == 8
+    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_ctrl_c_is_not_for_the_first_one_either():
+    """Python's resource tracker, which the first start of a process starts, unblocks signals."""
+    code = "import shares\nfrom continuo.system.process_pool import shared_out\n"
+    code += "print(list(shared_out(shares.hears_no_ctrl_c, [1, 2], 2)))"
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, check=True, capture_output=True, text=True)
+    assert done.stdout == "[True, True]\n"

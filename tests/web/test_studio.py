@@ -1,0 +1,444 @@
+"""The studio: its server alone, then the page in a real browser."""
+
+import asyncio
+import io
+import json
+import re
+import socket
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import RATE_HZ, ROOT, melody, train_small
+from starlette.testclient import TestClient
+
+import studio
+from predictor import Predictor, joined
+from web import preview, request_worker, take_worker
+from web import uploads as on_desk
+from web.request_worker import Worker
+from web.security import ASKER
+
+HYMN = ROOT / "examples" / "hymn.musicxml"
+ASKING = {ASKER: "test"}
+
+
+@pytest.fixture
+def desk(tmp_path):
+    (tmp_path / "desk").mkdir()
+    (tmp_path / "models").mkdir()
+    return studio.Studio(tmp_path / "models", tmp_path / "desk")
+
+
+@pytest.fixture
+def client(desk):
+    """A page's view of a studio whose worker does not run."""
+    return TestClient(desk.app(), base_url="http://127.0.0.1:8642", headers=ASKING)
+
+
+def recording(samples: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, RATE_HZ, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
+def uploaded(client, name: str, content: bytes):
+    return client.post("/api/upload", params={"name": name}, content=content)
+
+
+# --- who may ask ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "192.168.1.5:8642", ""])
+def test_other_names_for_this_computer_are_refused(client, host):
+    assert client.get("/api/choices", headers={"host": host}).status_code == 400
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8642", "localhost:9000", "[::1]:8642"])
+def test_this_computer_is_answered(client, host):
+    assert client.get("/api/choices", headers={"host": host}).status_code == 200
+
+
+def test_pages_of_other_sites_cannot_post(desk, client):
+    plain = TestClient(desk.app(), base_url="http://127.0.0.1:8642")
+    assert plain.post("/api/examples/hymn").status_code == 403
+    for origin in ("http://evil.example", "http://127.0.0.1:9999", "null"):
+        assert client.post("/api/examples/hymn", headers={"origin": origin}).status_code == 403
+    assert client.post("/api/training/pause", headers={"origin": "http://127.0.0.1:8642"}).status_code == 200
+
+
+def test_every_answer_forbids_other_hosts(client):
+    for path in ("/", "/studio.js", "/api/choices", "/api/files/x/take.wav"):
+        headers = client.get(path).headers
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "http" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_page_names_no_other_host():
+    for path in studio.WEB.iterdir():
+        text = path.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?:|//[a-z]+\.[a-z]", text), path
+
+
+# --- what is brought along --------------------------------------------------------------------------------------------
+
+
+def test_an_example_is_engraved_and_its_notes_are_there(client):
+    found = client.post("/api/examples/hymn").json()
+    assert found["name"] == "hymn.musicxml"
+    assert found["seconds"] == pytest.approx(16 * 60 / 72)
+    assert len(found["notes"]) == 62
+    assert found["pages"] == 1
+    page = client.get(f"/api/files/{found['id']}/page-1.svg")
+    assert page.headers["content-type"] == "image/svg+xml"
+    assert "sandbox" in page.headers["content-security-policy"]
+    assert page.text.count('class="note"') == 62
+
+
+def test_a_narrow_page_has_more_lines(tmp_path):
+    def systems(width):
+        preview.engrave(ROOT / "examples" / "prompt.musicxml", tmp_path, width)
+        return (tmp_path / "page-1.svg").read_text().count('class="system"')
+
+    assert systems(320) > systems(1200) >= 1
+
+
+def test_recordings_and_midi_are_looked_at_too(client, tmp_path):
+    soundfile.write(tmp_path / "tune.wav", melody(1), RATE_HZ)
+    found = uploaded(client, "tune.WAV", (tmp_path / "tune.wav").read_bytes()).json()
+    assert (found["seconds"], found["notes"], found["pages"]) == (3.0, [], 0)
+    from continuo.score.performance import perform
+    from continuo.score.synth import write_midi
+
+    write_midi(perform(HYMN), tmp_path / "hymn.mid")
+    found = uploaded(client, "hymn.mid", (tmp_path / "hymn.mid").read_bytes()).json()
+    assert (len(found["notes"]), found["pages"]) == (62, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("song.musicxml", b"<score", "song.musicxml: "),
+        ("song.mid", b"not a midi file", "song.mid"),
+        ("song.wav", b"nor a recording", "cannot be decoded"),
+        ("song.mxl", b"PK\x03\x04broken", "song.mxl"),
+        ("notes.txt", b"do re mi", "notes.txt is not a file of a known kind"),
+        ("rest.wav", recording(np.zeros(RATE_HZ)), "rest.wav is silent"),
+        ("torn.wav", recording(np.r_[melody(1), np.nan]), "torn.wav holds samples that are not numbers"),
+        ("song", b"x", "keep the ending of its name"),
+        ("", b"x", "keep the ending of its name"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_one_line(desk, client, name, content, words):
+    answer = uploaded(client, name, content)
+    assert answer.status_code == 400
+    text = answer.json()["error"]
+    assert words in text
+    assert "\n" not in text
+    assert str(desk.desk.folder) not in text
+    assert not list(desk.desk.folder.iterdir()), "nothing half-read is kept"
+
+
+def test_too_large_a_file_is_refused_while_it_comes(desk, client, monkeypatch):
+    monkeypatch.setattr(on_desk, "MOST_FILE", 1000)
+    answer = uploaded(client, "long.wav", bytes(2000))
+    assert answer.status_code == 413
+    assert "long.wav is too large" in answer.json()["error"]
+    assert not list(desk.desk.folder.iterdir())
+
+
+def test_uploads_have_a_rate(desk, client):
+    desk.desk.taken.extend([time.monotonic()] * on_desk.MOST_A_MINUTE)
+    assert uploaded(client, "x.mid", b"").status_code == 429
+
+
+def test_nothing_more_is_kept_than_there_is_room_for(desk, client, monkeypatch):
+    monkeypatch.setattr(on_desk, "MOST_KEPT", 10)
+    (desk.desk.folder / "old.wav").write_bytes(bytes(11))
+    assert "download what you like" in client.post("/api/examples/hymn").json()["error"]
+
+
+def test_a_file_that_takes_too_long_is_given_up(client, monkeypatch):
+    monkeypatch.setattr(on_desk, "LOOK_S", 0.01)
+    assert "took longer than" in client.post("/api/examples/hymn").json()["error"]
+
+
+def test_names_are_harmless(desk, client):
+    name = "../../<img src=x onerror=alert(1)>\x1b[31m.musicxml"
+    found = uploaded(client, name, HYMN.read_bytes()).json()
+    assert found["name"] == "<img src=x onerror=alert(1)>\\x1b[31m.musicxml"  # shown as text, never as HTML
+    assert [path.name for path in desk.desk.folder.iterdir()] == [found["id"]]
+    assert (desk.desk.folder / found["id"] / "prompt.musicxml").is_file()
+
+
+def test_only_what_was_made_is_served(desk, client):
+    found = client.post("/api/examples/hymn").json()
+    for path in (
+        "/api/files/nobody/take.wav",
+        f"/api/files/{found['id']}/../x.svg",
+        "/api/files/x/%2e%2e%2fetc%2fpasswd",
+    ):
+        assert client.get(path).status_code == 404
+    (desk.desk.folder / found["id"] / "secret.txt").write_text("x")
+    assert client.get(f"/api/files/{found['id']}/secret.txt").status_code == 404
+    assert client.get("/../studio.py").status_code == 404
+    assert client.post("/api/examples/..%2F..%2Fetc").status_code in (404, 405)
+
+
+# --- questions --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seconds": 0}, "seconds"),
+        ({"seconds": 1e9}, "seconds"),
+        ({"temperature": -1}, "temperature"),
+        ({"seed": -1}, "seed"),
+        ({"model": "../secret"}, "there is no trained model"),
+        ({"unknown": 1}, "unknown"),
+    ],
+)
+def test_impossible_takes_are_refused(client, changes, words):
+    found = client.post("/api/examples/hymn").json()
+    answer = client.post("/api/takes", json={"source": found["id"], "model": "demo", "seconds": 1} | changes)
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]
+
+
+@pytest.mark.parametrize("body", [b"", b"[1]", b"{", b'{"seconds": NaN}', b"x" * 100_000])
+def test_what_is_no_question_is_refused(client, body):
+    assert client.post("/api/takes", content=body).status_code in (400, 413)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": "../up"}, "name"),
+        ({"name": "demo"}, "choose another name"),
+        ({"minutes": 0}, "minutes"),
+        ({"corpus": ""}, "type the folder"),
+        ({"corpus": "/no/such/folder"}, "/no/such/folder is not a folder"),
+        ({"corpus": "relative"}, "is not a folder"),
+    ],
+)
+def test_impossible_trainings_are_refused(client, changes, words):
+    body = {"name": "mine", "corpus": "music21:bach", "preset": "codebook-lstm", "minutes": 1} | changes
+    answer = client.post("/api/training", json=body)
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]
+    assert client.get("/api/training").json() == {"state": "idle"}
+
+
+def test_models_are_those_with_a_state(desk, client, trained):
+    assert client.get("/api/choices").json()["models"] == ["demo"]
+    (desk.folder / "bare.json").write_text(json.dumps(json.loads(trained.read_text()) | {"state": "bare.safetensors"}))
+    (desk.folder / "broken.json").write_text("{")
+    (desk.folder / "good.json").write_text(trained.read_text())
+    (desk.folder / "model.safetensors").write_bytes(b"")
+    assert client.get("/api/choices").json()["models"] == ["good", "demo"]
+
+
+def test_reports_are_of_models(client):
+    assert client.get("/report/demo").status_code == 404
+    assert client.get("/api/report", params={"model": "demo"}).json() == {"state": "none", "said": [], "page": False}
+    assert client.get("/report/secret").status_code == 400
+
+
+# --- the child process ------------------------------------------------------------------------------------------------
+
+ECHO = """
+import json, signal, sys, time
+def answer(**facts): print(json.dumps(facts), flush=True)
+for line in sys.stdin:
+    request = json.loads(line)
+    try:
+        if request.get("dies"): sys.exit(1)
+        if request.get("junk"): print('{"kind": "au', end="\\n")
+        answer(kind="begins")
+        time.sleep(request.get("sleeps", 0))
+        answer(kind="done", of=request["n"])
+    except KeyboardInterrupt:
+        answer(kind="cancelled")
+"""
+
+
+def asked_of(requests, *, cancel_after: float | None = None):
+    """What a worker answers to requests that are made at once, and the process ids it used."""
+
+    async def go():
+        hand = Worker([sys.executable, "-c", ECHO])
+        heard: list[list[dict]] = [[] for _ in requests]
+        pids = []
+
+        async def ask(k, request):
+            async def tell(answer):
+                heard[k].append(answer)
+
+            await hand.ask(request, tell)
+            pids.append(hand.process.pid)
+
+        tasks = [asyncio.create_task(ask(k, request)) for k, request in enumerate(requests)]
+        if cancel_after is not None:
+            while not heard[0]:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(cancel_after)
+            tasks[0].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await hand.close()
+        return heard, pids
+
+    return asyncio.run(go())
+
+
+def test_requests_are_answered_one_after_the_other():
+    heard, pids = asked_of([{"n": 1, "sleeps": 0.1}, {"n": 2}])
+    assert [answer["kind"] for answer in heard[0]] == ["begins", "done"]
+    assert [answer["kind"] for answer in heard[1]] == ["queued", "begins", "done"]
+    assert heard[1][-1]["of"] == 2
+    assert pids[0] == pids[1]
+
+
+def test_a_cancelled_request_leaves_the_process_ready():
+    heard, _ = asked_of([{"n": 1, "sleeps": 30}, {"n": 2}], cancel_after=0.1)
+    assert [answer["kind"] for answer in heard[0]] == ["begins"]
+    assert heard[1][-1] == {"kind": "done", "of": 2}
+
+
+def test_a_process_that_dies_is_replaced():
+    heard, _ = asked_of([{"n": 1, "dies": True}, {"n": 2}])
+    assert heard[0][-1]["kind"] == "failed"
+    assert "ended unexpectedly" in heard[0][-1]["text"]
+    assert heard[1][-1] == {"kind": "done", "of": 2}
+
+
+def test_a_process_that_stalls_is_replaced(monkeypatch):
+    monkeypatch.setattr(request_worker, "SILENCE_S", 1.0)
+    heard, _ = asked_of([{"n": 1, "sleeps": 60}, {"n": 2}])
+    assert "took longer" in heard[0][-1]["text"]
+    assert heard[1][-1] == {"kind": "done", "of": 2}
+
+
+def test_a_broken_line_is_skipped():
+    heard, _ = asked_of([{"n": 1, "junk": True}])
+    assert [answer["kind"] for answer in heard[0]] == ["begins", "done"]
+
+
+# --- takes ------------------------------------------------------------------------------------------------------------
+
+
+def request_for(meta: Path, prompt: Path, out: Path, **changes) -> take_worker.Request:
+    values = {"seconds": 0.5, "temperature": 1.0, "coarse": 1.0, "fine": 1.0, "seed": 3, "lead_s": 0.25} | changes
+    return take_worker.Request(str(meta), str(prompt), str(out), **values)
+
+
+def made(request: take_worker.Request) -> tuple[list[dict], dict, np.ndarray]:
+    """Answers and facts of a take, and the samples that were told, 16 bits."""
+    import base64
+
+    told = []
+    facts = take_worker.make(
+        request, Predictor.load(Path(request.meta)), lambda kind, **f: told.append({"kind": kind} | f)
+    )
+    pcm = b"".join(base64.b64decode(answer["pcm"]) for answer in told if answer["kind"] == "audio")
+    return told, facts, np.frombuffer(pcm, "<i2")
+
+
+@pytest.fixture
+def tune(tmp_path) -> Path:
+    soundfile.write(tmp_path / "tune.wav", melody(9), RATE_HZ)
+    return tmp_path / "tune.wav"
+
+
+def test_what_is_heard_while_it_is_made_is_what_is_written(trained, tune, tmp_path):
+    told, facts, heard = made(request_for(trained, tune, tmp_path / "take.wav"))
+    written, _ = soundfile.read(tmp_path / "take.wav", dtype="int16")
+    assert told[0] == {"kind": "begins", "sample_rate_hz": RATE_HZ, "seam_s": 3.0, "from_s": 2.75, "seconds": 0.5}
+    assert np.abs(heard.astype(int) - written[-len(heard) :]).max() <= 1
+    assert len(heard) == len(written) - round(2.75 * RATE_HZ)
+    assert facts["seconds"] == len(written) / RATE_HZ
+
+
+def test_a_take_in_the_studio_is_that_of_predict(trained, tune, tmp_path):
+    made(request_for(trained, tune, tmp_path / "take.wav"))
+    model = Predictor.load(trained)
+    prompt = model.prompt(tune)
+    take = model.take(prompt, seed=3, how=request_for(trained, tune, tune).how(model))
+    steps = request_for(trained, tune, tune).steps(model)
+    whole = np.concatenate(list(joined(take, prompt, steps)))
+    written, _ = soundfile.read(tmp_path / "take.wav")
+    np.testing.assert_allclose(written, whole, atol=1e-4)
+
+
+def test_a_model_is_loaded_anew_when_its_state_is(trained, tmp_path):
+    import os
+    import shutil
+
+    for name in ("model.json", "model.safetensors"):
+        shutil.copy(trained.with_name(name), tmp_path / name)
+    shelf = take_worker.Shelf()
+    first = shelf.predictor(tmp_path / "model.json")
+    assert shelf.predictor(tmp_path / "model.json") is first
+    os.utime(tmp_path / "model.safetensors", ns=(1, 1))
+    assert shelf.predictor(tmp_path / "model.json") is not first
+
+
+def test_a_journal_for_programs(tmp_path, music_folder):
+    journal = tmp_path / "journal.jsonl"
+    train_small(tmp_path, music_folder, steps=12, extra=("--journal", str(journal)))
+    entries = [json.loads(line) for line in journal.read_text().splitlines()]
+    learning = [entry for entry in entries if entry["task"] == "training"]
+    assert learning[0]["step"] >= 1
+    assert learning[0]["training"] > 0
+    assert 0 < learning[0]["share"] <= 1
+    assert learning[0]["remaining_s"] >= 0
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--port", "70000"], "--port 70000"),
+        (["--port", "-1"], "--port -1"),
+        (["--host", "0.0.0.0"], "every address"),
+        (["--host", "no.such.host.invalid"], "no.such.host.invalid"),
+        (["--host", "203.0.113.7"], "203.0.113.7"),
+    ],
+)
+def test_addresses_that_cannot_be_opened_are_refused_in_one_line(capsys, flags, words):
+    assert studio.main(flags) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_a_port_in_use_is_refused(capsys):
+    taken = studio._listen("127.0.0.1", 0)
+    with taken:
+        assert studio.main(["--port", str(taken.getsockname()[1])]) == 2
+    assert "--port 0" in capsys.readouterr().err
+
+
+def test_nobody_else_is_answered_unless_asked_for():
+    """Another address of this very computer finds nothing there."""
+    arguments = studio.build_parser().parse_args(["--port", "0"])
+    with studio._listen(arguments.host, arguments.port) as listening:
+        address, port = listening.getsockname()
+        assert address == "127.0.0.1"
+        socket.create_connection((address, port), timeout=5).close()
+        with pytest.raises(OSError):
+            socket.create_connection(("127.0.0.2", port), timeout=5)
+
+
+def test_curves_hold_whole_lines_only(tmp_path, monkeypatch):
+    (tmp_path / "journal").write_text('{"a": 1}\n{"a": 2}\n{"a"')
+    assert studio.whole_lines(tmp_path / "journal") == ['{"a": 1}', '{"a": 2}']
+    assert studio.whole_lines(tmp_path / "nothing") == []
+    monkeypatch.setattr(studio, "TAIL_BYTES", 14)
+    assert studio.whole_lines(tmp_path / "journal") == ['{"a": 2}']
