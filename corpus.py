@@ -50,18 +50,18 @@ from continuo.score.performance import CACHE_VERSION, SCORE_ENDINGS, perform
 from continuo.symbolic.song import QUARTER, Song, Tone, pitch_number
 from continuo.symbolic.transcription import read_song
 from continuo.system import cache
-from continuo.system.command_line import Parser, counted, printable, run_main
-from continuo.system.files import human_size, near
+from continuo.system.command_line import Parser, pluralize, printable, run_main
+from continuo.system.files import human_size, suggest_path
 from continuo.system.progress import Display
-from continuo.system.workers import WORKERS, in_order, keep_on
+from continuo.system.workers import WORKERS, check_cancelled, ordered_map
 
-LEAST_SECONDS = 0.5
+MIN_SECONDS = 0.5
 OWN_FOLDERS = (".runs", ".evaluation")  # what Continuo writes beside models
 AUDIO_VERSION = 3  # part of every cache key: raise it whenever the same file would be heard differently
 NOTES_PREFIX = "notes:"
-MOST_DEPTH = 64  # folders in folders
-MOST_MATCHING_S = 1.0  # of a pattern and a name; longer takes what goes astray in itself, as (a+)+$ does
-MOST_REPEATS = 10_000  # of a pattern's counted repeats together: each is written out when it is compiled
+MAX_DEPTH = 64  # folders in folders
+MATCH_TIMEOUT_S = 1.0  # of a pattern and a name; longer takes what goes astray in itself, as (a+)+$ does
+MAX_REPEATS = 10_000  # of a pattern's counted repeats together: each is written out when it is compiled
 ADDRESS = regex.compile(r"https?:/")
 GROUP = regex.compile(r"([\d,]+) files?")  # how files of one kind are named together
 SPLIT_SHARE = 0.1  # of a lone recording, heard only in validation
@@ -111,7 +111,7 @@ class Corpus(Generic[P]):
         if len(self.pieces) == 1:
             piece = self.pieces[0]
             cut = int(piece.extent * (1 - SPLIT_SHARE))
-            return [piece.stretch(0, cut, "beginning")], [piece.stretch(cut, piece.extent, "end")]
+            return [piece.excerpt(0, cut, "beginning")], [piece.excerpt(cut, piece.extent, "end")]
         held_out = min(max(1, round(validation_share * len(self.pieces))), len(self.pieces) - 1)
         split = train_test_split(list(self.pieces), test_size=held_out, random_state=seed % 2**32)
         train: list[P] = split[0]
@@ -230,9 +230,9 @@ def find(section: CorpusSection) -> tuple[list[Source], list[tuple[str, str]]]:
         else:
             other[ending or "no ending"] += 1
     if filtered:
-        skipped.append((counted(filtered, "file"), "filtered out by corpus.include or corpus.exclude"))
+        skipped.append((pluralize(filtered, "file"), "filtered out by corpus.include or corpus.exclude"))
     skipped += [
-        (counted(count, "file"), f"{ending}: neither audio nor a score") for ending, count in sorted(other.items())
+        (pluralize(count, "file"), f"{ending}: neither audio nor a score") for ending, count in sorted(other.items())
     ]
     return sources, skipped
 
@@ -257,7 +257,7 @@ def _files(path: str) -> Iterator[tuple[str, Path]]:
         yield folder.name, folder
         return
     if not folder.is_dir():
-        missing = f"the corpus {path} is neither a folder nor {EMBEDDED_CORPUS}{near(folder)}"
+        missing = f"the corpus {path} is neither a folder nor {EMBEDDED_CORPUS}{suggest_path(folder)}"
         raise ValueError(f"{missing}; check --corpus, or corpus.path")
     if not os.access(folder, os.R_OK | os.X_OK):
         raise ValueError(f"the corpus {path} cannot be read: check its permissions")
@@ -265,7 +265,7 @@ def _files(path: str) -> Iterator[tuple[str, Path]]:
     unreadable = lambda error: found.append(Path(error.filename))  # noqa: E731
     for parent, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if not name.startswith(".") and Path(name).suffix not in OWN_FOLDERS]
-        if folders and len(Path(parent).relative_to(folder).parts) >= MOST_DEPTH:
+        if folders and len(Path(parent).relative_to(folder).parts) >= MAX_DEPTH:
             found += [Path(parent) / name for name in folders]
             folders.clear()
         names += [name for name in folders if (Path(parent) / name).is_symlink()]
@@ -284,7 +284,7 @@ def _why_no_file(path: Path) -> str:
         return "a link to a folder is not followed"
     if path.is_dir():
         reason = "the folder cannot be read: check its permissions"
-        return reason if not os.access(path, os.R_OK | os.X_OK) else f"more than {MOST_DEPTH} folders in folders"
+        return reason if not os.access(path, os.R_OK | os.X_OK) else f"more than {MAX_DEPTH} folders in folders"
     return "neither a file nor a folder" if path.exists() else "a link that leads nowhere"
 
 
@@ -293,8 +293,8 @@ def _pattern(patterns: Sequence[str], key: str) -> "regex.Pattern[str] | None":
     if not patterns:
         return None
     for pattern in patterns:
-        if math.prod(int(count) or 1 for count in regex.findall(r"(?<=[{,])\d{1,20}", pattern)) > MOST_REPEATS:
-            raise ValueError(f"corpus.{key}: {pattern!r} repeats more than {MOST_REPEATS} times: lower its counts")
+        if math.prod(int(count) or 1 for count in regex.findall(r"(?<=[{,])\d{1,20}", pattern)) > MAX_REPEATS:
+            raise ValueError(f"corpus.{key}: {pattern!r} repeats more than {MAX_REPEATS} times: lower its counts")
         try:
             regex.compile(pattern, regex.V1)
         except (regex.error, RecursionError, OverflowError, MemoryError) as error:
@@ -304,10 +304,10 @@ def _pattern(patterns: Sequence[str], key: str) -> "regex.Pattern[str] | None":
 
 def _matches(pattern: "regex.Pattern[str]", text: str, key: str) -> bool:
     try:
-        return pattern.search(text, timeout=MOST_MATCHING_S) is not None
+        return pattern.search(text, timeout=MATCH_TIMEOUT_S) is not None
     except TimeoutError:
         raise ValueError(
-            f"corpus.{key} takes more than {MOST_MATCHING_S:g} s on the name {text!r}: "
+            f"corpus.{key} takes more than {MATCH_TIMEOUT_S:g} s on the name {text!r}: "
             "write it without repeats in repeats"
         ) from None
 
@@ -317,9 +317,9 @@ def _prepared(
 ) -> Iterator[tuple[Source, P | str]]:
     """Each source with its piece, or the reason why it has none."""
     task = display.task("reading the corpus", len(sources))
-    with closing(in_order(read, sources, workers)) as outcomes:
+    with closing(ordered_map(read, sources, workers)) as outcomes:
         for done, (source, outcome) in enumerate(zip(sources, outcomes, strict=True), start=1):
-            task.update(done, f"{done} of {counted(len(sources), 'piece')}")
+            task.update(done, f"{done} of {pluralize(len(sources), 'piece')}")
             yield source, outcome
     task.close()
 
@@ -340,7 +340,7 @@ def prepare(source: Source, section: CorpusSection) -> Piece | str:
     samples = StoredSamples(cache.entry(key, ".f32"), 0, facts["bytes"] // 4, restore)
     heard = samples[slice(*facts["heard"])]
     piece = Piece(source.id, str(source.path), section.sample_rate_hz, heard, facts["loudness_db"], key)
-    return replace(piece, cut_short=facts["cut_short"], ends=not facts["cut_short"])
+    return replace(piece, cut_short=facts["cut_short"], has_ending=not facts["cut_short"])
 
 
 def _store(source: Source, section: CorpusSection, key: str) -> dict[str, Any]:
@@ -399,14 +399,14 @@ def _reason(source: Source, error: ValueError | OSError) -> str:
 
 
 def _wanted(block: np.ndarray) -> np.ndarray:
-    keep_on()
+    check_cancelled()
     return block
 
 
 def _facts(path: Path, rate: int) -> dict[str, Any]:
     samples = StoredSamples(path)
     try:
-        check_audible(samples, rate, least_samples=int(LEAST_SECONDS * rate), source="it")
+        check_audible(samples, rate, least_samples=int(MIN_SECONDS * rate), source="it")
     except ValueError as error:
         return {"refused": str(error)}
     loudness = loudness_db(samples, rate)
@@ -492,7 +492,7 @@ def _prompt_source(path: Path, endings: frozenset[str], *, expressive: bool = Fa
     if ADDRESS.match(str(path)):
         raise ValueError("--prompt takes a file, not an address of the web: download it first")
     if not path.exists():
-        raise ValueError(f"--prompt {path} does not exist{near(path) or '; check the spelling'}")
+        raise ValueError(f"--prompt {path} does not exist{suggest_path(path) or '; check the spelling'}")
     if not path.is_file() and not path.is_dir():
         raise ValueError(f"the prompt {path} is neither a file nor a folder: write what comes from it to a file first")
     if path.is_dir() or path.suffix.lower() not in endings:
@@ -550,7 +550,7 @@ def _print_songs(corpus: Corpus[Song], *, text: bool) -> None:
 
 
 def _print_total(corpus: Corpus[Any]) -> None:
-    print(f"{counted(len(corpus.pieces), 'piece')}, {corpus.seconds / 60:.1f} minutes; {corpus.left_out} skipped")
+    print(f"{pluralize(len(corpus.pieces), 'piece')}, {corpus.seconds / 60:.1f} minutes; {corpus.left_out} skipped")
 
 
 if __name__ == "__main__":

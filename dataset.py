@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from continuo.audio.piece import Piece
 from continuo.symbolic.song import Song
 from continuo.system import cache
-from continuo.system.workers import WORKERS, in_order
+from continuo.system.workers import WORKERS, ordered_map
 from featurizer import Featurizer
 
 
@@ -77,8 +77,10 @@ class AudioDataset(Dataset[Batch]):
         else:
             self.codes, steps = CodeFile(featurizer.spec.vocabulary), []
             encode = partial(encoded, featurizer=featurizer, fingerprint=featurizer.fingerprint())
-            workers = WORKERS if featurizer.hears == "sound" else 1  # notes are encoded inside the interpreter's lock
-            with closing(in_order(encode, pieces, workers)) as streams:
+            workers = (
+                WORKERS if featurizer.modality == "sound" else 1
+            )  # notes are encoded inside the interpreter's lock
+            with closing(ordered_map(encode, pieces, workers)) as streams:
                 for done, stream in enumerate(streams, start=1):
                     steps.append(len(stream))
                     if len(stream) >= 2:
@@ -87,7 +89,9 @@ class AudioDataset(Dataset[Batch]):
         self.pieces = [piece for piece, count in zip(pieces, steps, strict=True) if count >= 2]
         self.skipped = [(p.id, "shorter than two steps") for p, count in zip(pieces, steps, strict=True) if count < 2]
         self.steps = [count for count in steps if count >= 2]
-        events = [steps if piece.ends else steps - 1 for piece, steps in zip(self.pieces, self.steps, strict=True)]
+        events = [
+            steps if piece.has_ending else steps - 1 for piece, steps in zip(self.pieces, self.steps, strict=True)
+        ]
         self.windows = [-(-count // window) for count in events]  # ceil: the last one may be short
         self.first_window = np.concatenate([[0], np.cumsum(self.windows)]).astype(np.int64)
 
@@ -121,7 +125,7 @@ class AudioDataset(Dataset[Batch]):
         steps = F.pad(steps, (0, 0, 0, self.window + 1 - steps.shape[1]))
         starts = torch.tensor([start for _, start in places])[:, None]
         last = torch.tensor([self.steps[piece] for piece, _ in places])[:, None]
-        ending = torch.tensor([self.pieces[piece].ends for piece, _ in places])[:, None]
+        ending = torch.tensor([self.pieces[piece].has_ending for piece, _ in places])[:, None]
         following = starts + torch.arange(1, self.window + 1)
         ends = (following == last) & ending
         mask = (following < last) | ends
@@ -182,7 +186,7 @@ def _are_codes(array: np.ndarray, vocabulary: Sequence[int]) -> bool:
     return bool((array >= 0).all() and (array < np.array(vocabulary)).all())
 
 
-class LaneSampler(Sampler[list[int]]):
+class RowSampler(Sampler[list[int]]):
     """An endless walk over pieces on parallel lanes, each epoch in a new order.
 
     At the very start every lane enters its piece at a random window, so that lanes do not march in step; from then on
@@ -245,7 +249,7 @@ def collate(windows: list[Batch]) -> Batch:
     return Batch(*(torch.stack(tensors) for tensors in zip(*windows, strict=True)))
 
 
-def training_batches(dataset: AudioDataset, sampler: LaneSampler) -> Iterator[Batch]:
+def training_batches(dataset: AudioDataset, sampler: RowSampler) -> Iterator[Batch]:
     """Batches without end, one window of every lane (of the sampler's rows) each."""
     own = torch.Generator()  # DataLoader draws a seed for its workers, which must not disturb the training's randomness
     return iter(DataLoader(dataset, batch_size=None, sampler=sampler, generator=own))

@@ -74,7 +74,7 @@ def _run(arguments: argparse.Namespace) -> int:
     with Display(quiet=arguments.quiet) as display:
         predictors = {meta: Predictor.load(meta, device) for meta in (arguments.meta, *arguments.beside)}
         evaluation, *others = (
-            kinds[predictors[meta].hears](meta, predictors[meta], plans[predictors[meta].hears], display)
+            kinds[predictors[meta].modality](meta, predictors[meta], plans[predictors[meta].modality], display)
             for meta in (arguments.meta, *arguments.beside)
         )
         report = evaluation.report() | {"beside": [other.brief() for other in others]}
@@ -120,7 +120,7 @@ def _beside(evaluation: "Evaluation", other: "Evaluation") -> list[str]:
     notes, path = [], other.predictor.metadata.corpus.path
     if path != evaluation.predictor.metadata.corpus.path:
         notes.append(f"{other.meta_path.stem} was measured on held-out music of its own corpus, {path}")
-    if (kind := other.predictor.hears) != evaluation.predictor.hears:
+    if (kind := other.predictor.modality) != evaluation.predictor.modality:
         notes.append(f"{other.meta_path.stem} is a model of {kind}: models of sound pay for how notes sound as well")
     return notes
 

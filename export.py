@@ -6,7 +6,7 @@ The file holds the graph of one step (see `onnx_step.py`: inputs `state`, `thres
 `codes`, `ended` and `state_after`) for any number of lanes, and computes in ONNX Runtime 1.20 or newer. Its metadata
 says what else is needed to draw with it, each a JSON value: `opening`, the `state` of one lane before a piece's first
 step; `levels` and `vocabulary` of a step; `steps_per_second`; `temperatures`, the ones of each level that `predict.py`
-uses unless it is told otherwise. `SideBySide` in `generation.py` says how `predict.py` draws thresholds and noise
+uses unless it is told otherwise. `StreamBatch` in `generation.py` says how `predict.py` draws thresholds and noise
 from a seed, sixteen steps at a time; nothing ends in the first two seconds. A hundred steps after a beginning:
 
     import json
@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 
 from continuo.system.command_line import Parser, run_main
-from continuo.system.files import check_writable, human_size, replacing
+from continuo.system.files import atomic_write, check_writable, human_size
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,7 +63,7 @@ def _run(arguments: argparse.Namespace) -> int:
     }
     for name, value in facts.items():
         made.metadata_props.add(key=name, value=json.dumps(value))
-    with replacing(arguments.out) as temporary:
+    with atomic_write(arguments.out) as temporary:
         temporary.write_bytes(made.SerializeToString())
     size = human_size(arguments.out.stat().st_size)
     print(f"{arguments.out}: {size}, weights of step {predictor.weights_step:,}", file=sys.stderr)

@@ -19,7 +19,7 @@ import torch
 from continuo.audio import codebook, postfilter
 from continuo.audio.phase import BLOCK, PhaseStream
 from continuo.audio.piece import Piece
-from continuo.audio.postfilter import AHEAD, PAST, Postfilter, with_edges
+from continuo.audio.postfilter import AHEAD, PAST, Postfilter, pad_edges
 from continuo.audio.stft import (
     OverlapAdd,
     check_hop,
@@ -44,14 +44,14 @@ from continuo.symbolic.chords import ChordCodec
 from continuo.symbolic.remi import RemiCodec
 from continuo.symbolic.roll import RollCodec
 from continuo.symbolic.song import Song
-from continuo.system.workers import keep_on
+from continuo.system.workers import check_cancelled
 
 State = dict[str, torch.Tensor]
 P = TypeVar("P", Piece, Song)
-MOST_PROMPT_S = 600.0  # of a prompt of sound that a model hears, its end; the time before matters no more
+MAX_PROMPT_S = 600.0  # of a prompt of sound that a model hears, its end; the time before matters no more
 RUN = 32  # frames that are sampled together
 TOGETHER = 4 * BLOCK  # frames that are decoded together: reading the post-filter's weights costs as much as using them
-FEWEST_CENTROIDS = 64  # however small the corpus
+MIN_CENTROIDS = 64  # however small the corpus
 POSTFILTER_STEP = 9e5  # what one costs, beside a frame and a centroid of k-means
 WHOLE_FRAMES = 60_000  # of a sample that is kept whole, for principal components and post-filter: 300 MB
 FIT_VERSION = 6  # part of the key of what was fitted: raise it whenever the same pieces would be fitted otherwise
@@ -87,11 +87,11 @@ class Featurizer(ABC, Generic[P]):
     """The contract of a representation of pieces of type P: `Piece`, which is sound, or `Song`, which is notes.
 
     Attributes:
-        hears: "sound" or "notes".
+        modality: "sound" or "notes".
         spec: what a stream of this featurizer looks like; known once fitted.
     """
 
-    hears: str
+    modality: str
     spec: StreamSpec
 
     @abstractmethod
@@ -124,7 +124,7 @@ class Featurizer(ABC, Generic[P]):
             ValueError: the prompt is too short for one step.
         """
 
-    def foreign(self, prompt: P) -> int:
+    def out_of_range(self, prompt: P) -> int:
         """How many notes of a prompt are beyond the corpus's range, and are moved when it is encoded."""
         return 0
 
@@ -151,7 +151,7 @@ class Featurizer(ABC, Generic[P]):
 class StftFeaturizer(Featurizer[Piece]):
     """What audio featurizers share: the frame grid. Subclasses say what a frame becomes, and what becomes a frame."""
 
-    hears = "sound"
+    modality = "sound"
 
     def __init__(self, section: StftSection, sample_rate_hz: int) -> None:
         check_hop(section.n_fft, section.hop)
@@ -184,7 +184,7 @@ class StftFeaturizer(Featurizer[Piece]):
         """Frames `start` to `stop`, of which frame `t` begins at sample `origin + t * hop`."""
         parts = []
         for first in range(start, stop, codebook.ENCODE_ROWS):
-            keep_on()
+            check_cancelled()
             last = min(first + codebook.ENCODE_ROWS, stop) - 1
             audio = piece.read(origin + first * self.hop, origin + last * self.hop + self.n_fft)
             parts.append(self.from_complex(spectrum(audio, self.n_fft, self.hop)))
@@ -197,7 +197,7 @@ class StftFeaturizer(Featurizer[Piece]):
                 f"the prompt {prompt.source} is too short: {prompt.seconds:.3f} s, "
                 f"at least {self.n_fft / self.sample_rate_hz:.3f} s (one frame) are needed"
             )
-        frames = min((length - self.n_fft) // self.hop, int(MOST_PROMPT_S * self.steps_per_second)) + 1
+        frames = min((length - self.n_fft) // self.hop, int(MAX_PROMPT_S * self.steps_per_second)) + 1
         return self._encoded(prompt, length - self.n_fft - (frames - 1) * self.hop, 0, frames)
 
     def tail(self, prompt: Piece | None) -> np.ndarray | None:
@@ -319,7 +319,7 @@ class CodebookFeaturizer(StftFeaturizer):
         if s.postfilter_steps and whole.any():
             real, phases = (rows[whole].unflatten(0, (-1, RUN)) for rows in (vectors, phases))  # (R, T, K)
             del vectors
-            rows = codebook.unseen(
+            rows = codebook.cross_fit_quantize(
                 self.codebook, real.flatten(0, 1), seed=seed, advance=advance, start=earlier, fitted_to=frames
             )
             quantised = rows.unflatten(0, real.shape[:2])
@@ -364,7 +364,7 @@ class CodebookFeaturizer(StftFeaturizer):
         """How many a codebook has that is fitted to so many frames."""
         s = self.section
         enough = frames // s.frames_per_centroid if s.frames_per_centroid else s.centroids
-        return min(s.centroids, max(FEWEST_CENTROIDS, enough))
+        return min(s.centroids, max(MIN_CENTROIDS, enough))
 
     def frames_to_fit(self, pieces: Sequence[Piece]) -> int:
         """How many frames of these the levels are fitted to."""
@@ -385,7 +385,7 @@ class CodebookFeaturizer(StftFeaturizer):
 
     def magnitude(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes `(T, L)` to STFT magnitudes `(T, K)`."""
-        return self.magnitude_between(with_edges(self.codebook.look_up(codes)))
+        return self.magnitude_between(pad_edges(self.codebook.dequantize(codes)))
 
     @torch.no_grad()
     def magnitude_between(self, components: torch.Tensor) -> torch.Tensor:
@@ -430,7 +430,7 @@ class CodebookDecoder(Decoder):
         f, length = self.featurizer, len(prompt.samples)
         count = min(PAST, 1 + (length - f.n_fft) // f.hop)
         audio = prompt.read(length - f.n_fft - (count - 1) * f.hop, length)
-        return with_edges(f.codebook.look_up(f.from_complex(spectrum(audio, f.n_fft, f.hop))))[count : PAST + count]
+        return pad_edges(f.codebook.dequantize(f.from_complex(spectrum(audio, f.n_fft, f.hop))))[count : PAST + count]
 
     def push(self, step: torch.Tensor) -> np.ndarray:
         self.steps.append(step)
@@ -448,7 +448,7 @@ class CodebookDecoder(Decoder):
 
     def _components(self) -> torch.Tensor:
         """The principal components of the steps that came, after those before them; silence begins like the first."""
-        new = self.featurizer.codebook.look_up(torch.stack(self.steps))
+        new = self.featurizer.codebook.dequantize(torch.stack(self.steps))
         self.steps = []
         return torch.cat([new[:1].expand(PAST, -1) if self.recent is None else self.recent, new])
 
@@ -479,7 +479,7 @@ class Codec(Protocol):
 
     def decode(self, codes: np.ndarray, like: Song | None = None) -> Song: ...
 
-    def quantised(self, song: Song) -> Song: ...
+    def round_trip(self, song: Song) -> Song: ...
 
     def to_dict(self) -> dict[str, Any]: ...
 
@@ -487,7 +487,7 @@ class Codec(Protocol):
 class NotesFeaturizer(Featurizer[Song]):
     """What featurizers of notes share: a codec, which is fitted to the corpus. Subclasses say which."""
 
-    hears = "notes"
+    modality = "notes"
     codec: Codec
 
     def __init__(self, section: GridSection | RemiSection, sample_rate_hz: int) -> None:
@@ -570,8 +570,8 @@ class RollFeaturizer(NotesFeaturizer):
         s = self.section
         return RollCodec.fit(songs, steps_per_quarter=s.steps_per_quarter, strikes=s.strikes, most=s.most)
 
-    def foreign(self, prompt: Song) -> int:
-        return self.codec.foreign(prompt)
+    def out_of_range(self, prompt: Song) -> int:
+        return self.codec.out_of_range(prompt)
 
     def restored(self, data: dict[str, Any]) -> Codec:
         return RollCodec.from_dict(data)

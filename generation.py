@@ -18,10 +18,10 @@ from onnx_step import Steps
 
 Lane = Iterator[tuple[torch.Tensor, bool]]
 AT_ONCE = 16  # steps that are drawn together, before anybody asks for them
-LEAST_DRAW = 2.0**-25  # in place of 0, which a uniform draw of 24 bits may be
+MIN_DRAW = 2.0**-25  # in place of 0, which a uniform draw of 24 bits may be
 
 
-def plain_lane(
+def single_stream(
     model: Any, context: torch.Tensor, state: tuple[torch.Tensor, ...], *, seed: int, how: Sampling, least: int
 ) -> Lane:
     """A lane of any `SequenceModel` on any device.
@@ -67,7 +67,7 @@ class Grammar:
         return self.next
 
 
-class SideBySide:
+class StreamBatch:
     """Lanes that one graph draws together. Threads may read them at the same time.
 
     Args:
@@ -116,7 +116,7 @@ class SideBySide:
         """Gumbel noise times the temperatures, `(AT_ONCE, B, L * V)`."""
         size = AT_ONCE, len(self.temperatures), self.steps.classes
         noise = np.stack([generator.random(size, np.float32) for generator in self.generators], axis=1)
-        np.log(np.maximum(noise, LEAST_DRAW, out=noise), out=noise)
+        np.log(np.maximum(noise, MIN_DRAW, out=noise), out=noise)
         np.log(np.negative(noise, out=noise), out=noise)
         noise *= -self.temperatures
         return noise.reshape(*noise.shape[:2], -1)

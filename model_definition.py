@@ -344,7 +344,7 @@ class LevelHead(CodeHead):
             logits = torch.baddbmm(self.bias[levels, None], mixed, self.embedding.vectors[levels].transpose(1, 2))
         return logits.masked_fill(self.unused[levels, None], -torch.inf) if self.narrow else logits
 
-    def nats(self, context: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def nll(self, context: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Negative log-likelihood by level: context `(B, T, W)` and target `(B, T, L)` to `(B, T, L)`."""
         known = F.pad(self.embedding(target)[:-1], (0, 0, 0, 0, 0, 0, 1, 0))  # level l knows the levels before it
         logits = self.logits(context.flatten(0, 1), known.flatten(1, 2), slice(None))  # (L, B * T, V)
@@ -409,7 +409,7 @@ class SetHead(CodeHead):
         lower[:, self.stop] = False
         return logits.masked_fill(lower, -torch.inf)
 
-    def nats(self, context: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def nll(self, context: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Negative log-likelihood by level: context `(B, T, W)` and target `(B, T, L)` to `(B, T, L)`."""
         known = F.pad(self.of(target).cumsum(2)[:, :, :-1], (0, 0, 1, 0))
         nats = context.new_zeros(target.shape, dtype=torch.float32)
@@ -458,7 +458,7 @@ class RegressionHead(nn.Module):
         """Frames `(B, T, F)`, standardised; there are no levels to leave out."""
         return (x - self.mean) / self.deviation
 
-    def nats(self, context: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def nll(self, context: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Context `(B, T, W)` and target `(B, T, F)` to `(B, T, 1)`."""
         error = self.embed(target) - self.out(context).float()
         return 0.5 * (error.square() + math.log(2 * math.pi)).sum(-1, keepdim=True)
@@ -531,7 +531,7 @@ class SequenceModel(nn.Module):
         context, state = self(x[:, None], state)
         return context[:, 0], state
 
-    def nats(
+    def nll(
         self,
         x: torch.Tensor,
         target: torch.Tensor,
@@ -545,7 +545,7 @@ class SequenceModel(nn.Module):
         `(B, T)` is what is heard of each step.
         """
         context, state = self(x, state, depths)
-        nats = self.head.nats(context, target)
+        nats = self.head.nll(context, target)
         if ends is None:
             return nats, state
         event = F.binary_cross_entropy_with_logits(self.end_logit(context), ends.float(), reduction="none")
@@ -564,7 +564,7 @@ class SequenceModel(nn.Module):
         return torch.rand(probability.shape, generator=generator, device=probability.device) < probability
 
     @torch.no_grad()
-    def expect(self, counts: torch.Tensor) -> None:
+    def init_bias_from_counts(self, counts: torch.Tensor) -> None:
         """Begin with the frequencies of the codes, where a head has a bias for them: `counts` `(L, V)`.
 
         What never occurs in training is so unlikely from the start, and need not be unlearned.

@@ -30,8 +30,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 OPSET, IR_VERSION = 21, 10
 MICROSOFT = "com.microsoft"  # the domain of operations that ONNX Runtime adds
-MOST_WEIGHT = 64  # of a row; two products with 8-bit inputs then fit into 16 bits, in which some processors add them
-MOST_INPUT = 127
+MAX_WEIGHT = 64  # of a row; two products with 8-bit inputs then fit into 16 bits, in which some processors add them
+MAX_INPUT = 127
 LOST, WORTH = 0.01, 0.5  # share of squares that two factors leave out; of numbers that they have at most
 DEVIATIONS = 8.0  # a normalised value beyond is cut off
 
@@ -216,9 +216,9 @@ class _Graph:
 
     def product(self, x: str, most: float, weight: torch.Tensor, bias: torch.Tensor | None) -> str:
         """`x` `(B, in)`, cut off at `most`, times the transpose of `weight` `(out, in)`, both rounded to 8 bits."""
-        scale = (weight.abs().amax(1) / MOST_WEIGHT).clamp(min=1e-12)
+        scale = (weight.abs().amax(1) / MAX_WEIGHT).clamp(min=1e-12)
         whole = (weight / scale[:, None]).round().to(torch.int8)
-        input_scale = self.constant(np.array(most / MOST_INPUT, np.float32))
+        input_scale = self.constant(np.array(most / MAX_INPUT, np.float32))
         middle = self.constant(np.array(128, np.uint8))
         rounded = self.add("QuantizeLinear", x, input_scale, middle)
         optional = [] if bias is None else ["", self.constant(bias)]

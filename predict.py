@@ -22,12 +22,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from continuo.system.command_line import Parser, counted, leave, named, printable, run_main
+from continuo.system.command_line import Parser, leave, nonempty_path, pluralize, printable, run_main
 from continuo.system.files import check_space, check_writable
 from continuo.system.paths import MODELS
 
-MOST_FRAMES = 1_000_000  # over four hours at the default rate
-MOST_TAKES = 10_000
+MAX_FRAMES = 1_000_000  # over four hours at the default rate
+MAX_TAKES = 10_000
 NO_PROMPT = Path("none")
 STANDARD_OUTPUT = Path("-")
 SAMPLE_BYTES, PICTURE_BYTES = 2, 2e6  # of a WAV, and of a picture at most
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser("predict.py", __doc__)
     parser.add_argument(
         "--prompt",
-        type=named,
+        type=nonempty_path,
         required=True,
         metavar="FILE",
         help="MusicXML, MIDI or audio; none: from nothing; notes:C4,E4,C4+G4: quarter notes, for models of notes",
@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--out",
-        type=named,
+        type=nonempty_path,
         metavar="FILE",
         help="the WAV to write; the rest goes beside it (default: PROMPT.continued.wav, here); -: the sound alone, "
         "to standard output while it is made",
@@ -126,21 +126,21 @@ def _run(arguments: argparse.Namespace) -> int:
         Sampling().but(**asked)  # refuses what cannot be meant before anything is loaded
         predictor = Predictor.load(_model(arguments.meta), device)
         how = predictor.sampling.but(**asked)
-        sound = predictor.hears == "sound"
+        sound = predictor.modality == "sound"
         if not sound and arguments.out != STANDARD_OUTPUT:
             check_all(arguments, outs, (".mid", ".musicxml"))
         prompt = None
         if arguments.prompt != NO_PROMPT:
             prompt = predictor.prompt(arguments.prompt, expressive=arguments.expressive, ring_out=arguments.frames == 0)
             if arguments.prompt_share < 1:
-                prompt = prompt.stretch(0, round(prompt.extent * arguments.prompt_share), "beginning")
+                prompt = prompt.excerpt(0, round(prompt.extent * arguments.prompt_share), "beginning")
                 if prompt.empty:
                     share = f"--prompt-share {arguments.prompt_share}"
                     raise ValueError(f"{share} leaves nothing of {arguments.prompt} to continue: give more of it")
             for remark in prompt.remarks if sound else ():
                 display.say(f"the prompt {arguments.prompt} {remark}")
-            if moved := predictor.moved(prompt):
-                notes = f"{counted(moved, 'note')} of the prompt {'is' if moved == 1 else 'are'}"
+            if moved := predictor.out_of_range(prompt):
+                notes = f"{pluralize(moved, 'note')} of the prompt {'is' if moved == 1 else 'are'}"
                 display.say(f"{notes} beyond the corpus's range: moved to the nearest octave")
         if sound and not arguments.until_end and arguments.out != STANDARD_OUTPUT:
             heard_s = 0.0 if arguments.continuation_only or prompt is None else prompt.seconds
@@ -162,17 +162,17 @@ def _check(arguments: argparse.Namespace) -> None:
     """Refuse what cannot be meant, before anything is loaded."""
     if arguments.frames < 0:
         raise ValueError(f"--frames {arguments.frames} must be 0 or more (0 renders the prompt alone)")
-    if arguments.frames > MOST_FRAMES:
-        raise ValueError(f"--frames {arguments.frames} is more than a WAV holds: {MOST_FRAMES:,} at most")
+    if arguments.frames > MAX_FRAMES:
+        raise ValueError(f"--frames {arguments.frames} is more than a WAV holds: {MAX_FRAMES:,} at most")
     if arguments.frames == 0 and (arguments.continuation_only or arguments.prompt == NO_PROMPT):
         other = "--continuation-only" if arguments.continuation_only else "--prompt none"
         raise ValueError(f"--frames 0 with {other} leaves nothing to write: drop one of them")
     if not 0 < arguments.prompt_share <= 1:
         raise ValueError(f"--prompt-share {arguments.prompt_share} must be above 0 and at most 1 (the whole prompt)")
-    if not 0 <= arguments.seed < 2**63 - MOST_TAKES:
-        raise ValueError(f"--seed {arguments.seed} must be 0 to {2**63 - MOST_TAKES - 1:,}")
-    if not 1 <= arguments.takes <= MOST_TAKES:
-        raise ValueError(f"--takes {arguments.takes} must be 1 to {MOST_TAKES}")
+    if not 0 <= arguments.seed < 2**63 - MAX_TAKES:
+        raise ValueError(f"--seed {arguments.seed} must be 0 to {2**63 - MAX_TAKES - 1:,}")
+    if not 1 <= arguments.takes <= MAX_TAKES:
+        raise ValueError(f"--takes {arguments.takes} must be 1 to {MAX_TAKES}")
     if arguments.prompt == NO_PROMPT and arguments.prompt_share != 1:
         raise ValueError("--prompt none has no share to continue: leave out --prompt-share, or name a prompt")
     if arguments.prompt == NO_PROMPT and arguments.prompt.exists():
@@ -215,7 +215,7 @@ def _made(
     arguments: argparse.Namespace, predictor: Any, prompt: Any, how: Any, outs: list[Path], display: Any
 ) -> list[dict[str, Any]]:
     """All takes, written; the facts about each. Where they are much work, several processes share them."""
-    from continuo.system.process_pool import shared_out
+    from continuo.system.process_pool import process_map
     from continuo.system.workers import WORKERS
 
     numbered, many = list(enumerate(outs)), len(outs) > 1
@@ -225,7 +225,7 @@ def _made(
     groups = [numbered[first : first + size] for first in range(0, len(outs), size)]
     make = partial(make_takes, arguments, predictor, prompt, how, None if many else display)
     task, made = display.task("takes", len(outs)) if many else None, {}
-    with closing(shared_out(make, groups, processes)) as coming:
+    with closing(process_map(make, groups, processes)) as coming:
         for number, facts, lines in coming:
             made[number] = facts
             for line in lines:
@@ -247,7 +247,7 @@ def make_takes(
     from continuo.audio.pictures import draw_continuation
     from continuo.system.progress import Kept
 
-    sound = predictor.hears == "sound"
+    sound = predictor.modality == "sound"
     seeds = [arguments.seed + number for number, _ in group]
     takes = predictor.takes(prompt, seeds, how=how, until_end=arguments.until_end)
     for (number, out), seed, take in zip(group, seeds, takes, strict=True):
@@ -303,10 +303,10 @@ def write_song(arguments: argparse.Namespace, predictor: Any, display: Any, job:
     made_s = song.seconds - song.second(seam)
     if not song.tones:
         display.say("no note came: try another --seed, more --frames, or --temperature 1")
-    elif arguments.frames and (words := stuck(song.stretch(seam, song.ticks, "continuation"))):
+    elif arguments.frames and (words := stuck(song.excerpt(seam, song.ticks, "continuation"))):
         display.say(f"the continuation is stuck. {words} A higher --temperature, or more training, would help")
     if arguments.continuation_only:
-        song, seam = song.stretch(seam, song.ticks, "continuation"), 0
+        song, seam = song.excerpt(seam, song.ticks, "continuation"), 0
     title = _title(arguments, predictor, take, seed)
     sound = render(song.performance(), predictor.sample_rate_hz, soundfont=soundfont and Path(soundfont).expanduser())
     beside = {}
@@ -345,7 +345,7 @@ def _comment(arguments: argparse.Namespace) -> str:
 def _title(arguments: argparse.Namespace, predictor: Any, take: Any, seed: int) -> str:
     """What was made, once it is made: a piece may have ended before all frames were drawn."""
     name = "from nothing:" if take.prompt is None else printable(arguments.prompt.name)
-    return f"{name} + {counted(take.made, 'frame')}, {_weights(predictor)}, seed {seed}"
+    return f"{name} + {pluralize(take.made, 'frame')}, {_weights(predictor)}, seed {seed}"
 
 
 def _weights(predictor: Any) -> str:

@@ -24,16 +24,16 @@ from continuo.audio.piece import Piece
 from continuo.model import checkpoint, metadata
 from continuo.model.sampling import Sampling
 from continuo.symbolic.song import Song
-from continuo.system.workers import made_ahead
+from continuo.system.workers import prefetch
 from featurizer import FEATURIZERS, Featurizer, NotesFeaturizer, StftFeaturizer
-from generation import AT_ONCE, Lane, SideBySide, plain_lane
+from generation import AT_ONCE, Lane, StreamBatch, single_stream
 from model_definition import LevelHead, SequenceModel, build_model, check_fits
 from onnx_step import Steps, flat_state, step_graph
 
 Arrays = dict[str, np.ndarray]
 PRIME_STEPS = 4096  # steps of a prompt that are heard at once
 AHEAD = 4  # times `AT_ONCE` steps that are drawn while those before them are decoded
-LEAST_S = 2.0  # of a continuation: prompts often close with a cadence, and what is asked for is how the music goes on
+MIN_S = 2.0  # of a continuation: prompts often close with a cadence, and what is asked for is how the music goes on
 
 
 class Predictor:
@@ -53,7 +53,7 @@ class Predictor:
         self.facts, self.metadata = facts, metadata.Metadata.model_validate(facts["metadata"])
         self.sampling = Sampling(**self.metadata.sampling.model_dump())
         self.step: int = facts["progress"]["step"]
-        now = checkpoint.predicting(facts["progress"]) == "average"
+        now = checkpoint.weights_prefix(facts["progress"]) == "average"
         self.weights_step: int = self.step if now else facts["progress"]["best_step"]
 
     @classmethod
@@ -72,11 +72,11 @@ class Predictor:
         metadata.check_same_model(meta, facts["metadata"], path)
         metadata.validated(facts["metadata"], {}, source=path.name)
         fitted = checkpoint.under_prefix("featurizer", tensors)
-        weights = checkpoint.under_prefix(checkpoint.predicting(facts["progress"]), tensors)
+        weights = checkpoint.under_prefix(checkpoint.weights_prefix(facts["progress"]), tensors)
         try:
             predictor = cls.of(facts, fitted, weights, device or torch.device("cpu"))
-        except checkpoint.UNFIT as error:
-            raise checkpoint.unfit(path, error) from None
+        except checkpoint.STATE_MISMATCH_ERRORS as error:
+            raise checkpoint.mismatch_error(path, error) from None
         predictor.sampling = Sampling(**meta.sampling.model_dump())
         return predictor
 
@@ -87,7 +87,7 @@ class Predictor:
         """The model that a state's facts describe, from the featurizer's tensors and its own.
 
         Raises:
-            Exception: of `checkpoint.UNFIT`, where they are not what the facts say.
+            Exception: of `checkpoint.STATE_MISMATCH_ERRORS`, where they are not what the facts say.
         """
         saved = metadata.Metadata.model_validate(facts["metadata"])
         featurizer = FEATURIZERS[saved.representation.kind](saved.representation, saved.corpus.sample_rate_hz)
@@ -118,9 +118,9 @@ class Predictor:
         return self.featurizer.spec.steps_per_second
 
     @property
-    def hears(self) -> str:
+    def modality(self) -> str:
         """Sound or notes, as the featurizer does."""
-        return self.featurizer.hears
+        return self.featurizer.modality
 
     def prompt(self, path: Path, *, expressive: bool = False, ring_out: bool = False) -> Any:
         """A score, MIDI or audio file as a prompt: a `Piece`, rendered as the model's corpus was, or a `Song`.
@@ -128,13 +128,13 @@ class Predictor:
         Raises:
             ValueError: it cannot be continued, with the reason.
         """
-        if self.hears == "notes":
+        if self.modality == "notes":
             return corpus.load_prompt_song(path)
         return corpus.load_prompt(path, self.metadata.corpus, expressive=expressive, ring_out=ring_out)
 
-    def moved(self, prompt: Any) -> int:
+    def out_of_range(self, prompt: Any) -> int:
         """How many notes of a prompt the model does not know, and hears an octave or more away."""
-        return self.featurizer.foreign(prompt)
+        return self.featurizer.out_of_range(prompt)
 
     def take(self, prompt: Any, *, seed: int = 0, how: Sampling | None = None, until_end: bool = False) -> Any:
         """A continuation of `prompt`, or a piece of its own where that is None; the same seed gives the same one.
@@ -161,10 +161,10 @@ class Predictor:
 
     def _lanes(self, heard: torch.Tensor | None, seeds: Sequence[int], how: Sampling) -> list[Lane]:
         context, state = self._primed(heard)
-        least = math.ceil(LEAST_S * self.steps_per_second)
+        least = math.ceil(MIN_S * self.steps_per_second)
         if self.steps is None or how.top_p < 1:
-            return [plain_lane(self.model, context, state, seed=seed, how=how, least=least) for seed in seeds]
-        together = SideBySide(self.steps, flat_state(context, state), seeds, self.temperatures(how), least)
+            return [single_stream(self.model, context, state, seed=seed, how=how, least=least) for seed in seeds]
+        together = StreamBatch(self.steps, flat_state(context, state), seeds, self.temperatures(how), least)
         return [together.lane(number) for number in range(len(seeds))]
 
     def temperatures(self, how: Sampling) -> list[float]:
@@ -244,7 +244,7 @@ class SoundTake(Take):
 
         The next steps are drawn while these are decoded.
         """
-        for step in made_ahead(self.steps(count), AT_ONCE, AHEAD):
+        for step in prefetch(self.steps(count), AT_ONCE, AHEAD):
             yield self.decoder.push(step) / self.gain
 
     def finish(self) -> np.ndarray:

@@ -43,13 +43,13 @@ from continuo.system.paths import EXAMPLES, HOME, MODELS, WEB
 from web.background import Job
 from web.request_worker import Answer, Worker
 from web.security import Guard
-from web.uploads import MOST_FILE, Absent, Desk, Entry, TooLarge, TooMany
+from web.uploads import MAX_FILE_BYTES, Absent, Desk, Entry, TooLarge, TooMany
 
 DEMO, DEMO_META = "demo", MODELS / "demo" / "chorales.json"
 FROM_DEMO = "what the demo model knows"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-MOST_JSON = 1 << 16  # bytes of a question
-MOST_SECONDS = 600.0
+MAX_JSON = 1 << 16  # bytes of a question
+MAX_SECONDS = 600.0
 SAMPLE_S, SAMPLE_LEAD_S = 6.0, 2.0  # of a sample while training, and of the prompt that is heard before it
 SAID = 8  # lines of a script that are shown
 CURVE_POINTS = 400
@@ -70,7 +70,7 @@ class TakeQuestion(Question):
 
     source: str
     model: str
-    seconds: float = Field(gt=0, le=MOST_SECONDS)
+    seconds: float = Field(gt=0, le=MAX_SECONDS)
     temperature: float = Field(1.0, ge=0, le=5)
     coarse: float | None = Field(None, ge=0, le=5)
     fine: float | None = Field(None, ge=0, le=5)
@@ -138,7 +138,7 @@ class Studio:
             "presets": [FROM_DEMO, *sorted(path.stem for path in metadata.PRESETS.glob("*.json"))],
             "preset": metadata.DEFAULT_PRESET,
             "examples": sorted(path.stem for path in EXAMPLES.glob("*.musicxml")),
-            "most_upload": MOST_FILE,
+            "most_upload": MAX_FILE_BYTES,
             "training": self.training is not None and self.training.job.status is None,
         })  # fmt: skip
 
@@ -420,7 +420,7 @@ async def asked(request: Request, kind: type[Q]) -> Q:
     body = b""
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MOST_JSON:
+        if len(body) > MAX_JSON:
             raise TooLarge("the question is too long")
     try:
         return kind.model_validate_json(body)

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from continuo.system.command_line import STOPPING, Parser, heeded, run_main
-from continuo.system.files import check_writable, held, near
+from continuo.system.files import check_writable, locked, suggest_path
 from continuo.system.paths import MODELS
-from continuo.system.team import Team
+from continuo.system.process_group import ProcessGroup
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,28 +87,28 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    with _team() as team:
-        return _train(arguments, team)
+    with _process_group() as group:
+        return _train(arguments, group)
 
 
-def _team() -> Team:
+def _process_group() -> ProcessGroup:
     """The processes that torchrun started, or this one alone."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        return Team()
-    from continuo.system.distributed import Processes
+        return ProcessGroup()
+    from continuo.system.distributed import TorchProcessGroup
 
-    return Processes()
+    return TorchProcessGroup()
 
 
-def _train(arguments: argparse.Namespace, team: Team) -> int:
+def _train(arguments: argparse.Namespace, group: ProcessGroup) -> int:
     metadata, state_path = _metadata(arguments)
-    if not team.leads:
-        return _train_into(state_path, metadata, arguments, team)
-    with held(state_path, f"{state_path} is being trained already: let that end, stop it, or choose another --meta"):
-        return _train_into(state_path, metadata, arguments, team)
+    if not group.is_main_process:
+        return _train_into(state_path, metadata, arguments, group)
+    with locked(state_path, f"{state_path} is being trained already: let that end, stop it, or choose another --meta"):
+        return _train_into(state_path, metadata, arguments, group)
 
 
-def _train_into(state_path: Path, metadata: Any, arguments: argparse.Namespace, team: Team) -> int:
+def _train_into(state_path: Path, metadata: Any, arguments: argparse.Namespace, group: ProcessGroup) -> int:
     from continuo.model.metadata import load, save
     from continuo.model.training_log import TrainingLog
     from continuo.system.device import choose
@@ -116,19 +116,19 @@ def _train_into(state_path: Path, metadata: Any, arguments: argparse.Namespace, 
     from trainer import Trainer
 
     device, reason = choose(arguments.device)
-    start, fresh = arguments.start_from, arguments.fresh and not team.restarted
-    stream = None if team.leads else io.StringIO()
+    start, fresh = arguments.start_from, arguments.fresh and not group.restarted
+    stream = None if group.is_main_process else io.StringIO()
     with (
-        _journal(arguments, team) as journal,
-        Display(quiet=arguments.quiet or not team.leads, stream=stream, journal=journal) as display,
+        _journal(arguments, group) as journal,
+        Display(quiet=arguments.quiet or not group.is_main_process, stream=stream, journal=journal) as display,
     ):
-        device = team.place(device)
+        device = group.place(device)
         try:
-            trainer = Trainer(metadata, state_path, device, fresh=fresh, start_from=start, display=display, team=team)
+            trainer = Trainer(metadata, state_path, device, fresh=fresh, start_from=start, display=display, group=group)
         except KeyboardInterrupt:
             display.say("stopped while preparing: what was read is kept in the cache, and no state was touched")
             raise
-        if not team.leads:
+        if not group.is_main_process:
             return _follow(trainer, arguments)
         if not arguments.meta.exists():  # written once the corpus is found good, so that a slip leaves nothing behind
             save(metadata, arguments.meta)
@@ -161,9 +161,9 @@ def _train_into(state_path: Path, metadata: Any, arguments: argparse.Namespace, 
     return 0
 
 
-def _journal(arguments: argparse.Namespace, team: Team) -> contextlib.AbstractContextManager[TextIO | None]:
+def _journal(arguments: argparse.Namespace, group: ProcessGroup) -> contextlib.AbstractContextManager[TextIO | None]:
     """The file that programs read, where one is wanted."""
-    if arguments.journal is None or not team.leads:
+    if arguments.journal is None or not group.is_main_process:
         return contextlib.nullcontext()
     return open(arguments.journal, "a", encoding="utf-8")
 
@@ -220,11 +220,11 @@ def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
     elif arguments.start_from:
         if not arguments.start_from.is_file():
             missing = f"--from {arguments.start_from}: there is no such state"
-            raise ValueError(f"{missing}{near(arguments.start_from)}; name a .safetensors file")
+            raise ValueError(f"{missing}{suggest_path(arguments.start_from)}; name a .safetensors file")
         metadata = md.from_donor(_of_state(arguments.start_from), overrides, state=state)
     else:
         metadata = md.from_preset(arguments.preset or md.DEFAULT_PRESET, overrides, state=state)
-    if goes_on and arguments.preset and not md.is_of_preset(metadata, arguments.preset):
+    if goes_on and arguments.preset and not md.matches_preset(metadata, arguments.preset):
         raise ValueError(f"{there} exists and is not of the preset {arguments.preset}: choose another --meta")
     if not path.exists():
         check_writable(path, force=False)
@@ -320,12 +320,12 @@ def sample(trainer: "Trainer", seconds: float) -> "np.ndarray":
     deadline = time.monotonic() + seconds
     facts = {"metadata": trainer.metadata.model_dump(mode="json"), "progress": vars(trainer.progress)}
     predictor = Predictor(trainer.featurizer, trainer.average, trainer.device, facts)
-    if predictor.hears == "notes":
+    if predictor.modality == "notes":
         from continuo.score.synth import render
 
         return render(predictor.take(None).song(LISTEN_STEPS).performance(), predictor.sample_rate_hz)
     piece = trainer.validation_pieces[0]
-    prompt = piece.stretch(0, round(piece.extent * min(1, LISTEN_PROMPT_S / piece.seconds)), "beginning")
+    prompt = piece.excerpt(0, round(piece.extent * min(1, LISTEN_PROMPT_S / piece.seconds)), "beginning")
     blocks = joined(predictor.take(prompt), prompt, LISTEN_STEPS)
     in_time = itertools.takewhile(lambda block: time.monotonic() < deadline, blocks)
     return np.concatenate([np.zeros(0, np.float32), *in_time])

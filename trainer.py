@@ -33,12 +33,12 @@ from continuo.model.card import card_path, write_card
 from continuo.model.metadata import Metadata, check_same_model
 from continuo.model.stream import StreamSpec
 from continuo.system import cache
-from continuo.system.command_line import counted, within_memory
+from continuo.system.command_line import pluralize, within_memory
 from continuo.system.device import choose_precision, keep_freed_memory
 from continuo.system.files import human_size, remove_leftovers
+from continuo.system.process_group import ProcessGroup
 from continuo.system.progress import Display
-from continuo.system.team import Team
-from dataset import AudioDataset, Batch, LaneSampler, training_batches, validation_batches
+from dataset import AudioDataset, Batch, RowSampler, training_batches, validation_batches
 from featurizer import FEATURIZERS, FIT_VERSION, Featurizer
 from model_definition import SequenceModel, State, build_model, least_size
 
@@ -46,12 +46,12 @@ FIRST_SAVE_S = 30.0
 SMALL_CORPUS_S = 3600.0  # what is less is memorised, unless it is heard in other keys too
 ENOUGH_TO_FIT_S = 960.0  # of sound as it is; moved, it is another instrument
 SOUND_KEYS = 2  # semitones up and down, where the metadata leaves it open
-MOST_KEYS, ENOUGH_NOTES_S = 5, 16 * 3600.0  # the same of notes: as many as make so many seconds
+MAX_KEYS, ENOUGH_NOTES_S = 5, 16 * 3600.0  # the same of notes: as many as make so many seconds
 Pieces = list[Any]  # of `Piece` or of `Song`, as the featurizer hears
 MEMORISING = 3  # validations in a row, each worse than the best
 BETAS = (0.9, 0.98)
 COPIES = 6  # of the weights, in a training: themselves, gradients, two moments, average, best
-LEAST_RATE = 0.01  # of the learning rate, at the end of the cosine
+MIN_RATE = 0.01  # of the learning rate, at the end of the cosine
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Trainer:
 
     A training that begins can begin with what another one learned, `start_from` its state file: its featurizer is
     fitted to the new corpus from where it was, and its best weights are trained on. `pieces` to train on and held out
-    take the place of the corpus that the metadata names. `team`: who trains this model together.
+    take the place of the corpus that the metadata names. `group`: who trains this model together.
 
     Raises:
         ValueError: the corpus is empty or too small, or a state belongs to another model.
@@ -88,15 +88,15 @@ class Trainer:
         start_from: Path | None = None,
         pieces: tuple[Pieces, Pieces] | None = None,
         display: Display | None = None,
-        team: Team | None = None,
+        group: ProcessGroup | None = None,
     ) -> None:
         self.metadata, self.state_path = metadata, state_path
-        self.team, self.fresh = team or Team(), fresh
-        self.team.check_divides("training.batch_size", metadata.training.batch_size)
+        self.group, self.fresh = group or ProcessGroup(), fresh
+        self.group.check_divides("training.batch_size", metadata.training.batch_size)
         self.device = device if metadata.training.engine == "torch" else torch.device("cpu")
         self.display = display or Display(quiet=True)
         self.stopping, self.saved_step, self.begun_with = False, -1, ""
-        if self.team.leads:
+        if self.group.is_main_process:
             curves, table = state_path.with_suffix(".curves.png"), state_path.with_suffix(".runs") / "training.csv"
             for written in (state_path, card_path(state_path), curves, table):
                 remove_leftovers(written)
@@ -116,15 +116,15 @@ class Trainer:
         torch.manual_seed(metadata.training.seed)
         section = metadata.representation
         self.featurizer: Featurizer[Any] = FEATURIZERS[section.kind](section, metadata.corpus.sample_rate_hz)
-        with self.team.first_here():
+        with self.group.local_main_first():
             self.train_pieces, self.validation_pieces = self._in_other_keys(*(pieces or self._load_corpus()))
         self._check_same(saved and saved[1])
-        fitted = self.team.from_leader(lambda: self._fitted(saved and saved[0], donor and donor[0]))
+        fitted = self.group.broadcast(lambda: self._fitted(saved and saved[0], donor and donor[0]))
         try:
             self.featurizer.load_state(fitted)
-        except checkpoint.UNFIT as error:
-            raise checkpoint.unfit(state_path, error) from None
-        with self.team.first_here():
+        except checkpoint.STATE_MISMATCH_ERRORS as error:
+            raise checkpoint.mismatch_error(state_path, error) from None
+        with self.group.local_main_first():
             self.train_set = self._encode("encoding", self.train_pieces)
             self.validation_set = self._encode("encoding held-out pieces", self.validation_pieces)
         with self._batch_fits():
@@ -134,9 +134,9 @@ class Trainer:
                 self._restore(*saved)
             elif start_from and donor:
                 self._begin_with(start_from.name, *donor)
-        except checkpoint.UNFIT as error:
-            raise checkpoint.unfit(state_path if saved else start_from or state_path, error) from None
-        if fresh and self.team.leads and state_path.exists():
+        except checkpoint.STATE_MISMATCH_ERRORS as error:
+            raise checkpoint.mismatch_error(state_path if saved else start_from or state_path, error) from None
+        if fresh and self.group.is_main_process and state_path.exists():
             self._set_aside()
 
     def _check_memory(self, spec: StreamSpec | None) -> None:
@@ -158,9 +158,9 @@ class Trainer:
     def _check_same(self, saved: dict[str, Any] | None) -> None:
         """Processes may be on several machines, each with its own view of the files."""
         given = self.metadata.model_dump(include={"representation", "architecture", "training"})
-        self.team.check_same("metadata", given)
-        self.team.check_same("a corpus", fingerprint([*self.train_pieces, *self.validation_pieces]))
-        self.team.check_same("a state", saved and saved["progress"])
+        self.group.check_same("metadata", given)
+        self.group.check_same("a corpus", fingerprint([*self.train_pieces, *self.validation_pieces]))
+        self.group.check_same("a state", saved and saved["progress"])
 
     def _set_aside(self) -> None:
         """Rename a state that training anew would overwrite, where it is of another model than this one."""
@@ -173,11 +173,11 @@ class Trainer:
 
     def _load_corpus(self) -> tuple[Pieces, Pieces]:
         section, seed = self.metadata.corpus, self.metadata.training.seed
-        load = corpus.load if self.featurizer.hears == "sound" else corpus.load_songs
+        load = corpus.load if self.featurizer.modality == "sound" else corpus.load_songs
         loaded: corpus.Corpus[Any] = load(section, seed=seed, display=self.display)
         minutes, size = loaded.seconds / 60, human_size(cache.size_bytes())
         self.display.say(
-            f"corpus: {counted(len(loaded.pieces), 'piece')}, {minutes:.1f} minutes, {loaded.left_out} skipped"
+            f"corpus: {pluralize(len(loaded.pieces), 'piece')}, {minutes:.1f} minutes, {loaded.left_out} skipped"
         )
         self.display.say(f"cache of decoded audio: {size} (python corpus.py --clear-cache empties it)")
         if len(loaded.pieces) == 1:
@@ -194,14 +194,14 @@ class Trainer:
         self.to_fit, most = train, self.metadata.corpus.transpose
         if most is None:
             seconds = sum(piece.seconds for piece in [*train, *validation])
-            if self.featurizer.hears == "notes":  # moving notes costs little
-                most = min(MOST_KEYS, int((ENOUGH_NOTES_S / seconds - 1) / 2)) if seconds < ENOUGH_NOTES_S else 0
+            if self.featurizer.modality == "notes":  # moving notes costs little
+                most = min(MAX_KEYS, int((ENOUGH_NOTES_S / seconds - 1) / 2)) if seconds < ENOUGH_NOTES_S else 0
             else:
                 most = SOUND_KEYS if seconds < SMALL_CORPUS_S else 0
         if most:
             self.display.say(f"to learn more than the notes, pieces are also heard up to {most} semitones up and down")
         moved = [piece.transposed(k) for piece in train for k in range(-most, most + 1)]
-        if self.featurizer.hears == "notes" or self.heard["seconds"] < ENOUGH_TO_FIT_S:
+        if self.featurizer.modality == "notes" or self.heard["seconds"] < ENOUGH_TO_FIT_S:
             self.to_fit = moved
         return moved, validation
 
@@ -246,12 +246,12 @@ class Trainer:
     def _build(self) -> None:
         t = self.metadata.training
         self.progress = Progress()
-        self.precision = self.team.from_leader(lambda: choose_precision(t.precision, self.device))
+        self.precision = self.group.broadcast(lambda: choose_precision(t.precision, self.device))
         self._check_memory(self.featurizer.spec)
         self.model: SequenceModel = build_model(self.metadata.architecture, self.featurizer.spec).to(self.device)
         if (counts := self.train_set.counts()) is not None:
-            self.model.expect(counts.to(self.device))
-        self.score = self.team.wrap(Score(self.model))
+            self.model.init_bias_from_counts(counts.to(self.device))
+        self.score = self.group.wrap(LossModule(self.model))
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.best: checkpoint.Tensors = {}
         fused = self.device.type in ("cpu", "cuda")
@@ -260,12 +260,12 @@ class Trainer:
         )
         self.scratch = None
         if t.engine == "scratch":
-            if self.team.size > 1:
+            if self.group.size > 1:
                 raise ValueError("training.engine scratch trains in one process: start one, or set the engine torch")
             self.scratch = Scratch(self.model, learning_rate=t.learning_rate, betas=BETAS, weight_decay=t.weight_decay)
-        self.sampler = LaneSampler(self.train_set.windows, t.batch_size, t.seed, self.team.rows)
-        self.lanes: State = self.model.initial_state(t.batch_size // self.team.size)
-        self.held_out = validation_batches(self.validation_set, t.validation_frames, self.team.rows)
+        self.sampler = RowSampler(self.train_set.windows, t.batch_size, t.seed, self.group.rows)
+        self.lanes: State = self.model.initial_state(t.batch_size // self.group.size)
+        self.held_out = validation_batches(self.validation_set, t.validation_frames, self.group.rows)
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
@@ -283,14 +283,14 @@ class Trainer:
         keep_freed_memory()
         batches = training_batches(self.train_set, self.sampler)
         before, started = self.progress.seconds, time.monotonic()
-        self.team.seconds(before)
+        self.group.seconds(before)
         last_save, save_after = before, min(t.checkpoint_every_s, FIRST_SAVE_S)
-        if self.fresh and self.team.elastic:
+        if self.fresh and self.group.elastic:
             self.save()  # who is restarted goes on from here, not from what was there before
-        while not ((leave := self.team.any(self.stopping)) or self.finished()):
+        while not ((leave := self.group.any_stopped(self.stopping)) or self.finished()):
             with self._batch_fits():
                 self._train_step(next(batches))
-                self.progress.seconds = self.team.seconds(before + time.monotonic() - started)
+                self.progress.seconds = self.group.seconds(before + time.monotonic() - started)
                 if self.progress.step % t.validate_every_steps == 0:
                     self._validate()
             if self.progress.seconds - last_save >= save_after:
@@ -343,7 +343,7 @@ class Trainer:
         t = self.metadata.training
         warm = min(1.0, (self.progress.step + 1) / max(1, t.warmup_steps))
         cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, self.share_done()))
-        return t.learning_rate * warm * (LEAST_RATE + (1 - LEAST_RATE) * cosine)
+        return t.learning_rate * warm * (MIN_RATE + (1 - MIN_RATE) * cosine)
 
     def _train_step(self, batch: Batch) -> None:
         t, p = self.metadata.training, self.progress
@@ -359,14 +359,14 @@ class Trainer:
             group["lr"] = self.learning_rate()
         t, p = self.metadata.training, self.progress
         depths = self.model.depths(t.batch_size, batch.inputs.shape[1])  # by all processes alike, for all rows
-        with self.team.apart(t.seed + p.step):
-            nats, count = self._nats(self.score, batch, None if depths is None else depths[self.team.rows])
+        with self.group.fork_rng(t.seed + p.step):
+            nats, count = self._nats(self.score, batch, None if depths is None else depths[self.group.rows])
         self.optimizer.zero_grad(set_to_none=True)
         (nats / batch.mask.numel()).backward()  # how many steps count in all need not be waited for
-        total, steps = self.team.sum(nats, count)
+        total, steps = self.group.all_reduce(nats, count)
         value = self._checked(total / steps)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        torch._foreach_mul_(gradients, self.team.size * batch.mask.numel() / steps)
+        torch._foreach_mul_(gradients, self.group.size * batch.mask.numel() / steps)
         nn.utils.clip_grad_norm_(self.model.parameters(), t.clip_norm)
         self.optimizer.step()
         return value
@@ -412,14 +412,14 @@ class Trainer:
     @torch.no_grad()
     def _validate(self) -> None:
         """Held-out nats of the average; the best average is kept."""
-        training_lanes, total, count, score = self.lanes, 0.0, 0, Score(self.average)
+        training_lanes, total, count, score = self.lanes, 0.0, 0, LossModule(self.average)
         for run in self.held_out:
             self.lanes = self.average.initial_state(len(run[0].inputs))
             for batch in run:
                 nats, steps = self._nats(score, batch)
                 total, count = total + nats.item(), count + int(steps.item())
         self.lanes = training_lanes
-        total, heard = self.team.sum(total, count)
+        total, heard = self.group.all_reduce(total, count)
         p = self.progress
         p.validation_nats = total / max(heard, 1)
         p.history.append([p.step, round(p.seconds, 3), p.train_nats or 0.0, p.validation_nats])
@@ -436,8 +436,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write the state, whole or not at all."""
-        lanes = [self.team.gather(tensor) for tensor in self.lanes]
-        if self.team.leads:
+        lanes = [self.group.gather(tensor) for tensor in self.lanes]
+        if self.group.is_main_process:
             self._write(lanes)
         self.saved_step = self.progress.step
 
@@ -475,7 +475,7 @@ class Trainer:
 
     def _begin_with(self, name: str, tensors: checkpoint.Tensors, facts: dict[str, Any]) -> None:
         """Take up what another training learned, as this one's first weights."""
-        learned = checkpoint.under_prefix(checkpoint.predicting(facts["progress"]), tensors)
+        learned = checkpoint.under_prefix(checkpoint.weights_prefix(facts["progress"]), tensors)
         self.begun_with = f"what {name} learned in {facts['progress']['step']:,} steps"
         self.display.say(f"beginning with {self.begun_with}")
         for model in (self.model, self.average):
@@ -511,7 +511,7 @@ class Trainer:
             raise ValueError("the lanes are of another shape than this model's state")
         if facts["pieces"] == fingerprint(self.train_pieces) and len(lanes[0]) == self.metadata.training.batch_size:
             self.sampler.load_state(checkpoint.under_prefix("sampler", tensors))
-            self.lanes = tuple(tensor[self.team.rows].to(self.device) for tensor in lanes)
+            self.lanes = tuple(tensor[self.group.rows].to(self.device) for tensor in lanes)
         else:
             before, now = facts["metadata"]["corpus"]["path"], self.metadata.corpus.path
             what = "the corpus or the batch size changed" if before == now else f"the corpus was {before}, it is {now}"
@@ -529,7 +529,7 @@ class Trainer:
         p.validation_nats = p.best_nats = p.best_step = None
 
 
-class Score(nn.Module):
+class LossModule(nn.Module):
     """What a model makes of a batch, as the module that a team wraps."""
 
     def __init__(self, model: SequenceModel) -> None:
@@ -540,9 +540,9 @@ class Score(nn.Module):
         self, batch: Batch, lanes: State, depths: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, State]:
         """Nats summed over the batch, the number of steps that count, and the lanes after it."""
-        nats, lanes = self.model.nats(batch.inputs, batch.targets, lanes, batch.ends, depths)
+        nats, lanes = self.model.nll(batch.inputs, batch.targets, lanes, batch.ends, depths)
         begun = batch.inputs[batch.first, :1]
-        opening = self.model.head.nats(self.model.opening(len(begun))[:, None], begun)
+        opening = self.model.head.nll(self.model.opening(len(begun))[:, None], begun)
         return (nats.sum(-1) * batch.mask).sum() + opening.sum(), batch.mask.sum() + len(begun), lanes
 
 

@@ -18,14 +18,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from continuo.audio.postfilter import with_edges
+from continuo.audio.postfilter import pad_edges
 from continuo.audio.stft import spectrum
 from continuo.system.command_line import Parser, run_main
 from evaluation.excerpts import corpora
 from featurizer import CodebookFeaturizer
 from predictor import Predictor
 
-HIGHEST_HZ = 8000
+MAX_HZ = 8000
 DB = 20 / math.log(10)  # of a natural logarithm
 
 
@@ -51,16 +51,16 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{arguments.meta} has no codebook: its frames are not quantised")
     n_fft, hop = featurizer.section.n_fft, featurizer.section.hop
     quantiser, rate = featurizer.codebook, predictor.sample_rate_hz
-    heard = torch.from_numpy(np.arange(n_fft // 2 + 1) * rate / n_fft <= HIGHEST_HZ)
+    heard = torch.from_numpy(np.arange(n_fft // 2 + 1) * rate / n_fft <= MAX_HZ)
     errors: dict[str, list[float]] = {"look-up": [], "with the post-filter": []}
     for piece in corpora(predictor, arguments.meta)[1][: arguments.pieces]:
         samples = piece.read(0, min(len(piece.samples), round(arguments.seconds * rate)))
         if len(samples) < n_fft:
             continue
         real = featurizer.vectors(spectrum(np.ascontiguousarray(samples), n_fft, hop))
-        components = quantiser.look_up(quantiser.encode(real))
-        look_up = components @ quantiser.components + quantiser.mean
-        made = look_up, look_up + featurizer.postfilter(with_edges(components))
+        components = quantiser.dequantize(quantiser.encode(real))
+        dequantize = components @ quantiser.components + quantiser.mean
+        made = dequantize, dequantize + featurizer.postfilter(pad_edges(components))
         for found, frames in zip(errors.values(), made, strict=True):
             found.append(((frames - real) / featurizer.weight)[:, heard].square().mean().item())
     nats = predictor.facts["progress"]["best_nats"]

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(1)  # as predict.py does
     predictor = Predictor.load(arguments.meta)
-    if predictor.hears != "sound":
+    if predictor.modality != "sound":
         raise ValueError(f"{arguments.meta} is a model of notes, which evaluate.py --meta {arguments.meta} measures")
     rate = predictor.sample_rate_hz
     how = predictor.sampling.but(

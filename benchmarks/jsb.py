@@ -107,7 +107,7 @@ def nats_per_frame(predictor: Predictor, songs: list[Song]) -> float:
         codes = predictor.featurizer.encode(song).to(predictor.device)[None]
         contexts, _ = predictor.model(codes[:, :-1], predictor.model.initial_state(1))
         contexts = torch.cat([predictor.model.opening(1)[:, None], contexts], dim=1)
-        total += float(predictor.model.head.nats(contexts, codes).double().sum())
+        total += float(predictor.model.head.nll(contexts, codes).double().sum())
         frames += codes.shape[1]
     return total / frames
 

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     predictor = Predictor.load(arguments.meta)
-    if predictor.hears != "sound":
+    if predictor.modality != "sound":
         raise ValueError(f"{arguments.meta} is a model of notes")
     rate, how = predictor.sample_rate_hz, predictor.sampling.but(coarse_temperature=arguments.coarse_temperature)
     found = excerpts(corpora(predictor, arguments.meta)[1], count=40, prompt_seconds=4, seconds=6)

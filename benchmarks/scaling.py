@@ -30,8 +30,8 @@ from chords import write_chords
 from continuo.model import metadata
 from continuo.system.command_line import Parser, run_main
 from continuo.system.device import choose_precision
-from continuo.system.distributed import Processes
-from continuo.system.team import Team
+from continuo.system.distributed import TorchProcessGroup
+from continuo.system.process_group import ProcessGroup
 from dataset import training_batches
 from trainer import Trainer
 
@@ -103,17 +103,17 @@ def prepare(folder: Path) -> Path:
 def _part(meta: Path, rounds: int) -> int:
     """One of the two processes; the first one prints the frames per second of the four trainings."""
     torch.set_num_threads(1)
-    with Processes() as team:
+    with TorchProcessGroup() as group:
         lanes = metadata.load(meta).training.batch_size
-        alone, apart = (Training(meta, lanes, Team()) for _ in range(2))
-        trainings = [alone, apart, *(Training(meta, batch, team) for batch in (2 * lanes, lanes))]
+        alone, apart = (Training(meta, lanes, ProcessGroup()) for _ in range(2))
+        trainings = [alone, apart, *(Training(meta, batch, group) for batch in (2 * lanes, lanes))]
         for turn in range(-1, rounds):
-            if not team.leads:
-                team.sum(0)  # and sleeps at the next one, while the leader trains alone
-            for training in trainings if team.leads else trainings[1:]:
-                team.sum(0)
+            if not group.is_main_process:
+                group.all_reduce(0)  # and sleeps at the next one, while the leader trains alone
+            for training in trainings if group.is_main_process else trainings[1:]:
+                group.all_reduce(0)
                 training.steps(TURN if turn >= 0 else WARM_UP, count=turn >= 0)
-        if team.leads:
+        if group.is_main_process:
             clocks = zip(*(training.least_s for training in trainings), strict=True)
             print(json.dumps([[t.frames / s for t, s in zip(trainings, clock, strict=True)] for clock in clocks]))
     return 0
@@ -122,9 +122,9 @@ def _part(meta: Path, rounds: int) -> int:
 class Training:
     """A training that is moved on by a few steps at a time."""
 
-    def __init__(self, meta: Path, batch: int, team: Team) -> None:
+    def __init__(self, meta: Path, batch: int, group: ProcessGroup) -> None:
         made = metadata.load(meta, {"training.batch_size": batch})
-        self.trainer = Trainer(made, meta.with_suffix(".safetensors"), torch.device("cpu"), team=team)
+        self.trainer = Trainer(made, meta.with_suffix(".safetensors"), torch.device("cpu"), group=group)
         self.batches = training_batches(self.trainer.train_set, self.trainer.sampler)
         self.frames, self.least_s = batch * made.training.window, (math.inf, math.inf)  # by the clock, and of the CPU
 

@@ -34,9 +34,9 @@ from continuo.audio.piece import Piece
 from continuo.model import metadata
 from continuo.model.sampling import Sampling
 from continuo.system.device import choose_precision
-from continuo.system.process_pool import shared_out
+from continuo.system.process_pool import process_map
 from continuo.system.workers import WORKERS
-from generation import plain_lane
+from generation import single_stream
 from predictor import Predictor, Take
 from trainer import Trainer
 
@@ -192,7 +192,7 @@ def playing(folder: Path) -> dict[str, float]:
     predictor = Predictor.load(folder / "model.json")
     prompt = Piece.from_samples(np.random.default_rng(1).standard_normal(4 * 24000) * 0.1, 24000)
     fast, plain = predictor.take(prompt, seed=0), predictor.take(prompt, seed=0)
-    plain.lane = plain_lane(
+    plain.lane = single_stream(
         predictor.model, predictor.model.opening(1), predictor.model.initial_state(1), seed=0, how=Sampling(), least=0
     )
     codes, codes_plain = (best_seconds(partial(draw, take, 200), 3) / 200 for take in (fast, plain))
@@ -227,7 +227,7 @@ def draw(take: Take, count: int) -> None:
 
 def together(predictor: Predictor, prompt: Piece) -> float:
     """Times real time of takes as `predict.py --takes` makes them, by a process on each core, once all have begun."""
-    made = list(shared_out(partial(side_by_side, predictor, prompt), range(WORKERS), WORKERS))
+    made = list(process_map(partial(side_by_side, predictor, prompt), range(WORKERS), WORKERS))
     seconds = max(ended for _, ended in made) - min(begun for begun, _ in made)
     return WORKERS * TAKES * TAKE_STEPS / predictor.steps_per_second / seconds
 

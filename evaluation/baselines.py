@@ -44,7 +44,7 @@ class Baselines:
             share = float(np.mean(share * same / (share * same + (1 - share) * other))) if len(same) else 0.0
         return share
 
-    def nats(self, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+    def nll(self, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
         """Negative log-likelihood by step and level: `(..., L)` for `(..., L)`, `(..., 1)` for `(..., F)`."""
         if self.spec.continuous:
             assert self.spec.mean is not None

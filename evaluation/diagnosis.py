@@ -129,7 +129,7 @@ class Finding(NamedTuple):
 
 COARSE_MMD2 = 0.25  # of real music through the codec: the default on the chorales reaches 0.07
 UNSTEADY = 0.65  # of the pulse of real music; music without any reads about half of music that has one
-LEAST_COPY = 24  # events in a row: what is shorter may be a common turn
+MIN_COPY = 24  # events in a row: what is shorter may be a common turn
 
 
 def signs(report: dict[str, Any]) -> Signs | NoteSigns:
@@ -364,7 +364,7 @@ def _copies(s: NoteSigns) -> list[Finding]:
     how = f"{s.share:.0%} of its stretches are in its training songs too (held-out music: {usual:.0%}), the longest "
     how += f"one{source} with {s.longest} events (held-out music: {chance})."
     much = s.share > usual + 0.15 and s.share > 1.5 * usual
-    long = s.longest > 2 * chance and s.longest >= LEAST_COPY
+    long = s.longest > 2 * chance and s.longest >= MIN_COPY
     if much or long:
         return [Finding("copying", f"It copies: {how}", s.more_music)]
     return [Finding("novel", f"It does not copy: {how}")]

@@ -25,7 +25,7 @@ from evaluation import audio_metrics
 from featurizer import Featurizer, StftFeaturizer
 from predictor import Predictor, joined
 
-LEAST_ONSETS = 0.3  # per second of real music, below which a ratio of onsets says nothing
+MIN_ONSETS = 0.3  # per second of real music, below which a ratio of onsets says nothing
 P = TypeVar("P", Piece, Song)
 
 
@@ -91,7 +91,7 @@ def corpora(
     """
     meta = metadata.load(meta_path)
     saved, facts = predictor.metadata, checkpoint.read_facts(metadata.state_path(meta, meta_path))
-    load = corpus.load if predictor.hears == "sound" else corpus.load_songs
+    load = corpus.load if predictor.modality == "sound" else corpus.load_songs
     loaded: corpus.Corpus[Any] = load(meta.corpus, seed=saved.training.seed, display=display)
     train, held_out = loaded.split(saved.corpus.validation_share, saved.training.seed)
     then = set(facts["validation"])
@@ -116,7 +116,7 @@ def bounded(pieces: Sequence[P], seconds: float, seed: int) -> list[P]:
     for place in np.random.default_rng(seed).permutation(len(pieces)):
         piece = pieces[place]
         if piece.seconds > left:
-            piece = piece.stretch(0, int(left * piece.extent / piece.seconds), "beginning")
+            piece = piece.excerpt(0, int(left * piece.extent / piece.seconds), "beginning")
         if piece.seconds > 0.5 or not found:
             found.append(piece)
         left -= piece.seconds
@@ -222,7 +222,7 @@ def likeness(real: list[np.ndarray], other: list[np.ndarray], rate_hz: int) -> d
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)
         figures: dict[str, float | None] = {**audio_metrics.compare(real, other, rate_hz)}
-    if np.mean([audio_metrics.statistics(audio, rate_hz)["onsets_per_s"] for audio in real]) < LEAST_ONSETS:
+    if np.mean([audio_metrics.statistics(audio, rate_hz)["onsets_per_s"] for audio in real]) < MIN_ONSETS:
         figures["onset_ratio"] = None
     figures["auc"] = audio_metrics.separability(real, other, rate_hz) if len(real) > 1 else None
     return {name: value if value is not None and math.isfinite(value) else None for name, value in figures.items()}

@@ -5,7 +5,7 @@ import numpy as np
 from continuo.model.stream import StreamSpec
 from evaluation import audio_metrics
 
-SHORTEST_LAG_S, LONGEST_LAG_S = 0.25, 30.0
+MIN_LAG_S, MAX_LAG_S = 0.25, 30.0
 NEARLY_EXACT = 0.3  # of the distance between unrelated moments
 CONSTANT = 0.05  # nats: a sound whose moments are all so near is frozen, not looping
 STILL = 0.05  # of the usual change of real music
@@ -40,7 +40,7 @@ def loop_length_s(audio: np.ndarray, rate_hz: int) -> float | None:
     moments drawn at random. Lags reach at most half of what is looked at, so that every repetition is heard whole.
     """
     rows = audio_metrics.log_mel(audio_metrics.magnitudes(audio[len(audio) // 2 :], rate_hz))
-    least, most = (int(s * audio_metrics.FRAMES_PER_SECOND) for s in (SHORTEST_LAG_S, LONGEST_LAG_S))
+    least, most = (int(s * audio_metrics.FRAMES_PER_SECOND) for s in (MIN_LAG_S, MAX_LAG_S))
     most = min(most, len(rows) // 2)
     if most <= least:
         return None

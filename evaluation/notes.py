@@ -27,11 +27,11 @@ from evaluation.excerpts import Plan, bounded
 from evaluation.sound import Evaluation
 from predictor import Predictor
 
-LEAST_BEATS = 2  # of a prompt, and of what follows it
-LEAST_STEPS = 32  # of a continuation
+MIN_BEATS = 2  # of a prompt, and of what follows it
+MIN_STEPS = 32  # of a continuation
 STRETCH = 8  # events that are looked for in training songs
 PARTS = 4  # of the long run
-MOST_TRAINING_S = 20 * 3600.0  # of training songs in which copies are looked for
+MAX_TRAINING_S = 20 * 3600.0  # of training songs in which copies are looked for
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class SongExcerpt:
 
     @property
     def prompt(self) -> Song:
-        return self.song.stretch(self.start, self.seam, "prompt")
+        return self.song.excerpt(self.start, self.seam, "prompt")
 
     @property
     def real(self) -> Song:
         """What the song does after the prompt."""
-        return self.song.stretch(self.seam, self.stop, "real")
+        return self.song.excerpt(self.seam, self.stop, "real")
 
 
 def song_excerpts(songs: Sequence[Song], *, count: int, prompt_seconds: float, seconds: float) -> list[SongExcerpt]:
@@ -73,11 +73,11 @@ def song_excerpts(songs: Sequence[Song], *, count: int, prompt_seconds: float, s
             stop = _beat(song, song.second(start) + need * share)
             name = Path(song.source).stem + (f" {slot + 1}" if slot else "")
             found = SongExcerpt(name, song, start, seam, stop)
-            if min(seam - start, stop - seam) >= LEAST_BEATS * QUARTER and found.prompt.tones and found.real.tones:
+            if min(seam - start, stop - seam) >= MIN_BEATS * QUARTER and found.prompt.tones and found.real.tones:
                 slots += [[] for _ in range(slot + 1 - len(slots))]
                 slots[slot].append(found)
     if not any(slots):
-        raise ValueError(f"no held-out song has {LEAST_BEATS} beats to prompt with and {LEAST_BEATS} to compare with: "
+        raise ValueError(f"no held-out song has {MIN_BEATS} beats to prompt with and {MIN_BEATS} to compare with: "
                          "hold more songs out, or longer ones")  # fmt: skip
     chosen: list[SongExcerpt] = []
     for row in slots:
@@ -116,8 +116,8 @@ def pace(song: Song) -> float:
 def repeated(song: Song) -> float | None:
     """Share (0 to 1) of the stretches in a song's second half that are in its first half too."""
     half = song.ticks // 2
-    known = ngrams.Copies([song.stretch(0, half, "first half")])
-    return _number(known.share(song.stretch(half, song.ticks, "second half"), STRETCH))
+    known = ngrams.Copies([song.excerpt(0, half, "first half")])
+    return _number(known.share(song.excerpt(half, song.ticks, "second half"), STRETCH))
 
 
 class NotesEvaluation(Evaluation):
@@ -148,14 +148,14 @@ class NotesEvaluation(Evaluation):
 
     def free_runs(self) -> dict[str, Any]:
         """What continuations are like, as far as there is real music to compare, and what that is like."""
-        count = max(LEAST_STEPS, math.ceil(self.plan.seconds * self.spec.steps_per_second))
+        count = max(MIN_STEPS, math.ceil(self.plan.seconds * self.spec.steps_per_second))
         task = self.display.task("free runs", len(self.excerpts))
         for number, excerpt in enumerate(self.excerpts):
             prompt = excerpt.prompt
             whole = self.predictor.take(prompt, seed=self.plan.seed + number).song(count)
             stop = min(whole.ticks, excerpt.stop - excerpt.start)
-            self.whole.append(whole.stretch(0, stop, "continued"))
-            self.made.append(whole.stretch(prompt.ticks, stop, "generated"))
+            self.whole.append(whole.excerpt(0, stop, "continued"))
+            self.made.append(whole.excerpt(prompt.ticks, stop, "generated"))
             task.update(number + 1)
         task.close()
         real = manner([excerpt.real for excerpt in self.excerpts])
@@ -168,9 +168,9 @@ class NotesEvaluation(Evaluation):
         whole = take.song(count)
         task.close()
         stop = _beat(whole, prompt.seconds + self.plan.long_seconds)  # slow music would last longer
-        run = self.long = whole.stretch(prompt.ticks, max(stop, prompt.ticks), "long run")
+        run = self.long = whole.excerpt(prompt.ticks, max(stop, prompt.ticks), "long run")
         edges = [run.ticks * part // PARTS for part in range(PARTS + 1)]
-        parts = [run.stretch(a, b, "part") for a, b in pairwise(edges)]
+        parts = [run.excerpt(a, b, "part") for a, b in pairwise(edges)]
         longest = max(self.held_out, key=lambda song: song.seconds)
         return {
             "seconds": run.seconds,
@@ -178,7 +178,7 @@ class NotesEvaluation(Evaluation):
             "notes_per_second_by_part": [_number(pace(part)) for part in parts],
             "real_notes_per_second": _number(pace(longest)),
             "repeated": repeated(run),
-            "real_repeated": repeated(longest.stretch(0, min(run.ticks, longest.ticks), "beginning")),
+            "real_repeated": repeated(longest.excerpt(0, min(run.ticks, longest.ticks), "beginning")),
             "endings_s": take.endings,
         }
 
@@ -188,7 +188,7 @@ class NotesEvaluation(Evaluation):
         """Stretches that the output shares with training songs, beside those of as much held-out music."""
         output = [*self.made, *([self.long] if self.long else [])]
         held_out = bounded(self.held_out, sum(song.seconds for song in output), self.plan.seed)
-        training = bounded(self.train, MOST_TRAINING_S, self.plan.seed)
+        training = bounded(self.train, MAX_TRAINING_S, self.plan.seed)
         known = ngrams.Copies(training)
         found: dict[str, Any] = {
             "training_minutes": sum(song.seconds for song in training) / 60,
@@ -206,7 +206,7 @@ class NotesEvaluation(Evaluation):
         first = self.excerpts[0]
         seam = first.seam - first.start
         pictures = super().draw(report)
-        real = first.song.stretch(first.start, first.stop, "excerpt")
+        real = first.song.excerpt(first.start, first.stop, "excerpt")
         pictures["roll_real"] = _roll(real, seam, f"{first.name}: what it is")
         pictures["roll_generated"] = _roll(self.whole[0], seam, f"{first.name}: as the model goes on")
         sides = {"real": [excerpt.real for excerpt in self.excerpts], "generated": self.made}

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from continuo.system.command_line import counted
+from continuo.system.command_line import pluralize
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --good: #0e7f71; --try: #c05a2b; }
@@ -46,7 +46,7 @@ NOTE_COLUMNS = {
     "stuck": "stuck",
 }
 NOTE_ROWS = {"generated": "free runs", "real": "what the pieces really do"}
-MOST_LEVELS = 8  # of which a table has columns
+MAX_LEVELS = 8  # of which a table has columns
 
 
 def page(
@@ -83,9 +83,9 @@ def _subtitle(report: dict[str, Any]) -> str:
     m = report["model"]
     words = (
         f"{m['parameters'] / 1e6:.1f} million parameters, weights of step {m['weights_step']:,} of {m['step']:,}, "
-        f"trained for {report['training']['minutes']:.1f} minutes on {counted(m['training_pieces'], 'piece')} "
+        f"trained for {report['training']['minutes']:.1f} minutes on {pluralize(m['training_pieces'], 'piece')} "
         f"({m['training_minutes']:.0f} minutes of music) of {m['corpus']}; "
-        f"{counted(m['held_out_pieces'], 'piece')} held out. "
+        f"{pluralize(m['held_out_pieces'], 'piece')} held out. "
         f"Measured in {report['seconds_taken']:.0f} s by Continuo {m['version']}."
     )
     notes = "".join(f'<p class="small try">{escape(note)}</p>' for note in report["notes"])
@@ -124,7 +124,7 @@ def _held_out(report: dict[str, Any]) -> str:
     names |= {"copy_last": "the last step again, or a frequent one", "unigram": "frequencies alone"}
     rows = [(words, h[key]) for key, words in names.items()]
     rows += [(f"{other['model']['name']} (beside)", other["held_out"]["model"]) for other in report.get("beside", [])]
-    levels = min(MOST_LEVELS, max(len(costs["levels"]) for _, costs in rows))
+    levels = min(MAX_LEVELS, max(len(costs["levels"]) for _, costs in rows))
     header = ["", "nats per step", "bits per second", "bits per beat", *(f"level {n + 1}" for n in range(levels))]
     cells = [
         [
@@ -166,7 +166,7 @@ def _free_runs(report: dict[str, Any]) -> str:
 def _runs(report: dict[str, Any]) -> str:
     plan = report["plan"]
     count = report["free_runs"]["excerpts"]
-    return f"{counted(count, 'run')} of {plan['seconds']:g} s from {plan['prompt_seconds']:g} s of held-out music"
+    return f"{pluralize(count, 'run')} of {plan['seconds']:g} s from {plan['prompt_seconds']:g} s of held-out music"
 
 
 def _about_sound(report: dict[str, Any]) -> str:

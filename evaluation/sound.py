@@ -30,7 +30,7 @@ from evaluation import audio_metrics, long_run, novelty, plots
 from evaluation.baselines import Baselines
 from evaluation.diagnosis import judge, signs
 from evaluation.excerpts import (
-    LEAST_ONSETS,
+    MIN_ONSETS,
     Excerpt,
     Plan,
     bounded,
@@ -47,7 +47,7 @@ from predictor import Predictor
 FRAMES = 16_384  # of held-out and of training music that are scored
 FEW = 6  # excerpts, below which free runs are judged roughly
 WINDOW = 128  # steps that are scored at once
-MOST_TRAINING_S = 2 * 3600.0  # of training music that baselines and novelty look at
+MAX_TRAINING_S = 2 * 3600.0  # of training music that baselines and novelty look at
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Evaluation(ABC):
         self.state = metadata.state_path(metadata.load(meta_path), meta_path)
         self.progress: dict[str, Any] = checkpoint.read_facts(self.state)["progress"]
         self.train, self.held_out, self.notes = corpora(predictor, meta_path, display)
-        self.sample = bounded(self.train, MOST_TRAINING_S, plan.seed)
+        self.sample = bounded(self.train, MAX_TRAINING_S, plan.seed)
 
     def report(self) -> dict[str, Any]:
         """Every figure by name, plain JSON types; None where one could not be measured."""
@@ -131,8 +131,8 @@ class Evaluation(ABC):
         return {
             "name": self.meta_path.stem,
             "version": continuo.__version__,
-            "hears": self.predictor.hears,
-            "preset": next((name for name in presets if metadata.is_of_preset(known, name)), None),
+            "hears": self.predictor.modality,
+            "preset": next((name for name in presets if metadata.matches_preset(known, name)), None),
             "hidden": known.architecture.hidden,
             "step": self.predictor.step,
             "weights_step": self.predictor.weights_step,
@@ -166,7 +166,7 @@ class Evaluation(ABC):
             "best_step": p["best_step"],
             "best_nats": p["best_nats"],
             "last_nats": last,
-            "improving": len(p["history"]) > 1 and checkpoint.predicting(p) == "average",
+            "improving": len(p["history"]) > 1 and checkpoint.weights_prefix(p) == "average",
             "risen": risen,
             "again": f"train.py {which} {budget}",
         }
@@ -212,9 +212,9 @@ class Evaluation(ABC):
             state = self.predictor.model.initial_state(len(row[0].inputs))
             for batch in row:
                 there = batch.to(self.predictor.device)
-                nats, state = self.predictor.model.nats(there.inputs, there.targets, state)
+                nats, state = self.predictor.model.nll(there.inputs, there.targets, state)
                 heard = batch.mask & ~batch.ends  # that a piece ends is no code: the baselines do not know it
-                for key, value in {"model": nats.cpu(), **baselines.nats(batch.inputs, batch.targets)}.items():
+                for key, value in {"model": nats.cpu(), **baselines.nll(batch.inputs, batch.targets)}.items():
                     sums[key] = sums.get(key, 0.0) + value[heard].double().sum(0).numpy()
                 scored[lanes] += heard.sum(1).numpy()
                 done += 1
@@ -350,7 +350,7 @@ class SoundEvaluation(Evaluation):
             "endings_s": take.endings,
             "silence": audio_metrics.statistics(audio, self.rate)["silence"],
             "onset_ratio_by_30_s": [
-                n / onsets if onsets >= LEAST_ONSETS else None for n in long_run.onsets_by_part(audio, self.rate)
+                n / onsets if onsets >= MIN_ONSETS else None for n in long_run.onsets_by_part(audio, self.rate)
             ],
             "loop_s": long_run.loop_length_s(audio, self.rate),
             "real_loop_s": long_run.loop_length_s(whole, self.rate),

@@ -41,12 +41,12 @@ def pack(meta: Path, folder: Path) -> None:
 
     described = metadata.load(meta)
     tensors, facts = checkpoint.load(meta.parent / described.state)
-    kept = [f"{name}." for name in ("featurizer", checkpoint.predicting(facts["progress"]))]
+    kept = [f"{name}." for name in ("featurizer", checkpoint.weights_prefix(facts["progress"]))]
     geometry = "head.embedding.vectors"  # is the featurizer's
     chosen = {n: t for n, t in tensors.items() if n.startswith(tuple(kept)) and not n.endswith(geometry)}
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / f"{NAME}.safetensors"
-    checkpoint.save(state, checkpoint.compact(chosen), facts)
+    checkpoint.save(state, checkpoint.quantize_int8(chosen), facts)
     write_card(state, facts, keep_evaluation=False)
     metadata.save(described.model_copy(update={"state": state.name}), folder / f"{NAME}.json")
     print(f"{state}: {human_size(state.stat().st_size)}")

@@ -22,9 +22,9 @@ from continuo.audio.piece import CUT_SHORT, check_peak
 from continuo.score.performance import MIDI_ENDINGS, SCORE_ENDINGS, perform
 from continuo.system.command_line import Parser, run_main
 
-MOST_BYTES = 4 << 30
+MAX_BYTES = 4 << 30
 """Memory that reading a file may take."""
-MOST_PAGES, MOST_NOTES = 12, 4000
+MAX_PAGES, MAX_NOTES = 12, 4000
 ENDINGS = SCORE_ENDINGS | AUDIO_ENDINGS
 SCALE = (
     40  # percent; verovio's unit is then a fortieth of a pixel of 100 percent, so a line of `width` pixels fits a page
@@ -38,7 +38,7 @@ def look(path: Path, folder: Path, width: int) -> dict[str, Any]:
         width: of an engraved page, pixels, 200 to 2000.
 
     Returns:
-        `seconds`; of scores and MIDI `notes`, rows of onset and length in seconds and pitch, the first `MOST_NOTES` of
+        `seconds`; of scores and MIDI `notes`, rows of onset and length in seconds and pitch, the first `MAX_NOTES` of
         them, and `warnings`; `pages`, how many were engraved into `folder`.
 
     Raises:
@@ -58,7 +58,7 @@ def look(path: Path, folder: Path, width: int) -> dict[str, Any]:
         warnings = [CUT_SHORT] if cut_short(path, seconds) else []
         return {"seconds": seconds, "notes": [], "warnings": warnings, "pages": 0}
     performance = perform(path)
-    notes = [[round(n.onset_s, 3), round(n.duration_s, 3), n.pitch] for n in performance.notes[:MOST_NOTES]]
+    notes = [[round(n.onset_s, 3), round(n.duration_s, 3), n.pitch] for n in performance.notes[:MAX_NOTES]]
     pages = 0 if ending in MIDI_ENDINGS else engrave(path, folder, width)
     return {"seconds": performance.seconds, "notes": notes, "warnings": performance.warnings, "pages": pages}
 
@@ -73,7 +73,7 @@ def engrave(path: Path, folder: Path, width: int) -> int:
     toolkit.setOptions(page | {"scale": SCALE, "svgViewBox": True, "header": "none", "footer": "none"})
     if not toolkit.loadFile(str(path)):
         return 0
-    pages = min(int(toolkit.getPageCount()), MOST_PAGES)
+    pages = min(int(toolkit.getPageCount()), MAX_PAGES)
     for number in range(1, pages + 1):
         (folder / f"page-{number}.svg").write_text(toolkit.renderToSVG(number), encoding="utf-8")
     return pages
@@ -101,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
     return run_main(lambda: _run(arguments), name="sheet")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 SILENCE_S = 90.0  # without an answer until a process is taken to be stuck
 GIVE_UP_S = 5.0  # that it may take to give a request up
-LONGEST_LINE = 1 << 24
+MAX_LINE = 1 << 24
 LAST = {"done", "failed", "cancelled"}
 Answer = dict[str, Any]
 Tell = Callable[[Answer], Awaitable[None]]
@@ -65,7 +65,7 @@ class Worker:
         if self.process is None or self.process.returncode is not None:
             pipe = asyncio.subprocess.PIPE
             self.process = await asyncio.create_subprocess_exec(
-                *self.command, stdin=pipe, stdout=pipe, limit=LONGEST_LINE, start_new_session=True
+                *self.command, stdin=pipe, stdout=pipe, limit=MAX_LINE, start_new_session=True
             )
         return self.process
 

@@ -90,7 +90,7 @@ def make(request: Request, predictor: Predictor, answer: Answer) -> dict[str, An
     seam_s, rate_hz = prompt.seconds, predictor.sample_rate_hz
     from_s = max(0.0, seam_s - request.lead_s)
     answer("begins", sample_rate_hz=rate_hz, seam_s=seam_s, from_s=from_s, seconds=request.seconds)
-    make_blocks = sound_blocks if predictor.hears == "sound" else song_blocks
+    make_blocks = sound_blocks if predictor.modality == "sound" else song_blocks
     written = write_wav(
         Path(request.out), told(make_blocks(request, predictor, prompt), rate_hz, from_s, answer), rate_hz
     )

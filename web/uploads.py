@@ -17,10 +17,10 @@ from typing import Any
 from continuo.system.command_line import printable
 from continuo.system.paths import child_environment
 
-MOST_FILE, MOST_KEPT = 200 << 20, 4 << 30  # bytes: of a file, of all that is kept
-MOST_A_MINUTE = 30
+MAX_FILE_BYTES, MAX_KEPT_BYTES = 200 << 20, 4 << 30  # bytes: of a file, of all that is kept
+MAX_UPLOADS_PER_MINUTE = 30
 LOOK_S = 60.0  # that a file may take to be read
-LONGEST_NAME = 80
+MAX_NAME = 80
 SERVED = {".wav", ".mid", ".musicxml", ".svg"}
 
 
@@ -61,7 +61,7 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.entries: dict[str, Entry] = {}
-        self.taken: deque[float] = deque(maxlen=MOST_A_MINUTE)
+        self.taken: deque[float] = deque(maxlen=MAX_UPLOADS_PER_MINUTE)
         self.looking = asyncio.Lock()
 
     def entry(self, name: str) -> Entry:
@@ -81,7 +81,7 @@ class Desk:
     @contextlib.contextmanager
     def new_folder(self) -> Iterator[Path]:
         """A folder for something new, gone again where that fails. Raises ValueError where there is no room."""
-        if sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file()) > MOST_KEPT:
+        if sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file()) > MAX_KEPT_BYTES:
             raise ValueError("this studio keeps more than it has room for: download what you like, and start it anew")
         folder = self.folder / secrets.token_hex(8)
         folder.mkdir()
@@ -97,12 +97,12 @@ class Desk:
         Raises:
             ValueError: its name has no ending, it cannot be read, is too large, or comes too soon after others.
         """
-        name = printable(Path(name).name)[-LONGEST_NAME:]
+        name = printable(Path(name).name)[-MAX_NAME:]
         ending = Path(name).suffix
         if not re.fullmatch(r"\.[A-Za-z0-9]{1,8}", ending):
             raise ValueError(f"{name}: bring a MusicXML, MIDI or audio file, and keep the ending of its name")
         now = time.monotonic()
-        if len(self.taken) == MOST_A_MINUTE and now - self.taken[0] < 60:
+        if len(self.taken) == MAX_UPLOADS_PER_MINUTE and now - self.taken[0] < 60:
             raise TooMany("too many files at once: wait a minute")
         self.taken.append(now)
         with self.new_folder() as folder:
@@ -110,8 +110,8 @@ class Desk:
             with open(path, "wb") as file:
                 async for chunk in chunks:
                     file.write(chunk)
-                    if file.tell() > MOST_FILE:
-                        raise TooLarge(f"{name} is too large: {MOST_FILE >> 20} MB at most")
+                    if file.tell() > MAX_FILE_BYTES:
+                        raise TooLarge(f"{name} is too large: {MAX_FILE_BYTES >> 20} MB at most")
             return await self.look(Entry(folder.name, path, name), width)
 
     async def look(self, entry: Entry, width: int) -> dict[str, Any]:

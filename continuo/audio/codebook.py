@@ -53,13 +53,13 @@ class ResidualCodebook:
             codes.append(code)
         return torch.stack(codes, dim=-1)
 
-    def look_up(self, codes: torch.Tensor) -> torch.Tensor:
+    def dequantize(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes `(..., L)` to principal components `(..., P)`: the sum of the levels' centroids."""
         return self.centroids[torch.arange(self.levels, device=codes.device), codes].sum(-2)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes `(..., L)` to vectors `(..., F)`."""
-        return self.look_up(codes) @ self.components + self.mean
+        return self.dequantize(codes) @ self.components + self.mean
 
 
 def nearest(vectors: torch.Tensor, centroids: torch.Tensor, powers: torch.Tensor) -> torch.Tensor:
@@ -133,7 +133,7 @@ def laid_out(parts: Iterable[torch.Tensor], rows: int) -> torch.Tensor:
     return whole[:filled]
 
 
-def unseen(
+def cross_fit_quantize(
     codebook: ResidualCodebook,
     vectors: torch.Tensor,
     *,
@@ -158,7 +158,7 @@ def unseen(
         `(T, P)`, their principal components.
     """
     levels, centroids, _ = codebook.centroids.shape
-    seen = codebook.look_up(codebook.encode(vectors))
+    seen = codebook.dequantize(codebook.encode(vectors))
     if len(vectors) // 2 < centroids or fitted_to >= PLENTY * centroids:
         return seen
     truth, halves, quantised = (vectors - codebook.mean) @ codebook.components.T, vectors.tensor_split(2), []
@@ -167,7 +167,7 @@ def unseen(
             other.numpy().copy(), levels, centroids, seed, start, lambda words: advance(f"half a codebook, {words}")
         )
         book = ResidualCodebook(codebook.mean, codebook.components, stages)
-        quantised.append(book.look_up(book.encode(half)))
+        quantised.append(book.dequantize(book.encode(half)))
     apart = torch.cat(quantised)
     by_heart = (apart - truth).square().sum() > BY_HEART * (seen - truth).square().sum()
     return apart if by_heart else seen

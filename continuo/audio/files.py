@@ -16,8 +16,8 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
-from continuo.system.files import replacing
-from continuo.system.workers import keep_on
+from continuo.system.files import atomic_write
+from continuo.system.workers import check_cancelled
 
 AUDIO_ENDINGS = frozenset(
     {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd"}
@@ -29,9 +29,9 @@ UNDECODABLE_ENDINGS = frozenset(
 REFERENCE_DB = -23.0  # the gated RMS level at which every model hears and makes music
 BLOCK_SAMPLES = 1 << 19
 MADE_BY_A_MODEL = "made by a model of Continuo"  # the comment of such a WAV
-MOST_SECONDS = 12 * 3600.0  # of a recording: compressed silence may promise months in a few bytes
-MOST_TAPS = 1 << 24  # of a resampling filter, before rates that have hardly a factor in common are met approximately
-OGG_PAGE, LARGEST_PAGE, LAST_PAGE = b"OggS", 65_307, 4  # how a page begins, its bytes at most, the flag of the last
+MAX_SECONDS = 12 * 3600.0  # of a recording: compressed silence may promise months in a few bytes
+MAX_TAPS = 1 << 24  # of a resampling filter, before rates that have hardly a factor in common are met approximately
+OGG_PAGE, MAX_PAGE, LAST_PAGE = b"OggS", 65_307, 4  # how a page begins, its bytes at most, the flag of the last
 PROMISED = re.compile(r"^ *(?:data|SSND|Data Size|[Rr]iff size|riff) +: (\d+) \(should be (\d+)\)", re.MULTILINE)
 UNKNOWN_BYTES = 0x7F000000  # a header that promises as many or more was written to a pipe, and promises nothing
 LOST_BYTES, LOST_SHARE = 1024, 0.99  # fewer missing bytes, or samples, are how a writer counts, not a loss
@@ -83,18 +83,18 @@ def cut_short(path: Path, seconds: float) -> bool:
 def _ogg_ends(path: Path) -> bool:
     """Whether the last page of an Ogg file says that it is the last."""
     with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - 2 * LARGEST_PAGE))
+        file.seek(max(0, path.stat().st_size - 2 * MAX_PAGE))
         _, _, page = file.read().rpartition(OGG_PAGE)  # after which a version and flags come, a byte each
     return len(page) > 1 and bool(page[1] & LAST_PAGE)
 
 
 def _bounded(blocks: Iterable[np.ndarray], sample_rate_hz: int) -> Iterator[np.ndarray]:
-    """The blocks, as long as they last no longer than `MOST_SECONDS`."""
-    left = MOST_SECONDS * sample_rate_hz
+    """The blocks, as long as they last no longer than `MAX_SECONDS`."""
+    left = MAX_SECONDS * sample_rate_hz
     for block in blocks:
         left -= len(block)
         if left < 0:
-            raise ValueError(f"it lasts more than {MOST_SECONDS / 3600:.0f} hours: cut it into parts")
+            raise ValueError(f"it lasts more than {MAX_SECONDS / 3600:.0f} hours: cut it into parts")
         yield block
 
 
@@ -190,14 +190,14 @@ class Resampler:
 
 
 def _ratio(unit: int, made: int) -> tuple[int, int]:
-    """`unit / made` in least terms, or what is nearest to it (by a millionth) and has a filter of `MOST_TAPS` at most.
+    """`unit / made` in least terms, or what is nearest to it (by a millionth) and has a filter of `MAX_TAPS` at most.
 
     >>> _ratio(44100, 24000), _ratio(44101, 24000)
     ((147, 80), (3857, 2099))
     """
     ratio = Fraction(unit, made)
-    if ratio.numerator * ratio.denominator > MOST_TAPS:
-        ratio = ratio.limit_denominator(max(math.isqrt(int(MOST_TAPS / ratio)), 1))
+    if ratio.numerator * ratio.denominator > MAX_TAPS:
+        ratio = ratio.limit_denominator(max(math.isqrt(int(MAX_TAPS / ratio)), 1))
     return ratio.numerator, ratio.denominator
 
 
@@ -274,7 +274,7 @@ def write_wav(
         OSError: there is no space for it.
     """
     written = 0
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             with soundfile.SoundFile(temporary, "w", sample_rate_hz, channels, "PCM_16", format="WAV") as file:
                 if comment:
@@ -345,7 +345,7 @@ def block_powers(samples: Samples, size: int) -> np.ndarray:
     powers = [np.zeros(0)]
     step = max(1, (1 << 18) // size) * size
     for first in range(0, len(samples), step):
-        keep_on()
+        check_cancelled()
         squared = np.square(samples[first : first + step], dtype=np.float64)
         whole = len(squared) // size * size
         powers.append(squared[:whole].reshape(-1, size).mean(axis=1))

@@ -10,10 +10,10 @@ import scipy.fft
 import soundfile
 
 from continuo.audio.stft import hann, spectrum
-from continuo.system.files import replacing
+from continuo.system.files import atomic_write
 
 PICTURE_COLUMNS = 1600
-HIGHEST_HZ = 6000
+MAX_HZ = 6000
 MARGINS = {"left": 0.06, "right": 0.945, "top": 0.94, "bottom": 0.085}
 QUICK = {"compress_level": 1}  # pictures are a little larger, and there a fifth sooner
 
@@ -81,7 +81,7 @@ def look(wav: Path, first_s: float, last_s: float) -> _Sound:
         else:
             windows = np.array([_read(file, place, n_fft) for place in places])
     hertz = np.arange(n_fft // 2 + 1) * rate / n_fft
-    hertz = hertz[hertz <= HIGHEST_HZ]
+    hertz = hertz[hertz <= MAX_HZ]
     magnitude = np.abs(scipy.fft.rfft(windows * hann(n_fft).numpy()))[:, : len(hertz)]
     level_db = 20 * np.log10(magnitude.T / (n_fft / 4) + 1e-5)
     seconds = (places + n_fft / 2) / rate
@@ -120,6 +120,6 @@ def new_figure(width: float, height: float, layout: Literal["constrained"] | Non
 
 
 def save_figure(figure: Any, picture: Path) -> None:
-    with replacing(picture) as temporary, warnings.catch_warnings():
+    with atomic_write(picture) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # titles hold names in any script
         figure.savefig(temporary, dpi=110, format="png", metadata={"Software": None}, pil_kwargs=QUICK)

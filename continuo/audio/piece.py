@@ -23,7 +23,7 @@ class Piece:
         samples: float32 `(N,)`, an array, a file that is read where it is looked at, or a view that is resampled there.
         loudness_db: gated RMS of the whole, dB below full scale.
         key: changes with the samples; empty where nothing about the piece is to be cached.
-        ends: whether the music ends where the samples end, and is not cut there.
+        has_ending: whether the music ends where the samples end, and is not cut there.
         cut_short: whether its file holds less than it promises.
     """
 
@@ -33,7 +33,7 @@ class Piece:
     samples: Samples
     loudness_db: float
     key: str = ""
-    ends: bool = True
+    has_ending: bool = True
     cut_short: bool = False
 
     @classmethod
@@ -73,7 +73,7 @@ class Piece:
         before = min(max(-start, 0), stop - start)
         return np.pad(inside, (before, stop - start - before - len(inside)))
 
-    def stretch(self, start: int, stop: int, name: str) -> "Piece":
+    def excerpt(self, start: int, stop: int, name: str) -> "Piece":
         """A part of the piece, as a piece of its own, at the gain of the whole."""
         return replace(
             self,
@@ -81,7 +81,7 @@ class Piece:
             source=f"{self.source} ({name})",
             samples=self.samples[start:stop],
             key=self.key and f"{self.key}#{start}-{stop}",
-            ends=self.ends and stop >= len(self.samples),
+            has_ending=self.has_ending and stop >= len(self.samples),
         )
 
     def transposed(self, semitones: int) -> "Piece":

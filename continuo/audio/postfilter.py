@@ -21,7 +21,7 @@ from torch import nn
 from continuo.audio.stft import hann, mel_filters, overlapped_power
 
 PAST, AHEAD = 3, 1  # frames that are seen before and after the one that is made
-WIDTH, BATCH, LEARNING_RATE, WARMUP_STEPS, MOST_EPOCHS = 384, 16, 2e-3, 50, 50
+WIDTH, BATCH, LEARNING_RATE, WARMUP_STEPS, MAX_EPOCHS = 384, 16, 2e-3, 50, 50
 SHARES = 0.5, 1.0, 1.0, 1.0, 0.5, 0.5  # of the loss, beside the squared error; in the order of `_sound`
 MEL_BANDS, QUIET = 48, 4e-5  # the latter is added to the bands' magnitudes, over full scale
 TOLD = 20  # times that a fit says how far it is
@@ -53,7 +53,7 @@ class Postfilter(nn.Module):
         return self.out(F.silu(self.inner(F.silu(self.mix(windows.flatten(-2))))))
 
 
-def with_edges(vectors: torch.Tensor) -> torch.Tensor:
+def pad_edges(vectors: torch.Tensor) -> torch.Tensor:
     """`(..., T, P)` with its first frame repeated `PAST` times before it and its last one `AHEAD` times after it."""
     first = vectors[..., :1, :].expand(*vectors.shape[:-2], PAST, -1)
     last = vectors[..., -1:, :].expand(*vectors.shape[:-2], AHEAD, -1)
@@ -62,7 +62,7 @@ def with_edges(vectors: torch.Tensor) -> torch.Tensor:
 
 def fit(
     quantised: torch.Tensor,
-    look_up: torch.Tensor,
+    dequantize: torch.Tensor,
     real: torch.Tensor,
     phases: torch.Tensor,
     weight: torch.Tensor,
@@ -86,7 +86,7 @@ def fit(
         bins_hz: `(K,)` frequency of each bin.
         floor: that was added to magnitudes before their logarithms were taken.
         hop: samples per frame.
-        steps: of training, at least 1; fewer where every run would be seen more than `MOST_EPOCHS` times.
+        steps: of training, at least 1; fewer where every run would be seen more than `MAX_EPOCHS` times.
         seed: of the start and the order; the caller's random state is left as it was.
         start: weights to go on from.
         advance: told what is being done, about `TOLD` times.
@@ -103,12 +103,12 @@ def fit(
             return model.eval().requires_grad_(False)  # none is left to learn from
         optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
         seen = torch.tensor([i for i in range(len(real)) if i % HELD_OUT])
-        orders = [seen[torch.randperm(len(seen))] for _ in range(MOST_EPOCHS)]
+        orders = [seen[torch.randperm(len(seen))] for _ in range(MAX_EPOCHS)]
     batches = [rows for order in orders for rows in order.split(BATCH)][:steps]
     overlap = Overlap(2 * (real.shape[-1] - 1), hop, real.shape[1])
 
     def distance(network: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor, overlapped: bool) -> torch.Tensor:
-        made = look_up[rows] + network(with_edges(quantised[rows]))
+        made = dequantize[rows] + network(pad_edges(quantised[rows]))
         ours, theirs = (((logs / weight).exp() - floor).clamp(min=0) for logs in (made, real[rows]))
         if overlapped:
             ours, theirs = overlap.heard(ours, phases[rows].float()), theirs[:, overlap.whole]
@@ -144,7 +144,7 @@ def fit(
 def step_count(runs: int, most: int) -> int:
     """How many steps `fit` takes with so many runs, if it may take `most`."""
     learned = runs - math.ceil(runs / HELD_OUT)
-    return min(most, MOST_EPOCHS * math.ceil(learned / BATCH))
+    return min(most, MAX_EPOCHS * math.ceil(learned / BATCH))
 
 
 class Overlap:

@@ -20,7 +20,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from continuo.engine.value import Array, Operand, Value, concatenate, layer_norm, maximum, where
-from continuo.system.files import replacing
+from continuo.system.files import atomic_write
 
 __all__ = [
     "MLP", "SGD", "AdamW", "Evaluation", "Layer", "Module", "Neuron", "Optimizer", "Trainer", "Value",
@@ -126,7 +126,7 @@ class Module(ABC):
 
     def save(self, path: str | Path) -> None:
         """Write the state as safetensors, whole or not at all."""
-        with replacing(Path(path)) as temporary:
+        with atomic_write(Path(path)) as temporary:
             safetensors.numpy.save_file(self.state(), temporary)
 
     def load(self, path: str | Path) -> None:

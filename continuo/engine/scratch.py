@@ -55,7 +55,7 @@ class Scratch:
             most: length that the gradient is cut to.
         """
         inputs, targets, ends, mask, first = (tensor.numpy() for tensor in batch)
-        total, count, lanes = self.nats(inputs, targets, ends, mask, first, lanes)
+        total, count, lanes = self.nll(inputs, targets, ends, mask, first, lanes)
         loss = total / count
         self.optimizer.zero()
         loss.backward()
@@ -67,7 +67,7 @@ class Scratch:
                 parameter.copy_(torch.from_numpy(self.values[name].data))
         return loss.item(), lanes
 
-    def nats(
+    def nll(
         self, inputs: Array, targets: Array, ends: Array, mask: Array, first: Array, lanes: Array
     ) -> tuple[Value, int, Array]:
         """Nats summed over a batch, the number of steps that count, and the lanes moved on."""

@@ -16,7 +16,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from typing_extensions import TypedDict
 
-from continuo.system.files import human_size, replacing
+from continuo.system.files import atomic_write, human_size
 
 FORMAT = "continuo-1"
 SCALE = ":scale"
@@ -58,11 +58,20 @@ class Facts(TypedDict):
 
 
 _FACTS = TypeAdapter(Facts)
-UNFIT = (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError, ArithmeticError)
-"""What taking up a state raises that holds other things than its metadata say."""
+STATE_MISMATCH_ERRORS = (
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    RuntimeError,
+    RecursionError,
+    ArithmeticError,
+)
+"""Exceptions raised when a state does not match its metadata."""
 
 
-def unfit(path: Path, error: Exception) -> ValueError:
+def mismatch_error(path: Path, error: Exception) -> ValueError:
     """The refusal of a state that cannot be taken up."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return ValueError(f"{path} lacks what its model needs ({reason:.200}): train anew with --fresh")
@@ -71,7 +80,7 @@ def unfit(path: Path, error: Exception) -> ValueError:
 def save(path: Path, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any]) -> None:
     """Write tensors and facts (plain JSON types) to `path`, whole or not at all."""
     header = {"format": FORMAT, "facts": json.dumps(facts)}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             safetensors.torch.save_file(
                 {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary, header
@@ -100,7 +109,7 @@ def load(path: Path, *prefixes: str) -> tuple[Tensors, dict[str, Any]]:
         wanted = {name: tensor for name, tensor in tensors.items() if not prefixes or name.startswith(prefixes)}
         if strange := next((str(t.dtype) for t in wanted.values() if t.dtype not in KINDS), ""):
             raise ValueError(f"no state holds {strange}")
-        loaded, facts = _expanded(wanted), json.loads(header["facts"])
+        loaded, facts = dequantize_int8(wanted), json.loads(header["facts"])
     except _Foreign:
         raise
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
@@ -170,7 +179,7 @@ def read_model_facts(path: Path) -> dict[str, Any]:
     return load_model(path, "\0")[1]
 
 
-def compact(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+def quantize_int8(tensors: Mapping[str, torch.Tensor]) -> Tensors:
     """The same in a quarter of the space, to pass a model on: `load` gives them back, nearly.
 
     Matrices become 8-bit integers with one scale per row, everything else half precision. Names ending in `SCALE` are
@@ -187,8 +196,8 @@ def compact(tensors: Mapping[str, torch.Tensor]) -> Tensors:
     return small
 
 
-def _expanded(tensors: Tensors) -> Tensors:
-    """What `compact` was given, where it was used."""
+def dequantize_int8(tensors: Tensors) -> Tensors:
+    """What `quantize_int8` was given, where it was used."""
     whole = {}
     for name, tensor in tensors.items():
         if tensor.dtype == torch.int8:
@@ -213,7 +222,7 @@ def under_prefix(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
     }
 
 
-def predicting(progress: Mapping[str, Any]) -> str:
+def weights_prefix(progress: Mapping[str, Any]) -> str:
     """The prefix of the weights that predict: "average" while the latest validation was the best one, else "best".
 
     `progress` is that of a training's facts.

@@ -15,22 +15,22 @@ import regex
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from continuo.system.command_line import suggestion
-from continuo.system.files import human_size, is_held, near, write_text
+from continuo.system.files import human_size, is_locked, suggest_path, write_text
 from continuo.system.paths import MODELS
 
 PRESETS = MODELS
 DEFAULT_PRESET = "codebook-lstm"
 EMBEDDED_CORPUS = "music21:bach"
-MOST_BYTES = 2**20
+MAX_BYTES = 2**20
 """Of a metadata file; one that names every key has about a thousand."""
-MOST_PATTERN_LETTERS = 1000
-MOST_PATTERNS = 100
+MAX_PATTERN_LETTERS = 1000
+MAX_PATTERNS = 100
 """Of `include` and `exclude`: each pattern, and how many."""
-MOST_TEMPERATURE = 100.0
+MAX_TEMPERATURE = 100.0
 """Beyond, every class is as likely as any other."""
 FITTING = ("fit_frames", "postfilter_steps")
 """Of a representation: how it is fitted, not what it is."""
-MOST_REASONS = 5
+MAX_REASONS = 5
 """How many of a file's mistakes are named at once."""
 
 
@@ -55,9 +55,7 @@ def _without_control(value: str) -> str:
 
 
 Place = Annotated[str, Field(max_length=4096), AfterValidator(_without_control)]
-Patterns = Annotated[
-    tuple[Annotated[str, Field(max_length=MOST_PATTERN_LETTERS)], ...], Field(max_length=MOST_PATTERNS)
-]
+Patterns = Annotated[tuple[Annotated[str, Field(max_length=MAX_PATTERN_LETTERS)], ...], Field(max_length=MAX_PATTERNS)]
 
 
 class CorpusSection(Section):
@@ -249,8 +247,8 @@ class SamplingSection(Section):
     They may be changed at any time. The longer a model was trained, the higher the first may be.
     """
 
-    coarse_temperature: float = Field(1.08, ge=0, le=MOST_TEMPERATURE)
-    fine_temperature: float = Field(0.7, ge=0, le=MOST_TEMPERATURE)
+    coarse_temperature: float = Field(1.08, ge=0, le=MAX_TEMPERATURE)
+    fine_temperature: float = Field(0.7, ge=0, le=MAX_TEMPERATURE)
 
 
 Representation = Annotated[
@@ -348,7 +346,7 @@ def from_donor(donor: dict[str, Any], overrides: dict[str, Any], *, state: str) 
     return validated(content, overrides, source="--from")
 
 
-def is_of_preset(metadata: Metadata, name: str) -> bool:
+def matches_preset(metadata: Metadata, name: str) -> bool:
     """Whether metadata has the representation and the architecture that a preset names."""
     preset = from_preset(name, {}, state="any.safetensors")
     ours = (metadata.representation.kind, metadata.architecture.kind)
@@ -364,7 +362,7 @@ def validated(content: Any, overrides: dict[str, Any], *, source: str) -> Metada
     try:
         return Metadata.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[:MOST_REASONS]
+        first = error.errors()[:MAX_REASONS]
         reasons = "; ".join(dict.fromkeys(_reason(entry) for entry in first))
         more = f"; {error.error_count() - len(first)} more" if error.error_count() > len(first) else ""
         asked_for = all(_is_of(entry, overrides) for entry in first)  # the file is not to blame
@@ -431,14 +429,14 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is neither a file nor a folder: name a metadata file")
     try:
         with open(path, "rb") as file:
-            data = file.read(MOST_BYTES + 1)
-        if len(data) > MOST_BYTES:
-            raise ValueError(f"it is larger than {human_size(MOST_BYTES)}")
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"it is larger than {human_size(MAX_BYTES)}")
         content = json.loads(data.decode("utf-8"))
     except FileNotFoundError:
-        if is_held(path.with_suffix(".safetensors")):
+        if is_locked(path.with_suffix(".safetensors")):
             raise ValueError(f"{path} is being prepared by a training: it can be heard once that has saved") from None
-        other = f"{meant} Or" if (meant := near(path)) else "; check --meta, or"
+        other = f"{meant} Or" if (meant := suggest_path(path)) else "; check --meta, or"
         raise ValueError(f"{path} does not exist{other} create it: python train.py --meta {path}") from None
     except IsADirectoryError:
         raise ValueError(f"{path} is a folder: name a metadata file in it, such as {path / 'model.json'}") from None

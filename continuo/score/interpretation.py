@@ -484,7 +484,7 @@ def _tremolo_or_glissando(
 def _stroke_count(length_q: float, element: Any, marks: int) -> int:
     """How many strokes a tremolo has: one mark is eighths, two 16ths and so on; a note's own flags count too."""
     flags = {"eighth": 1, "16th": 2, "32nd": 3, "64th": 4}.get(element.duration.type, 0)
-    return min(max(round(length_q * 2 ** min(marks + flags, 5)), 1), ornaments.MOST_STROKES)
+    return min(max(round(length_q * 2 ** min(marks + flags, 5)), 1), ornaments.MAX_STROKES)
 
 
 def _name_unperformed(page: Page, element: Any) -> None:

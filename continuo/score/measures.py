@@ -56,7 +56,7 @@ class Staff:
     marks: list[list[tuple[float, Any]]] = field(default_factory=list)
     hints: list[list[tuple[float, dict[str, str]]]] = field(default_factory=list)
     lengths: list[tuple[bool, float]] = field(default_factory=list)
-    metres_q: list[float] = field(default_factory=list)
+    meters_q: list[float] = field(default_factory=list)
 
 
 class Page:
@@ -180,7 +180,7 @@ def _read_staff(part: Any) -> Staff:
         staff.bars.append(notes)
         staff.marks.append(marks)
         staff.hints.append(hints)
-        staff.metres_q.append(metre_q)
+        staff.meters_q.append(metre_q)
         staff.lengths.append(_bar_length(notes, hints))
     return staff
 
@@ -211,12 +211,12 @@ def _align(staves: list[Staff], i: int) -> float:
 
     A filled bar decides before any bar of rest.
     """
-    metres_q = [staff.metres_q[i] for staff in staves]
+    meters_q = [staff.meters_q[i] for staff in staves]
     lengths_q = [staff.lengths[i][1] for staff in staves]
-    filled = {metre_q: sum(abs(length_q - metre_q) < ROUND_Q for length_q in lengths_q) for metre_q in metres_q}
-    common_q = max(reversed(metres_q), key=lambda metre_q: (filled[metre_q], metres_q.count(metre_q)))
-    agreeing = [staff.lengths[i] for staff, metre_q in zip(staves, metres_q, strict=True) if metre_q == common_q]
-    for staff, metre_q in zip(staves, metres_q, strict=True):
+    filled = {metre_q: sum(abs(length_q - metre_q) < ROUND_Q for length_q in lengths_q) for metre_q in meters_q}
+    common_q = max(reversed(meters_q), key=lambda metre_q: (filled[metre_q], meters_q.count(metre_q)))
+    agreeing = [staff.lengths[i] for staff, metre_q in zip(staves, meters_q, strict=True) if metre_q == common_q]
+    for staff, metre_q in zip(staves, meters_q, strict=True):
         if metre_q != common_q:
             _fit(staff, i, common_q / metre_q)
     return max(agreeing)[1]
@@ -234,8 +234,8 @@ def _fit(staff: Staff, i: int, ratio: float) -> None:
         length_q = _printed_length(note.element)
         printed.append((ends_q.get(note.voice, 0.0), length_q))
         ends_q[note.voice] = printed[-1][0] + length_q
-    if abs(max(ends_q.values(), default=0.0) - staff.metres_q[i]) > ROUND_Q:
-        if staff.lengths[i][1] * ratio > staff.metres_q[i] * ratio + ROUND_Q:
+    if abs(max(ends_q.values(), default=0.0) - staff.meters_q[i]) > ROUND_Q:
+        if staff.lengths[i][1] * ratio > staff.meters_q[i] * ratio + ROUND_Q:
             return  # stretched already
         printed = [(note.start_q, note.length_q) for note in staff.bars[i]]
     for note, (start_q, length_q) in zip(staff.bars[i], printed, strict=True):

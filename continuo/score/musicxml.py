@@ -54,7 +54,7 @@ LARGEST = {
     "multiple-rest": MAX_BARS, "measure-repeat": MAX_BARS, "string": 64, "fret": 128, "inversion": 16,
 }  # fmt: skip
 """Largest number that each element may hold, either way: music21 counts up to some of them, note by note."""
-LARGEST_ATTRIBUTES = {("ending", "number"): MAX_PASSES, ("repeat", "times"): 1000, ("octave-shift", "size"): 64}
+MAX_ATTRIBUTES = {("ending", "number"): MAX_PASSES, ("repeat", "times"): 1000, ("octave-shift", "size"): 64}
 """The same of attributes."""
 MAX_DOTS = 8
 """Most dots of a note."""
@@ -235,14 +235,14 @@ def _check_numbers(root: Element) -> None:
     """Refuse numbers that no score needs.
 
     Raises:
-        ValueError: one is larger than `LARGEST` or `LARGEST_ATTRIBUTES` have it, or a note has more than `MAX_DOTS`.
+        ValueError: one is larger than `LARGEST` or `MAX_ATTRIBUTES` have it, or a note has more than `MAX_DOTS`.
     """
     for element in root.iter():
         most = LARGEST.get(element.tag)
         if most is not None and element.text:
             _check_number(element.tag, element.text, most)
         for name in element.attrib:
-            if (most := LARGEST_ATTRIBUTES.get((element.tag, name))) is not None:
+            if (most := MAX_ATTRIBUTES.get((element.tag, name))) is not None:
                 _check_number(f"{element.tag} {name}=", element.attrib[name], most)
         if element.tag == "note" and len(element.findall("dot")) > MAX_DOTS:
             raise ValueError(f"a note has more than {MAX_DOTS} dots; correct it")

@@ -16,8 +16,8 @@ ACCIACCATURA_S = 0.065
 """One slashed grace note, or one of several, played on the beat; together at most half of the main note."""
 ARPEGGIO_S = 1 / 15
 """From one note of an arpeggio to the next, unless the chord is too short for it."""
-SHORTEST_STEP_S = 0.005
-MOST_STROKES = 10_000
+MIN_STEP_S = 0.005
+MAX_STROKES = 10_000
 """Of one note."""
 STROKE_RANGE_S = (1 / 64, 1 / 8)
 """Shortest and longest stroke of a trill, turn or mordent."""
@@ -68,7 +68,7 @@ def ornament(kind: str, onset_s: float, end_s: float, pitches: dict[int, float],
         return [Stroke(onset_s, middle_s, pitches[0]), *rest]
     steps = PATTERNS[kind]
     if kind == "trill":
-        count = min(max(int((end_s - onset_s) / stroke_s + 1e-6), 1), MOST_STROKES)
+        count = min(max(int((end_s - onset_s) / stroke_s + 1e-6), 1), MAX_STROKES)
         count -= 1 - count % 2  # odd, to end on the main note
         steps = tuple(steps[k % 2] for k in range(count))
     stroke_s = min(stroke_s, (end_s - onset_s) / len(steps))
@@ -94,7 +94,7 @@ def arpeggio(onset_s: float, end_s: float, count: int, *, down: bool) -> list[fl
     [0.0, 0.067, 0.133]
     """
     step_s = ARPEGGIO_S
-    while step_s * count > end_s - onset_s and step_s > SHORTEST_STEP_S:
+    while step_s * count > end_s - onset_s and step_s > MIN_STEP_S:
         step_s *= 2 / 3
     onsets = [onset_s + k * step_s for k in range(count)]
     return onsets[::-1] if down else onsets

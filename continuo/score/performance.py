@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MIDI_ENDINGS = frozenset({".mid", ".midi"})
 SCORE_ENDINGS = frozenset({".musicxml", ".xml", ".mxl"}) | MIDI_ENDINGS
-SHORTEST_S = 0.01
+MIN_S = 0.01
 """No sounding note is shorter; shorter ones are clicks."""
 CACHE_VERSION = 4
 """Part of every cache key: raise it whenever a score would be performed differently."""
@@ -104,7 +104,7 @@ def _finish(sounds: Iterable[Sound], seconds: float, warnings: Iterable[str]) ->
         if s.end_s > s.onset_s and 0 <= s.pitch <= 127:
             onset_s = max(s.onset_s, 0.0)
             velocity = min(127, max(1, round(s.velocity)))
-            notes.append(Note(onset_s, max(s.end_s - onset_s, SHORTEST_S), s.pitch, velocity, s.program, s.is_drum))
+            notes.append(Note(onset_s, max(s.end_s - onset_s, MIN_S), s.pitch, velocity, s.program, s.is_drum))
     notes.sort(key=lambda n: (n.onset_s, n.pitch, n.program, n.duration_s))
     seconds = max([seconds, *(n.onset_s + n.duration_s for n in notes)])
     check_length(seconds)

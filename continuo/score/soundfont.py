@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from continuo.system.files import replacing
+from continuo.system.files import atomic_write
 
 KEY_RANGE, VELOCITY_RANGE = 43, 44
 ATTENUATION = 48
@@ -35,23 +35,23 @@ OVERRIDING_ROOT_KEY = 58
 ATTENUATION_SHARE = 0.4
 OFFSETS = {0: (1, 1), 4: (1, 32768), 1: (2, 1), 12: (2, 32768), 2: (3, 1), 45: (3, 32768), 3: (4, 1), 50: (4, 32768)}
 """Generators that move a sample's ends or loop: the field of its header, and how many samples they count."""
-LEAST_LOOP_S = 0.25
+MIN_LOOP_S = 0.25
 """A rounded sample is then less than half a cent at 24 kHz."""
 APART = 46
 """Samples of silence that the format wants after each sample."""
 COMPRESSED, ROM = 0x10, 0x8000
 """Types of samples that are left alone: Ogg Vorbis (.sf3), and those of a chip."""
-MOST_BYTES = 512 << 20
+MAX_BYTES = 512 << 20
 """Of a font."""
-MOST_ZONES = 4096
+MAX_ZONES = 4096
 """Of an instrument."""
-MOST_LOOP = 1 << 20
+MAX_LOOP = 1 << 20
 """Samples of a loop that is tuned."""
-MOST_GROWN = 4
+MAX_GROWN = 4
 """How many times the sample data may be used: by samples that share it."""
-MOST_WRONG = 60
+MAX_WRONG = 60
 """Cents; what is further off is meant."""
-LEAST_PERIODIC = 0.6
+MIN_PERIODIC = 0.6
 """Share of a loop's energy that must lie on the harmonics of one pitch."""
 _HEADER = struct.Struct("<20sIIIIIBbHH")  # one sample: name, start, end, loop, loop end, rate, root key, ...
 _BAG = struct.Struct("<HH")
@@ -79,8 +79,8 @@ def in_tune(font: Path, folder: Path) -> Path:
     """
     stamp = font.stat()
     name = f"{font.resolve()}|{stamp.st_size}|{stamp.st_mtime_ns}|5"
-    if stamp.st_size > MOST_BYTES:
-        raise ValueError(f"the SoundFont {font} is larger than {MOST_BYTES >> 20} MiB: choose a smaller one")
+    if stamp.st_size > MAX_BYTES:
+        raise ValueError(f"the SoundFont {font} is larger than {MAX_BYTES >> 20} MiB: choose a smaller one")
     target = folder / f"{font.stem}-{hashlib.sha256(name.encode()).hexdigest()[:16]}{font.suffix}"
     if target.exists():
         return target
@@ -92,7 +92,7 @@ def in_tune(font: Path, folder: Path) -> Path:
             f"the SoundFont {font} is damaged ({type(error).__name__}): get it again, or name another"
         ) from None
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(target) as temporary:
+    with atomic_write(target) as temporary:
         temporary.write_bytes(repaired)
     return target
 
@@ -159,7 +159,7 @@ def _own_headers(tables: dict[bytes, bytes], pcm: np.ndarray) -> tuple[list[Head
     if sorted(first) != first or sorted(bags) != bags:
         raise IndexError("zones go backwards")
     for zone_from, zone_to in itertools.pairwise(first):
-        if zone_to - zone_from > MOST_ZONES:
+        if zone_to - zone_from > MAX_ZONES:
             raise IndexError("too many zones")
         common: dict[int, int] = {}  # what the instrument's global zone says for all
         merged: list[tuple[int, dict[int, int]]] = []
@@ -207,23 +207,23 @@ def _tuned(header: Header, generators: dict[int, int], pcm: np.ndarray) -> Heade
     start, end, loop, loop_end, rate, root, correction = header[1:8]
     if not (start <= loop < loop_end <= end <= len(pcm)) or header[-1] & (COMPRESSED | ROM) or not rate:
         return header
-    if loop_end - loop > MOST_LOOP:
+    if loop_end - loop > MAX_LOOP:
         return header
     fine = sum(unit * ((n := generators.get(kind, 0)) - (n >> 15 << 16)) for kind, unit in TUNES)
     wanted = 440 * 2 ** ((root - 69 - (correction + fine) / 100) / 12) * (loop_end - loop) / rate  # periods in the loop
     energy = np.abs(np.fft.rfft(pcm[loop:loop_end].astype(np.float32)))[1:] ** 2
-    nearest = range(max(round(wanted * 2 ** (-MOST_WRONG / 1200)), 1), round(wanted * 2 ** (MOST_WRONG / 1200)) + 1)
+    nearest = range(max(round(wanted * 2 ** (-MAX_WRONG / 1200)), 1), round(wanted * 2 ** (MAX_WRONG / 1200)) + 1)
     periods = max(nearest, key=lambda n: energy[n - 1 :: n].sum() - energy.sum() / n, default=0)
-    if not periods or energy[periods - 1 :: periods].sum() < LEAST_PERIODIC * energy.sum():
+    if not periods or energy[periods - 1 :: periods].sum() < MIN_PERIODIC * energy.sum():
         return header
     cents = 1200 * math.log2(periods / wanted)
-    if abs(cents) > MOST_WRONG or not -99 <= correction - cents <= 99:
+    if abs(cents) > MAX_WRONG or not -99 <= correction - cents <= 99:
         return header
     return (*header[:7], round(correction - cents), *header[8:])
 
 
 def _long_loops(headers: list[Header], samples: bytes) -> tuple[list[Header], bytes]:
-    """Sample data with every loop repeated until it lasts `LEAST_LOOP_S`, and headers that point into them."""
+    """Sample data with every loop repeated until it lasts `MIN_LOOP_S`, and headers that point into them."""
     if any(header[-1] & (COMPRESSED | ROM) for header in headers):
         return headers, samples
     pcm = np.frombuffer(samples[: len(samples) // 2 * 2], "<i2")
@@ -236,14 +236,14 @@ def _long_loops(headers: list[Header], samples: bytes) -> tuple[list[Header], by
         if header[1:5] not in places:
             again = np.zeros(0, "<i2")
             if start <= loop < loop_end <= end <= len(pcm):
-                least = LEAST_LOOP_S * min(rate, 192_000)
+                least = MIN_LOOP_S * min(rate, 192_000)
                 again = np.tile(pcm[loop:loop_end], max(math.ceil(least / (loop_end - loop)) - 1, 0))
             middle = min(max(loop_end, start), end)
             parts.append(np.concatenate([pcm[start:middle], again, pcm[middle:end], np.zeros(APART, "<i2")]))
             places[header[1:5]] = length, len(again)
             length += len(parts[-1])
             copied += max(end - start, 0)
-            if copied > MOST_GROWN * len(pcm) or length > MOST_BYTES:
+            if copied > MAX_GROWN * len(pcm) or length > MAX_BYTES:
                 raise IndexError("samples lie over each other")
         place, more = places[header[1:5]]
         shift = place - start

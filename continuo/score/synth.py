@@ -25,7 +25,7 @@ import numpy as np
 from continuo.score.notes import Note, Performance
 from continuo.score.soundfont import in_tune, is_soundfont
 from continuo.system import cache
-from continuo.system.files import replacing
+from continuo.system.files import atomic_write
 
 SOUNDFONT_VARIABLE = "CONTINUO_SOUNDFONT"
 SYSTEM_FOLDERS = (
@@ -51,12 +51,12 @@ PEAK = 0.89
 """Highest sample of a rendering (-1 dB)."""
 GAIN = 2.0
 """A single mf note of a piano then peaks at about -16 dB, a full chord of four at about -6 dB."""
-MOST_LAYERS = 12
+MAX_LAYERS = 12
 LAYER_DB = 1.5
 PAUSE_S = 0.5
-MOST_RUN_S = 600.0
+MAX_RUN_S = 600.0
 """How much of a piece is rendered at once, so that memory does not grow with it."""
-MOST_NOTE_S = 600.0
+MAX_NOTE_S = 600.0
 """How long a note sounds at most: what is longer was never let go."""
 SILENT_PROGRAM = 0
 
@@ -134,11 +134,11 @@ def render(
 def _layers(notes: Iterable[Note]) -> dict[tuple[int, int], list[Note]]:
     """Notes by velocity and by their distance from the nearest key in cents (-50 to 49).
 
-    symusic ignores velocity, so each loudness is played for itself. Where there are more than `MOST_LAYERS` of them,
+    symusic ignores velocity, so each loudness is played for itself. Where there are more than `MAX_LAYERS` of them,
     those within `LAYER_DB` are taken together at its middle.
     """
     notes = list(notes)
-    exact = len({note.velocity for note in notes}) <= MOST_LAYERS
+    exact = len({note.velocity for note in notes}) <= MAX_LAYERS
     layers: dict[tuple[int, int], list[Note]] = defaultdict(list)
     for note in notes:
         velocity = note.velocity
@@ -150,16 +150,16 @@ def _layers(notes: Iterable[Note]) -> dict[tuple[int, int], list[Note]]:
 
 
 def _runs(notes: list[Note]) -> Iterator[list[Note]]:
-    """Notes in order, parted where nothing sounds for `PAUSE_S` (no silence is rendered), and after `MOST_RUN_S`.
+    """Notes in order, parted where nothing sounds for `PAUSE_S` (no silence is rendered), and after `MAX_RUN_S`.
 
-    Notes sound on to the end of theirs, at most `MOST_NOTE_S`, whatever run they are in.
+    Notes sound on to the end of theirs, at most `MAX_NOTE_S`, whatever run they are in.
     """
     run: list[Note] = []
     end_s = 0.0
     for note in sorted(notes, key=lambda n: (n.onset_s, n.pitch, n.program, n.duration_s)):
-        if note.duration_s > MOST_NOTE_S:
-            note = replace(note, duration_s=MOST_NOTE_S)
-        if run and note.onset_s > min(end_s + RELEASE_S + PAUSE_S, run[0].onset_s + MOST_RUN_S):
+        if note.duration_s > MAX_NOTE_S:
+            note = replace(note, duration_s=MAX_NOTE_S)
+        if run and note.onset_s > min(end_s + RELEASE_S + PAUSE_S, run[0].onset_s + MAX_RUN_S):
             yield run
             run, end_s = [], 0.0
         run.append(note)
@@ -249,7 +249,7 @@ def write_midi(performance: Performance, path: Path) -> None:
         ValueError: the folder does not exist or cannot be written.
     """
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             _to_score(performance.notes).dump_midi(temporary)
     except OSError as error:
         raise ValueError(f"{path} cannot be written ({error.strerror or error})") from None
@@ -297,7 +297,7 @@ def _add_up(notes: Iterable[Note], sample_rate_hz: int, length: int) -> np.ndarr
 def _tone(note: Note, sample_rate_hz: int) -> np.ndarray:
     """A struck string: eight partials, the higher the softer and shorter; a release of 80 ms after the key goes up."""
     release_s = 0.08
-    duration_s = min(note.duration_s, MOST_NOTE_S)
+    duration_s = min(note.duration_s, MAX_NOTE_S)
     t = np.arange(round((duration_s + release_s) * sample_rate_hz)) / sample_rate_hz
     hz = 440.0 * 2 ** ((note.pitch - 69) / 12)
     tone = np.zeros_like(t)

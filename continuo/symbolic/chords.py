@@ -158,7 +158,7 @@ class ChordCodec:
         like = like or usual
         return self._song(_closed(notes, tempos and {0: _tempo(like.qpm_at(0))} | tempos, at), like)
 
-    def quantised(self, song: Song) -> Song:
+    def round_trip(self, song: Song) -> Song:
         """The song as this codec keeps it, found without any codes."""
         return self._song(self._grid(song), song)
 
@@ -225,7 +225,7 @@ class ChordCodec:
         tones = tuple(Tone(at * unit, p, n * unit, program=program) for (at, p), n in sorted(grid.notes.items()))
         exact = {_tempo(qpm): qpm for _, qpm in reversed(like.tempos)}
         tempos = tuple((at * unit, exact.get(k, TEMPOS_QPM[k])) for at, k in grid.tempos.items()) or like.tempos
-        return Song(like.id, like.source, tones, grid.end * unit, tempos, like.meters, ends=like.ends)
+        return Song(like.id, like.source, tones, grid.end * unit, tempos, like.meters, has_ending=like.has_ending)
 
 
 def _closed(notes: dict[tuple[int, int], int], tempos: Mapping[int, int], end: int) -> _Grid:

@@ -17,7 +17,7 @@ from continuo.symbolic.song import Song, Tone
 if TYPE_CHECKING:
     from music21.stream import Score
 
-MOST_VOICES = 4
+MAX_VOICES = 4
 """Voices of a staff that notation programs know."""
 KEYBOARDS = frozenset({*range(9), *range(16, 24), 46})
 """Programs on two staves: pianos, harpsichord, celesta, organs and accordions, harp."""
@@ -27,7 +27,7 @@ MIDDLE_C, BASS_BELOW = 60, 57
 PERCUSSION_CHANNEL = 9
 STEPS = "FCGDAEB"
 """Naturals in the order of fifths; C is 0 on the line of fifths."""
-MOST_BARS = 5_000  # of all instruments; music21 takes a millisecond or two for each
+MAX_BARS = 5_000  # of all instruments; music21 takes a millisecond or two for each
 Grid = list[list[list[Chord]]]
 """For each bar its voices, for each voice its chords."""
 
@@ -42,7 +42,7 @@ def to_score(song: Song, title: str) -> Score:
     See `continuo.symbolic.writing.write_musicxml` for what it holds.
 
     Raises:
-        TooLong: its staves have more than `MOST_BARS` bars together.
+        TooLong: its staves have more than `MAX_BARS` bars together.
     """
     from music21 import layout, metadata, stream
 
@@ -50,7 +50,7 @@ def to_score(song: Song, title: str) -> Score:
     key = (best_scale(song)[0] * 7 + 5) % 12 - 5  # sharps, or flats below 0
     score = stream.Score([metadata.Metadata(title=title, composer="Continuo")])
     parts = sorted((by_program(song) or {(False, 0): []}).items())
-    most, written = MOST_BARS // max(len(bars), 1), 0  # staves
+    most, written = MAX_BARS // max(len(bars), 1), 0  # staves
     for number, ((is_drum, program), tones) in enumerate(parts):
         name = program_name(is_drum, program)
         keys = sorted({36, 38, *(t.pitch for t in tones)}) if is_drum else None  # one alone would not be named by notes
@@ -58,8 +58,8 @@ def to_score(song: Song, title: str) -> Score:
         staves: list[Any] = []
         for grid in _grids(tones, bars, program, is_drum):
             if (written := written + 1) > most:
-                raise TooLong(f"{len(bars):,} bars on {most + 1} staves or more are above {MOST_BARS:,} in all")
-            staves.append(_staff(grid, bars, len(staves) * MOST_VOICES + 1, instruments if is_drum else key))
+                raise TooLong(f"{len(bars):,} bars on {most + 1} staves or more are above {MAX_BARS:,} in all")
+            staves.append(_staff(grid, bars, len(staves) * MAX_VOICES + 1, instruments if is_drum else key))
             staves[-1].partName = name
             score.insert(0, staves[-1])
         for instrument in instruments.values():
@@ -90,15 +90,15 @@ def program_name(is_drum: bool, program: int) -> str:
 
 
 def _grids(tones: list[Tone], bars: list[Bar], program: int, is_drum: bool) -> Iterator[Grid]:
-    """The staves of a program: for each bar the chords of at most `MOST_VOICES` voices, the highest first."""
+    """The staves of a program: for each bar the chords of at most `MAX_VOICES` voices, the highest first."""
     if is_drum:
         yield notation.strokes(tones, bars)
         return
     hands = [[t for t in tones if t.pitch >= MIDDLE_C], [t for t in tones if t.pitch < MIDDLE_C]]
     for hand in hands if program in KEYBOARDS and all(hands) else [tones]:
         grid = notation.voices(hand, bars)
-        for first in range(0, max(map(len, grid)) or 1, MOST_VOICES):
-            yield [voices[first : first + MOST_VOICES] for voices in grid]
+        for first in range(0, max(map(len, grid)) or 1, MAX_VOICES):
+            yield [voices[first : first + MAX_VOICES] for voices in grid]
 
 
 def _instruments(name: str, program: int, number: int, keys: list[int] | None) -> dict[int, Any]:

@@ -187,14 +187,12 @@ def values(chords: Sequence[Chord], bar: Bar) -> list[Value]:
         now = end
     if now < bar.length:
         stretches.append((now, bar.length, (), False, False))
-    brackets = dict(_brackets({start for start, *_ in stretches}, bar))
-    edges = {edge for start, length in brackets.items() for edge in (start, start + length)}
+    tuplets = dict(_brackets({start for start, *_ in stretches}, bar))
+    edges = {edge for start, length in tuplets.items() for edge in (start, start + length)}
     found: list[Value] = []
     for start, end, pitches, before, after in stretches:
         cuts = [start, *sorted(edge for edge in edges if start < edge < end), end]
-        for at, length, kind, dots, bracket, edge in (
-            p for a, b in pairwise(cuts) for p in _parts(a, b, bar, brackets)
-        ):
+        for at, length, kind, dots, bracket, edge in (p for a, b in pairwise(cuts) for p in _parts(a, b, bar, tuplets)):
             is_note = bool(pitches)
             tied = (is_note and (before or at > start), is_note and (after or at + length < end))
             found.append(Value(at, length, pitches, *tied, kind, dots, bracket, edge))
@@ -227,14 +225,14 @@ def _brackets(starts: set[int], bar: Bar) -> Iterator[tuple[int, int]]:
             yield first, length
 
 
-def _parts(start: int, end: int, bar: Bar, brackets: dict[int, int]) -> Iterator[tuple[int, int, str, int, str, str]]:
+def _parts(start: int, end: int, bar: Bar, tuplets: dict[int, int]) -> Iterator[tuple[int, int, str, int, str, str]]:
     """Start, length, type, dots, bracket and edge of the values that `start` to `end` is written in."""
-    first = next((b for b, length in brackets.items() if b <= start < b + length), None)
+    first = next((b for b, length in tuplets.items() if b <= start < b + length), None)
     if first is None:
         for at, sixteenths in _split(start // SIXTEENTH, end // SIXTEENTH, bar):
             yield at * SIXTEENTH, sixteenths * SIXTEENTH, *PLAIN[sixteenths], "", ""
         return
-    length = brackets[first]
+    length = tuplets[first]
     while start < end:
         part = next(units for units in BRACKETED if units <= end - start)
         edge = "start" if start == first else "stop" if start + part == first + length else ""

@@ -25,7 +25,7 @@ FIFTHS = (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6)
 RIFF = 4
 """Steps of a riff: it has one note more."""
 STUCK_SHARE = 0.9
-LEAST_ONSETS = 4
+MIN_ONSETS = 4
 """Fewer onsets in the second half do not make it stuck."""
 
 
@@ -129,7 +129,7 @@ def stuck(song: Song) -> str | None:
         together[tone.onset].add((tone.is_drum, tone.pitch))
     onsets = {onset: frozenset(group) for onset, group in together.items()}
     second = [group for onset, group in onsets.items() if onset >= half]
-    for groups, where, least in ((list(onsets.values()), "It", 1), (second, "Its second half", LEAST_ONSETS)):
+    for groups, where, least in ((list(onsets.values()), "It", 1), (second, "Its second half", MIN_ONSETS)):
         if len(groups) >= least:
             group, often = Counter(groups).most_common(1)[0]
             if often > STUCK_SHARE * len(groups):

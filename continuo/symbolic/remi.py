@@ -29,7 +29,7 @@ from continuo.symbolic.song import DEFAULT_METER, DEFAULT_QPM, QUARTER, Song, To
 
 TEMPOS = tuple(round(24 * 5 ** (k / 40), 2) for k in range(65))
 """Known tempos, quarter notes per minute: 24 to 315.18, 4.1 % apart, 120 among them."""
-DENOMINATORS, MOST_BEATS = (4, 8, 16), 16
+DENOMINATORS, MAX_BEATS = (4, 8, 16), 16
 """Meters that can be known; the vocabulary has `steps_per_quarter` positions for every beat of the longest one."""
 NEAR_BEATS, FAR_BEATS = 16, 64
 """Lengths up to the first are on the grid, from there up to the second in whole beats."""
@@ -79,7 +79,7 @@ class RemiCodec:
         if not 1 <= velocities <= 127:
             raise ValueError(f"velocities must lie in 1 ... 127, got {velocities}")
         met = {DEFAULT_METER} | {_in_quarters(n, d) for song in songs for _, n, d in song.meters}
-        beats = {d: sorted(n for n, of in met if of == d and 1 <= n <= MOST_BEATS) for d in DENOMINATORS}
+        beats = {d: sorted(n for n, of in met if of == d and 1 <= n <= MAX_BEATS) for d in DENOMINATORS}
         config = _miditok().TokenizerConfig(
             pitch_range=(0, 127),
             beat_res={(0, NEAR_BEATS): steps_per_quarter, (NEAR_BEATS, FAR_BEATS): 1},
@@ -106,7 +106,7 @@ class RemiCodec:
             tokenizer.train(vocab_size=bpe, model="BPE", iterator=bars)
         return cls(tokenizer)
 
-    def quantised(self, song: Song) -> Song:
+    def round_trip(self, song: Song) -> Song:
         """What the codes keep; `decode(encode(song))` equals it.
 
         - Onsets and ends go to the nearest step, halves to the later one; a note lasts a step at least. Lengths of more
@@ -161,7 +161,7 @@ class RemiCodec:
 
     def _bars(self, song: Song) -> list[Any]:
         """miditok's sequences of single tokens, one for each bar."""
-        score = self._score(self.quantised(song))
+        score = self._score(self.round_trip(song))
         ids = self._tokenizer.encode(score, encode_ids=False, no_preprocess_score=True).ids
         starts = [k for k, code in enumerate(ids) if self._tokenizer[code] == BAR]
         return [_miditok().TokSequence(ids=ids[a:b]) for a, b in pairwise([*starts, len(ids)])]

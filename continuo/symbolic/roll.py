@@ -108,7 +108,7 @@ class RollCodec:
             pitch -= 12 * math.ceil((pitch - self.highest) / 12)
         return min(max(pitch, self.lowest), self.highest)
 
-    def foreign(self, song: Song) -> int:
+    def out_of_range(self, song: Song) -> int:
         """How many notes are out of range, and will be moved."""
         return sum(not t.is_drum and not self.lowest <= t.pitch <= self.highest for t in song.tones)
 
@@ -167,7 +167,7 @@ class RollCodec:
             open_since |= {pitch: step for pitch in notes if pitch not in open_since}
         return self._song(spans, len(codes), like)
 
-    def quantised(self, song: Song) -> Song:
+    def round_trip(self, song: Song) -> Song:
         """What `decode(encode(song), like=song)` gives."""
         if self._polyphony(song).max(initial=0) > self.levels:  # which notes stay is decided step by step
             return self.decode(self.encode(song), song)

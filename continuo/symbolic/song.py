@@ -54,7 +54,7 @@ class Song:
         tempos: `(tick, quarter notes per minute)`, sorted; before the first its tempo holds.
         meters: `(tick, numerator, denominator)`, sorted, likewise.
         key: changes with the music; empty where nothing about the song is to be cached.
-        ends: whether the music ends where the song ends, and is not cut there.
+        has_ending: whether the music ends where the song ends, and is not cut there.
     """
 
     id: str
@@ -64,7 +64,7 @@ class Song:
     tempos: tuple[tuple[int, float], ...] = ((0, DEFAULT_QPM),)
     meters: tuple[tuple[int, int, int], ...] = ((0, *DEFAULT_METER),)
     key: str = ""
-    ends: bool = True
+    has_ending: bool = True
 
     @property
     def extent(self) -> int:
@@ -140,7 +140,7 @@ class Song:
             key=self.key and f"{self.key}{semitones:+d}",
         )
 
-    def stretch(self, start: int, stop: int, name: str) -> Song:
+    def excerpt(self, start: int, stop: int, name: str) -> Song:
         """Ticks `start` to `stop`, as a song of its own: notes that begin there, cut where it ends."""
         tones = tuple(
             replace(t, onset=t.onset - start, length=min(t.length, stop - t.onset))
@@ -158,7 +158,7 @@ class Song:
             tempos=tempos,
             meters=meters,
             key=self.key and f"{self.key}#{start}-{stop}",
-            ends=self.ends and stop >= self.ticks,
+            has_ending=self.has_ending and stop >= self.ticks,
         )
 
     def bars(self) -> list[int]:

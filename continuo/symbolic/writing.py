@@ -12,10 +12,10 @@ from typing import Any
 
 from continuo.symbolic import engraving, notation
 from continuo.symbolic.song import QUARTER, Song, Tone, pitch_name
-from continuo.system.files import replacing
+from continuo.system.files import atomic_write
 
 PROMPT, CONTINUATION, SEAM, WORDS = "#40618f", "#c05a2b", "#38d6c0", "#0e7f71"
-LEAST_BEFORE_Q = 32.0
+MIN_BEFORE_Q = 32.0
 """Quarters of the prompt that are drawn, if it has so many."""
 NARROWEST, WIDEST, HIGHEST = 8.0, 24.0, 12.0
 """Inches of a picture."""
@@ -84,7 +84,7 @@ def write_musicxml(song: Song, path: Path, *, title: str) -> None:
 def draw_song(song: Song, path: Path, seam_tick: int | None, title: str) -> None:
     """A PNG of a song's notes over its bars; those before and from `seam_tick` on differ in colour, programs in shade.
 
-    As much is shown before the seam as after it, and at least `LEAST_BEFORE_Q`. Percussion has rows of its own.
+    As much is shown before the seam as after it, and at least `MIN_BEFORE_Q`. Percussion has rows of its own.
 
     Raises:
         ValueError: the folder does not exist or cannot be written.
@@ -94,7 +94,7 @@ def draw_song(song: Song, path: Path, seam_tick: int | None, title: str) -> None
     starts = [bar.start / notation.UNITS for bar in notation.bars(song)]
     end = max([song.beats, 1.0, *(t.end / QUARTER for t in song.tones)])
     seam = math.inf if seam_tick is None else seam_tick / QUARTER
-    shown_before = max(end - seam, LEAST_BEFORE_Q)
+    shown_before = max(end - seam, MIN_BEFORE_Q)
     first = max([0.0, *(q for q in starts if q <= seam - shown_before)]) if seam_tick is not None else 0.0
     tones = [t for t in song.tones if t.onset >= first * QUARTER]
     programs = sorted({(t.is_drum, t.program) for t in tones})
@@ -190,7 +190,7 @@ def _explain(figure: Any, programs: list[tuple[bool, int]], colours: list[str]) 
 
 def _write(path: Path, data: bytes) -> None:
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(data)
     except OSError as error:
         raise ValueError(f"{path} cannot be written ({error.strerror or error})") from None

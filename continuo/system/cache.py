@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from continuo.system.files import replacing
-from continuo.system.workers import keep_on
+from continuo.system.files import atomic_write
+from continuo.system.workers import check_cancelled
 
 VERSION = 1
-LONGEST_WRITE_S = 3600.0  # what a writer has not touched for so long was left by one that was killed
+MAX_WRITE_S = 3600.0  # what a writer has not touched for so long was left by one that was killed
 
 
 def folder() -> Path:
@@ -38,7 +38,7 @@ def key_of(path: Path, *parameters: object) -> str:
     digest = hashlib.blake2b(repr((VERSION, *parameters)).encode(), digest_size=20)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
-            keep_on()
+            check_cancelled()
             digest.update(block)
     return digest.hexdigest()
 
@@ -60,10 +60,10 @@ def _unwritable(error: OSError) -> OSError:
 
 @contextlib.contextmanager
 def _writing(key: str, ending: str) -> Iterator[Path]:
-    """`replacing` an entry."""
+    """`atomic_write` an entry."""
     path = entry(key, ending)
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             yield temporary
     except OSError as error:
         if error.filename == str(path):
@@ -126,7 +126,7 @@ def clear() -> int:
     """Remove every entry, but not what somebody is writing; returns the bytes freed."""
     freed = 0
     for path, status in _files():
-        if not path.parent.name.startswith(".") or abs(time.time() - status.st_mtime) > LONGEST_WRITE_S:
+        if not path.parent.name.startswith(".") or abs(time.time() - status.st_mtime) > MAX_WRITE_S:
             path.unlink(missing_ok=True)
             freed += status.st_size
     return freed

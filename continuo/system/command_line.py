@@ -33,7 +33,7 @@ HINTS = {
     errno.ELOOP: ": name the file itself",
 }
 
-MOST_LETTERS = 600
+MAX_LETTERS = 600
 """Of a refusal; the middle of a longer one, which quotes its input at length, is left out."""
 
 
@@ -101,16 +101,16 @@ def suggestion(word: str, known: Iterable[str], *, least: float = 0.6) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def counted(number: int, thing: str) -> str:
+def pluralize(number: int, thing: str) -> str:
     """A number and what it counts.
 
-    >>> counted(1, "piece"), counted(2000, "piece")
+    >>> pluralize(1, "piece"), pluralize(2000, "piece")
     ('1 piece', '2,000 pieces')
     """
     return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
-def named(text: str) -> Path:
+def nonempty_path(text: str) -> Path:
     """The path that a flag was given; argparse says so where it is empty, as of a shell variable that is not set."""
     if not text:
         raise argparse.ArgumentTypeError("it is empty: name a file")
@@ -199,10 +199,10 @@ def _explain(error: Exception) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` on one line, control characters shown, shortened in the middle to about `MOST_LETTERS`."""
+    """`text` on one line, control characters shown, shortened in the middle to about `MAX_LETTERS`."""
     line = " ".join(text.split())
-    if len(line) > MOST_LETTERS:
-        line = f"{line[: MOST_LETTERS // 2]} ... {line[-MOST_LETTERS // 2 :]}"
+    if len(line) > MAX_LETTERS:
+        line = f"{line[: MAX_LETTERS // 2]} ... {line[-MAX_LETTERS // 2 :]}"
     return printable(line)
 
 

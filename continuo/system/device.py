@@ -11,7 +11,7 @@ from continuo.system.completion import DEVICES
 
 PRODUCT_ROWS = 2048  # of the products that precisions are compared by
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-LARGEST_KEPT, MOST_KEPT = 1 << 25, 2**31 - 1  # bytes, the most that glibc takes
+MAX_KEPT, MAX_KEPT_BYTES = 1 << 25, 2**31 - 1  # bytes, the most that glibc takes
 
 
 def choose(name: str) -> tuple[torch.device, str]:
@@ -112,5 +112,5 @@ def keep_freed_memory() -> None:
     of a training step.
     """
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
-        mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
+        mallopt(M_MMAP_THRESHOLD, MAX_KEPT)
+        mallopt(M_TRIM_THRESHOLD, MAX_KEPT_BYTES)

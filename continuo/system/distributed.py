@@ -18,7 +18,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from continuo.system.team import Team
+from continuo.system.process_group import ProcessGroup
 
 PATIENCE = timedelta(hours=24)  # the first process may decode a large corpus while the others wait
 CORNER = "start {}"
@@ -26,8 +26,8 @@ BUCKET_MB = {"cpu": 4, "cuda": 25}  # of gradients that travel together; torch's
 T = TypeVar("T")
 
 
-class Processes(Team):
-    """What `Team` says, for the processes that the environment describes.
+class TorchProcessGroup(ProcessGroup):
+    """What `ProcessGroup` says, for the processes that the environment describes.
 
     Raises:
         ValueError: the environment is incomplete.
@@ -50,7 +50,7 @@ class Processes(Team):
             backend, store=self.store, rank=self.rank, world_size=self.size, timeout=PATIENCE
         )
         again = corner != CORNER.format(1) or self.restarted
-        self.restarted = self.from_leader(lambda: again)  # torchrun counts on each machine by itself
+        self.restarted = self.broadcast(lambda: again)  # torchrun counts on each machine by itself
 
     def _meet(self, store: distributed.Store) -> str:
         """A prefix for what these processes keep in the store, the same for all.
@@ -58,7 +58,7 @@ class Processes(Team):
         torchrun may keep its store when it starts processes again, and with it the addresses of those that are gone. So
         each one calls by a name of its own, until the leader has answered to that name.
         """
-        if self.leads:
+        if self.is_main_process:
             corner = CORNER.format(store.add("starts", 1))
             for rank in range(1, self.size):
                 while not store.check([f"{corner} {rank}"]):
@@ -108,16 +108,16 @@ class Processes(Team):
         return device
 
     def check_same(self, what: str, value: Any) -> None:
-        if self.from_leader(lambda: value) != value:
+        if self.broadcast(lambda: value) != value:
             raise ValueError(f"process {self.rank} has {what} other than process 0: all machines must read the same")
 
-    def from_leader(self, make: Callable[[], T]) -> T:
-        said: list[Any] = [make() if self.leads else None]
+    def broadcast(self, make: Callable[[], T]) -> T:
+        said: list[Any] = [make() if self.is_main_process else None]
         distributed.broadcast_object_list(said)
         return said[0]
 
     @contextmanager
-    def first_here(self) -> Iterator[None]:
+    def local_main_first(self) -> Iterator[None]:
         if self.local_rank:
             self._wait()
         yield
@@ -135,13 +135,13 @@ class Processes(Team):
             )
 
     @contextmanager
-    def apart(self, seed: int) -> Iterator[None]:
+    def fork_rng(self, seed: int) -> Iterator[None]:
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed((seed * self.size + self.rank) % 2**63)
             yield
 
-    def sum(self, *values: torch.Tensor | float) -> list[float]:
-        mine = [*values, self.own_seconds if self.leads else 0.0, float(self.stopping)]
+    def all_reduce(self, *values: torch.Tensor | float) -> list[float]:
+        mine = [*values, self.own_seconds if self.is_main_process else 0.0, float(self.stopping)]
         packed = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=self.device).detach() for v in mine])
         distributed.all_reduce(packed)
         *sums, self.agreed_seconds, stopping = packed.tolist()
@@ -152,12 +152,12 @@ class Processes(Team):
         self.own_seconds = own
         return self.agreed_seconds
 
-    def any(self, stopping: bool) -> bool:
+    def any_stopped(self, stopping: bool) -> bool:
         self.stopping = stopping
         return self.agreed_to_stop
 
     def gather(self, tensor: torch.Tensor) -> torch.Tensor:
         mine = tensor.cpu().contiguous()
-        parts = [torch.empty_like(mine) for _ in range(self.size)] if self.leads else None
+        parts = [torch.empty_like(mine) for _ in range(self.size)] if self.is_main_process else None
         distributed.gather(mine, parts)
         return torch.stack(parts, dim=1).flatten(0, 1) if parts else mine

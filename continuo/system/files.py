@@ -14,7 +14,7 @@ from continuo.system.command_line import suggestion
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path on the disk of `path`; on success it is synced and renamed to `path`, on failure removed.
 
     It lies in a hidden folder of its own beside `path`, with whatever else its writer makes there: safetensors, for
@@ -40,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def held(path: Path, refusal: str) -> Iterator[None]:
+def locked(path: Path, refusal: str) -> Iterator[None]:
     """Keep `path` for this process; a lock lies beside it meanwhile. That of a process that was killed does not count.
 
     Raises:
@@ -59,7 +59,7 @@ def held(path: Path, refusal: str) -> Iterator[None]:
         lock.release()
 
 
-def is_held(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Whether a process keeps `path` for itself."""
     lock = _lock_of(path)
     if not Path(lock.lock_file).exists():
@@ -84,7 +84,7 @@ def remove_leftovers(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 `text` to `path`, whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -120,7 +120,7 @@ def check_space(path: Path, size_bytes: float, advice: str) -> None:
         raise ValueError(f"cannot write {path}: {needed} are needed, {there} are free: free some space, or {advice}")
 
 
-def near(path: Path) -> str:
+def suggest_path(path: Path) -> str:
     """`; did you mean 'x'?` where a file beside the missing `path` is called nearly so, else nothing."""
     try:
         return suggestion(

@@ -18,7 +18,7 @@ TOLD_TO_LEAVE = 128 + signal.SIGTERM  # status of a process; of interest where i
 SWALLOWED_S = 2.0  # after which one that still works has not heard that it shall leave
 
 
-def shared_out(work: Callable[[T], Iterator[R]], things: Sequence[T], processes: int) -> Generator[R, None, None]:
+def process_map(work: Callable[[T], Iterator[R]], things: Sequence[T], processes: int) -> Generator[R, None, None]:
     """What `work` gives for every thing, as it is made; by this process in order if it is the only one.
 
     Other processes get `work` and their share of the things pickled, compute with one thread of torch each, and end

@@ -16,15 +16,16 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class GivenUp(Exception):
+class Cancelled(Exception):
     """Nobody waits for this work any more."""
 
 
-def in_order(work: Callable[[T], R], things: Iterable[T], workers: int = WORKERS) -> Generator[R, None, None]:
+def ordered_map(work: Callable[[T], R], things: Iterable[T], workers: int = WORKERS) -> Generator[R, None, None]:
     """`work(thing)` of every thing, in their order, `workers` at a time.
 
     Each worker computes with one thread of torch, so workers do not fight for cores and what they make does not
-    depend on how many they are. Who closes this (an error, Ctrl-C) hardly waits: work that calls `keep_on` ends there.
+    depend on how many they are. Who closes this (an error, Ctrl-C) hardly waits: work that calls
+    `check_cancelled` ends there.
     """
     import torch
 
@@ -46,7 +47,7 @@ def in_order(work: Callable[[T], R], things: Iterable[T], workers: int = WORKERS
         torch.set_num_threads(threads)
 
 
-def made_ahead(things: Iterable[T], at_once: int, batches: int) -> Generator[T, None, None]:
+def prefetch(things: Iterable[T], at_once: int, batches: int) -> Generator[T, None, None]:
     """The same things, but a thread of its own makes the next ones while these are used, `at_once` in a batch."""
     rest = iter(things)
     next_ones = lambda: list(islice(rest, at_once))  # noqa: E731
@@ -60,11 +61,11 @@ def made_ahead(things: Iterable[T], at_once: int, batches: int) -> Generator[T, 
         maker.shutdown(cancel_futures=True)
 
 
-def keep_on() -> None:
+def check_cancelled() -> None:
     """Call it often in long work: it ends the work that nobody waits for any more.
 
     Raises:
-        GivenUp: whoever asked for the work has left.
+        Cancelled: whoever asked for the work has left.
     """
     if (stop := getattr(_here, "stop", None)) and stop.is_set():
-        raise GivenUp
+        raise Cancelled

@@ -46,7 +46,7 @@ def test_decoding_is_the_sum_of_the_chosen_centroids():
     x = vectors()
     book = fitted(x)
     codes = book.encode(torch.from_numpy(x)).reshape(7, 100, 3)
-    looked_up = book.look_up(codes)
+    looked_up = book.dequantize(codes)
     expected = sum(book.centroids[level][codes[..., level]] for level in range(3))
     torch.testing.assert_close(looked_up, expected)
     decoded = book.decode(codes)
@@ -64,8 +64,8 @@ def test_what_was_fitted_is_quantised_as_what_was_not(start):
     how = {"components": 6, "levels": 3, "centroids": 60, "seed": 1, "advance": [].append}
     book = codebook.fit(known.numpy(), **how, start=donor)
     error = lambda quantised, x: float((quantised - (x - book.mean) @ book.components.T).square().sum(1).mean())  # noqa: E731
-    of_known, of_new = (error(book.look_up(book.encode(x)), x) for x in (known, new))
-    rows = codebook.unseen(book, known, seed=1, advance=[].append, start=donor)
+    of_known, of_new = (error(book.dequantize(book.encode(x)), x) for x in (known, new))
+    rows = codebook.cross_fit_quantize(book, known, seed=1, advance=[].append, start=donor)
     assert rows.shape == (400, 6)
     assert of_known < 0.6 * of_new
     assert 0.8 * of_new < error(rows, known) < 2 * of_new
@@ -75,7 +75,7 @@ def test_what_was_fitted_is_quantised_as_what_was_not(start):
 def test_what_is_not_known_by_heart_or_is_too_little_is_quantised_as_it_is(rows):
     x = torch.from_numpy(vectors(rows))
     book = fitted(x.numpy(), centroids=60 if rows == 100 else 10)
-    assert torch.equal(codebook.unseen(book, x, seed=1, advance=[].append), book.look_up(book.encode(x)))
+    assert torch.equal(codebook.cross_fit_quantize(book, x, seed=1, advance=[].append), book.dequantize(book.encode(x)))
 
 
 def test_levels_are_fitted_to_the_larger_sample_and_know_unseen_vectors_the_better():
@@ -86,13 +86,15 @@ def test_levels_are_fitted_to_the_larger_sample_and_know_unseen_vectors_the_bett
     assert torch.equal(small.components, large.components)
 
     def error(book, of):
-        return float((book.look_up(book.encode(of)) - (of - book.mean) @ book.components.T).square().sum())
+        return float((book.dequantize(book.encode(of)) - (of - book.mean) @ book.components.T).square().sum())
 
     assert error(large, new) < 0.8 * error(small, new)
     assert torch.equal(codebook.fit(few.numpy(), **how, every=few.split(32), most=400).centroids, small.centroids)
-    seen = small.look_up(small.encode(few))
-    assert not torch.equal(codebook.unseen(small, few, seed=1, advance=[].append), seen)
-    assert torch.equal(codebook.unseen(small, few, seed=1, advance=[].append, fitted_to=60 * codebook.PLENTY), seen)
+    seen = small.dequantize(small.encode(few))
+    assert not torch.equal(codebook.cross_fit_quantize(small, few, seed=1, advance=[].append), seen)
+    assert torch.equal(
+        codebook.cross_fit_quantize(small, few, seed=1, advance=[].append, fitted_to=60 * codebook.PLENTY), seen
+    )
 
 
 def test_parts_are_laid_out_one_after_another():

@@ -270,9 +270,9 @@ def test_the_post_filter_brings_frames_nearer_to_the_truth():
             moved = [v[4:-4].diff(dim=0).abs().mean(0) for v in (heard, truth)]
             made[steps, k] = (log - truth).square().mean().item(), (moved[0] - moved[1]).abs().mean().item()
             if steps == 0:
-                look_up = f.codebook.decode(codes)
-                audible = look_up / f.weight > np.log(2 * f.section.floor)  # below the floor none would be positive
-                torch.testing.assert_close(log[audible], look_up[audible], atol=1e-3, rtol=1e-3)
+                dequantize = f.codebook.decode(codes)
+                audible = dequantize / f.weight > np.log(2 * f.section.floor)  # below the floor none would be positive
+                torch.testing.assert_close(log[audible], dequantize[audible], atol=1e-3, rtol=1e-3)
     for k in range(len(unseen)):
         assert made[400, k][0] < 0.85 * made[0, k][0]
         assert made[400, k][1] < 0.9 * made[0, k][1]
@@ -286,19 +286,19 @@ def test_a_post_filter_that_would_not_help_adds_nothing_and_randomness_is_left_a
     expected = torch.rand(3)
     torch.manual_seed(5)
     for all_loud, is_zero in [(False, True), (True, False)]:
-        look_up = real + 1
+        dequantize = real + 1
         if not all_loud:
-            look_up[::8] = real[::8]
+            dequantize[::8] = real[::8]
         bins_hz = np.linspace(0, 4000, 129)
-        given = (quantised, look_up, real, torch.zeros_like(real), torch.ones(129))
+        given = (quantised, dequantize, real, torch.zeros_like(real), torch.ones(129))
         how = {"bins_hz": bins_hz, "floor": 4e-4, "hop": 64, "steps": 20, "seed": 0}
         model = postfilter.fit(*given, **how)
-        added = model(postfilter.with_edges(quantised))
+        added = model(postfilter.pad_edges(quantised))
         assert added.shape == real.shape
         assert (added == 0).all() == is_zero
     assert torch.equal(torch.rand(3), expected)
     alone = postfilter.fit(*(rows[:1] for rows in given[:4]), given[4], **how)
-    assert (alone(postfilter.with_edges(quantised)) == 0).all()  # a single run: nothing to learn from
+    assert (alone(postfilter.pad_edges(quantised)) == 0).all()  # a single run: nothing to learn from
 
 
 def test_what_is_heard_of_consistent_magnitudes_is_they_themselves_and_flicker_is_heard_less():
@@ -334,9 +334,9 @@ def test_a_prompts_last_frames_are_the_past_of_the_first_one():
     piece = Piece.from_samples(melody(9), RATE_HZ)
     codes = f.encode_prompt(piece)
     heard = f.decoder(piece).recent
-    assert torch.equal(heard, f.codebook.look_up(codes[-3:]))
+    assert torch.equal(heard, f.codebook.dequantize(codes[-3:]))
     short = Piece.from_samples(melody(9)[:256], RATE_HZ)
-    assert torch.equal(f.decoder(short).recent, f.codebook.look_up(f.encode_prompt(short)).expand(3, -1))
+    assert torch.equal(f.decoder(short).recent, f.codebook.dequantize(f.encode_prompt(short)).expand(3, -1))
 
 
 def test_fitting_can_go_on_from_another_codebook():

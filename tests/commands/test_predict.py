@@ -22,7 +22,7 @@ from continuo.audio.pictures import draw_continuation
 from continuo.audio.piece import Piece
 from continuo.model import checkpoint, metadata
 from continuo.system import process_pool, workers
-from continuo.system.files import held
+from continuo.system.files import locked
 from predict import main
 from predictor import Predictor, joined
 from train import main as train
@@ -302,7 +302,7 @@ def test_a_model_that_was_made_small_predicts_and_teaches_but_does_not_go_on(tra
     assert (packed.featurizer.encode(piece) == codes).float().mean() > 0.8
     with torch.no_grad():
         begin = whole.model.initial_state(1)
-        costs = [p.model.nats(codes[None, :-1], codes[None, 1:], begin)[0].sum(-1).mean() for p in (whole, packed)]
+        costs = [p.model.nll(codes[None, :-1], codes[None, 1:], begin)[0].sum(-1).mean() for p in (whole, packed)]
     assert abs(costs[1] - costs[0]) < 0.01 * costs[0]
     flags = ["--corpus", str(music_folder), "--steps", "99", "--device", "cpu", "--quiet"]
     assert train(["--meta", str(small / "chorales.json"), *flags]) == 2
@@ -520,7 +520,7 @@ def test_who_is_told_to_leave_leaves_nothing_behind(trained, prompt_wav, tmp_pat
 
 def test_a_model_that_is_being_prepared_is_said_to_be(tmp_path, prompt_wav, capsys):
     meta = tmp_path / "new.json"
-    with held(meta.with_suffix(".safetensors"), "held"):
+    with locked(meta.with_suffix(".safetensors"), "held"):
         assert predict(meta, prompt_wav, tmp_path / "o.wav", "--frames", "5") == 2
         assert "new.json is being prepared by a training" in capsys.readouterr().err
     assert predict(meta, prompt_wav, tmp_path / "o.wav", "--frames", "5") == 2

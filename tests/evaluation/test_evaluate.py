@@ -66,7 +66,7 @@ def test_A12_unigram_nats_are_those_of_the_smoothed_frequencies():
     stream = np.array([[0, 1], [0, 1], [0, 1], [1, 1]])
     spec = StreamSpec(10.0, (2, 4))
     codes = torch.from_numpy(stream)
-    nats = Baselines(spec, [stream]).nats(codes[:-1], codes[1:])["unigram"]
+    nats = Baselines(spec, [stream]).nll(codes[:-1], codes[1:])["unigram"]
     expected = [[-math.log(4 / 6), -math.log(5 / 8)]] * 2 + [[-math.log(2 / 6), -math.log(5 / 8)]]
     np.testing.assert_allclose(nats, expected, rtol=1e-6)
     np.testing.assert_allclose(np.exp(unigram([stream[:, 0]], 2)).sum(), 1)
@@ -82,7 +82,7 @@ def test_A12_copying_the_last_step_has_the_best_share():
     baselines = Baselines(StreamSpec(10.0, (8,)), [stream])
     assert baselines.same[0] == pytest.approx(0.9, abs=0.01)
     tensor = torch.from_numpy(stream)
-    nats = {name: float(x.mean()) for name, x in baselines.nats(tensor[:-1], tensor[1:]).items()}
+    nats = {name: float(x.mean()) for name, x in baselines.nll(tensor[:-1], tensor[1:]).items()}
     stay, leave = 0.9 + 0.1 / 8, 0.1 / 8
     assert nats["copy_last"] == pytest.approx(-stay * math.log(stay) - 7 * leave * math.log(leave), abs=0.02)
     assert nats["unigram"] == pytest.approx(math.log(8), abs=0.01)
@@ -91,7 +91,7 @@ def test_A12_copying_the_last_step_has_the_best_share():
 def test_A12_continuous_baselines_are_unit_gaussians():
     spec = StreamSpec(10.0, features=2, mean=torch.tensor([1.0, 0.0]), deviation=torch.tensor([2.0, 1.0]))
     last, now = torch.tensor([[3.0, 0.0]]), torch.tensor([[5.0, 1.0]])
-    nats = Baselines(spec, []).nats(last, now)
+    nats = Baselines(spec, []).nll(last, now)
     assert float(nats["unigram"]) == pytest.approx(0.5 * (4 + 1) + math.log(2 * math.pi))
     assert float(nats["copy_last"]) == pytest.approx(0.5 * (1 + 1) + math.log(2 * math.pi))
 
@@ -323,7 +323,7 @@ def test_A12_held_out_nats_are_those_of_the_training(evaluated, model):
     rows = validation_batches(AudioDataset(corpora(predictor, model)[1], predictor.featurizer, 3000), 16_384)
     (batch,) = rows[0]
     with torch.inference_mode():
-        nats, _ = predictor.model.nats(batch.inputs, batch.targets, predictor.model.initial_state(1))
+        nats, _ = predictor.model.nll(batch.inputs, batch.targets, predictor.model.initial_state(1))
     mean = float(nats.sum(-1)[batch.mask & ~batch.ends].mean())
     report = json.loads((evaluated / "report.json").read_text())
     assert report["held_out"]["model"]["nats_per_step"] == pytest.approx(mean, rel=1e-4)

@@ -16,7 +16,7 @@ from continuo.symbolic.writing import write_song_midi
 from continuo.system.progress import Display
 from corpus import Corpus
 from evaluate import main
-from evaluation.diagnosis import LEAST_COPY, NoteSigns, judge
+from evaluation.diagnosis import MIN_COPY, NoteSigns, judge
 from evaluation.excerpts import Plan, bounded, corpora
 from evaluation.ngrams import Copies
 from evaluation.notes import NotesEvaluation, copied_share, manner, repeated, song_excerpts
@@ -214,8 +214,8 @@ VERDICTS = [
     ({"scale": 0.8}, {"learning", "generalising", "wandering", "novel"}),
     ({"share": 0.3}, {"learning", "generalising", "close", "copying"}),
     ({"share": 0.7, "held_out_share": 0.5}, {"learning", "generalising", "close", "novel"}),
-    ({"longest": LEAST_COPY + 1}, {"learning", "generalising", "close", "copying"}),
-    ({"longest": LEAST_COPY - 1, "held_out_longest": 2}, {"learning", "generalising", "close", "novel"}),
+    ({"longest": MIN_COPY + 1}, {"learning", "generalising", "close", "copying"}),
+    ({"longest": MIN_COPY - 1, "held_out_longest": 2}, {"learning", "generalising", "close", "novel"}),
     ({"longest": 40, "held_out_longest": 21}, {"learning", "generalising", "close", "novel"}),
 ]
 
@@ -268,7 +268,7 @@ def test_A12_bits_are_those_of_the_music_that_was_scored(evaluated, model):
     for song in corpora(predictor, model)[1]:
         codes = predictor.featurizer.encode(song)[None]
         with torch.inference_mode():
-            costs, _ = predictor.model.nats(codes[:, :-1], codes[:, 1:], predictor.model.initial_state(1))
+            costs, _ = predictor.model.nll(codes[:, :-1], codes[:, 1:], predictor.model.initial_state(1))
         share = 1 - 1 / codes.shape[1]
         nats, steps = nats + float(costs.sum()), steps + codes.shape[1] - 1
         seconds, beats = seconds + share * song.seconds, beats + share * song.beats
@@ -332,7 +332,7 @@ def test_A12_a_tune_learned_by_heart_is_called_a_copy(tmp_path):
     """The held-out tune begins like the one that was learned; who knows that one by heart goes on with it."""
     learned, other = tune(0), tune(1)
     seam = 16 * QUARTER
-    alike = learned.stretch(0, seam, "").tones
+    alike = learned.excerpt(0, seam, "").tones
     mixed = replace(other, tones=(*alike, *(t for t in other.tones if t.onset >= seam)))
     music = folder_of(tmp_path / "music", {"a": learned, "b": mixed})
     pair = Corpus((replace(learned, id="a.mid"), replace(mixed, id="b.mid")), ())

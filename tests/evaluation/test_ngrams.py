@@ -35,7 +35,7 @@ def joined(*songs: Song) -> Song:
 def cut(song: Song, first: int, last: int) -> Song:
     """Onsets `first` to `last`, the last excluded."""
     onsets = [*sorted({t.onset for t in song.tones}), song.ticks]
-    return song.stretch(onsets[first], onsets[last], "cut")
+    return song.excerpt(onsets[first], onsets[last], "cut")
 
 
 TRAINING = [chance(seed, 300) for seed in range(40)]

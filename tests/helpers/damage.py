@@ -24,7 +24,7 @@ import torch
 import predict
 import train
 from continuo.model import checkpoint
-from continuo.system.files import replacing
+from continuo.system.files import atomic_write
 from predictor import Predictor
 from trainer import Trainer
 
@@ -55,7 +55,7 @@ def said(main: Callable, *words: object) -> tuple[int, str]:
 
 def write_and_die(path: Path) -> None:
     """Be gone in the middle of writing `path`, with another file beside the temporary one, as safetensors makes it."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         for unfinished in (temporary, temporary.with_name(".tmpdHTJoD")):
             unfinished.write_bytes(b"half")
         os._exit(9)

@@ -8,7 +8,7 @@ import torch
 
 from continuo.model import checkpoint
 from continuo.system.command_line import printable, run_main
-from continuo.system.files import check_writable, replacing, write_text
+from continuo.system.files import atomic_write, check_writable, write_text
 from continuo.system.progress import Display, duration
 
 
@@ -36,7 +36,7 @@ def test_compact_states_are_small_and_come_back_nearly(tmp_path):
         "flag": torch.tensor(True),
     }
     checkpoint.save(tmp_path / "whole.safetensors", tensors, {})
-    checkpoint.save(tmp_path / "small.safetensors", checkpoint.compact(tensors), {})
+    checkpoint.save(tmp_path / "small.safetensors", checkpoint.quantize_int8(tensors), {})
     whole, small = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("whole", "small"))
     assert small < 0.3 * whole
     loaded, _ = checkpoint.load(tmp_path / "small.safetensors")
@@ -48,7 +48,7 @@ def test_compact_states_are_small_and_come_back_nearly(tmp_path):
             assert ((loaded[name] - tensor).abs() <= 0.5 * step + 1e-6).all()
         else:
             torch.testing.assert_close(loaded[name], tensor, rtol=1e-3, atol=1e-4)
-    broken = checkpoint.compact(tensors)
+    broken = checkpoint.quantize_int8(tensors)
     for change in ({}, {"matrix:scale": torch.ones(3, 3)}):
         content = {name: tensor for name, tensor in broken.items() if name != "matrix:scale"} | change
         checkpoint.save(tmp_path / "broken.safetensors", content, {})
@@ -86,7 +86,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path):
     write_text(path, "old")
 
     def fail() -> None:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise RuntimeError
 
@@ -229,9 +229,9 @@ def test_what_is_loaded_begins_with_one_of_the_prefixes(tmp_path):
 
 
 def test_the_best_weights_predict_once_validation_has_turned():
-    assert checkpoint.predicting({"history": [], "best_step": 0}) == "average"
-    assert checkpoint.predicting({"history": [[10, 2.0], [20, 1.0]], "best_step": 20}) == "average"
-    assert checkpoint.predicting({"history": [[10, 2.0], [20, 1.0], [30, 2.0]], "best_step": 20}) == "best"
+    assert checkpoint.weights_prefix({"history": [], "best_step": 0}) == "average"
+    assert checkpoint.weights_prefix({"history": [[10, 2.0], [20, 1.0]], "best_step": 20}) == "average"
+    assert checkpoint.weights_prefix({"history": [[10, 2.0], [20, 1.0], [30, 2.0]], "best_step": 20}) == "best"
 
 
 def test_refusals_of_states_say_what_would_help(tmp_path):
@@ -278,14 +278,16 @@ def test_a_state_that_cannot_be_written_says_what_would_help(tmp_path, monkeypat
 
 def test_compact_tensors_are_integers_with_a_scale_for_each_row():
     rows = torch.tensor([[127.0, -63.5, 0.0], [0.0, 0.0, 0.0], [1e-9, -1e-9, 0.0], [2.54, 1.0, -2.54]])
-    small = checkpoint.compact({"m": rows, "row": torch.ones(1, 2), "v": torch.ones(3), "n": torch.ones(2, 2).int()})
+    small = checkpoint.quantize_int8(
+        {"m": rows, "row": torch.ones(1, 2), "v": torch.ones(3), "n": torch.ones(2, 2).int()}
+    )
     assert {name: tensor.dtype for name, tensor in small.items()} == {
         "m": torch.int8, "m:scale": torch.float32, "row": torch.int8, "row:scale": torch.float32,
         "v": torch.float16, "n": torch.int32,
     }  # fmt: skip
     assert small["m"].tolist() == [[127, -64, 0], [0, 0, 0], [0, 0, 0], [127, 50, -127]]
     torch.testing.assert_close(small["m:scale"], torch.tensor([[1.0], [1e-7], [1e-7], [0.02]]))
-    assert checkpoint.compact({"m": rows.double()})["m:scale"].dtype == torch.float32
+    assert checkpoint.quantize_int8({"m": rows.double()})["m:scale"].dtype == torch.float32
 
 
 def test_tensors_that_learn_are_saved_without_their_gradients(tmp_path):

@@ -20,12 +20,12 @@ from conftest import RATE_HZ, ROOT, melody
 from sandbox import CONNECTED, STARTED, UNPICKLED, WROTE, Outcome, Sandbox
 
 import corpus
-from continuo.audio.files import MOST_TAPS, Resampler, read_audio
+from continuo.audio.files import MAX_TAPS, Resampler, read_audio
 from continuo.model import checkpoint, metadata
 from continuo.score.musicxml import MAX_XML_BYTES, parse_score, parse_xml, unzip
 from continuo.score.soundfont import is_soundfont, repair
 from continuo.score.sounds import Sound, hold_pedal
-from continuo.system.command_line import MOST_LETTERS, one_line
+from continuo.system.command_line import MAX_LETTERS, one_line
 from model_definition import build_model, least_size
 
 NOTE = "<note><pitch><step>C</step><octave>4</octave></pitch><duration>1</duration><type>quarter</type></note>"
@@ -262,7 +262,7 @@ def test_a_64_bit_header_that_promises_terabytes(box, tmp_path):
 def test_rates_without_a_common_factor_need_no_gigabytes(rate_hz):
     """A filter for each of 24,000 places took 4 GB at 44,101 Hz; now the rates are met within a millionth."""
     resampler = Resampler(rate_hz, 24_000)
-    assert resampler.unit * resampler.made <= MOST_TAPS
+    assert resampler.unit * resampler.made <= MAX_TAPS
     assert resampler.made / resampler.unit == pytest.approx(24_000 / rate_hz, rel=2e-6)
     sine = np.sin(2 * np.pi * 300 * np.arange(rate_hz) / rate_hz).astype(np.float32)
     heard = np.abs(np.fft.rfft(resampler(sine)[:24_000]))
@@ -270,7 +270,7 @@ def test_rates_without_a_common_factor_need_no_gigabytes(rate_hz):
 
 
 def test_days_of_compressed_silence_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("continuo.audio.files.MOST_SECONDS", 2.0)
+    monkeypatch.setattr("continuo.audio.files.MAX_SECONDS", 2.0)
     soundfile.write(tmp_path / "x.flac", np.zeros(3 * RATE_HZ), RATE_HZ)
     with pytest.raises(ValueError, match="it lasts more than 0 hours: cut it into parts"):
         read_audio(tmp_path / "x.flac", RATE_HZ)
@@ -575,7 +575,7 @@ def test_folders_in_folders_without_end_are_left_out(tmp_path):
         os.chdir(here)
     sources, skipped = corpus.find(metadata.CorpusSection(path=str(tmp_path)))
     assert [source.id for source in sources] == ["tune.wav"]
-    assert [reason for _, reason in skipped] == [f"more than {corpus.MOST_DEPTH} folders in folders"]
+    assert [reason for _, reason in skipped] == [f"more than {corpus.MAX_DEPTH} folders in folders"]
     subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # shutil's recursion does not go as deep
 
 
@@ -594,7 +594,7 @@ def test_patterns_that_never_end_do(pattern, box, tmp_path):
 def test_a_pattern_that_takes_too_long_is_named(monkeypatch):
     class Slow:
         def search(self, text, timeout):
-            assert timeout == corpus.MOST_MATCHING_S
+            assert timeout == corpus.MATCH_TIMEOUT_S
             raise TimeoutError
 
     with pytest.raises(ValueError, match=r"corpus\.include takes more than 1 s on the name 'x\.wav'"):
@@ -656,7 +656,7 @@ def test_names_in_refusals_are_shown_harmless(refused):
 
 def test_a_refusal_has_an_end():
     line = one_line("x\n" + "y" * 10**6 + "\x1b end")
-    assert len(line) < MOST_LETTERS + 50
+    assert len(line) < MAX_LETTERS + 50
     assert line.startswith("x y")
     assert line.endswith("\\x1b end")
 

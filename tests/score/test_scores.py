@@ -13,7 +13,7 @@ from notation import FIRST, PART, close, lengths, note, score
 from continuo.performance import main
 from continuo.score.midi import check_bounds
 from continuo.score.notes import Note, Performance
-from continuo.score.performance import SHORTEST_S, perform, perform_midi, score_bytes
+from continuo.score.performance import MIN_S, perform, perform_midi, score_bytes
 from continuo.score.sounds import MAX_SECONDS, Sound
 from continuo.score.synth import write_midi
 
@@ -193,7 +193,7 @@ class TestWhatWasRead:
         )
         assert [n.velocity for n in made.notes] == [1, 127, 80, 127]
         made = performed(sound(-0.5, 1), sound(2, 2.001))
-        assert [(n.onset_s, n.duration_s) for n in made.notes] == [(0, 1), (2, SHORTEST_S)]
+        assert [(n.onset_s, n.duration_s) for n in made.notes] == [(0, 1), (2, MIN_S)]
 
     def test_what_cannot_sound_is_left_out(self, performed):
         kept = [sound(pitch=0), sound(pitch=127), sound(pitch=60.5)]
@@ -208,7 +208,7 @@ class TestWhatWasRead:
     def test_it_lasts_as_long_as_the_score_or_the_last_note(self, performed):
         assert performed(sound(0, 1), sound(0.5, 3), sound(1, 2)).seconds == 3
         assert performed(sound(0, 1), seconds=5.0).seconds == 5
-        assert performed(sound(2, 2.001)).seconds == 2 + SHORTEST_S
+        assert performed(sound(2, 2.001)).seconds == 2 + MIN_S
 
     def test_there_are_most_hours_and_most_notes(self, performed, monkeypatch):
         assert performed(sound(), seconds=MAX_SECONDS).seconds == 3 * 3600

@@ -310,7 +310,7 @@ def test_what_is_cut_short_is_heard_as_far_as_it_goes_and_said(tmp_path, capsys)
     (tmp_path / "cut.wav").write_bytes(content[: len(content) // 2])
     for _ in range(2):  # read, then from the cache
         cut, whole = corpus.load(section(tmp_path), display=Display()).pieces
-        assert (cut.cut_short, cut.ends, whole.cut_short, whole.ends) == (True, False, False, True)
+        assert (cut.cut_short, cut.has_ending, whole.cut_short, whole.has_ending) == (True, False, False, True)
         assert cut.seconds == pytest.approx(whole.seconds / 2, rel=0.2)
         said = capsys.readouterr().err
         assert said.splitlines()[-1].startswith("cut.wav is cut short: its file holds less than it promises")

@@ -10,7 +10,7 @@ from conftest import RATE_HZ, melody
 
 from continuo.audio.piece import Piece
 from continuo.model.metadata import CodebookSection, SpectrumSection
-from dataset import AudioDataset, CodeFile, LaneSampler, collate, training_batches, validation_batches
+from dataset import AudioDataset, CodeFile, RowSampler, collate, training_batches, validation_batches
 from featurizer import RUN, CodebookFeaturizer, SpectrumFeaturizer
 
 SECONDS = (3.0, 1.1, 0.2, 2.0)
@@ -51,14 +51,14 @@ def test_a_piece_that_was_cut_does_not_end_there(pieces, featurizer):
         whole = Piece.from_samples(melody(0)[: 64 * (steps - 1)], RATE_HZ)
         assert featurizer.steps(whole) == steps
         longer = Piece.from_samples(np.concatenate([whole.samples, whole.samples]), RATE_HZ)
-        cut = longer.stretch(0, len(whole.samples), "beginning")
+        cut = longer.excerpt(0, len(whole.samples), "beginning")
         for piece, events in [(whole, steps), (cut, steps - 1)]:
             dataset = AudioDataset([piece], featurizer, window=16)
             windows = [dataset[i] for i in range(len(dataset))]
             assert len(windows) == -(-events // 16)
             assert sum(int(w.mask.sum()) for w in windows) == events
             assert sum(int(w.ends.sum()) for w in windows) == (events == steps)
-        assert longer.stretch(100, len(longer.samples), "end").ends
+        assert longer.excerpt(100, len(longer.samples), "end").has_ending
 
 
 def test_A03_memory_holds_each_frame_once(pieces, featurizer):
@@ -149,7 +149,7 @@ def test_windows_outside_are_refused(pieces, featurizer):
 
 def test_lanes_go_on_where_they_were_and_reset_at_beginnings(pieces, featurizer):
     dataset = AudioDataset(pieces, featurizer, window=16)
-    sampler = LaneSampler(dataset.windows, lanes=3, seed=0)
+    sampler = RowSampler(dataset.windows, lanes=3, seed=0)
     batches = iter(sampler)
     before = next(batches)
     for _ in range(200):
@@ -162,7 +162,7 @@ def test_lanes_go_on_where_they_were_and_reset_at_beginnings(pieces, featurizer)
 
 
 def test_lanes_play_all_pieces_equally_often():
-    sampler = LaneSampler([5, 1, 3], lanes=2, seed=1)
+    sampler = RowSampler([5, 1, 3], lanes=2, seed=1)
     batches = iter(sampler)
     starts = [index for _ in range(900) for index in next(batches) if index in (0, 5, 6)]
     counts = np.bincount(starts, minlength=7)[[0, 5, 6]]
@@ -170,18 +170,18 @@ def test_lanes_play_all_pieces_equally_often():
 
 
 def test_lanes_do_not_march_in_step():
-    sampler = LaneSampler([100], lanes=32, seed=0)
+    sampler = RowSampler([100], lanes=32, seed=0)
     assert len(set(next(iter(sampler)))) > 16
 
 
 def test_a_restored_sampler_goes_on_exactly():
-    sampler = LaneSampler([5, 2, 9, 4], lanes=3, seed=5)
+    sampler = RowSampler([5, 2, 9, 4], lanes=3, seed=5)
     batches = iter(sampler)
     for _ in range(17):
         next(batches)
     state = sampler.state()
     expected = [next(batches) for _ in range(50)]
-    other = LaneSampler([5, 2, 9, 4], lanes=3, seed=0)
+    other = RowSampler([5, 2, 9, 4], lanes=3, seed=0)
     other.load_state(state)
     again = iter(other)
     assert [next(again) for _ in range(50)] == expected
@@ -192,7 +192,7 @@ def test_the_loader_leaves_the_trainings_randomness_alone(pieces, featurizer):
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    batch = next(training_batches(dataset, LaneSampler(dataset.windows, 2, 0)))
+    batch = next(training_batches(dataset, RowSampler(dataset.windows, 2, 0)))
     assert batch.inputs.shape == (2, 16, 2)
     assert torch.equal(torch.rand(4), expected)
 
@@ -210,7 +210,7 @@ def test_validation_hears_the_beginning_of_every_piece(pieces, featurizer):
 
 def test_no_piece_to_train_on_is_explained():
     with pytest.raises(ValueError, match="add recordings"):
-        LaneSampler([], lanes=2, seed=0)
+        RowSampler([], lanes=2, seed=0)
 
 
 def test_transposed_pieces_sound_higher_and_are_read_like_arrays():

@@ -15,7 +15,7 @@ from continuo.model.metadata import LstmSection, MlpSection, from_preset
 from continuo.model.sampling import Sampling
 from continuo.model.stream import StreamSpec
 from export import main as export
-from generation import SideBySide
+from generation import StreamBatch
 from model_definition import SequenceModel, build_model
 from onnx_step import Steps, flat_state, low_rank, step_graph
 from predictor import Predictor
@@ -78,7 +78,7 @@ def check_against_plain(model: SequenceModel) -> None:
     with torch.inference_mode():
         for _ in range(STEPS):
             codes = model.sample(context, generator=generator, how=Sampling(1, 1, 1))
-            plain += model.head.nats(context[:, None], codes[:, None]).sum()
+            plain += model.head.nll(context[:, None], codes[:, None]).sum()
             drawn, _, flat, *found = steps(flat, never[None], forced(codes, classes)[None])
             ours += sum(
                 F.cross_entropy(torch.from_numpy(row[0]), codes[:, level], reduction="sum")
@@ -117,7 +117,7 @@ def test_the_graph_is_the_plain_step_at_the_default_presets_real_size():
 
 def drawn_by(model: SequenceModel, seeds: list[int], count: int, how: Sampling) -> list[list[tuple[list[int], bool]]]:
     temperatures = [model.head.temperature(how, level) for level in range(3)]
-    together = SideBySide(Steps(step_graph(model)), opening(model), seeds, temperatures, least=5)
+    together = StreamBatch(Steps(step_graph(model)), opening(model), seeds, temperatures, least=5)
     lanes = [together.lane(number) for number in range(len(seeds))]
     return [[(codes.tolist(), ended) for _, (codes, ended) in zip(range(count), lane, strict=False)] for lane in lanes]
 
@@ -136,7 +136,7 @@ def test_a_lane_is_the_same_alone_and_among_others(model):
 def test_classes_are_drawn_as_often_as_the_plain_model_says():
     model = refined()
     lanes = 4000
-    together = SideBySide(Steps(step_graph(model)), opening(model), range(lanes), [1.0] * 3, least=0)
+    together = StreamBatch(Steps(step_graph(model)), opening(model), range(lanes), [1.0] * 3, least=0)
     first = torch.stack([next(together.lane(number))[0] for number in range(lanes)])[:, 0]
     with torch.inference_mode():
         logits = model.head.logits(model.opening(1), torch.zeros(1, 1, 20), slice(0, 1))[0, 0]
@@ -197,7 +197,7 @@ def test_a_model_without_a_graph_says_so():
 def test_chance_below_one_is_left_to_the_plain_model(trained):
     take = Predictor.load(trained).take(None, seed=0, how=Sampling(top_p=0.5))
     assert len(list(take.steps(5))) == 5
-    assert take.lane.__name__ == "plain_lane"
+    assert take.lane.__name__ == "single_stream"
 
 
 def test_takes_side_by_side_are_the_takes_alone(trained):

@@ -59,7 +59,7 @@ def test_levels_are_a_distribution_over_whole_steps():
     steps = torch.cartesian_prod(torch.arange(9), torch.arange(4))
     context, _ = model(x, model.initial_state(1))
     last = context[:, -1:].expand(len(steps), -1, -1)
-    nats = model.head.nats(last, steps[:, None]).sum(-1)
+    nats = model.head.nll(last, steps[:, None]).sum(-1)
     assert nats.neg().exp().sum().item() == pytest.approx(1, abs=1e-5)
 
 
@@ -77,7 +77,7 @@ def test_sets_are_a_distribution_and_only_ascending_ones_are_drawn():
     context, _ = model(stream(model.spec, 3, batch=1), model.initial_state(1))
     last = context[:, -1:].expand(len(every), -1, -1)
     assert legal.sum() == 1 + 5 + 9 + 7  # of five codes, two of which share a rank
-    nats = model.head.nats(last[legal], every[legal][:, None]).sum(-1)
+    nats = model.head.nll(last[legal], every[legal][:, None]).sum(-1)
     assert nats.neg().exp().sum().item() == pytest.approx(1, abs=1e-5)
     drawn = model.sample(last[0].expand(20_000, -1), generator=torch.Generator().manual_seed(0))
     found = {tuple(row) for row in drawn.tolist()}
@@ -112,7 +112,7 @@ def test_codes_that_training_never_meets_are_unlikely_from_the_start():
     model = model_of("learned")
     counts = torch.zeros(2, 9)
     counts[0, 3], counts[1, 2] = 90, 90
-    model.expect(counts)
+    model.init_bias_from_counts(counts)
     context, _ = model(stream(model.spec, 3, batch=1), model.initial_state(1))
     drawn = model.sample(context[:, -1].expand(1000, -1), generator=torch.Generator().manual_seed(0))
     assert (drawn == torch.tensor([3, 2])).float().mean() > 0.9
@@ -125,16 +125,16 @@ def test_an_end_is_an_event_of_its_own(kind):
     x, y = stream(model.spec, 6), stream(model.spec, 9)[:, 3:]
     ends = torch.zeros(2, 6, dtype=torch.bool)
     ends[1, 4] = True
-    nats, _ = model.nats(x, y, model.initial_state(2), ends)
+    nats, _ = model.nll(x, y, model.initial_state(2), ends)
     context, _ = model(x, model.initial_state(2))
     probability = model.end_logit(context).sigmoid()
-    plain = model.head.nats(context, y)
+    plain = model.head.nll(context, y)
     expected = plain.clone()
     expected[..., 0] -= (1 - probability).log()
     expected[1, 4] = 0
     expected[1, 4, 0] = -probability[1, 4].log()
     torch.testing.assert_close(nats, expected)
-    torch.testing.assert_close(model.nats(x, y, model.initial_state(2))[0], plain)
+    torch.testing.assert_close(model.nll(x, y, model.initial_state(2))[0], plain)
 
 
 def test_ends_are_drawn_as_often_as_they_are_likely():
@@ -154,7 +154,7 @@ def test_samples_follow_the_nats():
     context = model(x, model.initial_state(1))[0][:, -1].expand(20_000, -1)
     drawn = model.sample(context, generator=torch.Generator().manual_seed(0))
     steps = torch.cartesian_prod(torch.arange(9), torch.arange(4))
-    expected = model.head.nats(context[: len(steps), None], steps[:, None]).sum(-1)[:, 0].neg().exp()
+    expected = model.head.nll(context[: len(steps), None], steps[:, None]).sum(-1)[:, 0].neg().exp()
     counted = torch.bincount(drawn[:, 0] * 4 + drawn[:, 1], minlength=36) / len(drawn)
     assert (counted - expected).abs().max() < 0.01
 
@@ -175,7 +175,7 @@ def test_a_level_knows_the_levels_before_it_only():
     model = model_of("geometry")
     context = torch.randn(1, 1, 16)
     a, b = torch.tensor([[[1, 2, 3]]]), torch.tensor([[[1, 5, 3]]])
-    x, y = model.head.nats(context, a)[0, 0], model.head.nats(context, b)[0, 0]
+    x, y = model.head.nll(context, a)[0, 0], model.head.nll(context, b)[0, 0]
     assert x[0] == y[0]
     assert x[1] != y[1]
     assert x[2] != y[2]
@@ -204,7 +204,7 @@ def test_regression_nats_are_those_of_a_gaussian():
     mean = model.head.out(context)
     z = (x - model.spec.mean) / model.spec.deviation
     expected = -torch.distributions.Normal(mean, 1.0).log_prob(z).sum(-1, keepdim=True)
-    torch.testing.assert_close(model.head.nats(context, x), expected)
+    torch.testing.assert_close(model.head.nll(context, x), expected)
     frame = model.sample(context[:, -1])
     assert frame.shape == (2, 10)
     assert (frame[:, :5] >= 0).all()
@@ -218,7 +218,7 @@ def test_A04_the_model_learns(kind):
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     losses = []
     for _ in range(150):
-        nats, _ = model.nats(pattern[:, :-1], pattern[:, 1:], model.initial_state(4))
+        nats, _ = model.nll(pattern[:, :-1], pattern[:, 1:], model.initial_state(4))
         loss = nats.sum(-1).mean()
         optimizer.zero_grad()
         loss.backward()

@@ -408,7 +408,7 @@ def test_presets_are_complete():
 def test_a_very_long_song_is_written_without_musicxml_and_that_is_said(models, tmp_path, capsys, monkeypatch):
     from predict import main
 
-    monkeypatch.setattr("continuo.symbolic.engraving.MOST_BARS", 3)
+    monkeypatch.setattr("continuo.symbolic.engraving.MAX_BARS", 3)
     write_song_midi(Song("l", "l", (Tone(0, 60, 480), Tone(8000, 62, 480)), 9600), tmp_path / "long.mid")
     flags = ["--meta", models["notes-lstm"], "--prompt", tmp_path / "long.mid", "--frames", 3, "--json", "--quiet"]
     assert main([*map(str, flags), "--out", str(tmp_path / "x.wav")]) == 0

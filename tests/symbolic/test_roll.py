@@ -37,7 +37,7 @@ def same(a: Song, b: Song) -> bool:
 def test_decoding_gives_the_quantised_song(steps, strikes, song):
     codec = RollCodec.fit([song], steps_per_quarter=steps, strikes=strikes)
     codes = codec.encode(song)
-    assert same(codec.decode(codes, like=song), codec.quantised(song))
+    assert same(codec.decode(codes, like=song), codec.round_trip(song))
     assert codes.max() < codec.vocabulary[0]
     for row in codes:
         heard = row[: list(row).index(STOP)] if STOP in row else row
@@ -75,7 +75,7 @@ def test_final_rests_are_kept_and_the_next_step_begins_at_the_end():
 def test_pitches_beyond_the_range_move_by_octaves():
     codec = RollCodec.fit([Song("s", "s", (Tone(0, 50, 120), Tone(0, 70, 120)), 480)])
     song = Song("s", "s", (Tone(0, 97, 120), Tone(120, 13, 120), Tone(240, 60, 120)), 480)
-    assert codec.foreign(song) == 2
+    assert codec.out_of_range(song) == 2
     assert [t.pitch for t in codec.decode(codec.encode(song)).tones] == [61, 61, 60]
 
 
@@ -132,6 +132,6 @@ def test_real_files_come_back():
             continue
         if any(not t.is_drum for t in song.tones):
             codec = RollCodec.fit([song], most=64)
-            assert same(codec.decode(codec.encode(song), like=song), codec.quantised(song)), path
+            assert same(codec.decode(codec.encode(song), like=song), codec.round_trip(song)), path
             read += 1
     assert read > 40

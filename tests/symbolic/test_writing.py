@@ -85,7 +85,7 @@ def read_elements(path) -> list[tuple]:
         begin, tied, divisions = Fraction(0), {}, 0
         for measure in part.iter("measure"):
             divisions = Fraction(measure.findtext("attributes/divisions") or divisions)
-            now, filled, brackets = Fraction(0), defaultdict(Fraction), {}
+            now, filled, tuplets = Fraction(0), defaultdict(Fraction), {}
             for e in measure:
                 length = Fraction(e.findtext("duration") or 0) / divisions
                 if e.tag in ("backup", "forward"):
@@ -104,10 +104,10 @@ def read_elements(path) -> list[tuple]:
                     assert filled[voice] == now
                     filled[voice] = now + length
                     if "start" in edges:
-                        brackets[voice] = now, QUARTERS[change.findtext("normal-type")]
-                    assert (change is not None) == (voice in brackets)
+                        tuplets[voice] = now, QUARTERS[change.findtext("normal-type")]
+                    assert (change is not None) == (voice in tuplets)
                     if "stop" in edges:
-                        start, third = brackets.pop(voice)
+                        start, third = tuplets.pop(voice)
                         assert now + length - start == 2 * third
                 if (pitch := e.find("pitch")) is not None:
                     step = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}[pitch.findtext("step")]
@@ -120,7 +120,7 @@ def read_elements(path) -> list[tuple]:
                     else:
                         found.append((programs[part.get("id")], start, number, before + length))
                 now += length
-            assert not brackets
+            assert not tuplets
             assert len(set(filled.values())) == 1
             begin += filled.popitem()[1]
         assert not tied
@@ -472,9 +472,9 @@ def test_whole_or_not_at_all(name, tmp_path, monkeypatch):
 
 def test_staves_are_counted_and_not_instruments(monkeypatch):
     hands = Song("h", "h", (Tone(0, 48, QUARTER), Tone(0, 72, QUARTER)), 8 * QUARTER)  # two bars on two staves
-    monkeypatch.setattr("continuo.symbolic.engraving.MOST_BARS", 4)
+    monkeypatch.setattr("continuo.symbolic.engraving.MAX_BARS", 4)
     assert len(to_score(hands, "h").parts) == 2
-    monkeypatch.setattr("continuo.symbolic.engraving.MOST_BARS", 3)
+    monkeypatch.setattr("continuo.symbolic.engraving.MAX_BARS", 3)
     with pytest.raises(TooLong, match="2 bars on 2 staves or more are above 3 in all"):
         to_score(hands, "h")
 

@@ -15,9 +15,9 @@ from small_models import KINDS, SECTIONS, model_of, stream
 from torchrun import torchrun, worker
 
 from continuo.model import checkpoint, metadata
-from continuo.system.team import Team
-from dataset import Batch, LaneSampler
-from trainer import Score, Trainer
+from continuo.system.process_group import ProcessGroup
+from dataset import Batch, RowSampler
+from trainer import LossModule, Trainer
 
 STEPS = 10
 
@@ -60,32 +60,32 @@ def assert_nearly_the_same(meta: Path, other: Path) -> None:
 
 
 def test_a_team_of_one_changes_nothing():
-    team = Team()
+    group = ProcessGroup()
     rows = torch.arange(6).view(3, 2)
-    assert torch.equal(rows[team.rows], rows)
-    assert team.gather(rows) is rows
-    assert team.sum(torch.tensor(2.5, requires_grad=True), 3) == [2.5, 3]
-    assert (team.seconds(1.25), team.any(True), team.any(False)) == (1.25, True, False)
+    assert torch.equal(rows[group.rows], rows)
+    assert group.gather(rows) is rows
+    assert group.all_reduce(torch.tensor(2.5, requires_grad=True), 3) == [2.5, 3]
+    assert (group.seconds(1.25), group.any_stopped(True), group.any_stopped(False)) == (1.25, True, False)
     module = torch.nn.Linear(2, 2)
-    assert team.wrap(module) is module
+    assert group.wrap(module) is module
     before = torch.get_rng_state()
-    with team.apart(3), team.first_here(), team:
+    with group.fork_rng(3), group.local_main_first(), group:
         assert torch.equal(torch.get_rng_state(), before)
-    team.check_divides("training.batch_size", 7)
+    group.check_divides("training.batch_size", 7)
 
 
 def test_a_batch_is_shared_evenly_or_not_at_all():
-    team = Team()
-    team.size = 4
-    team.check_divides("training.batch_size", 8)
+    group = ProcessGroup()
+    group.size = 4
+    group.check_divides("training.batch_size", 8)
     with pytest.raises(ValueError, match=r"training\.batch_size = 9 cannot be shared among 4 processes: set it to 12"):
-        team.check_divides("training.batch_size", 9)
+        group.check_divides("training.batch_size", 9)
 
 
 def test_rows_of_all_processes_are_the_batch():
     """Every process walks over all lanes, and is given its own."""
-    whole = iter(LaneSampler([5, 3, 4], lanes=4, seed=1))
-    parts = [iter(LaneSampler([5, 3, 4], 4, 1, slice(rank, None, 2))) for rank in (0, 1)]
+    whole = iter(RowSampler([5, 3, 4], lanes=4, seed=1))
+    parts = [iter(RowSampler([5, 3, 4], 4, 1, slice(rank, None, 2))) for rank in (0, 1)]
     for _ in range(10):
         batch, shares = next(whole), [next(part) for part in parts]
         assert [shares[lane % 2][lane // 2] for lane in range(4)] == batch
@@ -99,18 +99,18 @@ def test_every_weight_has_a_gradient_in_every_step(kind, backbone):
     steps = stream(model.spec, 6)
     nothing = torch.zeros(2, 5, dtype=torch.bool)
     batch = Batch(steps[:, :-1], steps[:, 1:], nothing, ~nothing, nothing[:, 0])
-    nats, count, _ = Score(model)(batch, model.initial_state(2), None)
+    nats, count, _ = LossModule(model)(batch, model.initial_state(2), None)
     nats.backward()
     assert count == 10
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
 def test_a_restart_begins_nothing_anew(monkeypatch):
-    assert (Team().elastic, Team().restarted) == (False, False)
+    assert (ProcessGroup().elastic, ProcessGroup().restarted) == (False, False)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
-    assert (Team().elastic, Team().restarted) == (True, False)
+    assert (ProcessGroup().elastic, ProcessGroup().restarted) == (True, False)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert Team().restarted
+    assert ProcessGroup().restarted
 
 
 def test_a_team_without_its_environment_is_refused(monkeypatch, capsys, tmp_path):

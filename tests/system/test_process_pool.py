@@ -13,11 +13,11 @@ import pytest
 import shares
 from conftest import ROOT
 
-from continuo.system.process_pool import shared_out
+from continuo.system.process_pool import process_map
 
 
 def test_all_is_done_by_as_many_processes_as_were_asked_for():
-    made = list(shared_out(shares.squares, range(5), 2))
+    made = list(process_map(shares.squares, range(5), 2))
     values = Counter(number for number, _ in made)
     assert values == dict.fromkeys(range(5), 2)
     workers = {value for number, value in made if value != number**2}
@@ -26,33 +26,33 @@ def test_all_is_done_by_as_many_processes_as_were_asked_for():
 
 
 def test_one_process_is_this_one_and_works_in_order():
-    made = list(shared_out(shares.squares, range(3), 1))
+    made = list(process_map(shares.squares, range(3), 1))
     assert made == [pair for n in range(3) for pair in ((n, n**2), (n, os.getpid()))]
 
 
 def test_each_computes_with_one_thread():
-    assert list(shared_out(shares.threads, range(2), 2)) == [1, 1]
+    assert list(process_map(shares.threads, range(2), 2)) == [1, 1]
 
 
 def test_none_waits_until_another_has_read_its_work(tmp_path):
     """More work than a pipe holds: who starts a process with it in hand waits until that has read it."""
-    assert list(shared_out(shares.Meeting(tmp_path, 2), [bytes(1 << 20)] * 2, 2)) == [1 << 20] * 2
+    assert list(process_map(shares.Meeting(tmp_path, 2), [bytes(1 << 20)] * 2, 2)) == [1 << 20] * 2
 
 
 def test_an_error_reaches_who_waits():
     with pytest.raises(ValueError, match="three"):
-        list(shared_out(shares.failing, range(6), 2))
+        list(process_map(shares.failing, range(6), 2))
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_process_that_is_killed_is_told_of(how):
     with pytest.raises(ChildProcessError, match="killed"):
-        list(shared_out(shares.dying, [how] * 2, 2))
+        list(process_map(shares.dying, [how] * 2, 2))
 
 
 @pytest.mark.parametrize("work", [shares.cleaning, shares.cleaning_in_the_end])
 def test_who_is_not_waited_for_leaves_by_way_of_its_clearing(tmp_path, work):
-    with closing(shared_out(work, [tmp_path] * 2, 2)) as coming:
+    with closing(process_map(work, [tmp_path] * 2, 2)) as coming:
         marks = {next(coming), next(coming)}
         assert len(marks) == 2
         started = time.monotonic()
@@ -62,8 +62,8 @@ def test_who_is_not_waited_for_leaves_by_way_of_its_clearing(tmp_path, work):
 
 def test_who_loses_the_process_that_started_it_leaves_too(tmp_path):
     """Killed with -9, that one can tell nobody."""
-    code = "import sys, pathlib, shares\nfrom continuo.system.process_pool import shared_out\n"
-    code += "list(shared_out(shares.cleaning, [pathlib.Path(sys.argv[1])] * 2, 2))"
+    code = "import sys, pathlib, shares\nfrom continuo.system.process_pool import process_map\n"
+    code += "list(process_map(shares.cleaning, [pathlib.Path(sys.argv[1])] * 2, 2))"
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=os.environ | {"PYTHONPATH": paths})
     deadline = time.monotonic() + 60
@@ -88,13 +88,13 @@ def test_ctrl_c_while_they_start_is_not_lost(monkeypatch):
 
     monkeypatch.setattr(multiprocessing.get_context("spawn").Process, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        list(shared_out(shares.squares, range(4), 2))
+        list(process_map(shares.squares, range(4), 2))
 
 
 def test_ctrl_c_is_for_who_started_them():
     """Handlers are what they were, and the processes hear nothing of it: they live on when all are interrupted."""
     before = signal.getsignal(signal.SIGINT)
-    with closing(shared_out(shares.squares, range(4), 2)) as coming:
+    with closing(process_map(shares.squares, range(4), 2)) as coming:
         made = [next(coming) for _ in range(4)]
         for pid in {value for number, value in made if value != number**2}:
             os.kill(pid, signal.SIGINT)
@@ -106,8 +106,8 @@ def test_ctrl_c_is_for_who_started_them():
 
 def test_ctrl_c_is_not_for_the_first_one_either():
     """Python's resource tracker, which the first start of a process starts, unblocks signals."""
-    code = "import shares\nfrom continuo.system.process_pool import shared_out\n"
-    code += "print(list(shared_out(shares.hears_no_ctrl_c, [1, 2], 2)))"
+    code = "import shares\nfrom continuo.system.process_pool import process_map\n"
+    code += "print(list(process_map(shares.hears_no_ctrl_c, [1, 2], 2)))"
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, check=True, capture_output=True, text=True)

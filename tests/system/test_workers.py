@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from continuo.system import workers
-from continuo.system.workers import in_order, keep_on, made_ahead
+from continuo.system.workers import check_cancelled, ordered_map, prefetch
 
 
 def test_results_come_in_order_whoever_is_first():
@@ -16,14 +16,14 @@ def test_results_come_in_order_whoever_is_first():
         time.sleep(0.02 if number % 5 == 0 else 0)
         return number**2
 
-    assert list(in_order(work, range(40), workers=4)) == [n**2 for n in range(40)]
+    assert list(ordered_map(work, range(40), workers=4)) == [n**2 for n in range(40)]
 
 
 def test_each_worker_computes_with_one_thread_and_the_caller_as_before():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        assert list(in_order(lambda _: torch.get_num_threads(), range(4), workers=2)) == [1] * 4
+        assert list(ordered_map(lambda _: torch.get_num_threads(), range(4), workers=2)) == [1] * 4
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
@@ -32,7 +32,7 @@ def test_each_worker_computes_with_one_thread_and_the_caller_as_before():
 def test_only_so_many_are_done_ahead(monkeypatch):
     monkeypatch.setattr(workers, "AHEAD", 5)
     begun = []
-    with closing(in_order(begun.append, range(100), workers=2)) as outcomes:
+    with closing(ordered_map(begun.append, range(100), workers=2)) as outcomes:
         for _ in range(10):
             next(outcomes)
         time.sleep(0.1)
@@ -45,7 +45,7 @@ def test_an_error_reaches_the_caller_in_its_place():
             raise ValueError("three")
         return number
 
-    outcomes = in_order(work, range(10), workers=4)
+    outcomes = ordered_map(work, range(10), workers=4)
     assert [next(outcomes) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="three"):
         next(outcomes)
@@ -60,10 +60,10 @@ def test_work_that_nobody_waits_for_ends():
         if len(begun) == 3:
             both.set()
         for _ in range(600 if number else 0):
-            keep_on()
+            check_cancelled()
             time.sleep(0.1)
 
-    with closing(in_order(work, range(50), workers=2)) as outcomes:
+    with closing(ordered_map(work, range(50), workers=2)) as outcomes:
         next(outcomes)
         assert both.wait(10)
         started = time.monotonic()
@@ -72,14 +72,14 @@ def test_work_that_nobody_waits_for_ends():
 
 
 def test_keep_on_does_nothing_outside():
-    keep_on()
+    check_cancelled()
 
 
 def test_what_is_made_ahead_comes_whole_and_in_order_and_stops_when_nobody_waits():
-    assert list(made_ahead(range(10), 4, 2)) == list(range(10))
-    assert list(made_ahead([], 4, 2)) == []
+    assert list(prefetch(range(10), 4, 2)) == list(range(10))
+    assert list(prefetch([], 4, 2)) == []
     asked = []
-    with closing(made_ahead((asked.append(n) or n for n in range(1000)), 4, 2)) as things:
+    with closing(prefetch((asked.append(n) or n for n in range(1000)), 4, 2)) as things:
         assert next(things) == 0
     assert 4 <= len(asked) <= 8
 
@@ -90,4 +90,4 @@ def test_an_error_in_what_is_made_ahead_reaches_who_waits():
         raise ValueError("no more")
 
     with pytest.raises(ValueError, match="no more"):
-        list(made_ahead(failing(), 1, 2))
+        list(prefetch(failing(), 1, 2))

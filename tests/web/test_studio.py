@@ -144,7 +144,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(desk, client, name, content,
 
 
 def test_too_large_a_file_is_refused_while_it_comes(desk, client, monkeypatch):
-    monkeypatch.setattr(on_desk, "MOST_FILE", 1000)
+    monkeypatch.setattr(on_desk, "MAX_FILE_BYTES", 1000)
     answer = uploaded(client, "long.wav", bytes(2000))
     assert answer.status_code == 413
     assert "long.wav is too large" in answer.json()["error"]
@@ -152,12 +152,12 @@ def test_too_large_a_file_is_refused_while_it_comes(desk, client, monkeypatch):
 
 
 def test_uploads_have_a_rate(desk, client):
-    desk.desk.taken.extend([time.monotonic()] * on_desk.MOST_A_MINUTE)
+    desk.desk.taken.extend([time.monotonic()] * on_desk.MAX_UPLOADS_PER_MINUTE)
     assert uploaded(client, "x.mid", b"").status_code == 429
 
 
 def test_nothing_more_is_kept_than_there_is_room_for(desk, client, monkeypatch):
-    monkeypatch.setattr(on_desk, "MOST_KEPT", 10)
+    monkeypatch.setattr(on_desk, "MAX_KEPT_BYTES", 10)
     (desk.desk.folder / "old.wav").write_bytes(bytes(11))
     assert "download what you like" in client.post("/api/examples/hymn").json()["error"]
 

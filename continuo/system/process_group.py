@@ -1,4 +1,4 @@
-"""Who trains one model together. A `Team` of one does nothing, so that whoever uses it need not ask how many there are.
+"""The processes that train one model together. A `ProcessGroup` has one process, and its methods exchange nothing.
 
 `distributed` has the team of several. Every method that exchanges something must be called by all of its
 processes, in the same order.
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Team:
+class ProcessGroup:
     """One process alone. Use as a context manager.
 
     Attributes:
         rank: of this process among `size`.
-        leads: whether it is the one that writes and speaks.
+        is_main_process: whether it is the one that writes and speaks.
         rows: which of the rows of a global batch are its own.
         elastic: whether torchrun may start the processes again when one of them is lost.
         restarted: whether it did.
@@ -31,12 +31,12 @@ class Team:
     rank, size = 0, 1
 
     def __init__(self) -> None:
-        self.leads = self.rank == 0
+        self.is_main_process = self.rank == 0
         self.rows = slice(self.rank, None, self.size)
         self.elastic = "TORCHELASTIC_RESTART_COUNT" in os.environ
         self.restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
-    def __enter__(self) -> "Team":
+    def __enter__(self) -> "ProcessGroup":
         return self
 
     def __exit__(
@@ -69,12 +69,12 @@ class Team:
             ValueError: `value` is not what it is for the process that leads.
         """
 
-    def from_leader(self, make: Callable[[], T]) -> T:
+    def broadcast(self, make: Callable[[], T]) -> T:
         """For all, what `make` gives the process that leads."""
         return make()
 
     @contextmanager
-    def first_here(self) -> Iterator[None]:
+    def local_main_first(self) -> Iterator[None]:
         """One process of each machine goes ahead, and fills the cache; the others follow when it is done."""
         yield
 
@@ -83,22 +83,22 @@ class Team:
         return module
 
     @contextmanager
-    def apart(self, seed: int) -> Iterator[None]:
+    def fork_rng(self, seed: int) -> Iterator[None]:
         """Randomness that differs from process to process, and has no influence on what is drawn afterwards."""
         yield
 
-    def sum(self, *values: "torch.Tensor | float") -> list[float]:
+    def all_reduce(self, *values: "torch.Tensor | float") -> list[float]:
         """The sum over all processes of each value."""
         return [value.item() if hasattr(value, "item") else value for value in values]
 
     def seconds(self, own: float) -> float:
         """The seconds that the leader has trained, for all; of several processes those that it told a step ago.
 
-        What is told here and to `any` travels with the next `sum`, and so costs nothing.
+        What is told here and to `any_stopped` travels with the next `all_reduce`, and so costs nothing.
         """
         return own
 
-    def any(self, stopping: bool) -> bool:
+    def any_stopped(self, stopping: bool) -> bool:
         """Whether any process was to stop; of several processes a step ago."""
         return stopping
 
