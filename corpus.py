@@ -50,9 +50,10 @@ from continuo.score.performance import CACHE_VERSION, SCORE_ENDINGS, perform
 from continuo.symbolic.song import QUARTER, Song, Tone, pitch_number
 from continuo.symbolic.transcription import read_song
 from continuo.system import cache
-from continuo.system.command_line import Parser, pluralize, printable, run_main
+from continuo.system.command_line import Parser, run_main
 from continuo.system.files import human_size, suggest_path
 from continuo.system.progress import Display
+from continuo.system.text import pluralize, printable
 from continuo.system.workers import WORKERS, check_cancelled, ordered_map
 
 MIN_SECONDS = 0.5

@@ -16,8 +16,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from continuo.system.command_line import Parser, printable, run_main
+from continuo.system.command_line import Parser, run_main
 from continuo.system.files import check_writable, write_text
+from continuo.system.text import printable
 
 if TYPE_CHECKING:
     from evaluation.excerpts import Plan

@@ -22,9 +22,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from continuo.system.command_line import Parser, leave, nonempty_path, pluralize, printable, run_main
+from continuo.system.command_line import Parser, leave, nonempty_path, run_main
 from continuo.system.files import check_space, check_writable
 from continuo.system.paths import MODELS
+from continuo.system.text import pluralize, printable
 
 MAX_FRAMES = 1_000_000  # over four hours at the default rate
 MAX_TAKES = 10_000

@@ -38,8 +38,9 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from continuo.model import metadata
-from continuo.system.command_line import Parser, printable, run_main
+from continuo.system.command_line import Parser, run_main
 from continuo.system.paths import EXAMPLES, HOME, MODELS, WEB
+from continuo.system.text import printable
 from web.background import Job
 from web.request_worker import Answer, Worker
 from web.security import Guard

@@ -33,11 +33,12 @@ from continuo.model.card import card_path, write_card
 from continuo.model.metadata import Metadata, check_same_model
 from continuo.model.stream import StreamSpec
 from continuo.system import cache
-from continuo.system.command_line import pluralize, within_memory
+from continuo.system.command_line import within_memory
 from continuo.system.device import choose_precision, keep_freed_memory
 from continuo.system.files import human_size, remove_leftovers
 from continuo.system.process_group import ProcessGroup
 from continuo.system.progress import Display
+from continuo.system.text import pluralize
 from dataset import AudioDataset, Batch, RowSampler, training_batches, validation_batches
 from featurizer import FEATURIZERS, FIT_VERSION, Featurizer
 from model_definition import SequenceModel, State, build_model, least_size

@@ -17,7 +17,8 @@ from typing import Any
 from continuo.audio.files import write_wav
 from continuo.score.performance import perform
 from continuo.score.synth import check_rate, find_soundfont, render, write_midi
-from continuo.system.command_line import Parser, printable, run_main
+from continuo.system.command_line import Parser, run_main
+from continuo.system.text import printable
 
 
 def build_parser() -> argparse.ArgumentParser:

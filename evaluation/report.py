@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from continuo.system.command_line import pluralize
+from continuo.system.text import pluralize
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --good: #0e7f71; --try: #c05a2b; }

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from continuo.system.command_line import printable
 from continuo.system.paths import child_environment
+from continuo.system.text import printable
 
 MAX_FILE_BYTES, MAX_KEPT_BYTES = 200 << 20, 4 << 30  # bytes: of a file, of all that is kept
 MAX_UPLOADS_PER_MINUTE = 30

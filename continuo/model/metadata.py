@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal, get_args
 import regex
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from continuo.system.command_line import suggestion
 from continuo.system.files import human_size, is_locked, suggest_path, write_text
 from continuo.system.paths import MODELS
+from continuo.system.text import suggestion
 
 PRESETS = MODELS
 DEFAULT_PRESET = "codebook-lstm"

@@ -1,19 +1,19 @@
 """What every command line shares: refusals of one line with exit status 2, suggestions, completion, names."""
 
 import argparse
-import difflib
 import errno
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from continuo.system.paths import INSTALLED
+from continuo.system.text import one_line, suggestion
 
 SHELLS = ("bash", "zsh")
 BROKEN_PIPE = 128 + 13  # as of a program that SIGPIPE ended
@@ -32,9 +32,6 @@ HINTS = {
     errno.ENAMETOOLONG: ": choose a shorter one",
     errno.ELOOP: ": name the file itself",
 }
-
-MAX_LETTERS = 600
-"""Of a refusal; the middle of a longer one, which quotes its input at length, is left out."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,25 +86,6 @@ def _with_suggestion(message: str) -> str:
     if found := re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)", message):
         return message + suggestion(found[1], [choice.strip("'") for choice in found[2].split(", ")])
     return message
-
-
-def suggestion(word: str, known: Iterable[str], *, least: float = 0.6) -> str:
-    """`; did you mean 'x'?` where something known is close to `word`, else nothing.
-
-    >>> suggestion("--promt", ["--prompt", "--out"])
-    "; did you mean '--prompt'?"
-    """
-    close = difflib.get_close_matches(word, [other for other in known if other != word], n=1, cutoff=least)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def pluralize(number: int, thing: str) -> str:
-    """A number and what it counts.
-
-    >>> pluralize(1, "piece"), pluralize(2000, "piece")
-    ('1 piece', '2,000 pieces')
-    """
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
 def nonempty_path(text: str) -> Path:
@@ -196,20 +174,3 @@ def _explain(error: Exception) -> str:
         hint = HINTS.get(error.errno or 0, "")
         return f"{error.filename or 'the file system'}: {error.strerror}{hint}"
     return str(error)
-
-
-def one_line(text: str) -> str:
-    """`text` on one line, control characters shown, shortened in the middle to about `MAX_LETTERS`."""
-    line = " ".join(text.split())
-    if len(line) > MAX_LETTERS:
-        line = f"{line[: MAX_LETTERS // 2]} ... {line[-MAX_LETTERS // 2 :]}"
-    return printable(line)
-
-
-def printable(text: str) -> str:
-    """`text` with control characters (newlines, terminal escapes) written as escapes.
-
-    >>> printable("a" + chr(27) + "[31m")
-    'a\\\\x1b[31m'
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

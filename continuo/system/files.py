@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from continuo.system.command_line import suggestion
+from continuo.system.text import suggestion
 
 
 @contextlib.contextmanager

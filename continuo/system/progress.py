@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.text import Text
 
-from continuo.system.command_line import as_called, printable
+from continuo.system.command_line import as_called
+from continuo.system.text import printable
 
 PLAIN_EVERY_S = 10.0
 WIDE, BAR, SHORT_BAR = 120, 24, 8  # columns of a terminal, and of a bar in one that is at least so wide or is not

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from continuo.model import checkpoint
-from continuo.system.command_line import printable, run_main
+from continuo.system.command_line import run_main
 from continuo.system.files import atomic_write, check_writable, write_text
 from continuo.system.progress import Display, duration
+from continuo.system.text import printable
 
 
 def test_tensors_and_facts_come_back(tmp_path):

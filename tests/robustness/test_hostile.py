@@ -25,7 +25,7 @@ from continuo.model import checkpoint, metadata
 from continuo.score.musicxml import MAX_XML_BYTES, parse_score, parse_xml, unzip
 from continuo.score.soundfont import is_soundfont, repair
 from continuo.score.sounds import Sound, hold_pedal
-from continuo.system.command_line import MAX_LETTERS, one_line
+from continuo.system.text import MAX_LETTERS, one_line
 from model_definition import build_model, least_size
 
 NOTE = "<note><pitch><step>C</step><octave>4</octave></pitch><duration>1</duration><type>quarter</type></note>"

@@ -198,7 +198,10 @@ def test_tempo_and_meter_come_from_the_events_then_the_prompt_then_the_corpus():
     assert CODEC.decode(np.array([note, tempo, note])).tempos == ((0, 96.0), (480, TEMPOS_QPM[31]))
     assert CODEC.decode(np.array([note])).meters == ((0, 3, 4),)
     assert CODEC.decode(np.array([note]), like).meters == like.meters
-    assert [CODEC.decode(np.array([note]), replace(like, has_ending=ends)).has_ending for ends in (True, False)] == [True, False]
+    assert [CODEC.decode(np.array([note]), replace(like, has_ending=ends)).has_ending for ends in (True, False)] == [
+        True,
+        False,
+    ]
     assert (CODEC.decode(np.array([note])).program(), CODEC.decode(np.array([note]), like).program()) == (19, 7)
     assert TEMPOS_QPM[31] == pytest.approx(320)
     extreme = song(Tone(0, 60, 480), tempos=((0, 5.0),))
