@@ -47,7 +47,7 @@ from continuo.audio.piece import Piece, check_audible
 from continuo.model.metadata import EMBEDDED_CORPUS, CorpusSection
 from continuo.score import synth
 from continuo.score.performance import CACHE_VERSION, SCORE_ENDINGS, perform
-from continuo.symbolic.song import QUARTER, Song, Tone, pitch_number
+from continuo.symbolic.song import QUARTER, Song, SongNote, pitch_number
 from continuo.symbolic.transcription import read_song
 from continuo.system import cache
 from continuo.system.command_line import Parser, run_main
@@ -381,12 +381,12 @@ def read_notes(source: Source, programs: Sequence[int] = ()) -> Song | str:
         song = read_song(source.path, name=source.id)
     except (ValueError, OSError) as error:
         return _reason(source, error)
-    if all(tone.is_drum for tone in song.tones):
+    if all(note.is_drum for note in song.notes):
         return "there are only drums in it"
     if programs:
-        tones = tuple(tone for tone in song.tones if not tone.is_drum and tone.program in programs)
-        song = replace(song, tones=tones, key=f"{song.key}{sorted(programs)}")
-    return song if song.tones else f"no note of the programs {', '.join(map(str, programs))} is in it"
+        notes = tuple(note for note in song.notes if not note.is_drum and note.program in programs)
+        song = replace(song, notes=notes, key=f"{song.key}{sorted(programs)}")
+    return song if song.notes else f"no note of the programs {', '.join(map(str, programs))} is in it"
 
 
 def _reason(source: Source, error: ValueError | OSError) -> str:
@@ -472,21 +472,21 @@ def load_prompt_song(path: Path) -> Song:
 def written_out(text: str) -> Song:
     """Quarter notes after one another, separated by commas; what sounds together is joined by +, a rest is r.
 
-    >>> [(tone.onset, tone.pitch) for tone in written_out("C4,r,64+G4").tones]
+    >>> [(note.onset, note.pitch) for note in written_out("C4,r,64+G4").notes]
     [(0, 60), (960, 64), (960, 67)]
 
     Raises:
         ValueError: a name is no note.
     """
-    tones = []
+    notes = []
     words = text.split(",")
     for place, word in enumerate(words):
         for name in word.split("+"):
             if name.strip().lower() != "r":
-                tones.append(Tone(place * QUARTER, pitch_number(name.strip()), QUARTER))
-    if not tones:
+                notes.append(SongNote(place * QUARTER, pitch_number(name.strip()), QUARTER))
+    if not notes:
         raise ValueError(f"the prompt {NOTES_PREFIX}{text} holds no note: write {NOTES_PREFIX}C4,E4,G4, say")
-    return Song(text, text, tuple(sorted(set(tones))), len(words) * QUARTER)
+    return Song(text, text, tuple(sorted(set(notes))), len(words) * QUARTER)
 
 
 def _prompt_source(path: Path, endings: frozenset[str], *, expressive: bool = False) -> Source:
@@ -544,7 +544,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _print_songs(corpus: Corpus[Song], *, text: bool) -> None:
     for song in corpus.pieces:
-        print(f"{song.seconds:8.1f} s  {len(song.tones):6} notes  {printable(song.id)}")
+        print(f"{song.seconds:8.1f} s  {len(song.notes):6} notes  {printable(song.id)}")
         if text:
             print(song.text())
     _print_total(corpus)

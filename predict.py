@@ -302,7 +302,7 @@ def write_song(arguments: argparse.Namespace, predictor: Any, display: Any, job:
     task.close()
     seam = 0 if take.prompt is None else take.prompt.ticks
     made_s = song.seconds - song.second(seam)
-    if not song.tones:
+    if not song.notes:
         display.say("no note came: try another --seed, more --frames, or --temperature 1")
     elif arguments.frames and (words := stuck(song.excerpt(seam, song.ticks, "continuation"))):
         display.say(f"the continuation is stuck. {words} A higher --temperature, or more training, would help")
@@ -332,7 +332,7 @@ def write_song(arguments: argparse.Namespace, predictor: Any, display: Any, job:
         "continuation_seconds": made_s,
         "realtime_factor": made_s / taken,
         "first_audio_s": taken,
-        "notes": len(song.tones),
+        "notes": len(song.notes),
     }
 
 

@@ -285,22 +285,22 @@ def continued(prompt: Song, known: Song, whole: Song) -> Song:
     A note that the continuation holds on is one note.
     """
     lengths: dict[tuple[int, int, int, bool], list[int]] = {}
-    for tone in known.tones:
-        lengths.setdefault((tone.onset, tone.pitch, tone.program, tone.is_drum), []).append(tone.length)
+    for note in known.notes:
+        lengths.setdefault((note.onset, note.pitch, note.program, note.is_drum), []).append(note.length)
     new, held = [], {}
-    for tone in whole.tones:
-        same = lengths.get((tone.onset, tone.pitch, tone.program, tone.is_drum))
+    for note in whole.notes:
+        same = lengths.get((note.onset, note.pitch, note.program, note.is_drum))
         if not same:
-            new.append(tone)
-        elif same.pop(0) != tone.length and tone.end > known.ticks:
-            held[tone.pitch, tone.is_drum] = tone.end
-    tones = []
-    for tone in reversed(prompt.tones):  # the last stroke of a pitch is the one that is held
-        end = held.pop((tone.pitch, tone.is_drum), None)
-        tones.append(replace(tone, length=end - tone.onset) if end else tone)
+            new.append(note)
+        elif same.pop(0) != note.length and note.end > known.ticks:
+            held[note.pitch, note.is_drum] = note.end
+    notes = []
+    for note in reversed(prompt.notes):  # the last stroke of a pitch is the one that is held
+        end = held.pop((note.pitch, note.is_drum), None)
+        notes.append(replace(note, length=end - note.onset) if end else note)
     return replace(
         prompt,
-        tones=tuple(sorted([*tones, *new])),
+        notes=tuple(sorted([*notes, *new])),
         ticks=max(prompt.ticks, whole.ticks),
         tempos=(*prompt.tempos, *(mark for mark in whole.tempos if mark[0] > known.ticks)),
         meters=(*prompt.meters, *(mark for mark in whole.meters if mark[0] > known.ticks)),

@@ -20,7 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from continuo.model import metadata
-from continuo.symbolic.song import QUARTER, Song, Tone
+from continuo.symbolic.song import QUARTER, Song, SongNote
 from continuo.system.command_line import Parser, run_main
 from continuo.system.device import choose
 from continuo.system.progress import Display
@@ -137,8 +137,10 @@ def read(path: Path, split: str | None) -> list[Song]:
 
 
 def _song(name: str, frames: list[list[float]]) -> Song:
-    tones = {Tone(k * QUARTER, int(pitch), QUARTER) for k, frame in enumerate(frames) for pitch in frame if pitch > 0}
-    return Song(name, name, tuple(sorted(tones)), len(frames) * QUARTER)
+    notes = {
+        SongNote(k * QUARTER, int(pitch), QUARTER) for k, frame in enumerate(frames) for pitch in frame if pitch > 0
+    }
+    return Song(name, name, tuple(sorted(notes)), len(frames) * QUARTER)
 
 
 if __name__ == "__main__":

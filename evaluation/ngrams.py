@@ -24,16 +24,17 @@ END, UNKNOWN, FIRST = "\0", "\1", 2
 def events(song: Song) -> list[Event]:
     """One event for each onset but the first: units since the onset before, sorted semitones above its lowest pitch.
 
-    >>> from continuo.symbolic.song import Tone
-    >>> events(Song("s", "s", (Tone(0, 60, 480), Tone(0, 64, 480), Tone(480, 62, 240), Tone(720, 59, 240)), 960))
+    >>> from continuo.symbolic.song import SongNote
+    >>> notes = SongNote(0, 60, 480), SongNote(0, 64, 480), SongNote(480, 62, 240), SongNote(720, 59, 240)
+    >>> events(Song("s", "s", notes, 960))
     [(12, (2,)), (6, (-3,))]
     """
     onsets: list[tuple[int, set[int]]] = []
-    for tone in sorted(song.tones):
-        if not tone.is_drum:
-            if not onsets or tone.onset - onsets[-1][0] >= UNIT // 2:
-                onsets.append((tone.onset, set()))
-            onsets[-1][1].add(tone.pitch)
+    for note in sorted(song.notes):
+        if not note.is_drum:
+            if not onsets or note.onset - onsets[-1][0] >= UNIT // 2:
+                onsets.append((note.onset, set()))
+            onsets[-1][1].add(note.pitch)
     return [
         ((now - before + UNIT // 2) // UNIT, tuple(pitch - min(old) for pitch in sorted(new)))
         for (before, old), (now, new) in pairwise(onsets)

@@ -73,7 +73,7 @@ def song_excerpts(songs: Sequence[Song], *, count: int, prompt_seconds: float, s
             stop = _beat(song, song.second(start) + need * share)
             name = Path(song.source).stem + (f" {slot + 1}" if slot else "")
             found = SongExcerpt(name, song, start, seam, stop)
-            if min(seam - start, stop - seam) >= MIN_BEATS * QUARTER and found.prompt.tones and found.real.tones:
+            if min(seam - start, stop - seam) >= MIN_BEATS * QUARTER and found.prompt.notes and found.real.notes:
                 slots += [[] for _ in range(slot + 1 - len(slots))]
                 slots[slot].append(found)
     if not any(slots):
@@ -110,7 +110,7 @@ def manner(songs: Sequence[Song]) -> dict[str, float | None]:
 
 def pace(song: Song) -> float:
     """Notes per second; nan of nothing."""
-    return len(song.tones) / song.seconds if song.ticks else math.nan
+    return len(song.notes) / song.seconds if song.ticks else math.nan
 
 
 def repeated(song: Song) -> float | None:
@@ -223,7 +223,7 @@ class NotesEvaluation(Evaluation):
 
     def _flac(self, song: Song) -> bytes | None:
         font = self.predictor.metadata.corpus.soundfont
-        if not song.tones:
+        if not song.notes:
             return None
         path = Path(font).expanduser() if font else None
         return flac(synth.render(song.performance(), self.rate, soundfont=path), self.rate)
@@ -245,7 +245,7 @@ def _roll(song: Song, seam: int, title: str) -> bytes:
 
 def _classes(songs: Sequence[Song]) -> np.ndarray:
     """Share of each pitch class in all notes, `(12,)`."""
-    pitches = [tone.pitch % 12 for song in songs for tone in song.tones if not tone.is_drum]
+    pitches = [note.pitch % 12 for song in songs for note in song.notes if not note.is_drum]
     return np.bincount(pitches, minlength=12) / max(len(pitches), 1)
 
 

@@ -23,7 +23,7 @@ from continuo.engine.value import Array, Operand, Value, concatenate, layer_norm
 from continuo.system.files import atomic_write
 
 __all__ = [
-    "MLP", "SGD", "AdamW", "Evaluation", "Layer", "Module", "Neuron", "Optimizer", "Trainer", "Value",
+    "MLP", "SGD", "AdamW", "Layer", "Metrics", "Module", "Neuron", "Optimizer", "Trainer", "Value",
     "binary_cross_entropy", "clip_norm", "concatenate", "cross_entropy", "evaluate", "layer_norm", "maximum",
     "squared_error", "where",
 ]  # fmt: skip
@@ -297,7 +297,7 @@ def clip_norm(parameters: Iterable[Value], most: float) -> float:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Metrics:
     """Mean loss over all examples, and the share of right answers; None where the loss knows no right answer."""
 
     loss: float
@@ -314,7 +314,7 @@ HITS: dict[Loss, Callable[[Array, Array], Array]] = {
 }
 
 
-def evaluate(model: Module, loss: Loss, x: npt.ArrayLike, y: npt.ArrayLike, *, batch_size: int = 1024) -> Evaluation:
+def evaluate(model: Module, loss: Loss, x: npt.ArrayLike, y: npt.ArrayLike, *, batch_size: int = 1024) -> Metrics:
     """Loss and accuracy of a model on examples that it need not have seen; rows as in `Trainer.fit`."""
     inputs, targets = _examples(x, y, batch_size)
     losses, hits = [], []
@@ -324,7 +324,7 @@ def evaluate(model: Module, loss: Loss, x: npt.ArrayLike, y: npt.ArrayLike, *, b
         losses.append(loss(logits, targets[batch]).item() * len(inputs[batch]))
         if loss in HITS:
             hits.append(HITS[loss](logits.data, targets[batch]).ravel())
-    return Evaluation(math.fsum(losses) / len(inputs), float(np.concatenate(hits).mean()) if hits else None)
+    return Metrics(math.fsum(losses) / len(inputs), float(np.concatenate(hits).mean()) if hits else None)
 
 
 class Trainer:
@@ -368,7 +368,7 @@ class Trainer:
         self.optimizer.step()
         return loss.item()
 
-    def test(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Evaluation:
+    def test(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Metrics:
         return evaluate(self.model, self.loss, x, y)
 
 

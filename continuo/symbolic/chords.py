@@ -22,7 +22,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from continuo.symbolic.song import QUARTER, Song, Tone
+from continuo.symbolic.song import QUARTER, Song, SongNote
 
 KIND = "chords"
 REACH_QUARTERS = 16
@@ -58,7 +58,7 @@ class ChordCodec:
         program, meter, qpm: General MIDI program, time signature and tempo of songs decoded without `like`.
 
     >>> codec = ChordCodec(chords=((60, 64),))
-    >>> codec.encode(Song("s", "s", (Tone(0, 60, 480), Tone(0, 64, 480), Tone(480, 67, 240)), 960)).tolist()
+    >>> codec.encode(Song("s", "s", (SongNote(0, 60, 480), SongNote(0, 64, 480), SongNote(480, 67, 240)), 960)).tolist()
     [[21, 0, 0], [161, 12, 12], [100, 6, 12]]
     """
 
@@ -95,7 +95,7 @@ class ChordCodec:
         """
         if classes < FIRST_CHORD:
             raise ValueError(f"{classes} classes are too few: rest, tempos and single notes alone take {FIRST_CHORD}")
-        pitched = [song for song in songs if any(not tone.is_drum for tone in song.tones)]
+        pitched = [song for song in songs if any(not note.is_drum for note in song.notes)]
         if not pitched:
             raise ValueError("there is no pitched note in the corpus")
         bare = cls(steps_per_quarter)
@@ -154,7 +154,7 @@ class ChordCodec:
             for pitch in self._pitches[event]:
                 notes[at, pitch] = max(notes.get((at, pitch), 1), length)
             at += gap
-        usual = Song(KIND, KIND, (Tone(0, 60, 1, program=self.program),), 1, ((0, self.qpm),), ((0, *self.meter),))
+        usual = Song(KIND, KIND, (SongNote(0, 60, 1, program=self.program),), 1, ((0, self.qpm),), ((0, *self.meter),))
         like = like or usual
         return self._song(_closed(notes, tempos and {0: _tempo(like.qpm_at(0))} | tempos, at), like)
 
@@ -212,20 +212,20 @@ class ChordCodec:
         """A song in steps; what gets lost is left out here."""
         unit = QUARTER // self.steps_per_quarter
         notes = dict[tuple[int, int], int]()
-        for tone in song.tones:
-            if not tone.is_drum:
-                key = _step(tone.onset, unit), tone.pitch
-                notes[key] = max(notes.get(key, 1), min(_step(tone.end, unit) - key[0], self._reach))
+        for note in song.notes:
+            if not note.is_drum:
+                key = _step(note.onset, unit), note.pitch
+                notes[key] = max(notes.get(key, 1), min(_step(note.end, unit) - key[0], self._reach))
         changes = {_step(at, unit): _tempo(qpm) for at, qpm in song.tempos}
         return _closed(notes, {0: _tempo(song.qpm_at(0))} | changes, _step(song.ticks, unit))
 
     def _song(self, grid: _Grid, like: Song) -> Song:
         """A grid as a song."""
         unit, program = QUARTER // self.steps_per_quarter, like.program()
-        tones = tuple(Tone(at * unit, p, n * unit, program=program) for (at, p), n in sorted(grid.notes.items()))
+        notes = tuple(SongNote(at * unit, p, n * unit, program=program) for (at, p), n in sorted(grid.notes.items()))
         exact = {_tempo(qpm): qpm for _, qpm in reversed(like.tempos)}
         tempos = tuple((at * unit, exact.get(k, TEMPOS_QPM[k])) for at, k in grid.tempos.items()) or like.tempos
-        return Song(like.id, like.source, tones, grid.end * unit, tempos, like.meters, has_ending=like.has_ending)
+        return Song(like.id, like.source, notes, grid.end * unit, tempos, like.meters, has_ending=like.has_ending)
 
 
 def _closed(notes: dict[tuple[int, int], int], tempos: Mapping[int, int], end: int) -> _Grid:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from continuo.score.instruments import STAFF_KEYS
 from continuo.symbolic import notation
-from continuo.symbolic.notation import UNITS, Bar, Chord, Value
+from continuo.symbolic.notation import UNITS, Bar, Chord, NoteValue
 from continuo.symbolic.note_metrics import best_scale
-from continuo.symbolic.song import Song, Tone
+from continuo.symbolic.song import Song, SongNote
 
 if TYPE_CHECKING:
     from music21.stream import Score
@@ -51,12 +51,12 @@ def to_score(song: Song, title: str) -> Score:
     score = stream.Score([metadata.Metadata(title=title, composer="Continuo")])
     parts = sorted((by_program(song) or {(False, 0): []}).items())
     most, written = MAX_BARS // max(len(bars), 1), 0  # staves
-    for number, ((is_drum, program), tones) in enumerate(parts):
+    for number, ((is_drum, program), notes) in enumerate(parts):
         name = program_name(is_drum, program)
-        keys = sorted({36, 38, *(t.pitch for t in tones)}) if is_drum else None  # one alone would not be named by notes
+        keys = sorted({36, 38, *(t.pitch for t in notes)}) if is_drum else None  # one alone would not be named by notes
         instruments = _instruments(name, program, number, keys)
         staves: list[Any] = []
-        for grid in _grids(tones, bars, program, is_drum):
+        for grid in _grids(notes, bars, program, is_drum):
             if (written := written + 1) > most:
                 raise TooLong(f"{len(bars):,} bars on {most + 1} staves or more are above {MAX_BARS:,} in all")
             staves.append(_staff(grid, bars, len(staves) * MAX_VOICES + 1, instruments if is_drum else key))
@@ -70,11 +70,11 @@ def to_score(song: Song, title: str) -> Score:
     return score
 
 
-def by_program(song: Song) -> dict[tuple[bool, int], list[Tone]]:
+def by_program(song: Song) -> dict[tuple[bool, int], list[SongNote]]:
     """The notes of each percussion kit (True) and program (False)."""
-    found: dict[tuple[bool, int], list[Tone]] = defaultdict(list)
-    for tone in song.tones:
-        found[tone.is_drum, tone.program].append(tone)
+    found: dict[tuple[bool, int], list[SongNote]] = defaultdict(list)
+    for note in song.notes:
+        found[note.is_drum, note.program].append(note)
     return found
 
 
@@ -89,13 +89,13 @@ def program_name(is_drum: bool, program: int) -> str:
     return "Percussion" if is_drum else str(program_to_instrument_name(program))
 
 
-def _grids(tones: list[Tone], bars: list[Bar], program: int, is_drum: bool) -> Iterator[Grid]:
+def _grids(notes: list[SongNote], bars: list[Bar], program: int, is_drum: bool) -> Iterator[Grid]:
     """The staves of a program: for each bar the chords of at most `MAX_VOICES` voices, the highest first."""
     if is_drum:
-        yield notation.strokes(tones, bars)
+        yield notation.strokes(notes, bars)
         return
-    hands = [[t for t in tones if t.pitch >= MIDDLE_C], [t for t in tones if t.pitch < MIDDLE_C]]
-    for hand in hands if program in KEYBOARDS and all(hands) else [tones]:
+    hands = [[t for t in notes if t.pitch >= MIDDLE_C], [t for t in notes if t.pitch < MIDDLE_C]]
+    for hand in hands if program in KEYBOARDS and all(hands) else [notes]:
         grid = notation.voices(hand, bars)
         for first in range(0, max(map(len, grid)) or 1, MAX_VOICES):
             yield [voices[first : first + MAX_VOICES] for voices in grid]
@@ -172,7 +172,7 @@ def _fill(
                 element.beams = beams
 
 
-def _notes(value: Value, key: int, shown: dict[tuple[str, int], int]) -> Any:
+def _notes(value: NoteValue, key: int, shown: dict[tuple[str, int], int]) -> Any:
     """A value as a music21 rest, note or chord. `shown` holds the accidentals met in this bar by step and octave."""
     from music21 import chord, note, pitch
 
@@ -205,7 +205,7 @@ def _line_of_fifths(number: int, key: int) -> int:
     return (number * 7 - key + 3) % 12 + key - 3
 
 
-def _strokes(value: Value, instruments: dict[int, Any]) -> Any:
+def _strokes(value: NoteValue, instruments: dict[int, Any]) -> Any:
     """A value as a music21 rest, or as strokes of percussion, each at its place of the staff; they have no ties."""
     from music21 import note, percussion
 
@@ -222,7 +222,7 @@ def _strokes(value: Value, instruments: dict[int, Any]) -> Any:
     return _timed(element, value._replace(to_tie=False, from_tie=False))
 
 
-def _timed(element: Any, value: Value) -> Any:
+def _timed(element: Any, value: NoteValue) -> Any:
     """A music21 element with the length, bracket and ties of a value."""
     from music21 import duration, tie
 

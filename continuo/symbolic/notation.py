@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise, zip_longest
 from typing import NamedTuple
 
-from continuo.symbolic.song import QUARTER, Song, Tone
+from continuo.symbolic.song import QUARTER, Song, SongNote
 
 UNITS = 12
 """Of a quarter note: the finest value is a 32nd of a triplet."""
@@ -49,7 +49,7 @@ class Chord(NamedTuple):
     pitches: tuple[int, ...]
 
 
-class Value(NamedTuple):
+class NoteValue(NamedTuple):
     """One written note, chord or rest.
 
     Attributes:
@@ -77,10 +77,10 @@ def to_units(tick: int) -> int:
     return (tick + UNIT // 2) // UNIT
 
 
-def span(tone: Tone) -> tuple[int, int]:
+def span(note: SongNote) -> tuple[int, int]:
     """Where a note begins and ends, in units, at least one apart."""
-    start = to_units(tone.onset)
-    return start, max(to_units(tone.end), start + 1)
+    start = to_units(note.onset)
+    return start, max(to_units(note.end), start + 1)
 
 
 def bars(song: Song) -> list[Bar]:
@@ -89,7 +89,7 @@ def bars(song: Song) -> list[Bar]:
     They begin at whole 16ths, and so do meters. Where a meter ends within a bar, that bar has a shorter meter of its
     own: many programs do not read incomplete bars. 32nds and what else is not 1, 2, 4, 8 or 16 are counted as 16ths.
     """
-    end = max([1, to_units(song.ticks), *(span(tone)[1] for tone in song.tones)])
+    end = max([1, to_units(song.ticks), *(span(note)[1] for note in song.notes)])
     changes = {0: song.meter_at(0)}
     for tick, *meter in song.meters:
         at = (2 * tick // (UNIT * SIXTEENTH) + 1) // 2 * SIXTEENTH
@@ -108,15 +108,15 @@ def bars(song: Song) -> list[Bar]:
     return found
 
 
-def voices(tones: Iterable[Tone], bars: Sequence[Bar]) -> list[list[list[Chord]]]:
+def voices(notes: Iterable[SongNote], bars: Sequence[Bar]) -> list[list[list[Chord]]]:
     """For each bar its voices, the highest first, each with the chords that sound in it, those held over included.
 
     A chord goes to the first voice if nothing is held, else to the free voice that is nearest in pitch; voices are
     ordered anew at every bar line over which nothing is held. Notes of one pitch that begin and end together are one.
     """
     together: dict[tuple[int, int], set[int]] = defaultdict(set)
-    for tone in tones:
-        together[span(tone)].add(tone.pitch)
+    for note in notes:
+        together[span(note)].add(note.pitch)
     chords = [Chord(*times, tuple(sorted(pitches))) for times, pitches in together.items()]
     starts = [bar.start for bar in bars]
     found: list[list[list[Chord]]] = [[] for _ in bars]
@@ -155,11 +155,11 @@ def _enter(running: list[list[Chord]], starts: list[int], found: list[list[list[
                 found[k][number].append(chord)
 
 
-def strokes(tones: Iterable[Tone], bars: Sequence[Bar]) -> list[list[list[Chord]]]:
+def strokes(notes: Iterable[SongNote], bars: Sequence[Bar]) -> list[list[list[Chord]]]:
     """As `voices`, for percussion: one voice, each stroke until the next one or the next quarter."""
     keys: dict[int, set[int]] = defaultdict(set)
-    for tone in tones:
-        keys[to_units(tone.onset)].add(tone.pitch)
+    for note in notes:
+        keys[to_units(note.onset)].add(note.pitch)
     starts = [bar.start for bar in bars]
     found: list[list[list[Chord]]] = [[] for _ in bars]
     for now, after in pairwise([*sorted(keys), bars[-1].start + bars[-1].length]):
@@ -170,7 +170,7 @@ def strokes(tones: Iterable[Tone], bars: Sequence[Bar]) -> list[list[list[Chord]
     return found
 
 
-def values(chords: Sequence[Chord], bar: Bar) -> list[Value]:
+def values(chords: Sequence[Chord], bar: Bar) -> list[NoteValue]:
     """The values of one voice in one bar, which they fill; `chords` sound in it, one after the other.
 
     >>> [(v.pitches, v.type, v.dots) for v in values([Chord(6, 15, (60,))], Bar(0, 48, 4, 4, True))]
@@ -189,13 +189,13 @@ def values(chords: Sequence[Chord], bar: Bar) -> list[Value]:
         stretches.append((now, bar.length, (), False, False))
     tuplets = dict(_brackets({start for start, *_ in stretches}, bar))
     edges = {edge for start, length in tuplets.items() for edge in (start, start + length)}
-    found: list[Value] = []
+    found: list[NoteValue] = []
     for start, end, pitches, before, after in stretches:
         cuts = [start, *sorted(edge for edge in edges if start < edge < end), end]
         for at, length, kind, dots, bracket, edge in (p for a, b in pairwise(cuts) for p in _parts(a, b, bar, tuplets)):
             is_note = bool(pitches)
             tied = (is_note and (before or at > start), is_note and (after or at + length < end))
-            found.append(Value(at, length, pitches, *tied, kind, dots, bracket, edge))
+            found.append(NoteValue(at, length, pitches, *tied, kind, dots, bracket, edge))
     return found
 
 

@@ -67,7 +67,7 @@ def groove_consistency(song: Song, positions: int = POSITIONS) -> float:
         edges.append(song.ticks)
     step = QUARTER / positions
     bars = [np.zeros(math.ceil((end - start) / step), bool) for start, end in pairwise(edges)]
-    for place in {t.onset + step / 2 for t in song.tones}:
+    for place in {t.onset + step / 2 for t in song.notes}:
         k = bisect_right(edges, place) - 1
         if k < len(bars):
             bars[k][int((place - edges[k]) / step)] = True
@@ -93,7 +93,7 @@ class Counts(NamedTuple):
 
 def note_counts(song: Song) -> Counts:
     """Notes of each pitch, and the most frequent riff of the top voice: `RIFF` steps, of equals the first heard."""
-    pitches = Counter(t.pitch for t in song.tones if not t.is_drum)
+    pitches = Counter(t.pitch for t in song.notes if not t.is_drum)
     voice = top_voice(song)
     step = QUARTER // POSITIONS
     steps = [(q - p, (b - a + step // 2) // step) for (a, p), (b, q) in pairwise(voice)]
@@ -107,10 +107,10 @@ def top_voice(song: Song) -> list[tuple[int, int]]:
     """The highest notes, `(onset in ticks, MIDI number)`: of each onset the highest, unless a higher one is held."""
     voice: list[tuple[int, int]] = []
     end = 0
-    for tone in sorted((t for t in song.tones if not t.is_drum), key=lambda t: (t.onset, -t.pitch, -t.length)):
-        if not voice or tone.onset >= end or (tone.pitch >= voice[-1][1] and tone.onset > voice[-1][0]):
-            voice.append((tone.onset, tone.pitch))
-            end = tone.end
+    for note in sorted((t for t in song.notes if not t.is_drum), key=lambda t: (t.onset, -t.pitch, -t.length)):
+        if not voice or note.onset >= end or (note.pitch >= voice[-1][1] and note.onset > voice[-1][0]):
+            voice.append((note.onset, note.pitch))
+            end = note.end
     return voice
 
 
@@ -119,14 +119,14 @@ def stuck(song: Song) -> str | None:
 
     Repeated means: more than `STUCK_SHARE` of the onsets begin the same pitches.
     """
-    if not song.tones:
+    if not song.notes:
         return "It is silent: there is no note in it."
     half = song.ticks // 2
-    if all(t.end <= half for t in song.tones):
+    if all(t.end <= half for t in song.notes):
         return "Its second half is silent."
     together: dict[int, set[tuple[bool, int]]] = defaultdict(set)
-    for tone in song.tones:
-        together[tone.onset].add((tone.is_drum, tone.pitch))
+    for note in song.notes:
+        together[note.onset].add((note.is_drum, note.pitch))
     onsets = {onset: frozenset(group) for onset, group in together.items()}
     second = [group for onset, group in onsets.items() if onset >= half]
     for groups, where, least in ((list(onsets.values()), "It", 1), (second, "Its second half", MIN_ONSETS)):
@@ -141,4 +141,4 @@ def stuck(song: Song) -> str | None:
 
 def _classes(song: Song) -> np.ndarray:
     """Notes of each pitch class, `(12,)`."""
-    return np.bincount([t.pitch % 12 for t in song.tones if not t.is_drum], minlength=12)
+    return np.bincount([t.pitch % 12 for t in song.notes if not t.is_drum], minlength=12)

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from continuo.symbolic.song import DEFAULT_METER, DEFAULT_QPM, QUARTER, Song, Tone
+from continuo.symbolic.song import DEFAULT_METER, DEFAULT_QPM, QUARTER, Song, SongNote
 
 TEMPOS = tuple(round(24 * 5 ** (k / 40), 2) for k in range(65))
 """Known tempos, quarter notes per minute: 24 to 315.18, 4.1 % apart, 120 among them."""
@@ -122,15 +122,15 @@ class RemiCodec:
         meters = self._meters(song)
         places = [at for at, _ in meters]
         notes: Notes = {}
-        for tone in song.tones:
-            onset = self._nearest_step(tone.onset)
-            length = max(self._nearest_step(tone.end) - onset, self._step)
+        for note in song.notes:
+            onset = self._nearest_step(note.onset)
+            length = max(self._nearest_step(note.end) - onset, self._step)
             beat = 4 * QUARTER // meters[bisect_right(places, onset) - 1][1][1]
             if length > NEAR_BEATS * beat:
                 length = min((2 * length + beat) // (2 * beat), FAR_BEATS) * beat
-            key = (onset, tone.pitch, DRUMS if tone.is_drum else tone.program)
+            key = (onset, note.pitch, DRUMS if note.is_drum else note.program)
             longest, loudest = notes.get(key, (0, 0))
-            notes[key] = (max(length, longest), max(self._level_of[tone.velocity], loudest))
+            notes[key] = (max(length, longest), max(self._level_of[note.velocity], loudest))
         tempos = [(self._nearest_step(at) if k else 0, _nearest_tempo(qpm)) for k, (at, qpm) in enumerate(song.tempos)]
         return _song(notes, max(self._nearest_step(song.ticks), 1), tempos, meters)
 
@@ -176,10 +176,10 @@ class RemiCodec:
         meters = dict.fromkeys([*song.meters, (song.bars()[-1], *song.meters[-1][1:])])
         score.time_signatures = [symusic.TimeSignature(ticks(at), n, d) for at, n, d in meters]
         score.tempos = [symusic.Tempo(ticks(at), qpm) for at, qpm in song.tempos]
-        for program in sorted({DRUMS if t.is_drum else t.program for t in song.tones}):
-            tones = [t for t in song.tones if (DRUMS if t.is_drum else t.program) == program]
+        for program in sorted({DRUMS if t.is_drum else t.program for t in song.notes}):
+            notes = [t for t in song.notes if (DRUMS if t.is_drum else t.program) == program]
             track = symusic.Track(program=max(program, 0), is_drum=program == DRUMS)
-            track.notes = [symusic.Note(ticks(t.onset), ticks(t.length), t.pitch, t.velocity) for t in tones]
+            track.notes = [symusic.Note(ticks(t.onset), ticks(t.length), t.pitch, t.velocity) for t in notes]
             score.tracks.append(track)
         return score
 
@@ -286,8 +286,8 @@ def _change(found: list[tuple[int, Any]], at: int, value: Any) -> None:
 
 def _song(notes: Notes, end: int, tempos: Iterable[tuple[int, float]], meters: Meters) -> Song:
     """A song of whole bars, up to a tick or the last note's end; changes come sorted by tick."""
-    tones = [Tone(key[0], key[1], *value, max(key[2], 0), key[2] == DRUMS) for key, value in notes.items()]
-    end = max([end, *(tone.end for tone in tones)])
+    found = [SongNote(key[0], key[1], *value, max(key[2], 0), key[2] == DRUMS) for key, value in notes.items()]
+    end = max([end, *(note.end for note in found)])
     used: Meters = []
     for at, meter in meters:
         if at < max(end, 1):
@@ -298,7 +298,7 @@ def _song(notes: Notes, end: int, tempos: Iterable[tuple[int, float]], meters: M
         if at < max(ticks, 1):
             _change(heard, at, qpm)
     changes = tuple((at, *meter) for at, meter in used)
-    return Song("remi", "remi", tuple(sorted(tones)), ticks, tuple(heard or [(0, DEFAULT_QPM)]), changes)
+    return Song("remi", "remi", tuple(sorted(found)), ticks, tuple(heard or [(0, DEFAULT_QPM)]), changes)
 
 
 def _tokens_of_codes(tokenizer: Any) -> list[tuple[str, ...]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from continuo.symbolic.song import DEFAULT_METER, QUARTER, Song, Tone
+from continuo.symbolic.song import DEFAULT_METER, QUARTER, Song, SongNote
 
 STOP = 0
 
@@ -67,7 +67,7 @@ class RollCodec:
         Raises:
             ValueError: the grid does not divide a quarter note, or there is no pitched note.
         """
-        pitches = [tone.pitch for song in songs for tone in song.tones if not tone.is_drum]
+        pitches = [note.pitch for song in songs for note in song.notes if not note.is_drum]
         if not pitches:
             raise ValueError("there is no pitched note in the corpus")
         codec = cls(
@@ -94,11 +94,11 @@ class RollCodec:
         return (2 * tick + self.step) // (2 * self.step)
 
     def _length(self, song: Song) -> int:
-        ends = [self._end(tone) for tone in song.tones if not tone.is_drum]
+        ends = [self._end(note) for note in song.notes if not note.is_drum]
         return max([math.ceil(song.ticks / self.step), *ends])
 
-    def _end(self, tone: Tone) -> int:
-        return max(self._grid(tone.end), self._grid(tone.onset) + 1)
+    def _end(self, note: SongNote) -> int:
+        return max(self._grid(note.end), self._grid(note.onset) + 1)
 
     def _inside(self, pitch: int) -> int:
         """The pitch, or its nearest octave in the range; the range's edge where it is narrower than an octave."""
@@ -110,15 +110,15 @@ class RollCodec:
 
     def out_of_range(self, song: Song) -> int:
         """How many notes are out of range, and will be moved."""
-        return sum(not t.is_drum and not self.lowest <= t.pitch <= self.highest for t in song.tones)
+        return sum(not t.is_drum and not self.lowest <= t.pitch <= self.highest for t in song.notes)
 
     def _spans(self, song: Song) -> list[tuple[int, int, int]]:
         """`(pitch, onset, end)` in steps, one at a time on each pitch: the next stroke ends the note before."""
         keys: dict[int, dict[int, int]] = {}  # pitch to onset to end
-        for tone in song.tones:
-            if not tone.is_drum:
-                onset, strokes = self._grid(tone.onset), keys.setdefault(self._inside(tone.pitch), {})
-                strokes[onset] = max(strokes.get(onset, 0), self._end(tone))
+        for note in song.notes:
+            if not note.is_drum:
+                onset, strokes = self._grid(note.onset), keys.setdefault(self._inside(note.pitch), {})
+                strokes[onset] = max(strokes.get(onset, 0), self._end(note))
         spans = []
         for pitch, strokes in keys.items():
             onsets = sorted(strokes)
@@ -184,10 +184,10 @@ class RollCodec:
 
     def _song(self, spans: Iterable[tuple[int, int, int]], steps: int, like: Song | None) -> Song:
         program = like.program() if like else self.program
-        tones = [Tone(on * self.step, pitch, (end - on) * self.step, program=program) for pitch, on, end in spans]
+        notes = [SongNote(on * self.step, pitch, (end - on) * self.step, program=program) for pitch, on, end in spans]
         tempos = like.tempos if like else ((0, self.qpm),)
         meters = like.meters if like else ((0, *self.meter),)
-        return Song("roll", "roll", tuple(sorted(tones)), steps * self.step, tempos, meters)
+        return Song("roll", "roll", tuple(sorted(notes)), steps * self.step, tempos, meters)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` gives an equal codec back."""

@@ -19,7 +19,7 @@ DEFAULT_METER = (4, 4)
 
 
 @dataclass(frozen=True, order=True, slots=True)
-class Tone:
+class SongNote:
     """One note of a song.
 
     Attributes:
@@ -59,7 +59,7 @@ class Song:
 
     id: str
     source: str
-    tones: tuple[Tone, ...]
+    notes: tuple[SongNote, ...]
     ticks: int
     tempos: tuple[tuple[int, float], ...] = ((0, DEFAULT_QPM),)
     meters: tuple[tuple[int, int, int], ...] = ((0, *DEFAULT_METER),)
@@ -74,7 +74,7 @@ class Song:
     @property
     def empty(self) -> bool:
         """Whether no note is in it."""
-        return not self.tones
+        return not self.notes
 
     @property
     def seconds(self) -> float:
@@ -115,7 +115,7 @@ class Song:
 
     def program(self) -> int:
         """The General MIDI program of most pitched notes, 0 without any."""
-        counts = Counter(tone.program for tone in self.tones if not tone.is_drum)
+        counts = Counter(note.program for note in self.notes if not note.is_drum)
         return counts.most_common(1)[0][0] if counts else 0
 
     def performance(self) -> Performance:
@@ -123,7 +123,7 @@ class Song:
         notes = [
             Note(self.second(t.onset), self.second(t.end) - self.second(t.onset), float(t.pitch), t.velocity, t.program,
                  t.is_drum)
-            for t in self.tones
+            for t in self.notes
         ]  # fmt: skip
         return Performance(tuple(sorted(notes, key=lambda n: (n.onset_s, n.pitch, n.program))), self.seconds)
 
@@ -131,20 +131,20 @@ class Song:
         """Every pitched note so many semitones higher; drums stay, notes that would leave 0 to 127 are dropped."""
         if semitones == 0:
             return self
-        tones = (t if t.is_drum else replace(t, pitch=t.pitch + semitones) for t in self.tones)
+        notes = (t if t.is_drum else replace(t, pitch=t.pitch + semitones) for t in self.notes)
         return replace(
             self,
             id=f"{self.id}{semitones:+d}",
             source=f"{self.source} ({semitones:+d} semitones)",
-            tones=tuple(sorted(t for t in tones if 0 <= t.pitch <= 127)),
+            notes=tuple(sorted(t for t in notes if 0 <= t.pitch <= 127)),
             key=self.key and f"{self.key}{semitones:+d}",
         )
 
     def excerpt(self, start: int, stop: int, name: str) -> Song:
         """Ticks `start` to `stop`, as a song of its own: notes that begin there, cut where it ends."""
-        tones = tuple(
+        notes = tuple(
             replace(t, onset=t.onset - start, length=min(t.length, stop - t.onset))
-            for t in self.tones
+            for t in self.notes
             if start <= t.onset < stop
         )
         tempos = ((0, self.qpm_at(start)), *((at - start, qpm) for at, qpm in self.tempos if start < at < stop))
@@ -153,7 +153,7 @@ class Song:
             self,
             id=f"{self.id}#{name}",
             source=f"{self.source} ({name})",
-            tones=tones,
+            notes=notes,
             ticks=stop - start,
             tempos=tempos,
             meters=meters,
@@ -173,13 +173,13 @@ class Song:
     def text(self, most: int | None = None) -> str:
         """The song for people: bar by bar, what begins when, how long and how it is called; `most` lines at the most.
 
-        >>> print(Song("s", "s", (Tone(0, 60, 480), Tone(0, 64, 480), Tone(480, 67, 240)), 960).text())
+        >>> print(Song("s", "s", (SongNote(0, 60, 480), SongNote(0, 64, 480), SongNote(480, 67, 240)), 960).text())
         bar 1  beat 1     C4 E4  1 quarter
         bar 1  beat 2     G4     0.5 quarters
         """
-        starts, groups = self.bars() or [0], dict[tuple[int, int], list[Tone]]()
-        for tone in self.tones:
-            groups.setdefault((tone.onset, tone.length), []).append(tone)
+        starts, groups = self.bars() or [0], dict[tuple[int, int], list[SongNote]]()
+        for note in self.notes:
+            groups.setdefault((note.onset, note.length), []).append(note)
         named = {key: " ".join(pitch_name(t.pitch) if not t.is_drum else f"drum{t.pitch}" for t in sorted(group))
                  for key, group in sorted(groups.items())}  # fmt: skip
         lines = []
@@ -193,8 +193,8 @@ class Song:
 
     def to_dict(self) -> dict[str, Any]:
         """The music in plain JSON types; `from_dict` gives it back."""
-        tones = [[t.onset, t.pitch, t.length, t.velocity, t.program, t.is_drum] for t in self.tones]
-        return {"tones": tones, "ticks": self.ticks, "tempos": self.tempos, "meters": self.meters}
+        notes = [[t.onset, t.pitch, t.length, t.velocity, t.program, t.is_drum] for t in self.notes]
+        return {"tones": notes, "ticks": self.ticks, "tempos": self.tempos, "meters": self.meters}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], *, id: str, source: str, key: str = "") -> Song:
@@ -204,10 +204,10 @@ class Song:
             ValueError: the dictionary is of another kind.
         """
         try:
-            tones = tuple(Tone(*values) for values in data["tones"])
+            notes = tuple(SongNote(*values) for values in data["tones"])
             tempos = tuple((int(at), float(qpm)) for at, qpm in data["tempos"])
             meters = tuple((int(at), int(n), int(d)) for at, n, d in data["meters"])
-            return cls(id, source, tones, int(data["ticks"]), tempos, meters, key)
+            return cls(id, source, notes, int(data["ticks"]), tempos, meters, key)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not a song ({error})") from None
 

@@ -13,7 +13,7 @@ from continuo.score.midi import transcribe_midi
 from continuo.score.musicxml import at_sounding_pitch, explained, parse_score
 from continuo.score.performance import score_bytes
 from continuo.score.sounds import Sound, check_count, check_length
-from continuo.symbolic.song import QUARTER, Song, Tone
+from continuo.symbolic.song import QUARTER, Song, SongNote
 from continuo.system import cache
 
 VERSION = 3
@@ -47,24 +47,24 @@ def _song(
 ) -> Song:
     """Check what was read, and round it to ticks and semitones."""
     check_count(len(sounds))
-    tones = set()
+    notes = set()
     for s in sounds:
         if not (math.isfinite(s.onset_s) and math.isfinite(s.end_s) and math.isfinite(s.pitch)):
             raise ValueError("a note has no finite time or pitch; export the score again")
         onset, end, pitch = _tick(max(s.onset_s, 0.0)), _tick(s.end_s), math.floor(s.pitch + 0.5)
         if end >= onset and 0 <= pitch <= 127:
             velocity = min(127, max(1, round(s.velocity)))
-            tones.add(Tone(onset, pitch, max(1, end - onset), velocity, s.program, s.is_drum))
-    if not tones:
+            notes.add(SongNote(onset, pitch, max(1, end - onset), velocity, s.program, s.is_drum))
+    if not notes:
         raise ValueError("there is no note in it")
-    ticks = max(_tick(length_q), *(t.end for t in tones))
+    ticks = max(_tick(length_q), *(t.end for t in notes))
     if ticks > MAX_QUARTERS * QUARTER:
         raise ValueError(f"it has {ticks // QUARTER} quarter notes in time; the most is {MAX_QUARTERS}")
     heard = [(_tick(at), float(qpm)) for at, qpm in tempos if QPM_RANGE[0] <= qpm <= QPM_RANGE[1]]
     counted = [(_tick(at), n, d) for at, n, d in meters if n > 0 and d > 0 and n * 4 * QUARTER % d == 0]
     defaults = Song("", "", (), 0)
     changes = _changes(heard, ticks) or defaults.tempos, _changes(counted, ticks) or defaults.meters
-    song = Song("", "", tuple(sorted(tones)), ticks, *changes)
+    song = Song("", "", tuple(sorted(notes)), ticks, *changes)
     check_length(song.seconds)
     return song
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from continuo.symbolic import engraving, notation
-from continuo.symbolic.song import QUARTER, Song, Tone, pitch_name
+from continuo.symbolic.song import QUARTER, Song, SongNote, pitch_name
 from continuo.system.files import atomic_write
 
 PROMPT, CONTINUATION, SEAM, WORDS = "#40618f", "#c05a2b", "#38d6c0", "#0e7f71"
@@ -40,23 +40,23 @@ def write_song_midi(song: Song, path: Path) -> None:
         if denominator & (denominator - 1) == 0 and numerator < 256:
             score.time_signatures.append(symusic.TimeSignature(tick if k else 0, numerator, denominator))
     programs = engraving.by_program(song) or {(False, 0): []}  # without a track symusic 0.5.9 misplaces the tempos
-    for (is_drum, program), tones in sorted(programs.items()):
+    for (is_drum, program), notes in sorted(programs.items()):
         track = symusic.Track(engraving.program_name(is_drum, program), program, is_drum)
-        for tone, end in _struck(tones):
-            track.notes.append(symusic.Note(tone.onset, end - tone.onset, tone.pitch, tone.velocity))
+        for note, end in _struck(notes):
+            track.notes.append(symusic.Note(note.onset, end - note.onset, note.pitch, note.velocity))
         score.tracks.append(track)
     _write(path, score.dumps_midi())
 
 
-def _struck(tones: Iterable[Tone]) -> list[tuple[Tone, int]]:
+def _struck(notes: Iterable[SongNote]) -> list[tuple[SongNote, int]]:
     """Notes with the ticks at which they end: none sounds when its pitch begins again."""
-    by_pitch: dict[int, dict[int, Tone]] = defaultdict(dict)
-    for tone in sorted(tones, key=lambda t: (t.onset, t.length)):
-        by_pitch[tone.pitch][tone.onset] = tone
+    by_pitch: dict[int, dict[int, SongNote]] = defaultdict(dict)
+    for note in sorted(notes, key=lambda t: (t.onset, t.length)):
+        by_pitch[note.pitch][note.onset] = note
     found = []
     for line in by_pitch.values():
         after = [*list(line)[1:], math.inf]
-        found += [(tone, int(min(tone.end, until))) for tone, until in zip(line.values(), after, strict=True)]
+        found += [(note, int(min(note.end, until))) for note, until in zip(line.values(), after, strict=True)]
     return sorted(found)
 
 
@@ -92,13 +92,13 @@ def draw_song(song: Song, path: Path, seam_tick: int | None, title: str) -> None
     from matplotlib.figure import Figure
 
     starts = [bar.start / notation.UNITS for bar in notation.bars(song)]
-    end = max([song.beats, 1.0, *(t.end / QUARTER for t in song.tones)])
+    end = max([song.beats, 1.0, *(t.end / QUARTER for t in song.notes)])
     seam = math.inf if seam_tick is None else seam_tick / QUARTER
     shown_before = max(end - seam, MIN_BEFORE_Q)
     first = max([0.0, *(q for q in starts if q <= seam - shown_before)]) if seam_tick is not None else 0.0
-    tones = [t for t in song.tones if t.onset >= first * QUARTER]
-    programs = sorted({(t.is_drum, t.program) for t in tones})
-    rows = [row for is_drum in (False, True) if (row := [t for t in tones if t.is_drum == is_drum])] or [[]]
+    notes = [t for t in song.notes if t.onset >= first * QUARTER]
+    programs = sorted({(t.is_drum, t.program) for t in notes})
+    rows = [row for is_drum in (False, True) if (row := [t for t in notes if t.is_drum == is_drum])] or [[]]
     spans = [(min([t.pitch for t in row], default=60), max([t.pitch for t in row], default=72)) for row in rows]
     heights = [high - low + 3 for low, high in spans]
     size = (min(max(2 + 0.15 * (end - first), NARROWEST), WIDEST), min(1.5 + 0.14 * sum(heights), HIGHEST))
@@ -136,12 +136,12 @@ def _shade(number: int, count: int, colour: str) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _draw_tones(axis: Any, tones: list[Tone], seam: float, programs: list[tuple[bool, int]]) -> None:
+def _draw_tones(axis: Any, notes: list[SongNote], seam: float, programs: list[tuple[bool, int]]) -> None:
     """A bar for each note, from its onset to its end."""
     from matplotlib.collections import PolyCollection
 
     corners, colours = [], []
-    for t in tones:
+    for t in notes:
         left, right = t.onset / QUARTER, max(t.end / QUARTER, t.onset / QUARTER + 0.1)
         corners.append([(left, t.pitch - 0.4), (left, t.pitch + 0.4), (right, t.pitch + 0.4), (right, t.pitch - 0.4)])
         colour = PROMPT if left < seam else CONTINUATION
@@ -165,12 +165,12 @@ def _tall(axis: Any) -> Any:
     return axis.get_xaxis_transform()
 
 
-def _name_pitches(axis: Any, tones: list[Tone], low: int, high: int) -> None:
+def _name_pitches(axis: Any, notes: list[SongNote], low: int, high: int) -> None:
     """Names beside the rows: of the percussion keys that are struck, of all naturals, or of the Cs of a wide range."""
     from pretty_midi import note_number_to_drum_name
 
-    if tones and tones[0].is_drum:
-        names = {t.pitch: note_number_to_drum_name(t.pitch) or str(t.pitch) for t in tones}
+    if notes and notes[0].is_drum:
+        names = {t.pitch: note_number_to_drum_name(t.pitch) or str(t.pitch) for t in notes}
     else:
         wanted = (0, 2, 4, 5, 7, 9, 11) if high - low <= 40 else (0,)
         names = {k: pitch_name(k) for k in range(low, high + 1) if k % 12 in wanted}

@@ -19,8 +19,8 @@ from continuo.engine.network import (
     MLP,
     SGD,
     AdamW,
-    Evaluation,
     Layer,
+    Metrics,
     Module,
     Neuron,
     Trainer,
@@ -703,9 +703,9 @@ def test_E06_evaluation_by_hand():
         assert batched.accuracy == 0.75
         assert batched.loss == pytest.approx(found.loss)
     assert evaluate(Fixed(), binary_cross_entropy, [[-1.0, 2.0]], [[0, 0]]).accuracy == 0.5
-    assert evaluate(Fixed(), squared_error, [[1.0], [2.0]], [[1.0], [4.0]]) == Evaluation(2.0, None)
-    assert str(Evaluation(2.0, 0.75)) == "loss 2.0000, accuracy 75.0 %"
-    assert str(Evaluation(2.0, None)) == "loss 2.0000"
+    assert evaluate(Fixed(), squared_error, [[1.0], [2.0]], [[1.0], [4.0]]) == Metrics(2.0, None)
+    assert str(Metrics(2.0, 0.75)) == "loss 2.0000, accuracy 75.0 %"
+    assert str(Metrics(2.0, None)) == "loss 2.0000"
 
 
 # Saving.

@@ -11,7 +11,7 @@ import torch
 from conftest import SMALL, set_flags
 
 from continuo.symbolic.note_metrics import MAJOR
-from continuo.symbolic.song import QUARTER, Song, Tone
+from continuo.symbolic.song import QUARTER, Song, SongNote
 from continuo.symbolic.writing import write_song_midi
 from continuo.system.progress import Display
 from corpus import Corpus
@@ -34,14 +34,14 @@ SMALL_NOTES = {key: value for key, value in SMALL.items() if key != "corpus.samp
 def tune(seed, beats=80, qpm=120.0):
     """A walk over a major scale in quarters and eighths: no note is held over a beat."""
     rng = np.random.default_rng(seed)
-    tones, degree = [], 7
+    notes, degree = [], 7
     for beat in range(beats):
         parts = int(rng.integers(1, 3))
         for part in range(parts):
             degree = int(np.clip(degree + rng.integers(-2, 3), 0, 14))
             pitch = 55 + 12 * (degree // 7) + MAJOR[degree % 7]
-            tones.append(Tone(beat * QUARTER + part * QUARTER // 2, pitch, QUARTER // parts))
-    return Song(f"{seed}", f"{seed}", tuple(tones), beats * QUARTER, ((0, qpm),))
+            notes.append(SongNote(beat * QUARTER + part * QUARTER // 2, pitch, QUARTER // parts))
+    return Song(f"{seed}", f"{seed}", tuple(notes), beats * QUARTER, ((0, qpm),))
 
 
 def folder_of(folder, songs):
@@ -114,8 +114,8 @@ def test_A12_songs_are_prompted_with_their_beginning_up_to_a_beat():
         (f"{seed}", 0, 12 * QUARTER, 42 * QUARTER) for seed in range(3)
     ]
     for excerpt in found:
-        after = [replace(t, onset=t.onset + excerpt.seam) for t in excerpt.real.tones]
-        assert [*excerpt.prompt.tones, *after] == [t for t in excerpt.song.tones if t.onset < excerpt.stop]
+        after = [replace(t, onset=t.onset + excerpt.seam) for t in excerpt.real.notes]
+        assert [*excerpt.prompt.notes, *after] == [t for t in excerpt.song.notes if t.onset < excerpt.stop]
 
 
 def test_A12_few_songs_give_several_excerpts_that_do_not_overlap():
@@ -140,8 +140,8 @@ def test_A12_songs_are_bounded_by_seconds():
 
 def test_A12_what_songs_are_like():
     """Four quarters a bar on C and G, beside a song that has no bar to compare and no pitch."""
-    square = Song("", "", tuple(Tone(k * QUARTER, 60 + 7 * (k % 2), QUARTER) for k in range(16)), 16 * QUARTER)
-    drum = Song("", "", (Tone(0, 38, 100, is_drum=True),), QUARTER)
+    square = Song("", "", tuple(SongNote(k * QUARTER, 60 + 7 * (k % 2), QUARTER) for k in range(16)), 16 * QUARTER)
+    drum = Song("", "", (SongNote(0, 38, 100, is_drum=True),), QUARTER)
     found = manner([square, drum])
     assert found["pitch_class_entropy"] == pytest.approx(1)
     assert found["scale_consistency"] == 1
@@ -157,7 +157,7 @@ def test_A12_shares_of_copies_count_stretches_and_not_songs():
     copies = Copies([known])
     whole, none = copied_share(copies, [known]), copied_share(copies, [other])
     assert (whole, none) == (1, 0)
-    weight = {song.id: len(song.tones) - 1 - 7 for song in (known, other)}
+    weight = {song.id: len(song.notes) - 1 - 7 for song in (known, other)}
     assert copied_share(copies, [known, other]) == pytest.approx(weight["0"] / sum(weight.values()))
     assert copied_share(copies, [tune(2, beats=1)]) is None
 
@@ -166,7 +166,7 @@ def test_A12_a_run_that_goes_round_repeats_itself():
     phrase = tune(0, beats=16)
     round_and_round = replace(
         phrase, ticks=4 * phrase.ticks,
-        tones=tuple(replace(t, onset=t.onset + k * phrase.ticks) for k in range(4) for t in phrase.tones),
+        notes=tuple(replace(t, onset=t.onset + k * phrase.ticks) for k in range(4) for t in phrase.notes),
     )  # fmt: skip
     assert repeated(round_and_round) == 1
     assert repeated(tune(1)) < 0.2
@@ -318,8 +318,8 @@ def test_A12_models_of_sound_and_of_notes_stand_in_one_table(model, roll, traine
 def test_A12_what_is_wrong_with_the_notes_is_said(model, monkeypatch, pitches, name):
     def song(take, count):
         prompt = take.prompt
-        more = [Tone(prompt.ticks + k * QUARTER, pitches[k % len(pitches)], QUARTER) for k in range(count)]
-        return replace(prompt, tones=(*prompt.tones, *more), ticks=prompt.ticks + count * QUARTER)
+        more = [SongNote(prompt.ticks + k * QUARTER, pitches[k % len(pitches)], QUARTER) for k in range(count)]
+        return replace(prompt, notes=(*prompt.notes, *more), ticks=prompt.ticks + count * QUARTER)
 
     monkeypatch.setattr(SongTake, "song", song)
     report = measured(model)
@@ -332,8 +332,8 @@ def test_A12_a_tune_learned_by_heart_is_called_a_copy(tmp_path):
     """The held-out tune begins like the one that was learned; who knows that one by heart goes on with it."""
     learned, other = tune(0), tune(1)
     seam = 16 * QUARTER
-    alike = learned.excerpt(0, seam, "").tones
-    mixed = replace(other, tones=(*alike, *(t for t in other.tones if t.onset >= seam)))
+    alike = learned.excerpt(0, seam, "").notes
+    mixed = replace(other, notes=(*alike, *(t for t in other.notes if t.onset >= seam)))
     music = folder_of(tmp_path / "music", {"a": learned, "b": mixed})
     pair = Corpus((replace(learned, id="a.mid"), replace(mixed, id="b.mid")), ())
     seed = next(seed for seed in range(99) if pair.split(0.25, seed)[1][0].id == "b.mid")

@@ -8,33 +8,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from continuo.symbolic.song import Song, Tone
+from continuo.symbolic.song import Song, SongNote
 from evaluation.ngrams import Copies, events
 
 
 def chance(seed: int, onsets: int, name: str = "") -> Song:
     """Random chords at random distances of whole 12ths of a quarter."""
     dice = random.Random(seed)
-    tones, now = [], 0
+    notes, now = [], 0
     for _ in range(onsets):
         for pitch in dice.sample(range(48, 84), dice.choice([1, 1, 2, 3, 4])):
-            tones.append(Tone(now, pitch, dice.choice([120, 240, 480])))
+            notes.append(SongNote(now, pitch, dice.choice([120, 240, 480])))
         now += 40 * dice.choice([3, 4, 6, 8, 12])
-    return Song(name or f"song{seed}", "chance", tuple(sorted(tones)), now)
+    return Song(name or f"song{seed}", "chance", tuple(sorted(notes)), now)
 
 
 def joined(*songs: Song) -> Song:
     """Songs one after the other."""
-    tones, now = [], 0
+    notes, now = [], 0
     for song in songs:
-        tones += [replace(t, onset=t.onset + now) for t in song.tones]
+        notes += [replace(t, onset=t.onset + now) for t in song.notes]
         now += song.ticks
-    return Song("joined", "joined", tuple(sorted(tones)), now)
+    return Song("joined", "joined", tuple(sorted(notes)), now)
 
 
 def cut(song: Song, first: int, last: int) -> Song:
     """Onsets `first` to `last`, the last excluded."""
-    onsets = [*sorted({t.onset for t in song.tones}), song.ticks]
+    onsets = [*sorted({t.onset for t in song.notes}), song.ticks]
     return song.excerpt(onsets[first], onsets[last], "cut")
 
 
@@ -64,26 +64,26 @@ def test_a_planted_copy_is_found_in_any_key(semitones):
 
 
 def test_a_change_within_it_breaks_a_copy():
-    tones = list(cut(TRAINING[3], 0, 60).tones)
-    k = next(k for k, t in enumerate(tones) if t.onset >= 40 * 12 * 15)
-    tones[k] = replace(tones[k], pitch=90)
-    found, name = COPIES.longest(Song("s", "s", tuple(sorted(tones)), 40_000))
+    notes = list(cut(TRAINING[3], 0, 60).notes)
+    k = next(k for k, t in enumerate(notes) if t.onset >= 40 * 12 * 15)
+    notes[k] = replace(notes[k], pitch=90)
+    found, name = COPIES.longest(Song("s", "s", tuple(sorted(notes)), 40_000))
     assert name == "song3"
     assert found < 58
-    assert slow_longest(Song("s", "s", tuple(sorted(tones)), 40_000), TRAINING[3:4]) == found
+    assert slow_longest(Song("s", "s", tuple(sorted(notes)), 40_000), TRAINING[3:4]) == found
 
 
 def test_lengths_velocities_programs_and_percussion_do_not_count():
     song = cut(TRAINING[5], 20, 60)
-    other = [replace(t, length=7, velocity=33, program=40) for t in song.tones]
-    drums = [Tone(k * 130, 36, 20, is_drum=True) for k in range(50)]
+    other = [replace(t, length=7, velocity=33, program=40) for t in song.notes]
+    drums = [SongNote(k * 130, 36, 20, is_drum=True) for k in range(50)]
     disguised = Song("s", "s", tuple(sorted(other + drums)), song.ticks)
     assert COPIES.longest(disguised) == (39, "song5")
 
 
 def test_a_copy_moved_in_time_by_less_than_the_grid_is_found():
     song = cut(TRAINING[8], 0, 40)
-    moved = replace(song, tones=tuple(replace(t, onset=t.onset + 17) for t in song.tones))
+    moved = replace(song, notes=tuple(replace(t, onset=t.onset + 17) for t in song.notes))
     assert events(moved) == events(song)
 
 
@@ -102,7 +102,7 @@ def test_stretches_do_not_go_on_from_one_training_song_into_the_next():
 
 def test_what_is_too_short():
     assert COPIES.longest(Song("s", "s", (), 480)) == (0, "")
-    assert COPIES.longest(Song("s", "s", (Tone(0, 60, 480),), 480)) == (0, "")
+    assert COPIES.longest(Song("s", "s", (SongNote(0, 60, 480),), 480)) == (0, "")
     assert math.isnan(COPIES.share(cut(TRAINING[0], 0, 8)))  # eight onsets, seven steps
     assert COPIES.share(cut(TRAINING[0], 0, 9)) == 1
     assert Copies([]).longest(TRAINING[0]) == (0, "")
@@ -116,11 +116,11 @@ def test_what_is_too_short():
 def test_the_longest_stretch_is_that_of_the_definition(lines):
     songs = []
     for number, steps in enumerate(lines):
-        tones, now = [], 0
+        notes, now = [], 0
         for step, pitch in steps:
             now += step * 120
-            tones.append(Tone(now, 60 + pitch, 120))
-        songs.append(Song(f"s{number}", "", tuple(tones), now + 120))
+            notes.append(SongNote(now, 60 + pitch, 120))
+        songs.append(Song(f"s{number}", "", tuple(notes), now + 120))
     *training, song = songs
     found, name = Copies(training).longest(song)
     assert found == slow_longest(song, training)
@@ -138,7 +138,7 @@ def test_each_event_is_looked_up_twice_at_most_even_where_everything_repeats():
             Counted.searches += 1
             return super().__contains__(stretch)
 
-    ticking = Song("tick", "", tuple(Tone(k * 120, 60, 120) for k in range(3000)), 360_000)
+    ticking = Song("tick", "", tuple(SongNote(k * 120, 60, 120) for k in range(3000)), 360_000)
     copies = Copies([*TRAINING, *[chance(s, 300, f"more{s}") for s in range(100, 200)], ticking])
     copies._text = Counted(copies._text)
     assert copies.longest(cut(ticking, 0, 500)) == (499, "tick")

@@ -3,7 +3,7 @@
 import numpy as np
 from conftest import SMALL
 
-from continuo.symbolic.song import Song, Tone
+from continuo.symbolic.song import Song, SongNote
 
 SCALE = (0, 2, 4, 5, 7, 9, 11)
 TINY = SMALL | {"architecture.hidden": 16, "architecture.head_width": 16, "architecture.layers": 2}
@@ -12,12 +12,12 @@ TINY = SMALL | {"architecture.hidden": 16, "architecture.head_width": 16, "archi
 def tune(seed: int, notes: int = 24) -> Song:
     """A melody of quarters and eighths over held fifths."""
     rng = np.random.default_rng(seed)
-    tones, at = [], 0
+    notes, at = [], 0
     for _ in range(notes):
         length = int(rng.choice([240, 480]))
-        tones.append(Tone(at, 72 + SCALE[rng.integers(7)], length))
+        notes.append(SongNote(at, 72 + SCALE[rng.integers(7)], length))
         if at % 960 == 0:
-            tones += [Tone(at, 48 + shift, 960) for shift in (0, 7)]
+            notes += [SongNote(at, 48 + shift, 960) for shift in (0, 7)]
         at += length
     end = -(-at // 1920) * 1920
-    return Song(f"tune{seed}", f"tune{seed}", tuple(sorted(tones)), end, ((0, 96.0),), ((0, 3, 4),))
+    return Song(f"tune{seed}", f"tune{seed}", tuple(sorted(notes)), end, ((0, 96.0),), ((0, 3, 4),))

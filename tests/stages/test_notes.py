@@ -9,7 +9,7 @@ from conftest import RATE_HZ, melody, set_flags
 from tunes import TINY, tune
 
 from continuo.model.metadata import PRESETS, from_preset
-from continuo.symbolic.song import QUARTER, Song, Tone
+from continuo.symbolic.song import QUARTER, Song, SongNote
 from continuo.symbolic.transcription import read_song
 from continuo.symbolic.writing import write_musicxml, write_song_midi
 from predictor import Predictor, continued
@@ -105,14 +105,14 @@ def test_a_prompt_is_continued_in_four_files(preset, models, tunes, tmp_path, ca
         capsys, "--meta", models[preset], "--prompt", tunes / "tune0.mid", "--frames", 60, "--out", out, "--seed", 3
     )
     song = read_song(out.with_suffix(".mid"))
-    kept = {(t.onset, t.pitch) for t in song.tones}
-    assert {(t.onset, t.pitch) for t in prompt.tones} <= kept
-    assert any(t.onset >= prompt.ticks for t in song.tones)
+    kept = {(t.onset, t.pitch) for t in song.notes}
+    assert {(t.onset, t.pitch) for t in prompt.notes} <= kept
+    assert any(t.onset >= prompt.ticks for t in song.notes)
     assert song.qpm_at(0) == pytest.approx(96, abs=0.01)
     assert song.meter_at(0) == (3, 4)
     written = read_song(out.with_suffix(".musicxml"))
-    assert {(t.onset, t.pitch) for t in written.tones} >= {(t.onset, t.pitch) for t in prompt.tones}
-    assert made["notes"] == len(song.tones)
+    assert {(t.onset, t.pitch) for t in written.notes} >= {(t.onset, t.pitch) for t in prompt.notes}
+    assert made["notes"] == len(song.notes)
     assert out.with_suffix(".png").stat().st_size > 5000
     assert made["seconds"] >= made["prompt_seconds"]
 
@@ -145,8 +145,8 @@ def test_continuation_only_leaves_the_prompt_out(models, tunes, tmp_path, capsys
     predict(capsys, *flags, "--out", tmp_path / "part.wav", "--continuation-only")
     whole, part = (read_song(tmp_path / f"{name}.mid") for name in ("whole", "part"))
     seam = read_song(tunes / "tune1.mid").ticks
-    expected = {(t.onset - seam, t.pitch) for t in whole.tones if t.onset >= seam}
-    assert {(t.onset, t.pitch) for t in part.tones} == expected
+    expected = {(t.onset - seam, t.pitch) for t in whole.notes if t.onset >= seam}
+    assert {(t.onset, t.pitch) for t in part.notes} == expected
 
 
 def test_a_list_of_notes_and_a_part_of_a_file_are_prompts(models, tunes, tmp_path, capsys):
@@ -155,7 +155,7 @@ def test_a_list_of_notes_and_a_part_of_a_file_are_prompts(models, tunes, tmp_pat
         capsys, "--meta", meta, "--prompt", "notes:C4,E4,r,C4+Bb4", "--frames", 8, "--out", tmp_path / "a.wav"
     )
     assert made["prompt_seconds"] == pytest.approx(2.0)
-    heard = {(t.onset, t.pitch) for t in read_song(tmp_path / "a.mid").tones}
+    heard = {(t.onset, t.pitch) for t in read_song(tmp_path / "a.mid").notes}
     assert {(0, 60), (480, 64), (1440, 60), (1440, 70)} <= heard
     flags = ("--meta", meta, "--prompt", tunes / "tune0.mid", "--frames", 8, "--prompt-share", 0.5)
     half = predict(capsys, *flags, "--out", tmp_path / "b.wav")
@@ -170,19 +170,19 @@ def test_one_instrument_of_many_and_one_voice_of_many(tmp_path):
     from continuo.symbolic.roll import RollCodec
     from corpus import load_songs
 
-    tones = tuple(sorted([*tune(0).tones, *(Tone(k * 480, 40, 480, 80, 33) for k in range(8))]))
-    write_song_midi(Song("band", "band", tones, tune(0).ticks), tmp_path / "band.mid")
+    notes = tuple(sorted([*tune(0).notes, *(SongNote(k * 480, 40, 480, 80, 33) for k in range(8))]))
+    write_song_midi(Song("band", "band", notes, tune(0).ticks), tmp_path / "band.mid")
     write_song_midi(tune(1), tmp_path / "piano.mid")
     corpus = load_songs(CorpusSection(path=str(tmp_path), programs=(33,)))
     assert [song.id for song in corpus.pieces] == ["band.mid"]
-    assert {tone.pitch for tone in corpus.pieces[0].tones} == {40}
+    assert {note.pitch for note in corpus.pieces[0].notes} == {40}
     assert any("no note of the programs 33" in reason for _, reason in corpus.skipped)
     codec = RollCodec.fit([tune(0)], most=1)
     assert codec.vocabulary == (codec.vocabulary[0],)
     alone = codec.decode(codec.encode(tune(0)))
-    tops = [max(t.pitch for t in tune(0).tones if t.onset <= at < t.end) for at in range(0, tune(0).ticks, 240)
-            if any(t.onset <= at < t.end for t in tune(0).tones)]  # fmt: skip
-    heard = [t.pitch for at in range(0, tune(0).ticks, 240) for t in alone.tones if t.onset <= at < t.end]
+    tops = [max(t.pitch for t in tune(0).notes if t.onset <= at < t.end) for at in range(0, tune(0).ticks, 240)
+            if any(t.onset <= at < t.end for t in tune(0).notes)]  # fmt: skip
+    heard = [t.pitch for at in range(0, tune(0).ticks, 240) for t in alone.notes if t.onset <= at < t.end]
     assert heard == tops
 
 
@@ -199,7 +199,7 @@ def test_endings_are_where_they_are_heard(models, tunes):
 
 def test_nothing_left_of_a_prompt_is_refused(models, tunes, tmp_path, capsys):
     flags = ["--meta", models["notes-mlp"], "--frames", 8, "--out", tmp_path / "a.wav"]
-    late = Song("late", "late", (Tone(960, 60, 480),), 1440)
+    late = Song("late", "late", (SongNote(960, 60, 480),), 1440)
     write_song_midi(late, tmp_path / "late.mid")
     status, error = predict(capsys, *flags, "--prompt", tmp_path / "late.mid", "--prompt-share", 0.5)
     assert (status, "leaves nothing" in error) == (2, True)
@@ -262,7 +262,7 @@ def test_a_corpus_of_notes_names_what_it_leaves_out(tunes, tmp_path, capsys):
         shutil.copy(path, tmp_path)
     (tmp_path / "broken.mid").write_bytes(b"MThd\0\0")
     (tmp_path / "notes.txt").write_text("no music")
-    drums = Song("d", "d", (Tone(0, 36, 240, 80, 0, True),), 480)
+    drums = Song("d", "d", (SongNote(0, 36, 240, 80, 0, True),), 480)
     write_song_midi(drums, tmp_path / "drums.mid")
     write_song_midi(Song("e", "e", (), 480), tmp_path / "empty.mid")
     assert main([str(tmp_path), "--notes"]) == 0
@@ -375,26 +375,26 @@ def test_the_engine_from_scratch_says_what_it_cannot_train(tunes, tmp_path, caps
 
 
 def test_a_continuation_goes_on_with_a_held_note():
-    prompt = Song("p", "p", (Tone(0, 60, QUARTER),), QUARTER)
+    prompt = Song("p", "p", (SongNote(0, 60, QUARTER),), QUARTER)
     known = prompt
-    whole = Song("w", "w", (Tone(0, 60, 2 * QUARTER), Tone(QUARTER, 64, QUARTER)), 2 * QUARTER)
-    assert continued(prompt, known, whole).tones == whole.tones
+    whole = Song("w", "w", (SongNote(0, 60, 2 * QUARTER), SongNote(QUARTER, 64, QUARTER)), 2 * QUARTER)
+    assert continued(prompt, known, whole).notes == whole.notes
 
 
 def test_a_prompt_out_of_range_is_moved_and_named(models, tmp_path, capsys):
     from predict import main
 
-    write_song_midi(Song("h", "h", (Tone(0, 110, 480), Tone(480, 72, 480)), 960), tmp_path / "high.mid")
+    write_song_midi(Song("h", "h", (SongNote(0, 110, 480), SongNote(480, 72, 480)), 960), tmp_path / "high.mid")
     flags = ["--meta", str(models["roll-conv"]), "--prompt", str(tmp_path / "high.mid"), "--frames", "4"]
     assert main([*flags, "--out", str(tmp_path / "x.wav")]) == 0
     assert "1 note of the prompt is beyond" in capsys.readouterr().err
 
 
 def test_ties_of_one_pitch_in_two_voices_are_kept_apart(tmp_path):
-    tones = (Tone(0, 60, 2880), Tone(480, 60, 960), Tone(1440, 60, 1440), Tone(2400, 64, 480))
-    write_musicxml(Song("s", "s", tones, 3840), tmp_path / "s.musicxml", title="ties")
-    assert [(t.onset, t.pitch, t.length) for t in read_song(tmp_path / "s.musicxml").tones] == [
-        (t.onset, t.pitch, t.length) for t in tones
+    notes = (SongNote(0, 60, 2880), SongNote(480, 60, 960), SongNote(1440, 60, 1440), SongNote(2400, 64, 480))
+    write_musicxml(Song("s", "s", notes, 3840), tmp_path / "s.musicxml", title="ties")
+    assert [(t.onset, t.pitch, t.length) for t in read_song(tmp_path / "s.musicxml").notes] == [
+        (t.onset, t.pitch, t.length) for t in notes
     ]
 
 
@@ -409,7 +409,7 @@ def test_a_very_long_song_is_written_without_musicxml_and_that_is_said(models, t
     from predict import main
 
     monkeypatch.setattr("continuo.symbolic.engraving.MAX_BARS", 3)
-    write_song_midi(Song("l", "l", (Tone(0, 60, 480), Tone(8000, 62, 480)), 9600), tmp_path / "long.mid")
+    write_song_midi(Song("l", "l", (SongNote(0, 60, 480), SongNote(8000, 62, 480)), 9600), tmp_path / "long.mid")
     flags = ["--meta", models["notes-lstm"], "--prompt", tmp_path / "long.mid", "--frames", 3, "--json", "--quiet"]
     assert main([*map(str, flags), "--out", str(tmp_path / "x.wav")]) == 0
     printed = capsys.readouterr()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from continuo.symbolic.chords import FIRST_CHORD, FIRST_NOTE, FIRST_TEMPO, REST, TEMPOS_QPM, ChordCodec
-from continuo.symbolic.song import QUARTER, Song, Tone
+from continuo.symbolic.song import QUARTER, Song, SongNote
 
 GRID = 40
 """Ticks of a step at 12 to the quarter note."""
@@ -20,13 +20,13 @@ REACH = 16 * 12
 CODEC = ChordCodec(chords=((60, 64, 67), (60, 64), (62, 65), (48, 60)), program=19, meter=(3, 4), qpm=96.0)
 
 
-def song(*tones: Tone, ticks: int | None = None, **facts) -> Song:
-    end = max((t.end for t in tones), default=0)
-    return Song("s", "s", tuple(sorted(tones)), end if ticks is None else ticks, **facts)
+def song(*notes: SongNote, ticks: int | None = None, **facts) -> Song:
+    end = max((t.end for t in notes), default=0)
+    return Song("s", "s", tuple(sorted(notes)), end if ticks is None else ticks, **facts)
 
 
-def chord(onset: int, length: int, *pitches: int) -> list[Tone]:
-    return [Tone(onset, pitch, length) for pitch in pitches]
+def chord(onset: int, length: int, *pitches: int) -> list[SongNote]:
+    return [SongNote(onset, pitch, length) for pitch in pitches]
 
 
 @st.composite
@@ -39,14 +39,14 @@ def songs(draw) -> Song:
     )
     length = st.one_of(st.sampled_from([1, 19, 20, 21, 160, 240, 480, 960]), st.integers(1, 12_000))
     pitch = st.one_of(st.sampled_from([48, 60, 62, 64, 65, 67]), st.integers(0, 127))
-    tone = st.builds(Tone, place, pitch, length, st.integers(1, 127), st.sampled_from([0, 0, 40]), st.booleans())
-    tones, silence = draw(st.lists(tone, max_size=25)), draw(st.sampled_from([0, 0, 0, 30_000]))
-    tones = [replace(t, onset=t.onset + silence) for t in tones]
+    note = st.builds(SongNote, place, pitch, length, st.integers(1, 127), st.sampled_from([0, 0, 40]), st.booleans())
+    notes, silence = draw(st.lists(note, max_size=25)), draw(st.sampled_from([0, 0, 0, 30_000]))
+    notes = [replace(t, onset=t.onset + silence) for t in notes]
     tempos = draw(st.dictionaries(place, st.floats(21, 310), max_size=5))
     meters = draw(st.dictionaries(place, st.sampled_from([(4, 4), (6, 8)]), max_size=2))
     return song(
-        *tones,
-        ticks=max((t.end for t in tones), default=0) + draw(st.sampled_from([0, 0, 7, 500, 25_000])),
+        *notes,
+        ticks=max((t.end for t in notes), default=0) + draw(st.sampled_from([0, 0, 7, 500, 25_000])),
         tempos=tuple(sorted(tempos.items())),
         meters=tuple((at, *meter) for at, meter in sorted(meters.items())),
     )
@@ -88,16 +88,16 @@ def test_a_song_is_read_back_as_it_was_quantised(piece):
 def test_quantised_is_what_the_conventions_say(piece):
     """A second reckoning, in fractions."""
     longest: dict[tuple[int, int], int] = {}
-    for tone in piece.tones:
-        if not tone.is_drum:
-            onset, end = halves_up(tone.onset), halves_up(tone.end)
-            lengths = longest.get((onset, tone.pitch), 1), min(end - onset, REACH)
-            longest[onset, tone.pitch] = max(lengths)
+    for note in piece.notes:
+        if not note.is_drum:
+            onset, end = halves_up(note.onset), halves_up(note.end)
+            lengths = longest.get((onset, note.pitch), 1), min(end - onset, REACH)
+            longest[onset, note.pitch] = max(lengths)
     found = CODEC.round_trip(piece)
-    assert {(t.onset // GRID, t.pitch): t.length // GRID for t in found.tones} == longest
-    assert len(found.tones) == len(longest)
-    assert {t.onset % GRID + t.length % GRID for t in found.tones} <= {0}
-    assert {(t.velocity, t.program, t.is_drum) for t in found.tones} <= {(80, piece.program(), False)}
+    assert {(t.onset // GRID, t.pitch): t.length // GRID for t in found.notes} == longest
+    assert len(found.notes) == len(longest)
+    assert {t.onset % GRID + t.length % GRID for t in found.notes} <= {0}
+    assert {(t.velocity, t.program, t.is_drum) for t in found.notes} <= {(80, piece.program(), False)}
     assert found.ticks == GRID * max([halves_up(piece.ticks), *(at + n for (at, _), n in longest.items())])
     assert found.meters == piece.meters
     assert found.tempos[0][0] == 0
@@ -112,9 +112,9 @@ def test_events_appended_begin_where_the_song_ended(piece, length):
     codes, end = CODEC.encode(piece), CODEC.round_trip(piece).ticks
     after = [[FIRST_NOTE + 50, length, 6], [FIRST_NOTE + 53, 12, 12]]
     longer = CODEC.decode(np.concatenate([codes, after]), like=piece)
-    expected = (Tone(end, 50, max(length, 1) * GRID), Tone(end + 6 * GRID, 53, QUARTER))
+    expected = (SongNote(end, 50, max(length, 1) * GRID), SongNote(end + 6 * GRID, 53, QUARTER))
     program = piece.program()
-    assert longer.tones == (*CODEC.round_trip(piece).tones, *(replace(t, program=program) for t in expected))
+    assert longer.notes == (*CODEC.round_trip(piece).notes, *(replace(t, program=program) for t in expected))
     assert longer.ticks == end + 18 * GRID
 
 
@@ -122,9 +122,9 @@ def test_events_appended_begin_where_the_song_ended(piece, length):
 @given(events(CODEC), st.sampled_from([None, None, Song("like", "l", (), 0, ((960, 70.0),), ((0, 6, 8),))]))
 def test_any_events_are_a_song(codes, like):
     made = CODEC.decode(codes, like)
-    assert list(made.tones) == sorted(made.tones)
-    assert len({(t.onset, t.pitch) for t in made.tones}) == len(made.tones)
-    assert all(t.onset >= 0 and 0 <= t.pitch <= 127 and t.length > 0 and t.end <= made.ticks for t in made.tones)
+    assert list(made.notes) == sorted(made.notes)
+    assert len({(t.onset, t.pitch) for t in made.notes}) == len(made.notes)
+    assert all(t.onset >= 0 and 0 <= t.pitch <= 127 and t.length > 0 and t.end <= made.ticks for t in made.notes)
     assert made.ticks >= GRID * codes[:, 2].sum()
     assert [at for at, _ in made.tempos] == sorted({at for at, _ in made.tempos})
     if like is None:
@@ -135,8 +135,8 @@ def test_any_events_are_a_song(codes, like):
 def test_events_in_their_order():
     """A tempo, an upbeat, long before short, low before high, a rest, a new tempo within a rest, a long end."""
     piece = song(
-        *chord(480, 480, 60, 64, 67), Tone(480, 36, 1440), Tone(960, 72, 60), *chord(960, 480, 62, 66),
-        Tone(0, 35, 480, is_drum=True), ticks=23_000, tempos=((0, 120.0), (700, 121.0), (3000, 60.0)),
+        *chord(480, 480, 60, 64, 67), SongNote(480, 36, 1440), SongNote(960, 72, 60), *chord(960, 480, 62, 66),
+        SongNote(0, 35, 480, is_drum=True), ticks=23_000, tempos=((0, 120.0), (700, 121.0), (3000, 60.0)),
     )  # fmt: skip
     note = lambda pitch: FIRST_NOTE + pitch  # noqa: E731
     assert CODEC.encode(piece).tolist() == [
@@ -157,7 +157,7 @@ def test_events_in_their_order():
 
 
 def test_silence_drums_and_nothing_are_tempo_and_rests():
-    drums = song(Tone(0, 36, 240, is_drum=True), ticks=9600)
+    drums = song(SongNote(0, 36, 240, is_drum=True), ticks=9600)
     assert CODEC.encode(drums).tolist() == [[21, 0, 0], [REST, 0, 192], [REST, 0, 48]]
     assert CODEC.encode(song(ticks=16 * QUARTER)).tolist() == [[21, 0, 0], [REST, 0, 192]]
     assert CODEC.encode(song()).tolist() == [[21, 0, 0]]
@@ -181,17 +181,17 @@ def test_the_largest_known_parts_are_taken():
 
 
 def test_overlapping_notes_of_one_pitch_stay_and_equal_onsets_merge():
-    piece = song(Tone(0, 60, 960), Tone(480, 60, 960), Tone(0, 60, 240, program=5), Tone(485, 60, 100))
-    assert CODEC.round_trip(piece).tones == (Tone(0, 60, 960), Tone(480, 60, 960))
+    piece = song(SongNote(0, 60, 960), SongNote(480, 60, 960), SongNote(0, 60, 240, program=5), SongNote(485, 60, 100))
+    assert CODEC.round_trip(piece).notes == (SongNote(0, 60, 960), SongNote(480, 60, 960))
     assert CODEC.decode(CODEC.encode(piece), like=piece) == CODEC.round_trip(piece)
     twice = np.array([[FIRST_NOTE + 60, 24, 0], [FIRST_CHORD + 1, 12, 12]])
-    assert CODEC.decode(twice).tones == (Tone(0, 60, 960, program=19), Tone(0, 64, 480, program=19))
-    legato = CODEC.round_trip(song(Tone(0, 60, 461), Tone(461, 62, 480)))
-    assert legato.tones == (Tone(0, 60, 480), Tone(480, 62, 480))  # both ends rounded: no gap, no overlap
+    assert CODEC.decode(twice).notes == (SongNote(0, 60, 960, program=19), SongNote(0, 64, 480, program=19))
+    legato = CODEC.round_trip(song(SongNote(0, 60, 461), SongNote(461, 62, 480)))
+    assert legato.notes == (SongNote(0, 60, 480), SongNote(480, 62, 480))  # both ends rounded: no gap, no overlap
 
 
 def test_tempo_and_meter_come_from_the_events_then_the_prompt_then_the_corpus():
-    like = song(Tone(0, 60, 480, program=7), tempos=((0, 133.0), (960, 50.0)), meters=((0, 5, 8),))
+    like = song(SongNote(0, 60, 480, program=7), tempos=((0, 133.0), (960, 50.0)), meters=((0, 5, 8),))
     note, tempo = [FIRST_NOTE + 60, 12, 12], [FIRST_TEMPO + 31, 0, 0]
     assert CODEC.decode(np.array([note] * 3), like).tempos == like.tempos
     assert CODEC.decode(np.array([note, tempo, note]), like).tempos == ((0, 133.0), (480, TEMPOS_QPM[31]))
@@ -204,7 +204,7 @@ def test_tempo_and_meter_come_from_the_events_then_the_prompt_then_the_corpus():
     ]
     assert (CODEC.decode(np.array([note])).program(), CODEC.decode(np.array([note]), like).program()) == (19, 7)
     assert TEMPOS_QPM[31] == pytest.approx(320)
-    extreme = song(Tone(0, 60, 480), tempos=((0, 5.0),))
+    extreme = song(SongNote(0, 60, 480), tempos=((0, 5.0),))
     assert CODEC.encode(extreme)[0].tolist() == [FIRST_TEMPO, 0, 0]
     assert CODEC.decode(CODEC.encode(extreme), like=extreme).tempos == ((0, 5.0),)
 
@@ -215,10 +215,10 @@ def corpus() -> list[Song]:
         *chord(480, 480, 60, 64, 67), *chord(960, 480, 60, 64, 67), *chord(1440, 480, 62, 65), ticks=4000,
         tempos=((0, 90.0),), meters=((0, 1, 4), (480, 3, 4)),
     )  # fmt: skip
-    waltz = replace(waltz, tones=tuple(replace(t, program=40) for t in waltz.tones))
+    waltz = replace(waltz, notes=tuple(replace(t, program=40) for t in waltz.notes))
     other = song(*chord(0, 480, 62, 65), *chord(480, 240, 60, 64, 67), *chord(960, 480, 50, 51), tempos=((0, 100.0),))
-    drums = song(Tone(0, 36, 480, is_drum=True), tempos=((0, 300.0),))
-    return [waltz, drums, drums, replace(waltz, tones=waltz.tones[-1:]), other]
+    drums = song(SongNote(0, 36, 480, is_drum=True), tempos=((0, 300.0),))
+    return [waltz, drums, drums, replace(waltz, notes=waltz.notes[-1:]), other]
 
 
 def test_fit_counts_chords_and_usual_facts():
@@ -286,7 +286,7 @@ def test_what_is_missing_or_impossible_is_said():
     with pytest.raises(ValueError, match="160 classes are too few"):
         ChordCodec.fit(corpus(), classes=160)
     with pytest.raises(ValueError, match="no pitched note"):
-        ChordCodec.fit([song(Tone(0, 36, 480, is_drum=True))])
+        ChordCodec.fit([song(SongNote(0, 36, 480, is_drum=True))])
     for codes in ([[0, 0]], [0, 0, 0]):
         with pytest.raises(ValueError, match="shape"):
             CODEC.decode(np.array(codes))
@@ -300,14 +300,14 @@ def read(path) -> Song:
     symusic = pytest.importorskip("symusic")
     score = symusic.Score.from_file(str(path))
     ticks = lambda time: round(time * QUARTER / score.ticks_per_quarter)  # noqa: E731
-    tones = [
-        Tone(ticks(n.time), n.pitch, max(ticks(n.end) - ticks(n.time), 1), n.velocity, track.program, track.is_drum)
+    notes = [
+        SongNote(ticks(n.time), n.pitch, max(ticks(n.end) - ticks(n.time), 1), n.velocity, track.program, track.is_drum)
         for track in score.tracks
         for n in track.notes
     ]
     tempos = sorted((ticks(t.time), t.qpm) for t in score.tempos)
     meters = sorted((ticks(m.time), m.numerator, m.denominator) for m in score.time_signatures)
-    return song(*tones, tempos=tuple(tempos), meters=tuple(meters))
+    return song(*notes, tempos=tuple(tempos), meters=tuple(meters))
 
 
 def test_real_files_are_read_back():
@@ -321,5 +321,5 @@ def test_real_files_are_read_back():
         codes = codec.encode(piece)
         check_codes(codec, codes)
         assert codec.decode(codes, like=piece) == codec.round_trip(piece)
-    kept = [len(codec.round_trip(tune).tones) / len({(t.onset, t.pitch) for t in tune.tones}) for tune in tunes]
+    kept = [len(codec.round_trip(tune).notes) / len({(t.onset, t.pitch) for t in tune.notes}) for tune in tunes]
     assert min(kept) > 0.95  # the grid holds what is in the tunes

@@ -7,14 +7,14 @@ import random
 import pytest
 
 from continuo.symbolic import note_metrics
-from continuo.symbolic.song import QUARTER, Song, Tone
+from continuo.symbolic.song import QUARTER, Song, SongNote
 
 
 def line(*pitches: int | tuple[int, ...], step: int = QUARTER, ticks: int = 0) -> Song:
     """Notes or chords, one after the other; 0 is a rest."""
     groups = [p if isinstance(p, tuple) else (p,) for p in pitches]
-    tones = [Tone(k * step, pitch, step) for k, group in enumerate(groups) for pitch in group if pitch]
-    return Song("s", "s", tuple(sorted(tones)), ticks or len(groups) * step)
+    notes = [SongNote(k * step, pitch, step) for k, group in enumerate(groups) for pitch in group if pitch]
+    return Song("s", "s", tuple(sorted(notes)), ticks or len(groups) * step)
 
 
 def test_entropy_of_pitch_classes():
@@ -33,7 +33,7 @@ def test_scale_and_its_tonic():
 
 
 def test_percussion_has_no_pitch():
-    drums = Song("d", "d", (Tone(0, 36, 10, is_drum=True), Tone(480, 38, 10, is_drum=True)), 1920)
+    drums = Song("d", "d", (SongNote(0, 36, 10, is_drum=True), SongNote(480, 38, 10, is_drum=True)), 1920)
     assert math.isnan(note_metrics.pitch_class_entropy(drums))
     assert math.isnan(note_metrics.scale_consistency(drums))
     assert note_metrics.note_counts(drums).pitches == {}
@@ -48,22 +48,22 @@ def test_groove_of_bars_alike_and_of_bars_that_differ():
 
 
 def test_groove_across_a_meter_change_looks_at_the_shorter_bar():
-    tones = tuple(Tone(tick, 60, 100) for tick in (0, 480, 1440, 1920, 2400))
-    song = Song("s", "s", tones, 3360, meters=((0, 4, 4), (1920, 3, 4)))
+    notes = tuple(SongNote(tick, 60, 100) for tick in (0, 480, 1440, 1920, 2400))
+    song = Song("s", "s", notes, 3360, meters=((0, 4, 4), (1920, 3, 4)))
     assert note_metrics.groove_consistency(song) == 1  # they differ in the fourth beat alone
-    assert math.isnan(note_metrics.groove_consistency(Song("s", "s", tones, 1920)))  # a single bar
+    assert math.isnan(note_metrics.groove_consistency(Song("s", "s", notes, 1920)))  # a single bar
 
 
 def test_an_onset_just_before_a_bar_line_belongs_to_the_next_bar():
-    early = Song("s", "s", (Tone(0, 60, 100), Tone(1915, 60, 100)), 3840)
+    early = Song("s", "s", (SongNote(0, 60, 100), SongNote(1915, 60, 100)), 3840)
     assert note_metrics.groove_consistency(early) == 1
 
 
 def test_the_riff_is_found_in_the_top_voice():
     tune = [60, 64, 67, 72, 71]
     song = line(*tune, *[p + 5 for p in tune], 70, 61, *tune)
-    bass = tuple(Tone(k * QUARTER, 36 + k % 5, QUARTER) for k in range(17))
-    song = Song("s", "s", tuple(sorted(song.tones + bass)), song.ticks)
+    bass = tuple(SongNote(k * QUARTER, 36 + k % 5, QUARTER) for k in range(17))
+    song = Song("s", "s", tuple(sorted(song.notes + bass)), song.ticks)
     counts = note_metrics.note_counts(song)
     assert counts.riff == ((4, 12), (3, 12), (5, 12), (-1, 12))
     assert counts.riff_count == 3
@@ -73,7 +73,9 @@ def test_the_riff_is_found_in_the_top_voice():
 
 
 def test_what_lies_under_a_held_note_is_not_the_top_voice():
-    held = Song("s", "s", (Tone(0, 72, 960), Tone(480, 60, 480), Tone(960, 65, 480), Tone(1200, 69, 240)), 1440)
+    held = Song(
+        "s", "s", (SongNote(0, 72, 960), SongNote(480, 60, 480), SongNote(960, 65, 480), SongNote(1200, 69, 240)), 1440
+    )
     assert note_metrics.top_voice(held) == [(0, 72), (960, 65), (1200, 69)]
 
 
@@ -85,7 +87,7 @@ def test_what_lies_under_a_held_note_is_not_the_top_voice():
         (line(*[60] * 20), "one note again and again: 20 of 20 onsets are C4"),
         (line(*[(60, 64, 67)] * 19, 62), "one chord again and again: 19 of 20 onsets are C4 E4 G4"),
         (line(60, 62, 64, 65, 67, 65, 64, 62, *[61] * 8), "second half is one note again and again: 8 of 8"),
-        (Song("d", "d", tuple(Tone(k * 240, 42, 10, is_drum=True) for k in range(16)), 3840), "drum42"),
+        (Song("d", "d", tuple(SongNote(k * 240, 42, 10, is_drum=True) for k in range(16)), 3840), "drum42"),
     ],
 )
 def test_stuck(song, words):
@@ -120,12 +122,12 @@ def test_bach_has_the_published_figures(shared_data):
     """
     songs = []
     for piece in json.loads((shared_data / "jsb" / "jsb-chorales-16th.json").read_text())["valid"]:
-        tones, begun = [], {}
+        notes, begun = [], {}
         for k, frame in enumerate([*piece, []]):
             now = {int(pitch) for pitch in frame}
-            tones += [Tone(begun[p] * 120, p, (k - begun.pop(p)) * 120) for p in list(begun) if p not in now]
+            notes += [SongNote(begun[p] * 120, p, (k - begun.pop(p)) * 120) for p in list(begun) if p not in now]
             begun |= {p: k for p in now if p not in begun}
-        songs.append(Song("bach", "bach", tuple(sorted(tones)), len(piece) * 120))
+        songs.append(Song("bach", "bach", tuple(sorted(notes)), len(piece) * 120))
 
     def mean(figures):
         return sum(figures) / len(songs)

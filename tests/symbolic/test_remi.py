@@ -17,23 +17,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from continuo.symbolic.remi import TEMPOS, RemiCodec
-from continuo.symbolic.song import QUARTER, Song, Tone
+from continuo.symbolic.song import QUARTER, Song, SongNote
 
 MIDI = SHARED / "midi"
 METERS = [(4, 4), (3, 4), (6, 8), (7, 8), (5, 16), (2, 2), (9, 8), (1, 4), (13, 16)]
 QUIET = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
-def song_of(tones, ticks=0, tempos=((0, 120.0),), meters=((0, 4, 4),)):
-    tones = tuple(sorted(tones))
-    return Song("s", "s", tones, max([ticks, *(t.end for t in tones)]), tuple(tempos), tuple(meters))
+def song_of(notes, ticks=0, tempos=((0, 120.0),), meters=((0, 4, 4),)):
+    notes = tuple(sorted(notes))
+    return Song("s", "s", notes, max([ticks, *(t.end for t in notes)]), tuple(tempos), tuple(meters))
 
 
 def made(seed, *, meters=METERS, tidy=False):
     """A song with everything that is awkward; `tidy` keeps it on sixteenths."""
     rng = random.Random(seed)
     unit = 120 if tidy else 1
-    tones = []
+    notes = []
     for _ in range(rng.randint(0, 40)):
         onset, length = (
             rng.choice([0, 7, 1900, 1930, rng.randrange(40_000)]),
@@ -41,29 +41,29 @@ def made(seed, *, meters=METERS, tidy=False):
         )
         drum = rng.random() < 0.2
         program = 0 if drum and tidy else rng.choice([0, 0, 41, 127])
-        tones.append(Tone(onset // unit * unit, rng.randrange(128), max(length // unit, 1) * unit,
+        notes.append(SongNote(onset // unit * unit, rng.randrange(128), max(length // unit, 1) * unit,
                           rng.randint(1, 127), program, drum))  # fmt: skip
         if rng.random() < 0.2:
-            tones.append(replace(tones[-1], velocity=rng.randint(1, 127), length=rng.choice([120, 480, 960])))
+            notes.append(replace(notes[-1], velocity=rng.randint(1, 127), length=rng.choice([120, 480, 960])))
     places = [sorted(rng.randrange(30_000) for _ in range(rng.randint(0, 4))) for _ in range(2)]
     tempos = [(at, rng.choice([5.0, 60.0, 119.7, 152.765, 400.0])) for at in places[0]]
     changes = [(at, *rng.choice(meters)) for at in places[1]]
     if rng.random() < 0.5:
         changes = [(0, *rng.choice(meters)), *changes]
-    return song_of(tones, rng.choice([0, 1, 1921, 60_000]), tempos, changes)
+    return song_of(notes, rng.choice([0, 1, 1921, 60_000]), tempos, changes)
 
 
 def of_real_file(path):
     """A MIDI file as symusic reads it, in ticks of ours."""
     score = symusic.Score(path)
     at = lambda tick: round(tick * QUARTER / score.ticks_per_quarter)  # noqa: E731
-    tones = {
-        Tone(at(n.time), n.pitch, max(at(n.end) - at(n.time), 1), max(n.velocity, 1), track.program, track.is_drum)
+    notes = {
+        SongNote(at(n.time), n.pitch, max(at(n.end) - at(n.time), 1), max(n.velocity, 1), track.program, track.is_drum)
         for track in score.tracks
         for n in track.notes
     }
     meters = [(at(m.time), m.numerator, m.denominator) for m in score.time_signatures]
-    return song_of(tones, at(score.end()), [(at(t.time), t.qpm) for t in score.tempos], meters)
+    return song_of(notes, at(score.end()), [(at(t.time), t.qpm) for t in score.tempos], meters)
 
 
 def names(codec, codes):
@@ -111,13 +111,19 @@ def test_decoding_gives_the_quantised_song(codecs, name):
 @given(st.data())
 def test_decoding_gives_the_quantised_song_whatever_it_is(codecs, data):
     tick = st.integers(0, 20_000)
-    tone = st.builds(
-        Tone, tick, st.integers(0, 127), st.integers(1, 40_000), st.integers(1, 127), st.integers(0, 127), st.booleans()
+    note = st.builds(
+        SongNote,
+        tick,
+        st.integers(0, 127),
+        st.integers(1, 40_000),
+        st.integers(1, 127),
+        st.integers(0, 127),
+        st.booleans(),
     )
     tempo = st.tuples(tick, st.floats(1, 1000))
     meter = st.builds(lambda at, n, d: (at, n, d), tick, st.integers(1, 40), st.sampled_from([1, 2, 4, 8, 16, 32]))
     song = song_of(
-        data.draw(st.lists(tone, max_size=12)),
+        data.draw(st.lists(note, max_size=12)),
         data.draw(tick),
         sorted(data.draw(st.lists(tempo, max_size=4))),
         sorted(data.draw(st.lists(meter, max_size=4))),
@@ -135,7 +141,7 @@ def test_rounding_is_that_of_exact_fractions(codec):
     for song in MADE:
         rounded = codec.round_trip(song)
         want = {}
-        for t in song.tones:
+        for t in song.notes:
             onset = half_up(Fraction(t.onset, step)) * step
             at = bisect_right([m[0] for m in rounded.meters], onset) - 1
             beat = {4: 480, 8: 240, 16: 120}[rounded.meters[at][2]]
@@ -146,12 +152,12 @@ def test_rounding_is_that_of_exact_fractions(codec):
             velocity = min(levels, key=lambda level, t=t: (abs(level - t.velocity), level))
             longest, loudest = want.get(key, (0, 0))
             want[key] = (max(longest, length), max(loudest, velocity))
-        assert {(t.onset, t.pitch, t.program, t.is_drum): (t.length, t.velocity) for t in rounded.tones} == want
-        assert rounded.tones == tuple(sorted(rounded.tones))
+        assert {(t.onset, t.pitch, t.program, t.is_drum): (t.length, t.velocity) for t in rounded.notes} == want
+        assert rounded.notes == tuple(sorted(rounded.notes))
 
 
 def test_tokens_are_those_of_the_module_s_example(codec):
-    song = song_of([Tone(0, 60, 480, 80), Tone(480, 36, 1, 127, 5, True)])
+    song = song_of([SongNote(0, 60, 480, 80), SongNote(480, 36, 1, 127, 5, True)])
     start = ["Bar_None", "TimeSig_4/4", "Position_0", "Tempo_120.0", "Program_0", "Pitch_60", "Velocity_79"]
     end = ["Duration_1.0.12", "Position_12", "Program_-1", "Pitch_36", "Velocity_127", "Duration_0.1.12"]
     assert names(codec, codec.encode(song)) == start + end
@@ -164,7 +170,7 @@ def test_miditok_s_own_rounding_writes_the_same_tokens(codec, seed):
     song = replace(codec.round_trip(song), tempos=((0, 120.0),))
     score = symusic.Score(QUARTER)
     score.tempos, score.time_signatures = [symusic.Tempo(0, 120)], [symusic.TimeSignature(*m) for m in song.meters]
-    for t in song.tones:
+    for t in song.notes:
         track = symusic.Track(program=t.program, is_drum=t.is_drum)
         track.notes.append(symusic.Note(t.onset, t.length, t.pitch, t.velocity))
         score.tracks.append(track)
@@ -172,20 +178,20 @@ def test_miditok_s_own_rounding_writes_the_same_tokens(codec, seed):
     ours = codec.decode(codec.encode(song))
     scale = QUARTER // theirs.ticks_per_quarter
     heard = [
-        Tone(n.time * scale, n.pitch, n.duration * scale, n.velocity, track.program, track.is_drum)
+        SongNote(n.time * scale, n.pitch, n.duration * scale, n.velocity, track.program, track.is_drum)
         for track in theirs.tracks
         for n in track.notes
     ]
-    assert tuple(sorted(heard)) == ours.tones == song.tones
+    assert tuple(sorted(heard)) == ours.notes == song.notes
     assert tuple((m.time * scale, m.numerator, m.denominator) for m in theirs.time_signatures) == ours.meters
 
 
 def test_on_the_grid_nothing_is_lost(codec):
     """Rests of many bars before, within and after, an upbeat of one quarter, every pitch, program and drum."""
-    keys = [Tone(120 * k, k, 40 + 40 * k, 79) for k in range(128)]
-    programs = [Tone(480, 60, 480, 15, program) for program in range(128)]
-    drums = [Tone(480 * k, k, 120, 127, 0, True) for k in range(128)]
-    late = [Tone(480 + 200 * 1920, 60, 16 * 480, 127), Tone(480 + 200 * 1920, 61, 64 * 480, 127)]
+    keys = [SongNote(120 * k, k, 40 + 40 * k, 79) for k in range(128)]
+    programs = [SongNote(480, 60, 480, 15, program) for program in range(128)]
+    drums = [SongNote(480 * k, k, 120, 127, 0, True) for k in range(128)]
+    late = [SongNote(480 + 200 * 1920, 60, 16 * 480, 127), SongNote(480 + 200 * 1920, 61, 64 * 480, 127)]
     song = song_of(
         [*keys, *programs, *drums, *late],
         480 + 300 * 1920,
@@ -211,16 +217,16 @@ def test_on_the_grid_nothing_is_lost(codec):
 )
 def test_meters_begin_at_bar_lines_and_unknown_ones_are_like_the_nearest(meters, written):
     codec = RemiCodec.fit([song_of([], 0, meters=[(0, 3, 4), (0, 6, 8), (0, 3, 2)])])
-    song = song_of([Tone(40 * k, 60, 40) for k in range(200)], meters=meters)
+    song = song_of([SongNote(40 * k, 60, 40) for k in range(200)], meters=meters)
     decoded = codec.decode(codec.encode(song))
     assert decoded.meters == codec.round_trip(song).meters == tuple(written)
-    assert [t.onset for t in decoded.tones] == [t.onset for t in song.tones]
+    assert [t.onset for t in decoded.notes] == [t.onset for t in song.notes]
     assert decoded.ticks == Song("", "", (), decoded.ticks + 1, meters=decoded.meters).bars()[-1]
 
 
 def test_tempos_are_never_farther_off_than_half_a_class(codec):
     for qpm in np.geomspace(24, 315, 200):
-        song = song_of([Tone(0, 60, 480)], tempos=[(0, float(qpm)), (100, 24.0 if qpm > 60 else 300.0)])
+        song = song_of([SongNote(0, 60, 480)], tempos=[(0, float(qpm)), (100, 24.0 if qpm > 60 else 300.0)])
         (_, first), (at, _) = codec.decode(codec.encode(song)).tempos
         assert abs(np.log(first / qpm)) <= np.log(5) / 80 + 1e-4
         assert at == 120
@@ -239,13 +245,13 @@ def test_what_comes_later_leaves_the_prompt_as_it_was(codecs, name):
         prompt = codec.encode(song)
         longer = codec.decode(np.concatenate([prompt, walk(codec, rng, 100)]))
         before = codec.round_trip(song)
-        assert set(before.tones) <= set(longer.tones)
+        assert set(before.notes) <= set(longer.notes)
         assert longer.ticks > before.ticks
         assert longer.meters[: len(before.meters)] == before.meters
 
 
 def test_bars_are_written_alike_in_a_prompt_and_in_the_song(codecs):
-    notes = [Tone(480 * k, 60 + k % 5, 480, 79) for k in range(64)]
+    notes = [SongNote(480 * k, 60 + k % 5, 480, 79) for k in range(64)]
     song, prompt = song_of(notes), song_of(notes[:20])
     for codec in codecs.values():
         whole, part = codec.encode(song), codec.encode(prompt)
@@ -277,11 +283,11 @@ def test_random_walks_are_songs(codecs, name):
         decoded = codec.decode(codes)
         tokens = names(codec, codes)
         incomplete = sum(token.startswith("Pitch") for token in tokens[-2:])
-        doubles = sum(t.startswith("Pitch") for t in tokens) - incomplete - len(decoded.tones)
-        assert len(decoded.tones) > 10
-        assert doubles <= 0.02 * len(decoded.tones)
+        doubles = sum(t.startswith("Pitch") for t in tokens) - incomplete - len(decoded.notes)
+        assert len(decoded.notes) > 10
+        assert doubles <= 0.02 * len(decoded.notes)
         assert codec.decode(codec.encode(decoded)) == codec.round_trip(decoded)
-        assert max(t.end for t in decoded.tones) <= decoded.ticks
+        assert max(t.end for t in decoded.notes) <= decoded.ticks
 
 
 @QUIET
@@ -292,7 +298,7 @@ def test_any_codes_at_all_are_a_song(codecs, data):
     like = data.draw(st.sampled_from([None, MADE[3], MADE[4]]))
     decoded = codec.decode(np.array(codes, np.int64)[:, None], like)
     assert decoded.tempos
-    assert all(0 <= t.onset < t.end <= decoded.ticks for t in decoded.tones)
+    assert all(0 <= t.onset < t.end <= decoded.ticks for t in decoded.notes)
     assert codec.decode(codec.encode(decoded)) == codec.round_trip(decoded)
 
 
@@ -303,7 +309,7 @@ def test_incomplete_notes_and_meters_within_bars_are_passed_over(codec):
     tokens = ["Bar_None", "TimeSig_3/4", "Position_12", *note[:3], *note, "TimeSig_4/4", *louder, "Velocity_79"]
     tokens += ["Bar_None", "PAD_None", "Position_0", *note[1:], *note[:2]]
     decoded = codec.decode(np.array([code[token] for token in tokens])[:, None])
-    assert decoded.tones == (Tone(480, 60, 480, 79), Tone(1440, 60, 480, 79))
+    assert decoded.notes == (SongNote(480, 60, 480, 79), SongNote(1440, 60, 480, 79))
     assert decoded.meters == ((0, 3, 4),)
     assert decoded.ticks == 2880
 
@@ -321,7 +327,7 @@ def test_tempo_and_meter_of_another_song_hold_where_the_codes_say_none(codec):
     plain = np.array([code[t] for t in ["Bar_None", "Position_0", *note, "Bar_None", "Position_0", *note]])[:, None]
     assert codec.decode(plain).meters == ((0, 4, 4),)
     assert codec.decode(plain).tempos == ((0, 120.0),)
-    assert [t.onset for t in codec.decode(plain, like).tones] == [0, 1440]
+    assert [t.onset for t in codec.decode(plain, like).notes] == [0, 1440]
     assert codec.decode(plain, like).meters == like.meters
     assert codec.decode(plain, like).tempos == like.tempos
     late = np.array([code[t] for t in ["Bar_None", "TimeSig_4/4", "Position_6", "Tempo_60.55", *note]])[:, None]
@@ -369,7 +375,7 @@ def test_impossible_settings_are_refused(wrong, said):
 
 
 def test_joined_tokens_make_songs_shorter_and_are_learned_alike_each_time(codecs):
-    repeating = [song_of([Tone(240 * k, 60 + k % 8, 240, 80) for k in range(64)])]
+    repeating = [song_of([SongNote(240 * k, 60 + k % 8, 240, 80) for k in range(64)])]
     plain, joined = RemiCodec.fit(repeating), RemiCodec.fit(repeating, bpe=700)
     assert len(joined.encode(repeating[0])) < len(plain.encode(repeating[0])) / 4
     assert RemiCodec.fit(repeating, bpe=700).to_dict() == joined.to_dict()
@@ -414,7 +420,7 @@ def test_real_files_come_back(bpe):
     for song in songs:
         rounded = codec.round_trip(song)
         assert codec.decode(codec.encode(song)) == rounded
-        exact += [(t.onset, t.pitch, t.length) for t in rounded.tones] == [
-            (t.onset, t.pitch, t.length) for t in song.tones
+        exact += [(t.onset, t.pitch, t.length) for t in rounded.notes] == [
+            (t.onset, t.pitch, t.length) for t in song.notes
         ]
     assert exact > len(songs) / 2  # most are on the grid, and nothing but velocities changes

@@ -9,18 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from continuo.symbolic.roll import STOP, RollCodec
-from continuo.symbolic.song import QUARTER, Song, Tone
+from continuo.symbolic.song import QUARTER, Song, SongNote
 from continuo.symbolic.transcription import read_song
 
 TONES = st.builds(
-    Tone,
+    SongNote,
     onset=st.integers(0, 4000),
     pitch=st.integers(40, 80),
     length=st.integers(1, 2500),
     is_drum=st.booleans(),
 )
 SONGS = st.builds(
-    lambda tones, rest: Song("s", "s", tuple(sorted({*tones, Tone(0, 60, 100)})), 6500 + rest, ((0, 90.0),)),
+    lambda notes, rest: Song("s", "s", tuple(sorted({*notes, SongNote(0, 60, 100)})), 6500 + rest, ((0, 90.0),)),
     st.lists(TONES, max_size=25),
     st.integers(0, 2000),
 )
@@ -28,7 +28,7 @@ GRIDS = pytest.mark.parametrize(("steps", "strikes"), [(1, False), (4, True), (4
 
 
 def same(a: Song, b: Song) -> bool:
-    return (a.tones, a.ticks, a.tempos, a.meters) == (b.tones, b.ticks, b.tempos, b.meters)
+    return (a.notes, a.ticks, a.tempos, a.meters) == (b.notes, b.ticks, b.tempos, b.meters)
 
 
 @GRIDS
@@ -46,9 +46,9 @@ def test_decoding_gives_the_quantised_song(steps, strikes, song):
 
 
 def test_onsets_and_ends_are_rounded_half_up_and_a_repeated_note_is_struck():
-    tones = (Tone(59, 60, 61), Tone(60, 64, 420), Tone(480, 64, 120), Tone(600, 64, 10))
-    codec = RollCodec.fit([Song("s", "s", tones, 1000)])
-    found = codec.decode(codec.encode(Song("s", "s", tones, 1000))).tones
+    notes = (SongNote(59, 60, 61), SongNote(60, 64, 420), SongNote(480, 64, 120), SongNote(600, 64, 10))
+    codec = RollCodec.fit([Song("s", "s", notes, 1000)])
+    found = codec.decode(codec.encode(Song("s", "s", notes, 1000))).notes
     assert [(t.onset, t.pitch, t.length) for t in found] == [
         (0, 60, 120),
         (120, 64, 360),
@@ -58,52 +58,52 @@ def test_onsets_and_ends_are_rounded_half_up_and_a_repeated_note_is_struck():
 
 
 def test_without_strikes_notes_that_touch_are_one():
-    song = Song("s", "s", (Tone(0, 60, 480), Tone(480, 60, 480)), 960)
+    song = Song("s", "s", (SongNote(0, 60, 480), SongNote(480, 60, 480)), 960)
     codec = RollCodec.fit([song], strikes=False)
-    assert [(t.onset, t.length) for t in codec.decode(codec.encode(song)).tones] == [(0, 960)]
+    assert [(t.onset, t.length) for t in codec.decode(codec.encode(song)).notes] == [(0, 960)]
 
 
 def test_final_rests_are_kept_and_the_next_step_begins_at_the_end():
-    song = Song("s", "s", (Tone(0, 60, 120),), 1920)
+    song = Song("s", "s", (SongNote(0, 60, 120),), 1920)
     codec = RollCodec.fit([song])
     codes = codec.encode(song)
     assert len(codes) == 16
     more = codec.decode(np.concatenate([codes, codes[:1]]))
-    assert more.tones[-1].onset == 1920
+    assert more.notes[-1].onset == 1920
 
 
 def test_pitches_beyond_the_range_move_by_octaves():
-    codec = RollCodec.fit([Song("s", "s", (Tone(0, 50, 120), Tone(0, 70, 120)), 480)])
-    song = Song("s", "s", (Tone(0, 97, 120), Tone(120, 13, 120), Tone(240, 60, 120)), 480)
+    codec = RollCodec.fit([Song("s", "s", (SongNote(0, 50, 120), SongNote(0, 70, 120)), 480)])
+    song = Song("s", "s", (SongNote(0, 97, 120), SongNote(120, 13, 120), SongNote(240, 60, 120)), 480)
     assert codec.out_of_range(song) == 2
-    assert [t.pitch for t in codec.decode(codec.encode(song)).tones] == [61, 61, 60]
+    assert [t.pitch for t in codec.decode(codec.encode(song)).notes] == [61, 61, 60]
 
 
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_any_codes_are_a_song(seed):
-    song = Song("s", "s", tuple(Tone(0, 60 + k, 480) for k in range(4)), 480)
+    song = Song("s", "s", tuple(SongNote(0, 60 + k, 480) for k in range(4)), 480)
     codec = RollCodec.fit([song])
     codes = np.random.default_rng(seed).integers(codec.vocabulary[0], size=(20, 4))
     decoded = codec.decode(codes)
     assert decoded.ticks == 20 * QUARTER // 4
-    assert all(60 <= t.pitch <= 63 and t.end <= decoded.ticks for t in decoded.tones)
+    assert all(60 <= t.pitch <= 63 and t.end <= decoded.ticks for t in decoded.notes)
 
 
 def test_tempo_meter_and_instrument_are_the_prompts_else_the_corpus_s():
     songs = [
-        Song("s", "s", (Tone(0, 60, 480, 80, 41),), 480, ((0, qpm),), ((0, 3, 4),)) for qpm in (90.0, 100.0, 110.0)
+        Song("s", "s", (SongNote(0, 60, 480, 80, 41),), 480, ((0, qpm),), ((0, 3, 4),)) for qpm in (90.0, 100.0, 110.0)
     ]
     codec = RollCodec.fit(songs)
     alone = codec.decode(codec.encode(songs[0]))
     assert (alone.tempos, alone.meters, alone.program()) == (((0, 100.0),), ((0, 3, 4),), 41)
-    like = Song("l", "l", (Tone(0, 50, 480, 80, 7),), 480, ((0, 70.0),), ((0, 6, 8),))
+    like = Song("l", "l", (SongNote(0, 50, 480, 80, 7),), 480, ((0, 70.0),), ((0, 6, 8),))
     lent = codec.decode(codec.encode(songs[0]), like)
     assert (lent.tempos, lent.meters, lent.program()) == (like.tempos, like.meters, 7)
 
 
 def test_saved_and_read_again_it_is_the_same():
-    song = Song("s", "s", (Tone(0, 60, 480), Tone(0, 65, 240)), 960)
+    song = Song("s", "s", (SongNote(0, 60, 480), SongNote(0, 65, 240)), 960)
     codec = RollCodec.fit([song])
     again = RollCodec.from_dict(json.loads(json.dumps(codec.to_dict())))
     assert again.vocabulary == codec.vocabulary
@@ -112,9 +112,9 @@ def test_saved_and_read_again_it_is_the_same():
 
 def test_what_is_missing_or_impossible_is_said():
     with pytest.raises(ValueError, match="no pitched note"):
-        RollCodec.fit([Song("s", "s", (Tone(0, 36, 10, is_drum=True),), 480)])
+        RollCodec.fit([Song("s", "s", (SongNote(0, 36, 10, is_drum=True),), 480)])
     with pytest.raises(ValueError, match="does not divide"):
-        RollCodec.fit([Song("s", "s", (Tone(0, 36, 10),), 480)], steps_per_quarter=7)
+        RollCodec.fit([Song("s", "s", (SongNote(0, 36, 10),), 480)], steps_per_quarter=7)
     with pytest.raises(ValueError, match="not a roll codec"):
         RollCodec.from_dict({"kind": "chords"})
 
@@ -130,7 +130,7 @@ def test_real_files_come_back():
             song = read_song(path)
         except ValueError:
             continue
-        if any(not t.is_drum for t in song.tones):
+        if any(not t.is_drum for t in song.notes):
             codec = RollCodec.fit([song], most=64)
             assert same(codec.decode(codec.encode(song), like=song), codec.round_trip(song)), path
             read += 1

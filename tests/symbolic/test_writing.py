@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from continuo.symbolic import notation
 from continuo.symbolic.engraving import TooLong, to_score
 from continuo.symbolic.notation import Bar, Chord
-from continuo.symbolic.song import QUARTER, Song, Tone
+from continuo.symbolic.song import QUARTER, Song, SongNote
 from continuo.symbolic.transcription import read_song
 from continuo.symbolic.writing import CONTINUATION, PROMPT, SEAM, draw_song, write_musicxml, write_song_midi
 
@@ -31,13 +31,13 @@ QUARTERS = {
 METERS = [(4, 4), (3, 4), (6, 8), (2, 2), (5, 8), (7, 16), (12, 8), (9, 16), (3, 8), (4, 2), (5, 4), (1, 4)]
 
 
-def song(*tones: Tone, ticks: int = 0, **rest) -> Song:
-    return Song("s", "s", tuple(sorted(tones)), ticks or max((t.end for t in tones), default=0), **rest)
+def song(*notes: SongNote, ticks: int = 0, **rest) -> Song:
+    return Song("s", "s", tuple(sorted(notes)), ticks or max((t.end for t in notes), default=0), **rest)
 
 
 def units(*notes: tuple[int, int, int], **rest) -> Song:
     """A song of `(onset, length, pitch)` in 1/12 quarter."""
-    return song(*(Tone(onset * 40, pitch, length * 40) for onset, length, pitch in notes), **rest)
+    return song(*(SongNote(onset * 40, pitch, length * 40) for onset, length, pitch in notes), **rest)
 
 
 @st.composite
@@ -47,28 +47,28 @@ def songs(draw) -> Song:
     programs = draw(st.sampled_from([(0,), (40,), (0, 33, 48)]))
     lengths = st.sampled_from([40, 80, 120, 160, 240, 360, 480, 500, 960, 2880, 5000])
     drawn = st.tuples(st.integers(0, 60), lengths, st.integers(36, 84), st.sampled_from(programs))
-    tones, sounding = [], {}
+    notes, sounding = [], {}
     for k, length, pitch, program in sorted(draw(st.lists(drawn, max_size=40))):
-        tone = Tone(k * grid, pitch, length, 80, program)
-        start, end = notation.span(tone)
+        note = SongNote(k * grid, pitch, length, 80, program)
+        start, end = notation.span(note)
         if sounding.get((pitch, program), 0) <= start:
-            tones.append(tone)
+            notes.append(note)
             sounding[pitch, program] = end
     drums = draw(st.lists(st.tuples(st.integers(0, 30), st.sampled_from([35, 36, 38, 42, 49, 60])), max_size=8))
-    tones += {Tone(k * grid, key, 30, 90, 0, True) for k, key in drums}
+    notes += {SongNote(k * grid, key, 30, 90, 0, True) for k, key in drums}
     meters, at = [], 0
     for meter in draw(st.lists(st.sampled_from(METERS), min_size=1, max_size=3)):
         meters.append((at, *meter))
         at += draw(st.sampled_from([480, 1440, 1920, 3840, 2000]))
     changes = st.tuples(st.integers(1, 9), st.floats(30, 240))
     tempos = {0: 120.0} | {place * 480: qpm for place, qpm in draw(st.lists(changes, max_size=2))}
-    end = max([t.end for t in tones], default=0) + draw(st.sampled_from([0, 960]))
-    return song(*tones, ticks=end, meters=tuple(meters), tempos=tuple(sorted(tempos.items())))
+    end = max([t.end for t in notes], default=0) + draw(st.sampled_from([0, 960]))
+    return song(*notes, ticks=end, meters=tuple(meters), tempos=tuple(sorted(tempos.items())))
 
 
 def sounding(song: Song) -> list[tuple]:
     """Program, onset, pitch and length of what is written with a length, on the grid, in quarters."""
-    spans = [(t.program, *notation.span(t), t.pitch) for t in song.tones if not t.is_drum]
+    spans = [(t.program, *notation.span(t), t.pitch) for t in song.notes if not t.is_drum]
     return sorted({(program, Fraction(a, 12), pitch, Fraction(b - a, 12)) for program, a, b, pitch in spans})
 
 
@@ -160,7 +160,7 @@ def folder(tmp_path_factory):
 class TestMidi:
     @settings(max_examples=40, deadline=None)
     @given(made=songs())
-    @example(made=Song("s", "s", (Tone(663, 36, 240), Tone(901, 36, 40)), 941))
+    @example(made=Song("s", "s", (SongNote(663, 36, 240), SongNote(901, 36, 40)), 941))
     def test_reads_back(self, made, folder):
         import symusic
 
@@ -172,31 +172,35 @@ class TestMidi:
         ]
         assert [(m.time, m.numerator, m.denominator) for m in read.time_signatures] == list(made.meters)
         notes = [(n.time, n.pitch, n.duration, n.velocity, t.program, t.is_drum) for t in read.tracks for n in t.notes]
-        tones = [t for t in made.tones if not t.is_drum]
+        notes = [t for t in made.notes if not t.is_drum]
 
-        def until(tone) -> int:  # its end, or where the same note is struck again
-            again = [t.onset for t in tones if (t.pitch, t.program) == (tone.pitch, tone.program)]
-            return min([tone.end, *(onset for onset in again if onset > tone.onset)])
+        def until(note) -> int:  # its end, or where the same note is struck again
+            again = [t.onset for t in notes if (t.pitch, t.program) == (note.pitch, note.program)]
+            return min([note.end, *(onset for onset in again if onset > note.onset)])
 
         assert sorted(n for n in notes if not n[5]) == sorted(
-            (t.onset, t.pitch, until(t) - t.onset, t.velocity, t.program, False) for t in tones
+            (t.onset, t.pitch, until(t) - t.onset, t.velocity, t.program, False) for t in notes
         )
-        assert {n[:2] for n in notes if n[5]} == {(t.onset, t.pitch) for t in made.tones if t.is_drum}
-        assert len(read.tracks) == len({(t.is_drum, t.program) for t in made.tones})
+        assert {n[:2] for n in notes if n[5]} == {(t.onset, t.pitch) for t in made.notes if t.is_drum}
+        assert len(read.tracks) == len({(t.is_drum, t.program) for t in made.notes})
 
     def test_a_note_struck_again_ends_the_one_before(self, tmp_path):
-        write_song_midi(song(Tone(0, 60, 960), Tone(480, 60, 960, 50), Tone(480, 64, 10)), tmp_path / "s.mid")
+        write_song_midi(
+            song(SongNote(0, 60, 960), SongNote(480, 60, 960, 50), SongNote(480, 64, 10)), tmp_path / "s.mid"
+        )
         read = read_song(tmp_path / "s.mid")
-        assert [(t.onset, t.pitch, t.length, t.velocity) for t in read.tones] == [
+        assert [(t.onset, t.pitch, t.length, t.velocity) for t in read.notes] == [
             (0, 60, 480, 80), (480, 60, 960, 50), (480, 64, 10, 80),
         ]  # fmt: skip
 
     def test_of_notes_that_begin_together_on_one_pitch_the_longest_stays(self, tmp_path):
-        write_song_midi(song(Tone(0, 60, 480), Tone(0, 60, 960), Tone(0, 60, 240, 80, 40)), tmp_path / "s.mid")
-        assert [(t.length, t.program) for t in read_song(tmp_path / "s.mid").tones] == [(240, 40), (960, 0)]
+        write_song_midi(
+            song(SongNote(0, 60, 480), SongNote(0, 60, 960), SongNote(0, 60, 240, 80, 40)), tmp_path / "s.mid"
+        )
+        assert [(t.length, t.program) for t in read_song(tmp_path / "s.mid").notes] == [(240, 40), (960, 0)]
 
     def test_the_first_tempo_and_meter_hold_from_the_beginning(self, tmp_path):
-        made = song(Tone(0, 60, 960), tempos=((480, 90.0), (960, 60.0)), meters=((480, 3, 4),))
+        made = song(SongNote(0, 60, 960), tempos=((480, 90.0), (960, 60.0)), meters=((480, 3, 4),))
         write_song_midi(made, tmp_path / "s.mid")
         read = read_song(tmp_path / "s.mid")
         assert [(tick, round(qpm, 2)) for tick, qpm in read.tempos] == [(0, 90), (960, 60)]
@@ -216,13 +220,13 @@ class TestMusicXml:
     @given(made=songs())
     def test_our_own_reader_finds_tempos_meters_and_percussion_too(self, made, folder):
         path = folder / "own.musicxml"
-        if not made.tones:
+        if not made.notes:
             return
         write_musicxml(made, path, title="Generated")
         read = read_song(path)
         assert sounding(read) == sounding(made)
-        assert {(t.onset, t.pitch) for t in read.tones if t.is_drum} == {
-            (notation.to_units(t.onset) * 40, t.pitch) for t in made.tones if t.is_drum
+        assert {(t.onset, t.pitch) for t in read.notes if t.is_drum} == {
+            (notation.to_units(t.onset) * 40, t.pitch) for t in made.notes if t.is_drum
         }
         bars = notation.bars(made)
         assert list(read.meters) == [(b.start * 40, b.numerator, b.denominator) for b in bars if b.is_new]
@@ -239,7 +243,7 @@ class TestMusicXml:
 
     def test_more_than_four_voices_take_another_staff(self, tmp_path):
         made = units(*((k, 40 + k, 50 + 2 * k) for k in range(11)))
-        made = song(*(Tone(t.onset, t.pitch, t.length, 80, 40) for t in made.tones))
+        made = song(*(SongNote(t.onset, t.pitch, t.length, 80, 40) for t in made.notes))
         write_musicxml(made, tmp_path / "s.musicxml", title="")
         root = ElementTree.parse(tmp_path / "s.musicxml")
         assert root.findtext(".//staves") == "3"
@@ -250,9 +254,9 @@ class TestMusicXml:
 
     def test_clefs_names_title_and_keys(self, tmp_path):
         scale = [
-            Tone(k * 480, p, 480) for k, p in enumerate([63, 65, 67, 68, 70, 72, 74, 66])
+            SongNote(k * 480, p, 480) for k, p in enumerate([63, 65, 67, 68, 70, 72, 74, 66])
         ]  # E flat major, and its third lowered
-        bass = [Tone(k * 480, 34 + k, 480, 80, 33) for k in (0, 2)]
+        bass = [SongNote(k * 480, 34 + k, 480, 80, 33) for k in (0, 2)]
         write_musicxml(song(*scale, *bass), tmp_path / "s.musicxml", title="Here & there")
         root = ElementTree.parse(tmp_path / "s.musicxml")
         assert root.findtext("work/work-title") == "Here & there"
@@ -277,8 +281,8 @@ class TestMusicXml:
         assert shown == [[]] * 7 + [["sharp", "natural", "sharp"], ["sharp"]]
 
     def test_percussion_keeps_its_keys(self, tmp_path):
-        drums = [Tone(k * 240, key, 1, 90, 0, True) for k in range(4) for key in ((36, 42, 49), (42,))[k % 2]]
-        write_musicxml(song(*drums, Tone(0, 60, 960)), tmp_path / "s.musicxml", title="")
+        drums = [SongNote(k * 240, key, 1, 90, 0, True) for k in range(4) for key in ((36, 42, 49), (42,))[k % 2]]
+        write_musicxml(song(*drums, SongNote(0, 60, 960)), tmp_path / "s.musicxml", title="")
         root = ElementTree.parse(tmp_path / "s.musicxml")
         keys = {m.get("id"): int(m.findtext("midi-unpitched")) - 1 for m in root.iter("midi-instrument") if len(m) > 2}
         struck = [keys[n.find("instrument").get("id")] for n in root.iter("note") if n.find("unpitched") is not None]
@@ -286,11 +290,11 @@ class TestMusicXml:
         assert {n.findtext("type") for n in root.iter("note") if n.find("unpitched") is not None} == {"eighth"}
 
     def test_a_single_percussion_key_is_not_forgotten(self, tmp_path):
-        write_musicxml(song(Tone(0, 54, 10, 80, 0, True)), tmp_path / "s.musicxml", title="")
-        assert [(t.pitch, t.is_drum) for t in read_song(tmp_path / "s.musicxml").tones] == [(54, True)]
+        write_musicxml(song(SongNote(0, 54, 10, 80, 0, True)), tmp_path / "s.musicxml", title="")
+        assert [(t.pitch, t.is_drum) for t in read_song(tmp_path / "s.musicxml").notes] == [(54, True)]
 
     def test_times_between_the_grid_are_rounded(self, tmp_path):
-        made = song(Tone(60, 60, 60), Tone(139, 62, 1), Tone(475, 64, 490))  # 32nds lie between two units
+        made = song(SongNote(60, 60, 60), SongNote(139, 62, 1), SongNote(475, 64, 490))  # 32nds lie between two units
         write_musicxml(made, tmp_path / "s.musicxml", title="")
         assert [(o * 12, length * 12) for _, o, _, length in read_music21(tmp_path / "s.musicxml")] == [
             (2, 1), (3, 1), (12, 12),
@@ -302,7 +306,7 @@ class TestMusicXml:
         assert len(root.findall(".//measure")) == len(root.findall(".//rest[@measure='yes']")) == 2
 
     def test_more_programs_than_channels(self, tmp_path, capfd):
-        made = song(*(Tone(0, 60, 480, 80, program) for program in range(24, 46)))
+        made = song(*(SongNote(0, 60, 480, 80, program) for program in range(24, 46)))
         write_musicxml(made, tmp_path / "s.musicxml", title="")
         assert read_elements(tmp_path / "s.musicxml") == sounding(made)
         channels = {int(c.text) for c in ElementTree.parse(tmp_path / "s.musicxml").iter("midi-channel")}
@@ -311,7 +315,7 @@ class TestMusicXml:
 
     def test_every_program_reads_back(self, tmp_path):
         write_musicxml(
-            song(*(Tone(0, 60, 480, 80, program) for program in range(128))), tmp_path / "s.musicxml", title=""
+            song(*(SongNote(0, 60, 480, 80, program) for program in range(128))), tmp_path / "s.musicxml", title=""
         )
         assert [program for program, *_ in read_music21(tmp_path / "s.musicxml")] == list(range(128))
 
@@ -348,8 +352,8 @@ class TestMusicXml:
             assert read_music21(tmp_path / "s.musicxml") == sounding(made)
             write_song_midi(made, tmp_path / "s.mid")
             again = read_song(tmp_path / "s.mid")
-            assert {(t.onset, t.pitch, t.program) for t in again.tones} == {
-                (t.onset, t.pitch, t.program) for t in made.tones
+            assert {(t.onset, t.pitch, t.program) for t in again.notes} == {
+                (t.onset, t.pitch, t.program) for t in made.notes
             }
 
 
@@ -388,7 +392,7 @@ class TestNotation:
         ]  # fmt: skip
 
     def test_bars_are_cut_by_a_new_meter_and_say_so(self):
-        bars = notation.bars(song(Tone(0, 60, 5000), meters=((0, 4, 4), (2400, 3, 8), (3121, 3, 32))))
+        bars = notation.bars(song(SongNote(0, 60, 5000), meters=((0, 4, 4), (2400, 3, 8), (3121, 3, 32))))
         assert [(b.start, b.length, b.numerator, b.denominator) for b in bars[:5]] == [
             (0, 48, 4, 4), (48, 12, 1, 4), (60, 18, 3, 8), (78, 9, 3, 16), (87, 9, 3, 16),
         ]  # fmt: skip
@@ -397,7 +401,7 @@ class TestNotation:
 
     def test_the_melody_is_the_first_voice_above_what_is_held(self):
         made = units((0, 48, 48), (0, 12, 72), (12, 12, 74), (24, 24, 72))
-        ((upper, lower),) = notation.voices(made.tones, notation.bars(made))
+        ((upper, lower),) = notation.voices(made.notes, notation.bars(made))
         assert [c.pitches for c in upper] == [(72,), (74,), (72,)]
         assert [c.pitches for c in lower] == [(48,)]
 
@@ -415,7 +419,7 @@ class TestPicture:
         return np.flatnonzero((pixels == rgb).all(axis=-1).any(axis=0)) / pixels.shape[1]
 
     def test_the_seam_parts_the_colours(self, tmp_path):
-        made = song(*(Tone(k * 480, 60 + k % 5, 480) for k in range(16)))
+        made = song(*(SongNote(k * 480, 60 + k % 5, 480) for k in range(16)))
         draw_song(made, tmp_path / "s.png", 6 * 480, "Scale")
         prompt, seam, after = (self.columns(tmp_path / "s.png", c) for c in (PROMPT, SEAM, CONTINUATION))
         assert prompt.max() < seam.mean() < after.min()
@@ -424,22 +428,22 @@ class TestPicture:
         assert (seam.mean() - prompt.min()) / width == pytest.approx(6 / 16, abs=0.02)
 
     def test_without_a_seam_there_is_one_colour(self, tmp_path):
-        draw_song(song(*(Tone(k * 480, 60 + k % 5, 480) for k in range(16))), tmp_path / "s.png", None, "Scale")
+        draw_song(song(*(SongNote(k * 480, 60 + k % 5, 480) for k in range(16))), tmp_path / "s.png", None, "Scale")
         assert len(self.columns(tmp_path / "s.png", PROMPT)) > 100
         assert not len(self.columns(tmp_path / "s.png", CONTINUATION))
         assert not len(self.columns(tmp_path / "s.png", SEAM))
 
     def test_programs_and_percussion(self, tmp_path):
-        tones = [Tone(k * 480, 60 + k, 400, 80, (0, 40)[k % 2]) for k in range(8)]
-        drums = [Tone(k * 240, 36 + 6 * (k % 2), 30, 90, 0, True) for k in range(16)]
-        draw_song(song(*tones), tmp_path / "one.png", 960, "Two programs")
-        draw_song(song(*tones, *drums), tmp_path / "two.png", 960, "And drums")
+        notes = [SongNote(k * 480, 60 + k, 400, 80, (0, 40)[k % 2]) for k in range(8)]
+        drums = [SongNote(k * 240, 36 + 6 * (k % 2), 30, 90, 0, True) for k in range(16)]
+        draw_song(song(*notes), tmp_path / "one.png", 960, "Two programs")
+        draw_song(song(*notes, *drums), tmp_path / "two.png", 960, "And drums")
         assert self.pixels(tmp_path / "two.png").shape[0] > self.pixels(tmp_path / "one.png").shape[0]
         blues = {tuple(p) for p in self.pixels(tmp_path / "one.png").reshape(-1, 3)}
         assert {(64, 97, 143), (131, 152, 182)} <= blues  # the second program a third and more of the way to white
 
     def test_of_a_long_prompt_the_last_bars_are_shown(self, tmp_path):
-        made = song(*(Tone(k * 480, 60 + k % 5, 480) for k in range(800)))
+        made = song(*(SongNote(k * 480, 60 + k % 5, 480) for k in range(800)))
         draw_song(made, tmp_path / "s.png", 796 * 480, "Long")
         prompt, after = (self.columns(tmp_path / "s.png", c) for c in (PROMPT, CONTINUATION))
         assert np.ptp(after) / np.ptp(prompt) == pytest.approx(4 / 32, abs=0.02)
@@ -471,7 +475,7 @@ def test_whole_or_not_at_all(name, tmp_path, monkeypatch):
 
 
 def test_staves_are_counted_and_not_instruments(monkeypatch):
-    hands = Song("h", "h", (Tone(0, 48, QUARTER), Tone(0, 72, QUARTER)), 8 * QUARTER)  # two bars on two staves
+    hands = Song("h", "h", (SongNote(0, 48, QUARTER), SongNote(0, 72, QUARTER)), 8 * QUARTER)  # two bars on two staves
     monkeypatch.setattr("continuo.symbolic.engraving.MAX_BARS", 4)
     assert len(to_score(hands, "h").parts) == 2
     monkeypatch.setattr("continuo.symbolic.engraving.MAX_BARS", 3)
