@@ -172,14 +172,14 @@ class TestMidi:
         ]
         assert [(m.time, m.numerator, m.denominator) for m in read.time_signatures] == list(made.meters)
         notes = [(n.time, n.pitch, n.duration, n.velocity, t.program, t.is_drum) for t in read.tracks for n in t.notes]
-        notes = [t for t in made.notes if not t.is_drum]
+        pitched = [t for t in made.notes if not t.is_drum]
 
         def until(note) -> int:  # its end, or where the same note is struck again
-            again = [t.onset for t in notes if (t.pitch, t.program) == (note.pitch, note.program)]
+            again = [t.onset for t in pitched if (t.pitch, t.program) == (note.pitch, note.program)]
             return min([note.end, *(onset for onset in again if onset > note.onset)])
 
         assert sorted(n for n in notes if not n[5]) == sorted(
-            (t.onset, t.pitch, until(t) - t.onset, t.velocity, t.program, False) for t in notes
+            (t.onset, t.pitch, until(t) - t.onset, t.velocity, t.program, False) for t in pitched
         )
         assert {n[:2] for n in notes if n[5]} == {(t.onset, t.pitch) for t in made.notes if t.is_drum}
         assert len(read.tracks) == len({(t.is_drum, t.program) for t in made.notes})
