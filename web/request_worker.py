@@ -7,6 +7,8 @@ import signal
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from continuo.system.paths import child_environment
+
 SILENCE_S = 90.0  # without an answer until a process is taken to be stuck
 GIVE_UP_S = 5.0  # that it may take to give a request up
 MAX_LINE = 1 << 24
@@ -65,7 +67,12 @@ class Worker:
         if self.process is None or self.process.returncode is not None:
             pipe = asyncio.subprocess.PIPE
             self.process = await asyncio.create_subprocess_exec(
-                *self.command, stdin=pipe, stdout=pipe, limit=MAX_LINE, start_new_session=True
+                *self.command,
+                env=child_environment(),
+                stdin=pipe,
+                stdout=pipe,
+                limit=MAX_LINE,
+                start_new_session=True,
             )
         return self.process
 

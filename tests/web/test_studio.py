@@ -267,11 +267,11 @@ for line in sys.stdin:
 """
 
 
-def asked_of(requests, *, cancel_after: float | None = None):
+def asked_of(requests, *, cancel_after: float | None = None, script: str = ECHO):
     """What a worker answers to requests that are made at once, and the process ids it used."""
 
     async def go():
-        hand = Worker([sys.executable, "-c", ECHO])
+        hand = Worker([sys.executable, "-c", script])
         heard: list[list[dict]] = [[] for _ in requests]
         pids = []
 
@@ -301,6 +301,12 @@ def test_requests_are_answered_one_after_the_other():
     assert [answer["kind"] for answer in heard[1]] == ["queued", "begins", "done"]
     assert heard[1][-1]["of"] == 2
     assert pids[0] == pids[1]
+
+
+def test_worker_started_in_another_folder_finds_the_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    heard, _ = asked_of([{"n": 1}], script="import web.security\n" + ECHO)
+    assert heard[0][-1] == {"kind": "done", "of": 1}
 
 
 def test_a_cancelled_request_leaves_the_process_ready():
