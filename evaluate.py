@@ -99,12 +99,12 @@ def _run(arguments: argparse.Namespace) -> int:
 def _note_on_card(meta: Path, report: dict[str, Any]) -> None:
     """The figures also stand in the model's card, where one can be written."""
     from continuo.model.card import add_evaluation
-    from continuo.model.checkpoint import read_facts
+    from continuo.model.checkpoint import read_model_facts
     from continuo.model.metadata import load, state_path
 
     state = state_path(load(meta), meta)
     if os.access(state.parent, os.W_OK):
-        add_evaluation(state, read_facts(state), report)
+        add_evaluation(state, read_model_facts(state), report)
 
 
 def _plan(arguments: argparse.Namespace, kind: str) -> "Plan":

@@ -355,7 +355,7 @@ def _weights(predictor: Any) -> str:
 
 def _judged(predictor: Any) -> str:
     """How held-out music finds the weights, once it has heard them twice."""
-    if len(predictor.facts["progress"]["history"]) < 2:
+    if len(predictor.facts["progress"].history) < 2:
         return ""
     now = predictor.weights_step == predictor.step
     return f", {'still improving' if now else f'better than step {predictor.step:,}'} on held-out music"

@@ -47,14 +47,15 @@ class Predictor:
     """
 
     def __init__(
-        self, featurizer: Featurizer[Any], model: SequenceModel, device: torch.device, facts: dict[str, Any]
+        self, featurizer: Featurizer[Any], model: SequenceModel, device: torch.device, facts: checkpoint.Facts
     ) -> None:
         self.featurizer, self.model, self.device = featurizer, model.to(device).eval(), device
         self.facts, self.metadata = facts, metadata.Metadata.model_validate(facts["metadata"])
         self.sampling = Sampling(**self.metadata.sampling.model_dump())
-        self.step: int = facts["progress"]["step"]
-        now = checkpoint.weights_prefix(facts["progress"]) == "average"
-        self.weights_step: int = self.step if now else facts["progress"]["best_step"]
+        progress = facts["progress"]
+        self.step = progress.step
+        now = checkpoint.weights_prefix(progress) == "average" or progress.best_step is None
+        self.weights_step = self.step if now else progress.best_step
 
     @classmethod
     def load(cls, meta_path: Path, device: torch.device | None = None) -> "Predictor":
@@ -82,7 +83,7 @@ class Predictor:
 
     @classmethod
     def of(
-        cls, facts: dict[str, Any], fitted: checkpoint.Tensors, weights: checkpoint.Tensors, device: torch.device
+        cls, facts: checkpoint.Facts, fitted: checkpoint.Tensors, weights: checkpoint.Tensors, device: torch.device
     ) -> "Predictor":
         """The model that a state's facts describe, from the featurizer's tensors and its own.
 
@@ -187,7 +188,7 @@ class Predictor:
         return context, state
 
 
-def _remade(facts: dict[str, Any], fitted: Arrays, weights: Arrays, device: str, sampling: Sampling) -> Predictor:
+def _remade(facts: checkpoint.Facts, fitted: Arrays, weights: Arrays, device: str, sampling: Sampling) -> Predictor:
     as_tensors = lambda arrays: {name: torch.from_numpy(array) for name, array in arrays.items()}  # noqa: E731
     predictor = Predictor.of(facts, as_tensors(fitted), as_tensors(weights), torch.device(device))
     predictor.sampling = sampling

@@ -29,6 +29,7 @@ from continuo.system.process_group import ProcessGroup
 if TYPE_CHECKING:
     import numpy as np
 
+    from continuo.model.checkpoint import Facts
     from continuo.model.training_log import TrainingLog
     from trainer import Trainer
 
@@ -243,8 +244,7 @@ def _of_state(path: Path) -> dict[str, Any]:
     """The metadata that a state was trained by."""
     from continuo.model.checkpoint import read_model_facts
 
-    metadata: dict[str, Any] = read_model_facts(path)["metadata"]
-    return metadata
+    return dict(read_model_facts(path)["metadata"])
 
 
 def _describe(trainer: "Trainer", reason: str) -> None:
@@ -318,7 +318,7 @@ def sample(trainer: "Trainer", seconds: float) -> "np.ndarray":
     from predictor import Predictor, joined
 
     deadline = time.monotonic() + seconds
-    facts = {"metadata": trainer.metadata.model_dump(mode="json"), "progress": vars(trainer.progress)}
+    facts: Facts = {"metadata": trainer.metadata.to_json(), "progress": trainer.progress}
     predictor = Predictor(trainer.featurizer, trainer.average, trainer.device, facts)
     if predictor.modality == "notes":
         from continuo.score.synth import render

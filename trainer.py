@@ -17,7 +17,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ import corpus
 from continuo.engine.scratch import Scratch
 from continuo.model import checkpoint
 from continuo.model.card import card_path, write_card
+from continuo.model.checkpoint import Facts, Progress
 from continuo.model.metadata import Metadata, check_same_model
 from continuo.model.stream import StreamSpec
 from continuo.system import cache
@@ -53,19 +53,6 @@ MEMORISING = 3  # validations in a row, each worse than the best
 BETAS = (0.9, 0.98)
 COPIES = 6  # of the weights, in a training: themselves, gradients, two moments, average, best
 MIN_RATE = 0.01  # of the learning rate, at the end of the cosine
-
-
-@dataclass
-class Progress:
-    """Where a training stands; the plain part of the state."""
-
-    step: int = 0
-    seconds: float = 0.0
-    train_nats: float | None = None
-    validation_nats: float | None = None
-    best_step: int | None = None
-    best_nats: float | None = None
-    history: list[list[float]] = field(default_factory=list)  # [step, seconds, train_nats, validation_nats]
 
 
 class Trainer:
@@ -156,7 +143,7 @@ class Trainer:
                 "lower architecture.hidden, architecture.layers, training.batch_size or training.window"
             )
 
-    def _check_same(self, saved: dict[str, Any] | None) -> None:
+    def _check_same(self, saved: Facts | None) -> None:
         """Processes may be on several machines, each with its own view of the files."""
         given = self.metadata.model_dump(include={"representation", "architecture", "training"})
         self.group.check_same("metadata", given)
@@ -246,7 +233,7 @@ class Trainer:
 
     def _build(self) -> None:
         t = self.metadata.training
-        self.progress = Progress()
+        self.progress = Progress(0, 0.0, [])
         self.precision = self.group.broadcast(lambda: choose_precision(t.precision, self.device))
         self._check_memory(self.featurizer.spec)
         self.model: SequenceModel = build_model(self.metadata.architecture, self.featurizer.spec).to(self.device)
@@ -455,11 +442,11 @@ class Trainer:
         kept = self.scratch.moments() if self.scratch else self.optimizer.state_dict()["state"]
         for index, moments in kept.items():
             tensors |= checkpoint.with_prefix(f"optimizer.{index}", moments)
-        facts = {
+        facts: Facts = {
             "version": continuo.__version__,
-            "metadata": self.metadata.model_dump(mode="json"),
-            "progress": vars(self.progress),
-            "precision": str(self.precision).removeprefix("torch."),
+            "metadata": self.metadata.to_json(),
+            "progress": self.progress,
+            "precision": "bfloat16" if self.precision == torch.bfloat16 else "float32",
             "pieces": fingerprint(self.train_pieces),
             "validation": [piece.id for piece in self.validation_pieces],
             "heard": self.heard
@@ -474,17 +461,17 @@ class Trainer:
         checkpoint.save(self.state_path, {n: t.detach().cpu() for n, t in tensors.items()}, facts)
         write_card(self.state_path, facts, keep_evaluation=self.saved_step >= 0)
 
-    def _begin_with(self, name: str, tensors: checkpoint.Tensors, facts: dict[str, Any]) -> None:
+    def _begin_with(self, name: str, tensors: checkpoint.Tensors, facts: Facts) -> None:
         """Take up what another training learned, as this one's first weights."""
         learned = checkpoint.under_prefix(checkpoint.weights_prefix(facts["progress"]), tensors)
-        self.begun_with = f"what {name} learned in {facts['progress']['step']:,} steps"
+        self.begun_with = f"{name} after {facts['progress'].step:,} steps"
         self.display.say(f"beginning with {self.begun_with}")
         for model in (self.model, self.average):
             model.load_weights(learned)
         if self.scratch:
             self.scratch.load({})
 
-    def _restore(self, tensors: checkpoint.Tensors, facts: dict[str, Any]) -> None:
+    def _restore(self, tensors: checkpoint.Tensors, facts: Facts) -> None:
         weights = checkpoint.under_prefix("weights", tensors)
         self.model.load_state_dict(weights)
         self.average.load_state_dict(checkpoint.under_prefix("average", tensors))
@@ -500,7 +487,7 @@ class Trainer:
             self.scratch.load(moments)
         else:
             self.optimizer.load_state_dict(state | {"state": moments})
-        self.progress = Progress(**facts["progress"])
+        self.progress = facts["progress"]
         if facts["validation"] != [piece.id for piece in self.validation_pieces]:
             self._forget_the_best()
         self.begun_with = facts.get("begun_with", "")

@@ -63,7 +63,7 @@ def _run(arguments: argparse.Namespace) -> int:
         made = dequantize, dequantize + featurizer.postfilter(pad_edges(components))
         for found, frames in zip(errors.values(), made, strict=True):
             found.append(((frames - real) / featurizer.weight)[:, heard].square().mean().item())
-    nats = predictor.facts["progress"]["best_nats"]
+    nats = predictor.facts["progress"].best_nats
     if nats is None or not errors["look-up"]:
         raise ValueError(f"{arguments.meta} was never validated, or no held-out piece lasts a window")
     for name, squares in errors.items():

@@ -17,7 +17,7 @@ import corpus
 from continuo.audio.phase import invert
 from continuo.audio.piece import Piece
 from continuo.audio.stft import spectrum
-from continuo.model import checkpoint, metadata
+from continuo.model import metadata
 from continuo.model.sampling import Sampling
 from continuo.symbolic.song import Song
 from continuo.system.progress import Display
@@ -90,7 +90,7 @@ def corpora(
         ValueError: there is no such corpus, or nothing of what was held out is in it.
     """
     meta = metadata.load(meta_path)
-    saved, facts = predictor.metadata, checkpoint.read_facts(metadata.state_path(meta, meta_path))
+    saved, facts = predictor.metadata, predictor.facts
     load = corpus.load if predictor.modality == "sound" else corpus.load_songs
     loaded: corpus.Corpus[Any] = load(meta.corpus, seed=saved.training.seed, display=display)
     train, held_out = loaded.split(saved.corpus.validation_share, saved.training.seed)

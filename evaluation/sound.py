@@ -93,7 +93,7 @@ class Evaluation(ABC):
         self.spec, self.rate = predictor.featurizer.spec, predictor.sample_rate_hz
         self.fingerprint = predictor.featurizer.fingerprint()
         self.state = metadata.state_path(metadata.load(meta_path), meta_path)
-        self.progress: dict[str, Any] = checkpoint.read_facts(self.state)["progress"]
+        self.progress = predictor.facts["progress"]
         self.train, self.held_out, self.notes = corpora(predictor, meta_path, display)
         self.sample = bounded(self.train, MAX_TRAINING_S, plan.seed)
 
@@ -153,20 +153,20 @@ class Evaluation(ABC):
         `again` is the command that trains twice as long.
         """
         p = self.progress
-        last = p["history"][-1][3] if p["history"] else None
-        risen = last / p["best_nats"] - 1 if last is not None and p["best_nats"] and p["best_nats"] > 0 else 0.0
+        last = p.history[-1][3] if p.history else None
+        risen = last / p.best_nats - 1 if last is not None and p.best_nats and p.best_nats > 0 else 0.0
         steps = self.predictor.metadata.training.steps is not None
-        budget = f"--steps {2 * p['step']}" if steps else f"--minutes {max(1, round(p['seconds'] / 30))}"
+        budget = f"--steps {2 * p.step}" if steps else f"--minutes {max(1, round(p.seconds / 30))}"
         which = f"--meta {shlex.quote(str(self.meta_path))}"
         if not checkpoint.load(self.state, "weights.")[0]:  # a model to predict with, whose training is not there
             which = shlex.join(["--meta", "longer.json", "--from", str(self.state), *self._corpus_flags()])
         return {
-            "history": p["history"],
-            "minutes": p["seconds"] / 60,
-            "best_step": p["best_step"],
-            "best_nats": p["best_nats"],
+            "history": p.history,
+            "minutes": p.seconds / 60,
+            "best_step": p.best_step,
+            "best_nats": p.best_nats,
             "last_nats": last,
-            "improving": len(p["history"]) > 1 and checkpoint.weights_prefix(p) == "average",
+            "improving": len(p.history) > 1 and checkpoint.weights_prefix(p) == "average",
             "risen": risen,
             "again": f"train.py {which} {budget}",
         }

@@ -40,7 +40,7 @@ def pack(meta: Path, folder: Path) -> None:
     from continuo.system.files import human_size
 
     described = metadata.load(meta)
-    tensors, facts = checkpoint.load(meta.parent / described.state)
+    tensors, facts = checkpoint.load_model(meta.parent / described.state)
     kept = [f"{name}." for name in ("featurizer", checkpoint.weights_prefix(facts["progress"]))]
     geometry = "head.embedding.vectors"  # is the featurizer's
     chosen = {n: t for n, t in tensors.items() if n.startswith(tuple(kept)) and not n.endswith(geometry)}

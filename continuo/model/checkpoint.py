@@ -1,63 +1,30 @@
-"""The state of a model in one safetensors file: tensors by name, and JSON in its header.
+"""Save and load the state of a model: one safetensors file with tensors by name and JSON facts in its header.
 
-Written under a temporary name, synced and renamed: a reader sees the state before or the state after, never a part.
-Nothing is ever unpickled.
+A state is written under a temporary name, synced and renamed: a reader sees the state before or the state after, never
+a part. Nothing is ever unpickled.
 """
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, BinaryIO, Literal, NotRequired
 
 import safetensors.torch
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from safetensors import SafetensorError
 from typing_extensions import TypedDict
 
+from continuo.model.metadata import Json, SavedMetadata
 from continuo.system.files import atomic_write, human_size
 
 FORMAT = "continuo-1"
-SCALE = ":scale"
-KINDS = frozenset({torch.float32, torch.float64, torch.float16, torch.int64, torch.int8, torch.uint8, torch.bool})
-"""Types of tensors that states hold."""
-Tensors = dict[str, torch.Tensor]
-Count = Annotated[int, Field(ge=0, lt=2**53)]
-
-
-class ProgressFacts(TypedDict):
-    """Where a training stands, as `trainer.Progress` has it."""
-
-    step: Count
-    seconds: Annotated[float, Field(ge=0)]
-    train_nats: float | None
-    validation_nats: float | None
-    best_step: Count | None
-    best_nats: float | None
-    history: list[Annotated[list[float], Field(min_length=4, max_length=4)]]
-
-
-class Model(TypedDict):
-    """The metadata of a state, as far as it is read before it is checked."""
-
-    corpus: dict[str, Any]
-    representation: dict[str, Any]
-    architecture: dict[str, Any]
-
-
-class Facts(TypedDict):
-    """What the header of a model's state says."""
-
-    metadata: Model
-    progress: ProgressFacts
-    precision: NotRequired[Literal["float32", "bfloat16"]]
-    pieces: NotRequired[str]
-    validation: NotRequired[list[str]]
-    begun_with: NotRequired[str]
-
-
-_FACTS = TypeAdapter(Facts)
+SCALE = ":scale"  # ending of the names of tensors that hold the scales of 8-bit ones
+MAX_HEADER_BYTES = 100_000_000  # the limit of safetensors
+DTYPES = frozenset({torch.float32, torch.float64, torch.float16, torch.int64, torch.int8, torch.uint8, torch.bool})
 STATE_MISMATCH_ERRORS = (
     KeyError,
     IndexError,
@@ -69,121 +36,183 @@ STATE_MISMATCH_ERRORS = (
     ArithmeticError,
 )
 """Exceptions raised when a state does not match its metadata."""
+Tensors = dict[str, torch.Tensor]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+@dataclass
+class Progress:
+    """The progress of a training; each row of `history` is [step, seconds, training loss, held-out loss] in nats."""
+
+    step: Count
+    seconds: Annotated[float, Field(ge=0)]
+    history: list[Annotated[list[float], Field(min_length=4, max_length=4)]]
+    train_nats: float | None = None
+    validation_nats: float | None = None
+    best_step: Count | None = None
+    best_nats: float | None = None
+
+
+@with_config(ConfigDict(extra="allow"))
+class Facts(TypedDict):
+    """The facts in the header of a model's state.
+
+    Attributes:
+        pieces: fingerprint of the training pieces.
+        validation: ids of the held-out pieces.
+        heard: amount of music, number of parameters and steps per second, for the model card.
+        begun_with: description of the state that this training started from, or empty.
+    """
+
+    metadata: SavedMetadata
+    progress: Progress
+    version: NotRequired[str]
+    precision: NotRequired[Literal["float32", "bfloat16"]]
+    pieces: NotRequired[str]
+    validation: NotRequired[list[str]]
+    heard: NotRequired[dict[str, int | float]]
+    begun_with: NotRequired[str]
+
+
+_FACTS = TypeAdapter(Facts)
 
 
 def mismatch_error(path: Path, error: Exception) -> ValueError:
-    """The refusal of a state that cannot be taken up."""
+    """Return the refusal of a state that does not match its metadata; `error` is the first problem."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return ValueError(f"{path} lacks what its model needs ({reason:.200}): train anew with --fresh")
+    return ValueError(f"{path} lacks what its model needs ({reason:.200}): train a new one with --fresh")
 
 
-def save(path: Path, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any]) -> None:
-    """Write tensors and facts (plain JSON types) to `path`, whole or not at all."""
-    header = {"format": FORMAT, "facts": json.dumps(facts)}
+def save(path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, object]) -> None:
+    """Write tensors and facts (JSON types and dataclasses of them) to `path`, whole or not at all."""
+    header = {"format": FORMAT, "facts": json.dumps(facts, default=vars)}
     with atomic_write(path) as temporary:
         try:
             safetensors.torch.save_file(
                 {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary, header
             )
         except SafetensorError as error:
-            raise OSError(f"cannot save {path} ({error}): free some space; what was there before is intact") from None
+            raise OSError(f"cannot save {path} ({error}): free some space; the state before is intact") from None
 
 
-def load(path: Path, *prefixes: str) -> tuple[Tensors, dict[str, Any]]:
-    """The tensors whose names begin with one of `prefixes` (all, where none is given), on the CPU, and the facts.
-
-    Raises:
-        ValueError: the file is missing, truncated, not a state of this format, or holds values that are no numbers.
-    """
-    if not path.is_file():
-        raise ValueError(
-            f"there is no state {path} yet: train first (python train.py), the first save comes within a minute"
-        )
-    content = _content(path)
-    try:
-        tensors = safetensors.torch.load(content)
-        header_length = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + header_length]).get("__metadata__") or {}
-        if (found := header.get("format", "unknown")) != FORMAT:
-            raise _Foreign(f"{path} is a state of another format ({found:.40}, not {FORMAT}): train anew with --fresh")
-        wanted = {name: tensor for name, tensor in tensors.items() if not prefixes or name.startswith(prefixes)}
-        if strange := next((str(t.dtype) for t in wanted.values() if t.dtype not in KINDS), ""):
-            raise ValueError(f"no state holds {strange}")
-        loaded, facts = dequantize_int8(wanted), json.loads(header["facts"])
-    except _Foreign:
-        raise
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is damaged or not a state ({error}): restore a copy, or train anew with --fresh"
-        ) from None
-    if not all_finite(loaded):
-        raise ValueError(
-            f"{path} is damaged (it holds values that are no numbers): restore a copy, or train anew with --fresh"
-        )
-    return loaded, facts
-
-
-class _Foreign(ValueError):
-    """A state, but of another version."""
-
-
-def all_finite(tensors: Mapping[str, torch.Tensor]) -> bool:
-    """Whether every value is a number."""
-    return all(bool(tensor.isfinite().all()) for tensor in tensors.values())
-
-
-def _content(path: Path) -> bytes:
-    """The file, at once and by one handle: a trainer may put another state in its place at any time.
+def load(path: Path, *prefixes: str) -> tuple[Tensors, Json]:
+    """Return the tensors whose names start with one of `prefixes` (default: all), on the CPU, and the facts.
 
     Raises:
-        ValueError: it is larger than half of this machine's memory.
+        ValueError: the file is missing, damaged, too large for this machine or not a state of this format, or holds
+            values that are not finite.
     """
-    with open(path, "rb") as file:
-        size, most = os.fstat(file.fileno()).st_size, machine_memory_bytes() // 2
-        if size > most:
-            raise ValueError(f"{path} has {human_size(size)}, and states up to {human_size(most)} are read here: "
-                             "is it one, and is it for a machine of this size?")  # fmt: skip
-        return file.read()
+    with _opened(path) as file:  # one handle, because a trainer may replace the file at any time
+        size, limit = os.fstat(file.fileno()).st_size, machine_memory_bytes() // 2
+        if size > limit:
+            raise ValueError(f"{path} has {human_size(size)}, but this machine reads states up to {human_size(limit)}: "
+                             "name another state, or use a machine with more memory")  # fmt: skip
+        facts = _read_header(file, path)
+        file.seek(0)
+        with _damage_refused(path):
+            stored = safetensors.torch.load(file.read())
+            wanted = {name: tensor for name, tensor in stored.items() if not prefixes or name.startswith(prefixes)}
+            if strange := next((str(t.dtype) for t in wanted.values() if t.dtype not in DTYPES), ""):
+                raise ValueError(f"no state holds {strange}")
+            tensors = dequantize_int8(wanted)
+            if not all_finite(tensors):
+                raise ValueError("it holds values that are not finite")
+    return tensors, facts
 
 
-def machine_memory_bytes() -> int:
-    """Physical memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def load_model(path: Path, *prefixes: str) -> tuple[Tensors, dict[str, Any]]:
-    """As `load`, of a model's state: its facts hold metadata and progress.
+def load_model(path: Path, *prefixes: str) -> tuple[Tensors, Facts]:
+    """Return tensors and facts of a model's state as `load` does.
 
     Raises:
         ValueError: as `load`, or the facts are not those of a model.
     """
     tensors, facts = load(path, *prefixes)
+    return tensors, _validated(facts, path)
+
+
+def read_facts(path: Path) -> Json:
+    """Return the facts of a state; only the header of the file is read, no tensor.
+
+    Raises:
+        ValueError: the file is missing, its header is damaged, or it is not a state of this format.
+    """
+    with _opened(path) as file:
+        return _read_header(file, path)
+
+
+def read_model_facts(path: Path) -> Facts:
+    """Return the facts of a model's state; only the header of the file is read, no tensor.
+
+    Raises:
+        ValueError: as `read_facts`, or the facts are not those of a model.
+    """
+    return _validated(read_facts(path), path)
+
+
+def _opened(path: Path) -> BinaryIO:
+    if not path.is_file():
+        raise ValueError(
+            f"there is no state {path} yet: train first (python train.py), the first save comes within a minute"
+        )
+    return open(path, "rb")
+
+
+def _read_header(file: BinaryIO, path: Path) -> Json:
+    """Return the facts in the header: 8 bytes of length (little endian), then JSON."""
+    with _damage_refused(path):
+        length = int.from_bytes(file.read(8), "little")
+        if length > MAX_HEADER_BYTES:
+            raise ValueError(f"its header claims {length} bytes")
+        header = json.loads(file.read(length)).get("__metadata__") or {}
+        found = f"{header.get('format', 'unknown'):.40}"
+    if found != FORMAT:
+        raise ValueError(f"{path} is a state of another format ({found}, not {FORMAT}): train a new one with --fresh")
+    with _damage_refused(path):
+        facts: Json = json.loads(header["facts"])
+    return facts
+
+
+@contextmanager
+def _damage_refused(path: Path) -> Iterator[None]:
+    """Turn errors of reading a state into one line that says what to do.
+
+    Raises:
+        ValueError: in place of the error.
+    """
     try:
-        _FACTS.validate_python(facts)
+        yield
+    except (SafetensorError, *STATE_MISMATCH_ERRORS) as error:
+        raise ValueError(
+            f"{path} is damaged or not a state ({error}): restore a copy, or train a new one with --fresh"
+        ) from None
+
+
+def _validated(facts: Json, path: Path) -> Facts:
+    try:
+        return _FACTS.validate_python(facts)
     except ValidationError as error:
         first = error.errors()[0]
-        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise ValueError(
-            f"{path} is damaged or no model's state ({what}): restore a copy, or train anew with --fresh"
+            f"{path} is damaged or not the state of a model ({reason}): restore a copy, or train a new one with --fresh"
         ) from None
-    return tensors, facts
 
 
-def read_facts(path: Path) -> dict[str, Any]:
-    """The facts alone, without reading any tensor."""
-    return load(path, "\0")[1]
+def all_finite(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Return True if no value is NaN or infinite."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors.values())
 
 
-def read_model_facts(path: Path) -> dict[str, Any]:
-    """The facts of a model alone; ValueError as `load_model`."""
-    return load_model(path, "\0")[1]
+def machine_memory_bytes() -> int:
+    """Return the physical memory of this machine in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def quantize_int8(tensors: Mapping[str, torch.Tensor]) -> Tensors:
-    """The same in a quarter of the space, to pass a model on: `load` gives them back, nearly.
+    """Return tensors in a quarter of the space, for a model that is passed on; `load` restores them nearly.
 
-    Matrices become 8-bit integers with one scale per row, everything else half precision. Names ending in `SCALE` are
-    taken.
+    Matrices become 8-bit integers with one scale per row; other tensors of floats become half precision. Names that
+    end in `SCALE` are reserved.
     """
     small: Tensors = {}
     for name, tensor in tensors.items():
@@ -197,7 +226,7 @@ def quantize_int8(tensors: Mapping[str, torch.Tensor]) -> Tensors:
 
 
 def dequantize_int8(tensors: Tensors) -> Tensors:
-    """What `quantize_int8` was given, where it was used."""
+    """Return the tensors that `quantize_int8` was given, in float32; tensors that it did not make stay as they are."""
     whole = {}
     for name, tensor in tensors.items():
         if tensor.dtype == torch.int8:
@@ -211,21 +240,18 @@ def dequantize_int8(tensors: Tensors) -> Tensors:
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
-    """Tensors under `prefix.`."""
+    """Return the tensors under the names `prefix.NAME`."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def under_prefix(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
-    """The inverse of `with_prefix`: the tensors under `prefix.`, by their own names."""
+    """Return the tensors with names `prefix.NAME` as NAME; the inverse of `with_prefix`."""
     return {
         name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
     }
 
 
-def weights_prefix(progress: Mapping[str, Any]) -> str:
-    """The prefix of the weights that predict: "average" while the latest validation was the best one, else "best".
-
-    `progress` is that of a training's facts.
-    """
-    history = progress["history"]
-    return "average" if not history or history[-1][0] == progress["best_step"] else "best"
+def weights_prefix(progress: Progress) -> Literal["average", "best"]:
+    """Return the prefix of the weights to predict with: the average while the latest validation is the best so far."""
+    history = progress.history
+    return "average" if not history or history[-1][0] == progress.best_step else "best"

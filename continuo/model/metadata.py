@@ -7,12 +7,22 @@ training writes. Keys are checked at the border: an unknown key or an impossible
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 import regex
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+    with_config,
+)
+from typing_extensions import TypedDict
 
 from continuo.system.files import human_size, is_locked, suggest_path, write_text
 from continuo.system.paths import MODELS
@@ -32,6 +42,18 @@ FITTING = ("fit_frames", "postfilter_steps")
 """Of a representation: how it is fitted, not what it is."""
 MAX_REASONS = 5
 """How many of a file's mistakes are named at once."""
+
+
+Json = dict[str, Any]  # an object of a JSON file that is not validated yet
+
+
+@with_config(ConfigDict(extra="allow"))
+class SavedMetadata(TypedDict):
+    """The metadata of a state, checked only as far as they must be before they are compared with the metadata file."""
+
+    corpus: Json
+    representation: Json
+    architecture: Json
 
 
 class Section(BaseModel):
@@ -282,6 +304,10 @@ class Metadata(Section):
             raise ValueError(f"{value!r} must end in .safetensors, so that no other file is ever overwritten")
         return value
 
+    def to_json(self) -> SavedMetadata:
+        """Return the metadata as JSON types, as a state holds them."""
+        return cast("SavedMetadata", self.model_dump(mode="json"))
+
 
 def load(path: Path, overrides: dict[str, Any] | None = None) -> Metadata:
     """Read and check a metadata file; `overrides` are dotted keys with values, as of `--set`.
@@ -369,7 +395,7 @@ def validated(content: Any, overrides: dict[str, Any], *, source: str) -> Metada
         raise ValueError(f"{'' if asked_for else f'{source}: '}{reasons}{more}") from None
 
 
-def check_same_model(ours: Metadata, saved: dict[str, Any], state_path: Path, *, anew: bool = False) -> None:
+def check_same_model(ours: Metadata, saved: Mapping[str, Any], state_path: Path, *, anew: bool = False) -> None:
     """Refuse a state that was trained with other metadata than ours, as far as the two could not work together.
 
     Where a featurizer is fitted `anew`, how the other one was fitted does not matter.

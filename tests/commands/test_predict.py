@@ -95,7 +95,7 @@ def test_A08_musicxml_prompt_to_audio_and_picture(trained, tmp_path):
     [(1, 40, ""), (2, 40, ", still improving on held-out music"), (2, 50, ", better than step 50 on held-out music")],
 )
 def test_how_weights_are_judged_once_held_out_music_has_heard_them_twice(heard, step, words):
-    facts = {"progress": {"history": [[20 * n, 1.0, 9.0, 9.0] for n in range(heard)]}}
+    facts = {"progress": checkpoint.Progress(0, 0.0, [[20 * n, 1.0, 9.0, 9.0] for n in range(heard)])}
     assert predict_script._judged(SimpleNamespace(facts=facts, weights_step=40, step=step)) == words
 
 

@@ -290,7 +290,7 @@ def test_a_training_can_begin_with_what_another_one_learned(tmp_path, music_fold
     assert "is there already: going on from it" in capsys.readouterr().err
     assert state_of(meta)[1]["progress"]["step"] == 2
     card = (tmp_path / "model.card.md").read_text()
-    assert "**Begun with**: what model.safetensors learned in 12 steps" in card
+    assert "**Started from**: model.safetensors after 12 steps" in card
 
 
 def test_a_donor_that_does_not_fit_is_refused(tmp_path, music_folder, trained, capsys):

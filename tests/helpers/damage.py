@@ -84,7 +84,7 @@ def train_and_log(log: Path, words: list[str], each_state: bool = False) -> None
 
     def logged_save(path, tensors, facts):
         if "progress" in facts and each_state:
-            file.write(f"{facts['progress']['step']} {digest(tensors, facts['progress'])}\n")
+            file.write(f"{facts['progress'].step} {digest(tensors, vars(facts['progress']))}\n")
         else:
             save(path, tensors, facts)
 

@@ -1,5 +1,7 @@
 """State files and other outputs: whole or absent."""
 
+import io
+import os
 import threading
 import time
 
@@ -7,6 +9,7 @@ import pytest
 import torch
 
 from continuo.model import checkpoint
+from continuo.model.checkpoint import Progress
 from continuo.system.command_line import run_main
 from continuo.system.files import atomic_write, check_writable, write_text
 from continuo.system.progress import Display, duration
@@ -57,15 +60,41 @@ def test_compact_states_are_small_and_come_back_nearly(tmp_path):
             checkpoint.load(tmp_path / "broken.safetensors")
 
 
+@pytest.mark.parametrize("part", ["whole", "missing", "half", "terabytes"])
+def test_read_facts_reads_the_header_alone(tmp_path, monkeypatch, part):
+    """The tensors may be damaged, gone or larger than the memory: no byte of them is read."""
+    path = tmp_path / "s.safetensors"
+    checkpoint.save(path, {"a": torch.randn(1_000_000)}, {"step": 3})
+    header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+    if part != "whole":
+        os.truncate(path, {"missing": header, "half": header + 2_000_000, "terabytes": 2**42}[part])
+        with pytest.raises(ValueError, match=r"damaged or not a state|reads states up to"):
+            checkpoint.load(path)
+    read = []
+
+    class Counted(io.FileIO):
+        def read(self, size=-1):
+            read.append(data := super().read(size))
+            return data
+
+    monkeypatch.setattr(checkpoint, "open", Counted, raising=False)
+    assert checkpoint.read_facts(path) == {"step": 3}
+    assert sum(map(len, read)) == header < 1000
+    with pytest.raises(ValueError, match="not the state of a model"):
+        checkpoint.read_model_facts(path)
+    assert sum(map(len, read)) == 2 * header
+
+
 @pytest.mark.parametrize("keep", [0, 1, 7, 8, 100, 0.5, 0.99])
 def test_truncated_states_are_one_line(tmp_path, keep):
     path = tmp_path / "s.safetensors"
     checkpoint.save(path, {"a": torch.randn(100)}, {"step": 1})
     content = path.read_bytes()
     path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
-    with pytest.raises(ValueError, match="damaged or not a state") as caught:
-        checkpoint.load(path)
-    assert "\n" not in str(caught.value)
+    for read in (checkpoint.load, checkpoint.read_facts if keep not in (0.5, 0.99) else checkpoint.load):
+        with pytest.raises(ValueError, match="damaged or not a state") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
 
 
 def test_other_files_are_not_states(tmp_path):
@@ -184,8 +213,6 @@ def test_time_remaining_does_not_wrap():
 
 
 def test_plain_progress_on_a_pipe(monkeypatch):
-    import io
-
     stream = io.StringIO()
     clock = iter(range(0, 10_000, 6))
     monkeypatch.setattr("continuo.system.progress.time.monotonic", lambda: float(next(clock)))
@@ -201,8 +228,6 @@ def test_plain_progress_on_a_pipe(monkeypatch):
 
 
 def test_what_comes_before_the_work_tells_nothing_of_its_end(monkeypatch):
-    import io
-
     stream, now = io.StringIO(), [0.0]
     monkeypatch.setattr("continuo.system.progress.time.monotonic", lambda: now[0])
     with Display(stream=stream) as display:
@@ -229,10 +254,11 @@ def test_what_is_loaded_begins_with_one_of_the_prefixes(tmp_path):
     assert torch.equal(checkpoint.under_prefix("a", kept)["a.y"], torch.ones(2))
 
 
-def test_the_best_weights_predict_once_validation_has_turned():
-    assert checkpoint.weights_prefix({"history": [], "best_step": 0}) == "average"
-    assert checkpoint.weights_prefix({"history": [[10, 2.0], [20, 1.0]], "best_step": 20}) == "average"
-    assert checkpoint.weights_prefix({"history": [[10, 2.0], [20, 1.0], [30, 2.0]], "best_step": 20}) == "best"
+def test_weights_prefix_after_a_worse_validation_is_best():
+    rows = [[10, 1.0, 2.0, 2.0], [20, 2.0, 1.0, 1.0], [30, 3.0, 0.5, 2.0]]
+    assert checkpoint.weights_prefix(Progress(0, 0.0, [], best_step=0)) == "average"
+    assert checkpoint.weights_prefix(Progress(20, 1.0, rows[:2], best_step=20)) == "average"
+    assert checkpoint.weights_prefix(Progress(30, 1.0, rows, best_step=20)) == "best"
 
 
 def test_refusals_of_states_say_what_would_help(tmp_path):
@@ -246,13 +272,13 @@ def test_refusals_of_states_say_what_would_help(tmp_path):
         checkpoint.load(path)
     for header, found in [({"format": "continuo-0"}, "continuo-0"), (None, "unknown"), ({"x": "y"}, "unknown")]:
         save_file({"a": torch.zeros(1)}, path, header)
-        words = f"{path} is a state of another format ({found}, not continuo-1): train anew with --fresh"
+        words = f"{path} is a state of another format ({found}, not continuo-1): train a new one with --fresh"
         with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
             checkpoint.load(path)
     for facts in ({}, {"facts": "{"}):  # none, and no JSON
         save_file({"a": torch.zeros(1)}, path, {"format": checkpoint.FORMAT} | facts)
         with pytest.raises(
-            ValueError, match=r"damaged or not a state \(.+\): restore a copy, or train anew with --fresh$"
+            ValueError, match=r"damaged or not a state \(.+\): restore a copy, or train a new one with --fresh$"
         ):
             checkpoint.load(path)
     checkpoint.save(path, {"a": torch.zeros(1)}, {"step": 1})
@@ -271,7 +297,7 @@ def test_a_state_that_cannot_be_written_says_what_would_help(tmp_path, monkeypat
     monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(
         OSError,
-        match=r"cannot save .*s.safetensors \(I/O error: No space left\): free some space; what was there .* intact",
+        match=r"cannot save .*s.safetensors \(I/O error: No space left\): free some space; the state before is intact",
     ):
         checkpoint.save(path, {"a": torch.ones(3)}, {"step": 2})
     assert checkpoint.read_facts(path) == {"step": 1}

@@ -251,7 +251,7 @@ def test_full_and_read_only_disks(tmp_path, music_folder):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     for name, words in {
-        "state": ["model.safetensors", "No space left on device", "free some space", "what was there before is intact"],
+        "state": ["model.safetensors", "No space left on device", "free some space", "the state before is intact"],
         "state again": ["model.safetensors", "No space left on device", "free some space"],
         "curves": ["No space left on device", "free some space"],
         "sound": ["predict.py: cannot write", "take.wav", "free some space"],
@@ -283,7 +283,7 @@ def test_files_that_may_not_grow(tmp_path, music_folder):
     running.join()
     status, err = json.loads(out.read_text())
     assert status == 2
-    one_line(err, "cannot save", "File too large", "what was there before is intact")
+    one_line(err, "cannot save", "File too large", "the state before is intact")
     assert digest_of(state) == before
     assert [path.name for path in state.parent.iterdir() if path.name.startswith(".")] == []
 
@@ -642,7 +642,7 @@ def test_a_state_that_holds_no_numbers_is_refused(tmp_path, music_folder, name):
     before = state.read_bytes()
     status, err = said(train.main, *words)
     assert status == 2
-    one_line(err, str(state), "holds values that are no numbers", "restore a copy, or train anew with --fresh")
+    one_line(err, str(state), "holds values that are not finite", "restore a copy, or train a new one with --fresh")
     assert state.read_bytes() == before
 
 

@@ -428,7 +428,7 @@ def set_tensor(name: str, value: torch.Tensor):
         (lambda tensors, facts: facts.update(precision="load"), "precision"),
         (set_tensor("featurizer.centroids", torch.zeros(3, 32, 24, dtype=torch.int64)), "centroids is torch.int64"),
         (set_tensor("featurizer.mean", torch.zeros(1)), "mean is torch.float32 of [1]"),
-        (set_tensor("featurizer.mean", torch.full((129,), torch.nan)), "no numbers"),
+        (set_tensor("featurizer.mean", torch.full((129,), torch.nan)), "not finite"),
         (set_tensor("featurizer.x", torch.zeros(3, dtype=torch.bfloat16)), "no state holds torch.bfloat16"),
         (lambda tensors, facts: [tensors.pop(n) for n in [*tensors] if "backbone" in n], "weights, where the model"),
     ],
