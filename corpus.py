@@ -35,15 +35,14 @@ import regex
 from continuo.audio.files import (
     AUDIO_ENDINGS,
     UNDECODABLE_ENDINGS,
-    StoredSamples,
-    audible_range,
-    cut_short,
     decode_blocks,
     in_blocks,
-    loudness_db,
+    is_truncated,
     made_by_a_model,
 )
+from continuo.audio.loudness import audible_range, loudness_db
 from continuo.audio.piece import Piece, check_audible
+from continuo.audio.samples import StoredSamples
 from continuo.model.metadata import EMBEDDED_CORPUS, CorpusSection
 from continuo.score import synth
 from continuo.score.performance import CACHE_VERSION, SCORE_ENDINGS, perform
@@ -341,7 +340,7 @@ def prepare(source: Source, section: CorpusSection) -> Piece | str:
     samples = StoredSamples(cache.entry(key, ".f32"), 0, facts["bytes"] // 4, restore)
     heard = samples[slice(*facts["heard"])]
     piece = Piece(source.id, str(source.path), section.sample_rate_hz, heard, facts["loudness_db"], key)
-    return replace(piece, cut_short=facts["cut_short"], has_ending=not facts["cut_short"])
+    return replace(piece, truncated=facts["cut_short"], has_ending=not facts["cut_short"])
 
 
 def _store(source: Source, section: CorpusSection, key: str) -> dict[str, Any]:
@@ -352,7 +351,7 @@ def _store(source: Source, section: CorpusSection, key: str) -> dict[str, Any]:
         if audio_key(source, section) != key:
             raise ValueError("it changed while it was read: start again when it is complete")
         facts = _facts(path, rate)
-        return facts | {"cut_short": not source.is_score and cut_short(source.path, path.stat().st_size / 4 / rate)}
+        return facts | {"cut_short": not source.is_score and is_truncated(source.path, path.stat().st_size / 4 / rate)}
 
     blocks = in_blocks(render_score(source, section)) if source.is_score else decode_blocks(source.path, rate)
     return cache.put_audio(key, map(_wanted, blocks), describe)
@@ -407,7 +406,7 @@ def _wanted(block: np.ndarray) -> np.ndarray:
 def _facts(path: Path, rate: int) -> dict[str, Any]:
     samples = StoredSamples(path)
     try:
-        check_audible(samples, rate, least_samples=int(MIN_SECONDS * rate), source="it")
+        check_audible(samples, rate, min_samples=int(MIN_SECONDS * rate), source="it")
     except ValueError as error:
         return {"refused": str(error)}
     loudness = loudness_db(samples, rate)

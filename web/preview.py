@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from continuo.audio.files import AUDIO_ENDINGS, cut_short, decode_blocks
-from continuo.audio.piece import CUT_SHORT, check_peak
+from continuo.audio.files import AUDIO_ENDINGS, decode_blocks, is_truncated
+from continuo.audio.piece import TRUNCATED, check_peak
 from continuo.score.performance import MIDI_ENDINGS, SCORE_ENDINGS, perform
 from continuo.system.command_line import Parser, run_main
 
@@ -55,7 +55,7 @@ def look(path: Path, folder: Path, width: int) -> dict[str, Any]:
         if seconds == 0:
             raise ValueError(f"{path.name} holds no sound: is it whole?")
         check_peak(peak, path.name)
-        warnings = [CUT_SHORT] if cut_short(path, seconds) else []
+        warnings = [TRUNCATED] if is_truncated(path, seconds) else []
         return {"seconds": seconds, "notes": [], "warnings": warnings, "pages": 0}
     performance = perform(path)
     notes = [[round(n.onset_s, 3), round(n.duration_s, 3), n.pitch] for n in performance.notes[:MAX_NOTES]]

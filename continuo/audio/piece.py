@@ -1,4 +1,4 @@
-"""One piece of music, as audio that is read from disk only where it is looked at."""
+"""A piece of music as audio, which is read from disk only where it is used."""
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -6,25 +6,28 @@ from functools import cached_property
 
 import numpy as np
 
-from continuo.audio.files import REFERENCE_DB, ResampledView, Resampler, Samples, loudness_db
+from continuo.audio.loudness import REFERENCE_DB, loudness_db
+from continuo.audio.resampling import Resampler
+from continuo.audio.samples import ResampledView, Samples
 
-LOUDEST_DB = 3.0  # a square wave at full scale is at 0
-CUT_SHORT = "is cut short: its file holds less than it promises, and what there is was read"
+MAX_LOUDNESS_DB = 3.0  # dB; a square wave at full scale has 0
+SILENT_PEAK = 1e-4  # of full scale, -80 dB
+TRUNCATED = "is truncated: its file holds less than its header declares, and what is there was read"
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece, or a stretch of one.
+    """A recording or a rendered score, or a part of one.
 
     Attributes:
         id: unique and stable within a corpus.
-        source: where it came from, for people.
-        sample_rate_hz: of `samples`.
-        samples: float32 `(N,)`, an array, a file that is read where it is looked at, or a view that is resampled there.
-        loudness_db: gated RMS of the whole, dB below full scale.
-        key: changes with the samples; empty where nothing about the piece is to be cached.
-        has_ending: whether the music ends where the samples end, and is not cut there.
-        cut_short: whether its file holds less than it promises.
+        source: the origin, for people to read.
+        sample_rate_hz: the rate of `samples`.
+        samples: float32 `(N,)`, in memory, in a file, or resampled as it is read.
+        loudness_db: gated RMS of the whole, in dB below full scale.
+        key: identifies the samples in caches; empty if nothing about the piece is to be cached.
+        has_ending: whether the music ends where the samples end.
+        truncated: whether the file holds less than its header declares.
     """
 
     id: str
@@ -34,47 +37,48 @@ class Piece:
     loudness_db: float
     key: str = ""
     has_ending: bool = True
-    cut_short: bool = False
+    truncated: bool = False
 
     @classmethod
     def from_samples(cls, samples: Samples, sample_rate_hz: int, *, source: str = "samples") -> "Piece":
-        """A piece that lives in memory; its loudness is measured here."""
+        """Make a piece of samples in memory and measure its loudness."""
         samples = np.ascontiguousarray(samples, dtype=np.float32)
         return cls(source, source, sample_rate_hz, samples, loudness_db(samples, sample_rate_hz))
 
     @property
     def remarks(self) -> list[str]:
-        """What whoever hears the piece should know; each goes on from its name."""
-        over = f"lies {self.loudness_db:.0f} dB over full scale, and what goes on like it will clip: make it quieter"
-        return [CUT_SHORT] * self.cut_short + [over] * (self.loudness_db > LOUDEST_DB)
+        """Warnings about the piece; each continues a sentence that begins with its name."""
+        loud = f"lies {self.loudness_db:.0f} dB over full scale, and continuations will clip: make it quieter"
+        return [TRUNCATED] * self.truncated + [loud] * (self.loudness_db > MAX_LOUDNESS_DB)
 
     @property
     def seconds(self) -> float:
+        """The length in seconds."""
         return len(self.samples) / self.sample_rate_hz
 
     @property
     def empty(self) -> bool:
-        """Whether no sample is in it."""
+        """Whether the piece has no samples."""
         return not len(self.samples)
 
     @property
     def extent(self) -> int:
-        """Length in the unit that training is counted by: changes when the music does."""
+        """The length in the unit that training is counted by: samples."""
         return len(self.samples)
 
     @cached_property
     def gain(self) -> float:
-        """What brings the piece to the loudness that every model hears, `REFERENCE_DB`; divide by it to come back."""
+        """The factor that brings the piece to `REFERENCE_DB`; dividing by it restores the original level."""
         return 10 ** ((REFERENCE_DB - self.loudness_db) / 20)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Samples `start` to `stop` at the models' loudness, float32; silence outside the piece."""
+        """Return samples `start` to `stop` at `REFERENCE_DB`, float32, with silence outside the piece."""
         inside = np.asarray(self.samples[max(start, 0) : max(stop, 0)], np.float32) * np.float32(self.gain)
         before = min(max(-start, 0), stop - start)
         return np.pad(inside, (before, stop - start - before - len(inside)))
 
     def excerpt(self, start: int, stop: int, name: str) -> "Piece":
-        """A part of the piece, as a piece of its own, at the gain of the whole."""
+        """Return samples `start` to `stop` as a piece of its own, with the gain of the whole."""
         return replace(
             self,
             id=f"{self.id}#{name}",
@@ -85,9 +89,9 @@ class Piece:
         )
 
     def transposed(self, semitones: int) -> "Piece":
-        """The piece played faster or slower, so that it sounds so many semitones higher (or lower): 0 is itself.
+        """Return the piece played faster or slower, which raises its pitch by `semitones`, within 1 cent.
 
-        Equal temperament is met within 1 cent.
+        0 returns the piece itself; negative numbers lower the pitch.
         """
         if semitones == 0:
             return self
@@ -101,28 +105,28 @@ class Piece:
         )
 
 
-def check_audible(samples: Samples, sample_rate_hz: int, *, least_samples: int, source: str) -> None:
-    """Refuse audio that nothing can be learned or continued from.
+def check_audible(samples: Samples, sample_rate_hz: int, *, min_samples: int, source: str) -> None:
+    """Refuse audio from which nothing can be learned or continued.
 
     Raises:
-        ValueError: empty, shorter than `least_samples`, silent (peak below -80 dB), or not finite.
+        ValueError: the audio is shorter than `min_samples`, silent (peak below -80 dB), or not finite.
     """
-    if len(samples) < least_samples:
+    if len(samples) < min_samples:
         raise ValueError(
             f"{source} is too short: {len(samples) / sample_rate_hz:.3f} s, "
-            f"at least {least_samples / sample_rate_hz:.3f} s are needed"
+            f"at least {min_samples / sample_rate_hz:.3f} s are needed"
         )
     peak = float(np.max([0.0, *(np.abs(samples[i : i + 2**20]).max() for i in range(0, len(samples), 2**20))]))
     check_peak(peak, source)
 
 
 def check_peak(peak: float, source: str) -> None:
-    """Refuse a largest absolute sample that no music has.
+    """Refuse a largest absolute sample that no usable recording has.
 
     Raises:
-        ValueError: below -80 dB, or not finite.
+        ValueError: the peak is below -80 dB, or not finite.
     """
     if not np.isfinite(peak):
         raise ValueError(f"{source} holds samples that are not numbers (NaN or infinity): export it again")
-    if peak < 1e-4:
+    if peak < SILENT_PEAK:
         raise ValueError(f"{source} is silent (its peak is below -80 dB)")

@@ -1,4 +1,6 @@
-"""Decoding, resampling, level: against whole-file oracles."""
+"""Decoding, resampling and loudness against whole-file oracles."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,18 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from continuo.audio.files import (
-    audible_range,
-    block_powers,
-    cut_short,
     decode_blocks,
-    loudness_db,
+    is_truncated,
     made_by_a_model,
-    read_audio,
-    resample_blocks,
     soft_limit,
     stream_wav,
     write_wav,
 )
+from continuo.audio.loudness import audible_range, block_powers, loudness_db
+from continuo.audio.resampling import Resampler, resample_blocks
+from continuo.audio.samples import ResampledView
+
+
+def read_audio(path: Path, sample_rate_hz: int) -> np.ndarray:
+    """Return a whole file, mono float32 `(N,)`."""
+    return np.concatenate([np.zeros(0, np.float32), *decode_blocks(path, sample_rate_hz)])
 
 
 def sine(hz: float, seconds: float, rate_hz: int, amplitude: float = 0.5) -> np.ndarray:
@@ -31,13 +36,23 @@ def sine(hz: float, seconds: float, rate_hz: int, amplitude: float = 0.5) -> np.
     ("from_hz", "to_hz"), [(44100, 24000), (48000, 24000), (8000, 24000), (96000, 22050), (11025, 16000)]
 )
 def test_blockwise_resampling_equals_whole(from_hz, to_hz, monkeypatch):
-    monkeypatch.setattr("continuo.audio.files.BLOCK_SAMPLES", 5000)
+    monkeypatch.setattr("continuo.audio.resampling.BLOCK_SAMPLES", 5000)
     audio = np.random.default_rng(0).standard_normal(30_011).astype(np.float32)
     blocks = np.split(audio, [1, 700, 701, 9000, 21_000])
     whole = torchaudio.transforms.Resample(from_hz, to_hz)(torch.from_numpy(audio)).numpy()
     ours = np.concatenate([*resample_blocks(blocks, from_hz, to_hz)])
     assert ours.shape == whole.shape
     np.testing.assert_allclose(ours, whole, atol=2e-6)
+
+
+@pytest.mark.parametrize("ratio", [(44, 37), (49, 55), (1, 2)])
+def test_a_slice_of_a_resampled_view_equals_that_of_the_whole(ratio):
+    audio = np.random.default_rng(0).standard_normal(20_011).astype(np.float32)
+    whole = torchaudio.transforms.Resample(*ratio)(torch.from_numpy(audio)).numpy()
+    view = ResampledView(audio, Resampler(*ratio))
+    assert len(view) == len(whole)
+    for part in (slice(None), slice(0, 1), slice(700, 9001), slice(-50, None), slice(5, 5)):
+        np.testing.assert_allclose(view[part], whole[part], atol=2e-6)
 
 
 @settings(deadline=None, max_examples=25)
@@ -155,21 +170,16 @@ def test_a_recording_that_was_cut_short_is_what_is_left_of_it(tmp_path, monkeypa
     np.testing.assert_allclose(made, expected, atol=1e-6)  # blocks round otherwise than the whole
 
 
-@pytest.mark.parametrize("kind", ["wav", "wavex", "aiff", "au", "w64", "rf64", "mp3", "ogg vorbis", "ogg opus"])
+@pytest.mark.parametrize("kind", ["wav", "wavex", "aiff", "au", "w64", "rf64", "mp3"])
 def test_what_is_cut_short_is_known_by_its_header(tmp_path, kind):
     noise = np.random.default_rng(0).standard_normal(5 * 48_000).astype(np.float32) * 0.1
-    container, _, subtype = kind.partition(" ")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    with soundfile.SoundFile(
-        whole, "w", 48_000, 1, format=container.upper(), subtype=subtype.upper() or None
-    ) as file:  # in blocks: libsndfile 1.2 cannot write long Vorbis at once
-        for block in np.split(noise, 50):
-            file.write(block)
+    soundfile.write(whole, noise, 48_000, format=kind.upper())
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 4 // 5])
     seconds = {path: len(soundfile.read(path)[0]) / 48_000 for path in (whole, cut)}
     assert seconds[cut] < seconds[whole] == pytest.approx(5, abs=0.1)
-    assert not cut_short(whole, seconds[whole])
-    assert cut_short(cut, seconds[cut])
+    assert not is_truncated(whole, seconds[whole])
+    assert is_truncated(cut, seconds[cut])
 
 
 @pytest.mark.parametrize("comment", ["", "odd", "even"])
@@ -180,4 +190,4 @@ def test_what_was_sent_through_a_pipe_promises_no_length_and_keeps_its_comment(t
     with soundfile.SoundFile(path) as file:
         assert (file.comment, file.frames) == (comment, len(audio))
     np.testing.assert_allclose(read_audio(path, 8000), audio, atol=1e-4)
-    assert not cut_short(path, 0.5)
+    assert not is_truncated(path, 0.5)

@@ -20,7 +20,8 @@ from conftest import RATE_HZ, ROOT, melody
 from sandbox import CONNECTED, STARTED, UNPICKLED, WROTE, Outcome, Sandbox
 
 import corpus
-from continuo.audio.files import MAX_TAPS, Resampler, read_audio
+from continuo.audio.files import decode_blocks
+from continuo.audio.resampling import MAX_TAPS, Resampler
 from continuo.model import checkpoint, metadata
 from continuo.score.musicxml import MAX_XML_BYTES, parse_score, parse_xml, unzip
 from continuo.score.soundfont import is_soundfont, repair
@@ -273,7 +274,7 @@ def test_days_of_compressed_silence_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("continuo.audio.files.MAX_SECONDS", 2.0)
     soundfile.write(tmp_path / "x.flac", np.zeros(3 * RATE_HZ), RATE_HZ)
     with pytest.raises(ValueError, match="it lasts more than 0 hours: cut it into parts"):
-        read_audio(tmp_path / "x.flac", RATE_HZ)
+        list(decode_blocks(tmp_path / "x.flac", RATE_HZ))
 
 
 # --- metadata ---------------------------------------------------------------------------------------------------------

@@ -16,8 +16,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import corpus
-from continuo.audio.files import MADE_BY_A_MODEL, StoredSamples, decode_blocks, write_wav
-from continuo.audio.piece import CUT_SHORT, Piece, check_audible
+from continuo.audio.files import MADE_BY_A_MODEL, decode_blocks, write_wav
+from continuo.audio.piece import TRUNCATED, Piece, check_audible
+from continuo.audio.samples import StoredSamples
 from continuo.model.metadata import CodebookSection, CorpusSection
 from continuo.system import cache
 from continuo.system.progress import Display
@@ -109,8 +110,8 @@ def test_numbers_that_are_none_are_found_wherever_they_hide():
         bad = audio.copy()
         bad[place] = np.nan
         with pytest.raises(ValueError, match="not numbers"):
-            check_audible(bad, RATE_HZ, least_samples=10, source="it")
-    check_audible(audio, RATE_HZ, least_samples=10, source="it")
+            check_audible(bad, RATE_HZ, min_samples=10, source="it")
+    check_audible(audio, RATE_HZ, min_samples=10, source="it")
 
 
 @pytest.mark.parametrize(
@@ -310,12 +311,12 @@ def test_what_is_cut_short_is_heard_as_far_as_it_goes_and_said(tmp_path, capsys)
     (tmp_path / "cut.wav").write_bytes(content[: len(content) // 2])
     for _ in range(2):  # read, then from the cache
         cut, whole = corpus.load(section(tmp_path), display=Display()).pieces
-        assert (cut.cut_short, cut.has_ending, whole.cut_short, whole.has_ending) == (True, False, False, True)
+        assert (cut.truncated, cut.has_ending, whole.truncated, whole.has_ending) == (True, False, False, True)
         assert cut.seconds == pytest.approx(whole.seconds / 2, rel=0.2)
         said = capsys.readouterr().err
-        assert said.splitlines()[-1].startswith("cut.wav is cut short: its file holds less than it promises")
+        assert said.splitlines()[-1].startswith("cut.wav is truncated: its file holds less than its header declares")
         assert "whole.wav" not in said
-    assert preview.look(tmp_path / "cut.wav", tmp_path, 400)["warnings"] == [CUT_SHORT]
+    assert preview.look(tmp_path / "cut.wav", tmp_path, 400)["warnings"] == [TRUNCATED]
     assert preview.look(tmp_path / "whole.wav", tmp_path, 400)["warnings"] == []
 
 
@@ -327,7 +328,7 @@ def test_what_lies_over_full_scale_is_said(tmp_path, capsys):
     assert loud.loudness_db > 60
     assert usual.remarks == []
     said = capsys.readouterr().err
-    assert f"loud.wav lies {loud.loudness_db:.0f} dB over full scale, and what goes on like it will clip" in said
+    assert f"loud.wav lies {loud.loudness_db:.0f} dB over full scale, and continuations will clip" in said
     assert "usual.wav" not in said
 
 

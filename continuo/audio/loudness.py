@@ -1,0 +1,52 @@
+"""Measure how loud audio is, and where its silence at both ends lies."""
+
+import numpy as np
+
+from continuo.audio.samples import Samples
+from continuo.system.workers import check_cancelled
+
+REFERENCE_DB = -23.0  # dB below full scale: the gated level to which all music is brought for the models
+SILENCE_DB = -35.0  # dB relative to the loudness of a piece
+
+
+def block_powers(samples: Samples, size: int) -> np.ndarray:
+    """Return the mean square of every `size` samples, `(ceil(N / size),)` float64; the last block may be shorter.
+
+    >>> block_powers(np.array([1, 3, 2], np.float32), 2).tolist()
+    [5.0, 4.0]
+    """
+    powers = [np.zeros(0)]
+    step = max(1, (1 << 18) // size) * size
+    for first in range(0, len(samples), step):
+        check_cancelled()
+        squared = np.square(samples[first : first + step], dtype=np.float64)
+        whole = len(squared) // size * size
+        powers.append(squared[:whole].reshape(-1, size).mean(axis=1))
+        if whole < len(squared):
+            powers.append(squared[whole:].mean(keepdims=True))
+    return np.concatenate(powers)
+
+
+def audible_range(samples: Samples, sample_rate_hz: int, loudness: float) -> tuple[int, int]:
+    """Return the first and last sample (exclusive) without the silence at both ends, plus 0.1 s on either side.
+
+    Silence lies `SILENCE_DB` below `loudness` (dB below full scale). A model that learns from recordings with silent
+    ends learns to fall silent.
+    """
+    size = max(1, sample_rate_hz // 50)
+    loud = np.flatnonzero(block_powers(samples, size) > 10 ** ((loudness + SILENCE_DB) / 10))
+    if not len(loud):
+        return 0, len(samples)
+    return max(0, (int(loud[0]) - 5) * size), min(len(samples), (int(loud[-1]) + 6) * size)
+
+
+def loudness_db(samples: Samples, sample_rate_hz: int) -> float:
+    """Return the gated level: RMS over the 0.4 s blocks at most 20 dB below the loudest, in dB below full scale.
+
+    Pauses and fades do not count, as in EBU R 128, but there is no frequency weighting. Silence gives -120.
+    """
+    size = max(1, int(0.4 * sample_rate_hz))
+    power = block_powers(samples, size)
+    if not len(power) or power.max() < 1e-12:
+        return -120.0
+    return float(10 * np.log10(power[power >= power.max() * 1e-2].mean()))

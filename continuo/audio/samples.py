@@ -1,0 +1,74 @@
+"""Audio samples that lie in memory, in a file, or in a view that resamples them as they are read."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from continuo.audio.resampling import Resampler
+
+
+class StoredSamples:
+    """Samples in a raw float32 file, with `len`, slices of step 1, and `np.asarray`, which reads them.
+
+    Slicing reads nothing. No file stays open or mapped, so a corpus may have any number of pieces.
+
+    Args:
+        path: the file.
+        start, stop: the samples of the file that belong to this object; `stop` None means up to its end.
+        restore: called when the file is missing or damaged; it must write the file again.
+    """
+
+    def __init__(
+        self, path: Path, start: int = 0, stop: int | None = None, restore: Callable[[], None] | None = None
+    ) -> None:
+        self.path, self.start, self.restore = path, start, restore
+        self.stop = path.stat().st_size // 4 if stop is None else stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, part: slice) -> "StoredSamples":
+        start, stop, _ = part.indices(len(self))
+        return StoredSamples(self.path, self.start + start, self.start + max(start, stop), self.restore)
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        try:
+            samples = self._read()
+        except FileNotFoundError:
+            if self.restore is None:
+                raise
+            samples = np.zeros(0, np.float32)
+        if self.restore and (len(samples) < len(self) or not np.isfinite(samples).all()):
+            self.restore()
+            samples = self._read()
+        return samples.astype(dtype or np.float32, copy=False)
+
+    def _read(self) -> np.ndarray:
+        return np.fromfile(self.path, np.float32, len(self), offset=4 * self.start)
+
+
+class ResampledView:
+    """Samples that are resampled as they are read, with `len` and slices of step 1, which return arrays.
+
+    A slice equals the same slice of the whole after resampling, sample for sample.
+    """
+
+    def __init__(self, samples: "Samples", resampler: Resampler) -> None:
+        self.samples, self.resampler = samples, resampler
+
+    def __len__(self) -> int:
+        return self.resampler.length(len(self.samples))
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        start, stop, _ = part.indices(len(self))
+        if start >= stop:
+            return np.zeros(0, np.float32)
+        unit, made, margin = self.resampler.unit, self.resampler.made, self.resampler.margin
+        first = max(start // made * unit - margin, 0)  # a multiple of `unit`
+        last = min(-(-stop // made) * unit + margin, len(self.samples))
+        skipped = first // unit * made
+        return self.resampler(np.asarray(self.samples[first:last], np.float32))[start - skipped : stop - skipped]
+
+
+Samples = np.ndarray | StoredSamples | ResampledView
