@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 from continuo.system.command_line import STOPPING, Parser, heeded, run_main
 from continuo.system.files import check_writable, locked, suggest_path
 from continuo.system.paths import MODELS
-from continuo.system.process_group import ProcessGroup
 
 if TYPE_CHECKING:
     import numpy as np
 
     from continuo.model.checkpoint import Facts
     from continuo.model.training_log import TrainingLog
+    from continuo.system.distributed import ProcessGroup
     from trainer import Trainer
 
 # Of OpenMP, before torch is loaded: threads that spin for long starve others where a core is shared.
@@ -88,28 +88,25 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    with _process_group() as group:
-        return _train(arguments, group)
+    with _several_processes() as group:
+        metadata, state_path = _metadata(arguments)
+        message = f"{state_path} is being trained already: let that end, stop it, or choose another --meta"
+        with locked(state_path, message) if group is None or group.is_main_process else contextlib.nullcontext():
+            from continuo.system.distributed import ProcessGroup
+
+            return _train_into(state_path, metadata, arguments, group or ProcessGroup())
 
 
-def _process_group() -> ProcessGroup:
-    """The processes that torchrun started, or this one alone."""
+def _several_processes() -> contextlib.AbstractContextManager["ProcessGroup | None"]:
+    """Join the processes that torchrun started; None for a process alone, which can refuse bad input without torch."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        return ProcessGroup()
-    from continuo.system.distributed import TorchProcessGroup
+        return contextlib.nullcontext()
+    from continuo.system.distributed import ProcessGroup
 
-    return TorchProcessGroup()
-
-
-def _train(arguments: argparse.Namespace, group: ProcessGroup) -> int:
-    metadata, state_path = _metadata(arguments)
-    if not group.is_main_process:
-        return _train_into(state_path, metadata, arguments, group)
-    with locked(state_path, f"{state_path} is being trained already: let that end, stop it, or choose another --meta"):
-        return _train_into(state_path, metadata, arguments, group)
+    return ProcessGroup.from_environment()
 
 
-def _train_into(state_path: Path, metadata: Any, arguments: argparse.Namespace, group: ProcessGroup) -> int:
+def _train_into(state_path: Path, metadata: Any, arguments: argparse.Namespace, group: "ProcessGroup") -> int:
     from continuo.model.metadata import load, save
     from continuo.model.training_log import TrainingLog
     from continuo.system.device import choose
@@ -162,7 +159,7 @@ def _train_into(state_path: Path, metadata: Any, arguments: argparse.Namespace, 
     return 0
 
 
-def _journal(arguments: argparse.Namespace, group: ProcessGroup) -> contextlib.AbstractContextManager[TextIO | None]:
+def _journal(arguments: argparse.Namespace, group: "ProcessGroup") -> contextlib.AbstractContextManager[TextIO | None]:
     """The file that programs read, where one is wanted."""
     if arguments.journal is None or not group.is_main_process:
         return contextlib.nullcontext()

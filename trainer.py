@@ -35,8 +35,8 @@ from continuo.model.stream import StreamSpec
 from continuo.system import cache
 from continuo.system.command_line import within_memory
 from continuo.system.device import choose_precision, keep_freed_memory
+from continuo.system.distributed import ProcessGroup
 from continuo.system.files import human_size, remove_leftovers
-from continuo.system.process_group import ProcessGroup
 from continuo.system.progress import Display
 from continuo.system.text import pluralize
 from dataset import AudioDataset, Batch, RowSampler, training_batches, validation_batches

@@ -30,8 +30,7 @@ from chords import write_chords
 from continuo.model import metadata
 from continuo.system.command_line import Parser, run_main
 from continuo.system.device import choose_precision
-from continuo.system.distributed import TorchProcessGroup
-from continuo.system.process_group import ProcessGroup
+from continuo.system.distributed import ProcessGroup
 from dataset import training_batches
 from trainer import Trainer
 
@@ -103,7 +102,7 @@ def prepare(folder: Path) -> Path:
 def _part(meta: Path, rounds: int) -> int:
     """One of the two processes; the first one prints the frames per second of the four trainings."""
     torch.set_num_threads(1)
-    with TorchProcessGroup() as group:
+    with ProcessGroup.from_environment() as group:
         lanes = metadata.load(meta).training.batch_size
         alone, apart = (Training(meta, lanes, ProcessGroup()) for _ in range(2))
         trainings = [alone, apart, *(Training(meta, batch, group) for batch in (2 * lanes, lanes))]

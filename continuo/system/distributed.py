@@ -1,104 +1,113 @@
-"""A team of several processes, on one machine or more, as torchrun starts them.
+"""The processes that train one model together: this process alone, or several that torchrun started.
 
-Its environment variables say who a process is. Tensors on the CPU travel by gloo, those on GPUs by NCCL.
+All processes must call every method that exchanges something, in the same order. Tensors on the CPU travel by gloo,
+those on GPUs by NCCL.
 """
 
 import os
-import sys
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from continuo.system.process_group import ProcessGroup
+from continuo.system.command_line import leave
 
-PATIENCE = timedelta(hours=24)  # the first process may decode a large corpus while the others wait
-CORNER = "start {}"
-BUCKET_MB = {"cpu": 4, "cuda": 25}  # of gradients that travel together; torch's own 25 leave a CPU waiting at the end
+TIMEOUT = timedelta(hours=24)  # the main process may decode a large corpus while the others wait
+BUCKET_MB = {"cpu": 4, "cuda": 25}  # size of the parts in which gradients travel
 T = TypeVar("T")
 
 
-class TorchProcessGroup(ProcessGroup):
-    """What `ProcessGroup` says, for the processes that the environment describes.
+class ProcessGroup(AbstractContextManager["ProcessGroup"]):
+    """One of several processes that train one model, or the only one. Use it as a context manager.
 
-    Raises:
-        ValueError: the environment is incomplete.
+    Args:
+        rank, local_rank: number of this process among all, and among those of its machine.
+        size: number of processes; each of several waits here until all have joined.
+
+    Attributes:
+        is_main_process: whether this is process 0, which alone writes files and prints.
+        rows: the rows of a global batch that this process computes.
+        elastic, restarted: whether torchrun may restart the processes when one of them is lost, and whether it has.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int = 0, local_rank: int = 0, size: int = 1) -> None:
+        self.rank, self.local_rank, self.size = rank, local_rank, size
+        self.is_main_process = rank == 0
+        self.rows = slice(rank, None, size)
+        self.elastic = "TORCHELASTIC_RESTART_COUNT" in os.environ
+        self.restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        self.device = torch.device("cpu")
+        self.own_seconds, self.own_stop = 0.0, False
+        self.shared_seconds, self.shared_stop = 0.0, False
+        if size > 1:
+            self._connect()
+
+    @classmethod
+    def from_environment(cls) -> "ProcessGroup":
+        """Join the processes that torchrun started.
+
+        Raises:
+            ValueError: an environment variable of torchrun is not set.
+        """
         try:
-            self.rank, self.size, self.local_rank = (int(os.environ[k]) for k in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+            return cls(*[int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")])
         except KeyError as missing:
             raise ValueError(f"{missing} is not set, WORLD_SIZE is: start several processes with torchrun") from None
-        super().__init__()
-        self.device = torch.device("cpu")
-        self.own_seconds, self.stopping = 0.0, False
-        self.agreed_seconds, self.agreed_to_stop = 0.0, False
-        shared, _, _ = next(distributed.rendezvous("env://"))
-        corner = self._meet(shared)
-        self.store = distributed.PrefixStore(corner, shared)
+
+    def _connect(self) -> None:
+        store, _, _ = next(distributed.rendezvous("env://"))
+        start = self._count_starts(store)
+        self.store = distributed.PrefixStore(f"start {start}", store)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        distributed.init_process_group(
-            backend, store=self.store, rank=self.rank, world_size=self.size, timeout=PATIENCE
-        )
-        again = corner != CORNER.format(1) or self.restarted
-        self.restarted = self.broadcast(lambda: again)  # torchrun counts on each machine by itself
+        distributed.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.size, timeout=TIMEOUT)
+        again = start != "1" or self.restarted
+        self.restarted = self.broadcast(lambda: again)  # torchrun counts restarts on each machine separately
 
-    def _meet(self, store: distributed.Store) -> str:
-        """A prefix for what these processes keep in the store, the same for all.
+    def _count_starts(self, store: distributed.Store) -> str:
+        """Return how many times processes have started with this store, the same to all processes.
 
-        torchrun may keep its store when it starts processes again, and with it the addresses of those that are gone. So
-        each one calls by a name of its own, until the leader has answered to that name.
+        torchrun may keep its store, and in it the addresses of lost processes, when it restarts them. Each process
+        therefore asks under a new name until the main process has answered to that name.
         """
         if self.is_main_process:
-            corner = CORNER.format(store.add("starts", 1))
+            start = str(store.add("starts", 1))
             for rank in range(1, self.size):
-                while not store.check([f"{corner} {rank}"]):
-                    store.set(f"answer {store.get(f'call {rank}').decode()}", corner)
+                while not store.check([f"start {start} {rank}"]):
+                    store.set(f"answer {store.get(f'call {rank}').decode()}", start)
                     time.sleep(0.02)
-            return corner
+            return start
         name = uuid.uuid4().hex
         store.set(f"call {self.rank}", name)
-        corner = store.get(f"answer {name}").decode()
-        store.set(f"{corner} {self.rank}", "heard")
-        return corner
+        start = store.get(f"answer {name}").decode()
+        store.set(f"start {start} {self.rank}", "joined")
+        return start
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Leave the group. One of several processes ends here; only the first one that fails reports its error."""
+        if self.size == 1:
+            return
         if error is None:
-            self._leave()
-        elif not self._is_first_to("fail"):
-            raise SystemExit(2)
-        elif isinstance(error, distributed.DistError) or "gloo" in str(error):
+            self._wait()
+            distributed.destroy_process_group()
+            leave(0)  # torch threads that outlive the interpreter abort the process
+        with suppress(RuntimeError):  # the store is gone, and with it every process that could have failed first
+            if self.store.add("fail", 1) > 1:
+                raise SystemExit(2)
+        if isinstance(error, distributed.DistError) or "gloo" in str(error):
             raise ConnectionError("another process of this training was lost: the last state is intact") from error
 
-    def _leave(self) -> None:
-        """End this process, all being done: torch threads that outlived the interpreter aborted it at its end."""
-        self._wait()
-        distributed.destroy_process_group()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
-
-    def _is_first_to(self, act: str) -> bool:
-        try:
-            return bool(self.store.add(act, 1) == 1)
-        except RuntimeError:  # the store is gone, and with it whoever could have been first
-            return True
-
     def place(self, device: torch.device) -> torch.device:
-        if device.type == "mps":
+        """Return the device of this process, given the one chosen for all; ValueError if they cannot share it."""
+        if self.size > 1 and device.type == "mps":
             raise ValueError(f"{self.size} processes cannot share an MPS device: use one, or --device cpu")
-        if device.type == "cuda":
+        if self.size > 1 and device.type == "cuda":
             count = torch.cuda.device_count()
             if self.local_rank >= count:
                 raise ValueError(f"too few GPUs: {count} on this machine; use torchrun --nproc-per-node={count}")
@@ -107,17 +116,27 @@ class TorchProcessGroup(ProcessGroup):
         self.device = device
         return device
 
-    def check_same(self, what: str, value: Any) -> None:
+    def check_divides(self, name: str, rows: int) -> None:
+        """Raise ValueError if `rows` is not a multiple of the number of processes."""
+        if rows % self.size:
+            more = -(-rows // self.size) * self.size
+            raise ValueError(f"{name} = {rows} cannot be shared among {self.size} processes: set it to {more}, say")
+
+    def check_same(self, what: str, value: object) -> None:
+        """Raise ValueError if `value` is not equal to that of the main process."""
         if self.broadcast(lambda: value) != value:
             raise ValueError(f"process {self.rank} has {what} other than process 0: all machines must read the same")
 
     def broadcast(self, make: Callable[[], T]) -> T:
-        said: list[Any] = [make() if self.is_main_process else None]
-        distributed.broadcast_object_list(said)
-        return said[0]
+        """Call `make` in the main process, and return its result in all processes."""
+        made = [make() if self.is_main_process else None]
+        if self.size > 1:
+            distributed.broadcast_object_list(made)
+        return cast(T, made[0])
 
     @contextmanager
     def local_main_first(self) -> Iterator[None]:
+        """Let one process of each machine run the block first, to fill the cache; the others run it afterwards."""
         if self.local_rank:
             self._wait()
         yield
@@ -125,39 +144,52 @@ class TorchProcessGroup(ProcessGroup):
             self._wait()
 
     def _wait(self) -> None:
-        distributed.all_reduce(torch.zeros(1))  # on the CPU: NCCL has a shorter patience
+        if self.size > 1:
+            distributed.all_reduce(torch.zeros(1))  # on the CPU: NCCL has a shorter timeout
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        with warnings.catch_warnings():  # newer versions of torch call the option otherwise, older ones know no other
-            warnings.simplefilter("ignore", FutureWarning)
+        """Return the module with the main process's weights and with gradients that are means over all processes."""
+        if self.size == 1:
+            return module
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # newer torch renames the option
             return DistributedDataParallel(
                 module, broadcast_buffers=False, gradient_as_bucket_view=True, bucket_cap_mb=BUCKET_MB[self.device.type]
             )
 
     @contextmanager
     def fork_rng(self, seed: int) -> Iterator[None]:
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed((seed * self.size + self.rank) % 2**63)
+        """Draw different random numbers in each of several processes; the global generator stays as it was."""
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else [], enabled=self.size > 1):
+            if self.size > 1:
+                torch.manual_seed((seed * self.size + self.rank) % 2**63)
             yield
 
     def all_reduce(self, *values: torch.Tensor | float) -> list[float]:
-        mine = [*values, self.own_seconds if self.is_main_process else 0.0, float(self.stopping)]
-        packed = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=self.device).detach() for v in mine])
+        """Return the sum over all processes of each value, a number or a tensor of one element."""
+        if self.size == 1:
+            return [value.item() if isinstance(value, torch.Tensor) else value for value in values]
+        own = [*values, self.own_seconds if self.is_main_process else 0.0, float(self.own_stop)]
+        packed = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=self.device).detach() for v in own])
         distributed.all_reduce(packed)
-        *sums, self.agreed_seconds, stopping = packed.tolist()
-        self.agreed_to_stop = stopping > 0
+        *sums, self.shared_seconds, stopped = packed.tolist()
+        self.shared_stop = stopped > 0
         return sums
 
     def seconds(self, own: float) -> float:
+        """Return the seconds that the main process has trained; with several processes, as of the last `all_reduce`."""
         self.own_seconds = own
-        return self.agreed_seconds
+        return own if self.size == 1 else self.shared_seconds
 
     def any_stopped(self, stopping: bool) -> bool:
-        self.stopping = stopping
-        return self.agreed_to_stop
+        """Return whether any process has been stopped; with several processes, as of the last `all_reduce`."""
+        self.own_stop = stopping
+        return stopping if self.size == 1 else self.shared_stop
 
     def gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        mine = tensor.cpu().contiguous()
-        parts = [torch.empty_like(mine) for _ in range(self.size)] if self.is_main_process else None
-        distributed.gather(mine, parts)
-        return torch.stack(parts, dim=1).flatten(0, 1) if parts else mine
+        """Return all processes' rows `(B / size, ...)` as `(B, ...)` to the main process; the others get their own."""
+        if self.size == 1:
+            return tensor
+        own = tensor.cpu().contiguous()
+        parts = [torch.empty_like(own) for _ in range(self.size)] if self.is_main_process else None
+        distributed.gather(own, parts)
+        return torch.stack(parts, dim=1).flatten(0, 1) if parts else own

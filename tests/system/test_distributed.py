@@ -15,7 +15,7 @@ from small_models import KINDS, SECTIONS, model_of, stream
 from torchrun import torchrun, worker
 
 from continuo.model import checkpoint, metadata
-from continuo.system.process_group import ProcessGroup
+from continuo.system.distributed import ProcessGroup
 from dataset import Batch, RowSampler
 from trainer import LossModule, Trainer
 
