@@ -505,7 +505,7 @@ def _prompt_source(path: Path, endings: frozenset[str], *, expressive: bool = Fa
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser("corpus.py", __doc__)
+    parser = Parser("corpus", __doc__)
     parser.add_argument("folder", nargs="?", metavar="DIR", help=f"a folder or a file, or {EMBEDDED_CORPUS}")
     parser.add_argument("--notes", action="store_true", help="read scores as notes, for models of notes")
     parser.add_argument("--text", action="store_true", help="print what is written, bar by bar")
@@ -520,7 +520,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not (arguments.folder or arguments.cache or arguments.clear_cache):
         parser.error("name a folder (DIR), or give --cache or --clear-cache")
-    return run_main(lambda: _run(arguments), name="corpus.py")
+    return run_main(lambda: _run(arguments), name="corpus")
 
 
 def _run(arguments: argparse.Namespace) -> int:

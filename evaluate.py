@@ -28,7 +28,7 @@ TIMES = {"sound": (6.0, 4.0), "notes": (20.0, 8.0)}  # seconds of a continuation
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser("evaluate.py", __doc__)
+    parser = Parser("evaluate", __doc__)
     parser.add_argument("--meta", type=Path, default=Path("model.json"), help="metadata file (default: model.json)")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of the report (default: MODEL.evaluation, here)"
@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
-    return run_main(lambda: _run(arguments), name="evaluate.py")
+    return run_main(lambda: _run(arguments), name="evaluate")
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -32,7 +32,7 @@ from continuo.system.files import atomic_write, check_writable, human_size
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser("export.py", __doc__)
+    parser = Parser("export", __doc__)
     parser.add_argument("--meta", type=Path, default=Path("model.json"), help="metadata file (default: model.json)")
     parser.add_argument("--out", type=Path, default=Path("step.onnx"), help="the file to write (default: step.onnx)")
     parser.add_argument("--force", action="store_true", help="overwrite it if it exists")
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
-    return run_main(lambda: _run(arguments), name="export.py")
+    return run_main(lambda: _run(arguments), name="export")
 
 
 def _run(arguments: argparse.Namespace) -> int:

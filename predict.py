@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from continuo.system.command_line import Parser, leave, nonempty_path, run_main
+from continuo.system.command_line import Parser, exit_now, nonempty_path, run_main
 from continuo.system.files import check_space, check_writable
 from continuo.system.paths import MODELS
 from continuo.system.text import pluralize, printable
@@ -41,7 +41,7 @@ AND_THEN = ", and another one begins (--until-end stops there)"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser("predict.py", __doc__)
+    parser = Parser("predict", __doc__)
     parser.add_argument(
         "--prompt",
         type=nonempty_path,
@@ -104,7 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
-    return run_main(lambda: _run(arguments), name="predict.py")
+    return run_main(lambda: _run(arguments), name="predict")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -416,4 +416,4 @@ class Clock:
 
 
 if __name__ == "__main__":
-    leave(main())
+    exit_now(main())

@@ -458,7 +458,7 @@ def whole_lines(path: Path) -> list[str]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser("studio.py", __doc__)
+    parser = Parser("studio", __doc__)
     parser.add_argument("--port", type=int, default=8642, help="of the page (default: 8642; 0: any that is free)")
     parser.add_argument("--host", default="127.0.0.1", help="address that others reach; default: this computer alone")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
@@ -467,7 +467,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
-    return run_main(lambda: _run(arguments), name="studio.py")
+    return run_main(lambda: _run(arguments), name="studio")
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from continuo.system.command_line import STOPPING, Parser, heeded, run_main
+from continuo.system.command_line import STOPPING, Parser, is_handled, run_main
 from continuo.system.files import check_writable, locked, suggest_path
 from continuo.system.paths import MODELS
 
@@ -41,7 +41,7 @@ LISTEN_STEPS, LISTEN_PROMPT_S = 250, 3.0
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser("train.py", __doc__)
+    parser = Parser("train", __doc__)
     parser.add_argument(
         "--meta", type=Path, default=Path("model.json"), help="metadata file; created if missing (default: model.json)"
     )
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     for name, value in WAITING.items():
         os.environ.setdefault(name, value)
-    return run_main(lambda: _run(arguments), name="train.py")
+    return run_main(lambda: _run(arguments), name="train")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -176,7 +176,7 @@ def _follow(trainer: "Trainer", arguments: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _stopped_by_signals(trainer: "Trainer") -> Iterator[None]:
-    before = {signum: signal.signal(signum, lambda *_: trainer.stop()) for signum in STOPPING if heeded(signum)}
+    before = {signum: signal.signal(signum, lambda *_: trainer.stop()) for signum in STOPPING if is_handled(signum)}
     try:
         yield
     finally:

@@ -1,25 +1,27 @@
-"""Leaf code of Continuo: everything here knows nothing of the pipeline that the top-level files make.
+"""The library of Continuo, which imports nothing from the stages and commands above it.
 
-`from continuo import Predictor` gives that of `predictor.py`, and so `Trainer`, also where Continuo is installed.
+`from continuo import Predictor` gives the class in `predictor.py`, and likewise `Trainer`, also where Continuo is
+installed.
 """
 
-import importlib.util
 import sys
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _OFFERED = {"Predictor": "predictor", "Trainer": "trainer"}
 
-if importlib.util.find_spec("filelock") is None:  # as where the environment of `make env` is not activated
-    print(
-        f"{sys.executable} lacks packages that Continuo needs: make env, then source .venv/bin/activate",
-        file=sys.stderr,
-    )
-    sys.exit(2)
+if find_spec("filelock") is None:  # the environment of `make env` is not activated
+    missing = f"{sys.executable} lacks packages that Continuo needs: make env, then source .venv/bin/activate"
+    started = getattr(sys.modules["__main__"], "__file__", None)
+    if started and Path(started).resolve().parent == Path(__file__).resolve().parents[1]:  # a command of this checkout
+        print(missing, file=sys.stderr)
+        sys.exit(2)
+    raise ImportError(missing)
 
 
-def __getattr__(name: str) -> Any:
-    """Read a module of the pipeline only where somebody asks for it."""
+def __getattr__(name: str) -> object:
+    """Import a stage when one of its classes is asked for."""
     if name not in _OFFERED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from continuo.system.paths import script

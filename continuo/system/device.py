@@ -7,8 +7,7 @@ import time
 import torch
 from torch import nn
 
-from continuo.system.completion import DEVICES
-
+DEVICES = ("auto", "cuda", "mps", "cpu")
 PRODUCT_ROWS = 2048  # of the products that precisions are compared by
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 MAX_KEPT, MAX_KEPT_BYTES = 1 << 25, 2**31 - 1  # bytes, the most that glibc takes

@@ -1,122 +1,99 @@
-"""Processes that work beside this one, for work in Python itself: threads would wait for each other there."""
+"""Child processes that share work in Python itself: threads would wait for the interpreter's lock."""
 
 import multiprocessing
 import os
 import signal
-import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-LEAVING = (signal.SIGTERM, signal.SIGHUP)
-TOLD_TO_LEAVE = 128 + signal.SIGTERM  # status of a process; of interest where it was not told by who waits for it
-SWALLOWED_S = 2.0  # after which one that still works has not heard that it shall leave
+TERM_RETRY_S = 2.0  # SIGTERM is sent again after this time: Python drops an exception inside a weakref callback
+_working = False  # whether this child process is inside a task
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived during a task."""
 
 
 def process_map(work: Callable[[T], Iterator[R]], things: Sequence[T], processes: int) -> Generator[R, None, None]:
-    """What `work` gives for every thing, as it is made; by this process in order if it is the only one.
+    """Yield everything that `work` yields for each thing, thing by thing as they are finished.
 
-    Other processes get `work` and their share of the things pickled, compute with one thread of torch each, and end
-    with whoever closes this.
+    With one process the caller does the work itself, in order. Otherwise child processes compute with one torch thread
+    each. Closing the generator ends them through their cleanup; Ctrl-C is handled by the caller alone.
+
+    Args:
+        work: a function that can be pickled.
+        things: its arguments, which can be pickled.
+        processes: number of processes, from 1.
 
     Raises:
-        ChildProcessError: one of them was killed.
-        Exception: what `work` raises.
+        ChildProcessError: a child process was killed.
+        Exception: whatever `work` raises.
     """
     if processes == 1:
         for thing in things:
             yield from work(thing)
         return
-    with ending([_start() for _ in range(processes)]) as crew:
-        for first, to_member in enumerate(crew):
-            with suppress(BrokenPipeError, ConnectionResetError):  # it was killed, which is told below
-                to_member.send((work, things[first::processes]))
-        while crew:
-            for pipe in wait([*crew]):
-                assert isinstance(pipe, Connection)
-                try:
-                    made = pipe.recv()
-                except (EOFError, ConnectionResetError):
-                    process = crew.pop(pipe)
-                    process.join()
-                    if process.exitcode:
-                        raise ChildProcessError("a process that worked on a part of this was killed: is memory short?"
-                                                ) from None  # fmt: skip
-                    continue
-                if isinstance(made, Exception):
-                    raise made
-                yield made
-
-
-Crew = dict[Connection, Any]  # the pipe to and from a process, and the process
-
-
-@contextmanager
-def ending(members: list[tuple[Connection, Any]]) -> Iterator[Crew]:
-    """Those that still work when it is left are told to leave, and waited for."""
+    before = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin)
+    resource_tracker.ensure_running()  # its own start unblocks signals
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: children never receive Ctrl-C
     try:
-        yield dict(members)
+        futures = [pool.submit(_collect, work, thing) for thing in things]
     finally:
-        for _, process in members:
-            process.terminate()
-        for _, process in members:
-            process.join()
-
-
-def _start() -> tuple[Connection, Any]:
-    """A process that waits for its work: with that in hand, each would start only once the one before it had."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_member, args=(theirs,), daemon=True)
-    resource_tracker.ensure_running()  # else the first start begins it, which unblocks signals again
-    # Is handed down: Ctrl-C is for who started them; and who is told to leave gives them whole what they begin with.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *LEAVING})
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
-        process.start()
+        for future in as_completed(futures):
+            yield from future.result()
+    except (BrokenProcessPool, Terminated):
+        raise ChildProcessError("a process that did a part of this work was killed: is memory short?") from None
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    theirs.close()
-    return ours, process
+        pool.shutdown(wait=False, cancel_futures=True)
+        children = set(multiprocessing.active_children()) - before
+        while children := {child for child in children if child.is_alive()}:
+            for child in children:
+                child.terminate()
+            for child in children:
+                child.join(TERM_RETRY_S)
+        pool.shutdown()
 
 
-def _member(pipe: Connection) -> None:
-    """A process's part: gets work and things, and sends what it makes, or the error that ended it."""
-
-    def leave(*_: object) -> NoReturn:
-        again = threading.Timer(SWALLOWED_S, os.kill, (os.getpid(), signal.SIGTERM))
-        again.daemon = True
-        again.start()
-        sys.exit(TOLD_TO_LEAVE)  # by way of whatever has to be cleaned away, unless it comes where Python drops it
-
-    sys.unraisablehook = lambda lost: None if lost.exc_type is SystemExit else sys.__unraisablehook__(lost)
-    signal.signal(signal.SIGTERM, leave)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, LEAVING)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+def _begin() -> None:
+    """Prepare a child process."""
     import torch
 
     torch.set_num_threads(1)
-    try:
-        work, things = pipe.recv()
-    except EOFError:
-        return  # there will be none
-    try:
-        for thing in things:
-            for made in work(thing):
-                pipe.send(made)
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # nobody waits any more
-    except Exception as error:
-        pipe.send(error)
+    signal.signal(signal.SIGTERM, _terminate)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _leave_with_parent() -> None:
-    """Who is killed with -9 can tell nobody."""
+def _terminate(*_: object) -> None:
+    if _working:
+        raise Terminated
+    os._exit(0)
+
+
+def _collect(work: Callable[[T], Iterator[R]], thing: T) -> list[R]:
+    global _working
+    _working = True
+    try:
+        return list(work(thing))
+    finally:
+        _working = False
+
+
+def _exit_with_parent() -> NoReturn:
+    """End this process, through the cleanup of its task, after the parent was killed with SIGKILL."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
+    while _working:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(TERM_RETRY_S)
+    os._exit(0)

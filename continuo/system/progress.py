@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.text import Text
 
-from continuo.system.command_line import as_called
 from continuo.system.text import printable
 
 PLAIN_EVERY_S = 10.0
@@ -91,7 +90,7 @@ class Display:
         """
         if self.quiet and not always:
             return
-        safe = printable(as_called(text))
+        safe = printable(text)
         if self.live:
             self.live.console.print(safe, markup=False, highlight=False, soft_wrap=True)
         else:

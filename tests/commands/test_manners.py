@@ -1,4 +1,4 @@
-"""Manners of the command lines: pipes, quiet, colours, completion, suggestions; the card; what is heard in training."""
+"""Manners of the command lines: pipes, quiet, colors, suggestions; the card; what is heard in training."""
 
 import io
 import os
@@ -23,6 +23,7 @@ from continuo.audio.files import made_by_a_model
 from continuo.model import checkpoint, metadata
 from continuo.model.card import card_path
 from continuo.performance import main as perform
+from continuo.system import paths
 from continuo.system.progress import Display
 from predictor import Predictor
 from trainer import Trainer
@@ -88,12 +89,12 @@ def test_sound_comes_while_it_is_made_and_nobody_need_wait_for_the_end(trained, 
 
 
 def test_who_leaves_at_once_has_said_all():
-    program = "from continuo.system.command_line import leave; import sys; "
+    program = "from continuo.system.command_line import exit_now; import sys; "
     program += "sys.stdout.write('a' * 70_000); sys.stderr.write('b'); "
     run = partial(subprocess.run, capture_output=True, text=True, cwd=ROOT)
-    left = run([sys.executable, "-c", program + "leave(3)"])
+    left = run([sys.executable, "-c", program + "exit_now(3)"])
     assert (left.returncode, left.stdout, left.stderr) == (3, "a" * 70_000, "b")
-    closed = run([sys.executable, "-c", program + "sys.stdout.close(); leave(2)"])
+    closed = run([sys.executable, "-c", program + "sys.stdout.close(); exit_now(2)"])
     assert (closed.returncode, closed.stderr) == (2, "b")
 
 
@@ -163,11 +164,6 @@ def test_the_time_remaining_fits_into_a_line(monkeypatch, columns):
 @pytest.mark.parametrize(
     ("main", "flags", "meant"),
     [
-        (train, ["--corpsu", "x"], "there is no flag --corpsu; did you mean '--corpus'?"),
-        (predict, ["--promt", "x", "--frames", "3"], "there is no flag --promt; did you mean '--prompt'?"),
-        (evaluate, ["--qiet"], "did you mean '--quiet'?"),
-        (corpus, ["--clear-cahce"], "did you mean '--clear-cache'?"),
-        (train, ["--preset", "codebok-lstm"], "did you mean 'codebook-lstm'?"),
         (train, ["--set", "trainng.minutes=3"], "unknown key trainng.minutes; did you mean 'training.minutes'?"),
         (train, ["--set", "hidden=3"], "did you mean 'architecture.hidden'?"),
         (train, ["--corpus", "exmaples"], "did you mean 'examples'?; check --corpus"),
@@ -175,7 +171,7 @@ def test_the_time_remaining_fits_into_a_line(monkeypatch, columns):
         (evaluate, ["--meta", "models/demo/choral.json"], "did you mean 'chorales.json'? Or create it: python"),
         (predict, ["--prompt", "examples/himn.musicxml", "--frames", "3"], "exist; did you mean 'hymn.musicxml'?"),
         (predict, ["--prompt", "nowhere.mid", "--frames", "3"], "nowhere.mid does not exist; check the spelling"),
-        (predict, ["--prompt", "", "--frames", "3"], "argument --prompt: it is empty: name a file"),
+        (predict, ["--prompt", "", "--frames", "3"], "argument --prompt: the path is empty: name a file"),
         (evaluate, ["--meta", "model.json"], "model.json does not exist; check --meta"),  # no folder is meant
     ],
 )
@@ -196,7 +192,7 @@ def test_what_was_meant_is_suggested(main, flags, meant, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("script", ["train", "predict", "evaluate", "corpus", "studio", "export"])
-def test_a_python_without_the_packages_is_told_in_one_line(script):
+def test_command_without_the_packages_says_so_in_one_line(script):
     words = [sys.executable, "-S", str(ROOT / f"{script}.py"), "--help"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=20)
     (line,) = done.stderr.splitlines()
@@ -204,37 +200,16 @@ def test_a_python_without_the_packages_is_told_in_one_line(script):
     assert "lacks packages that Continuo needs: make env, then source .venv/bin/activate" in line
 
 
-COMPLETE = """
-source /dev/stdin
-COMP_WORDS=({words}) COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
-$(complete -p "${{COMP_WORDS[0]}}" | sed 's/.*-F \\([^ ]*\\).*/\\1/') 2> /dev/null
-printf '%s\\n' "${{COMPREPLY[@]}}"
-"""
-
-
-@pytest.mark.parametrize(
-    ("module", "typed", "completed"),
-    [
-        ("train", "python train.py --pre", {"--preset", "--prepare-only"}),
-        ("train", "python train.py --preset notes", {"notes-lstm", "notes-mlp"}),
-        ("predict", "predict.py --device c", {"cuda", "cpu"}),
-        ("predict", "python predict.py --prompt examples/hymn.m", {"examples/hymn.musicxml"}),
-        ("continuo", "continuo pre", {"predict"}),
-        ("continuo", "continuo train --corp", {"--corpus"}),
-        ("continuo", "continuo predict --meta models/demo/chorales.j", {"models/demo/chorales.json"}),
-    ],
-)
-def test_bash_completes(module, typed, completed, capsys):
-    from continuo.__main__ import main as together
-
-    main = together if module == "continuo" else {"train": train, "predict": predict}[module].main
-    with pytest.raises(SystemExit) as left:
-        main(["--completion", "bash"])
-    assert left.value.code == 0
-    script = capsys.readouterr().out
-    asked = ["bash", "--norc", "-c", COMPLETE.format(words=typed)]
-    done = subprocess.run(asked, input=script, capture_output=True, text=True, cwd=ROOT, timeout=20)
-    assert set(done.stdout.split()) == completed, done.stderr
+def test_import_without_the_packages_raises_and_does_not_exit():
+    words = [
+        sys.executable,
+        "-S",
+        "-c",
+        "import sys\ntry: import continuo\nexcept ImportError as e: sys.exit(f'caught {e}')",
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20, cwd=ROOT)
+    assert "caught" in done.stderr
+    assert "make env" in done.stderr
 
 
 # --- the card ---------------------------------------------------------------------------------------------------------
@@ -277,17 +252,11 @@ def test_a_card_s_code_runs(trained, prompt, monkeypatch):
     assert len(np.concatenate([*take.samples(20), take.finish()])) == 20 * 64 + take.overlap_samples
 
 
-def test_an_installed_text_names_the_command(monkeypatch):
-    from continuo.system import command_line
-
-    monkeypatch.setattr(command_line, "INSTALLED", True)
-    assert command_line.as_called("python train.py --meta a.json (train.py --fresh)") == (
-        "continuo train --meta a.json (continuo train --fresh)"
-    )
-    assert (
-        command_line.as_called("/home/a/train.py, retrain.py and predictor.py")
-        == "/home/a/train.py, retrain.py and predictor.py"
-    )
+def test_program_and_command_of_a_checkout_and_of_an_installation(monkeypatch):
+    assert (paths.program("train"), paths.command("train")) == ("train.py", "python train.py")
+    monkeypatch.setattr(paths, "INSTALLED", True)
+    assert (paths.program("train"), paths.command("train")) == ("continuo train", "continuo train")
+    assert (paths.program("speed.py"), paths.command("python -m x")) == ("speed.py", "python -m x")
 
 
 # --- what is heard in training ----------------------------------------------------------------------------------------

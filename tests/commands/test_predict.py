@@ -503,10 +503,10 @@ def test_outputs_are_not_overwritten_without_force(trained, prompt_wav, tmp_path
 def test_who_is_told_to_leave_leaves_nothing_behind(trained, prompt_wav, tmp_path, takes, signum):
     command = [sys.executable, str(ROOT / "predict.py"), "--meta", str(trained), "--prompt", str(prompt_wav)]
     flags = ["--out", str(tmp_path / "o.wav"), "--frames", "500000", "--takes", str(takes), "--quiet"]
-    heeded = lambda: signal.signal(signum, signal.SIG_DFL)  # also where the tests run under nohup  # noqa: E731
+    is_handled = lambda: signal.signal(signum, signal.SIG_DFL)  # also where the tests run under nohup  # noqa: E731
     if signum == signal.SIGINT:
-        heeded = None
-    process = subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True, preexec_fn=heeded)
+        is_handled = None
+    process = subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True, preexec_fn=is_handled)
     deadline = time.monotonic() + 120
     while not any(tmp_path.glob(".o*.wav/*")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -100,8 +100,8 @@ def train_small_metadata(folder, music, preset, steps, extra):
 def test_A06_signals_save_and_leave(tmp_path, music_folder, signum):
     meta = train_small_metadata(tmp_path, music_folder, "codebook-lstm", 10**6, ())[1].with_name("model.json")
     command = [sys.executable, str(ROOT / "train.py"), "--meta", str(meta), "--device", "cpu"]
-    heeded = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup  # noqa: E731
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ, preexec_fn=heeded)
+    is_handled = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup  # noqa: E731
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ, preexec_fn=is_handled)
     runs = tmp_path / "model.runs"
     deadline = time.monotonic() + 120
     while not runs.exists() and time.monotonic() < deadline:

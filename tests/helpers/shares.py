@@ -31,6 +31,12 @@ def squares(number):
     yield number, os.getpid()
 
 
+def squares_by_two(folder, number):
+    """Yield as `squares` does, once two processes work on it."""
+    Meeting(folder, 2).__setstate__({})
+    yield from squares(number)
+
+
 def threads(_):
     yield torch.get_num_threads()
 

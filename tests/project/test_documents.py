@@ -39,7 +39,6 @@ NOT_RUN = {
     "--cache": "is the reader's cache; tests/stages/test_corpus.py asks one of its own",
     "--clear-cache": "the same",
     "music21:bach": "400 chorales: test_A11_embedded_chorales_are_rendered_with_no_data_of_the_users",
-    "--completion": "leaves: test_bash_completes",
     "-": "test_out_dash_sends_the_same_sound_and_nothing_else",
 }
 
@@ -60,7 +59,6 @@ SHOWN = [(path, command) for path in DOCUMENTS for command in commands(path.read
 
 def typed(command: str) -> list[str]:
     """The words of a command, as a shell would pass them; capitals stand for a number, "..." for what comes before."""
-    command = re.sub(r"source <\((.*)\)", r"\1", command)
     words = shlex.split(command.split(" | ")[0])
     words = ["2" if re.fullmatch(r"[A-Z]", word) else word for word in words]
     filler = ["--prompt", "song.mid", "--frames", "3"] if "predict.py" in words else []
@@ -99,11 +97,6 @@ def test_every_command_that_is_shown_is_understood(path, command):
     if words[0] == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
         assert [word for word in words[1:] if "=" not in word and word not in targets] == []
-        return
-    if "--completion" in words:  # prints, and leaves
-        with pytest.raises(SystemExit) as left:
-            parsed(words)
-        assert left.value.code == 0
         return
     arguments = parsed(words)
     if arguments is not None and hasattr(arguments, "set"):

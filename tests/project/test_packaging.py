@@ -58,7 +58,7 @@ def test_presets_are_found_and_errors_name_the_command(installed, tmp_path):
     done = run(installed / "continuo", "train", "--preset", "codebok-lstm", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("continuo train: ")
-    assert "did you mean 'codebook-lstm'?" in done.stderr
+    assert "invalid choice: 'codebok-lstm'" in done.stderr
     done = run(
         installed / "continuo", "predict", "--meta", "model.json", "--prompt", "a.mid", "--frames", "1", cwd=tmp_path
     )

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import closing
+from functools import partial
 
 import pytest
 import shares
@@ -16,8 +17,8 @@ from conftest import ROOT
 from continuo.system.process_pool import process_map
 
 
-def test_all_is_done_by_as_many_processes_as_were_asked_for():
-    made = list(process_map(shares.squares, range(5), 2))
+def test_process_map_with_two_processes_does_everything_in_both(tmp_path):
+    made = list(process_map(partial(shares.squares_by_two, tmp_path), range(5), 2))
     values = Counter(number for number, _ in made)
     assert values == dict.fromkeys(range(5), 2)
     workers = {value for number, value in made if value != number**2}
