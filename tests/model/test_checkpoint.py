@@ -49,7 +49,7 @@ def test_compact_states_are_small_and_come_back_nearly(tmp_path):
         assert loaded[name].dtype == tensor.dtype
         if tensor.is_floating_point() and tensor.dim() > 1:
             step = tensor.abs().amax(-1, keepdim=True) / 127
-            assert ((loaded[name] - tensor).abs() <= 0.5 * step + 1e-6).all()
+            assert ((loaded[name] - tensor).abs() <= 0.5 * step * (1 + 1e-5) + 1e-9).all()
         else:
             torch.testing.assert_close(loaded[name], tensor, rtol=1e-3, atol=1e-4)
     broken = checkpoint.quantize_int8(tensors)
