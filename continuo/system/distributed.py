@@ -17,7 +17,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from continuo.system.command_line import leave
+from continuo.system.command_line import exit_now
 
 TIMEOUT = timedelta(hours=24)  # the main process may decode a large corpus while the others wait
 BUCKET_MB = {"cpu": 4, "cuda": 25}  # size of the parts in which gradients travel
@@ -96,7 +96,7 @@ class ProcessGroup(AbstractContextManager["ProcessGroup"]):
         if error is None:
             self._wait()
             distributed.destroy_process_group()
-            leave(0)  # torch threads that outlive the interpreter abort the process
+            exit_now(0)  # torch threads that outlive the interpreter abort the process
         with suppress(RuntimeError):  # the store is gone, and with it every process that could have failed first
             if self.store.add("fail", 1) > 1:
                 raise SystemExit(2)
