@@ -10,21 +10,19 @@ both. It needs the corpus that the model was trained on. DIR/report.html is for 
 
 import argparse
 import json
-import math
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from continuo.system.command_line import Parser, run_main
 from continuo.system.files import check_writable, write_text
 from continuo.system.text import printable
 
 if TYPE_CHECKING:
-    from evaluation.excerpts import Plan
-    from evaluation.sound import Evaluation
+    from evaluation.base import Plan
+    from evaluation.schema import NotesReport, SoundReport
 
-TIMES = {"sound": (6.0, 4.0), "notes": (20.0, 8.0)}  # seconds of a continuation and of its prompt
+TIMES = {"sound": (6.0, 4.0), "notes": (20.0, 8.0)}  # default seconds of a continuation and of its prompt
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -65,27 +63,29 @@ def _run(arguments: argparse.Namespace) -> int:
     from continuo.system.progress import Display
     from evaluation.notes import NotesEvaluation
     from evaluation.report import page
-    from evaluation.sound import Evaluation, SoundEvaluation
+    from evaluation.sound import SoundEvaluation
     from predictor import Predictor
 
-    torch.set_num_threads(1)  # as predict.py does: a training may want the other cores
-    kinds: dict[str, type[Evaluation]] = {"sound": SoundEvaluation, "notes": NotesEvaluation}
-    plans = {kind: _plan(arguments, kind) for kind in kinds}
+    torch.set_num_threads(1)  # a training on the same machine may need the other cores
+    plans = {kind: _plan(arguments, kind) for kind in TIMES}
     device, _ = choose(arguments.device)
     with Display(quiet=arguments.quiet) as display:
-        predictors = {meta: Predictor.load(meta, device) for meta in (arguments.meta, *arguments.beside)}
-        evaluation, *others = (
-            kinds[predictors[meta].modality](meta, predictors[meta], plans[predictors[meta].modality], display)
-            for meta in (arguments.meta, *arguments.beside)
-        )
-        report = evaluation.report() | {"beside": [other.brief() for other in others]}
-        report["notes"] += [note for other in others for note in _beside(evaluation, other)]
-        report = without_nan(report)
-        html = page(report, evaluation.draw(report), evaluation.listen())
+
+        def evaluation_of(meta: Path, predictor: Predictor) -> SoundEvaluation | NotesEvaluation:
+            kind = NotesEvaluation if predictor.modality == "notes" else SoundEvaluation
+            return kind(meta, predictor, plans[predictor.modality], display)
+
+        loaded = [(meta, Predictor.load(meta, device)) for meta in (arguments.meta, *arguments.beside)]
+        evaluation, *others = (evaluation_of(meta, predictor) for meta, predictor in loaded)
+        measured = evaluation.report()
+        measured["beside"] = [other.brief() for other in others]
+        measured["notes"] += [note for other in others for note in evaluation.notes_on(other)]
+        report: SoundReport | NotesReport = json.loads(json.dumps(measured), parse_constant=lambda name: None)
+        html = page(report, evaluation.draw(report), evaluation.sounds())
         out.mkdir(exist_ok=True)
         write_text(out / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
         write_text(out / "report.html", html)
-        _note_on_card(arguments.meta, report)
+        evaluation.write_to_card(report)
         for note in report["notes"]:
             display.say(note)
         for finding in report["verdict"]:
@@ -96,34 +96,13 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _note_on_card(meta: Path, report: dict[str, Any]) -> None:
-    """The figures also stand in the model's card, where one can be written."""
-    from continuo.model.card import add_evaluation
-    from continuo.model.checkpoint import read_model_facts
-    from continuo.model.metadata import load, state_path
+def _plan(arguments: argparse.Namespace, modality: str) -> "Plan":
+    from evaluation.base import Plan
 
-    state = state_path(load(meta), meta)
-    if os.access(state.parent, os.W_OK):
-        add_evaluation(state, read_model_facts(state), report)
-
-
-def _plan(arguments: argparse.Namespace, kind: str) -> "Plan":
-    from evaluation.excerpts import Plan
-
-    seconds, prompt_seconds = TIMES[kind]
+    seconds, prompt_seconds = TIMES[modality]
     seconds = seconds if arguments.seconds is None else arguments.seconds
     prompt_seconds = prompt_seconds if arguments.prompt_seconds is None else arguments.prompt_seconds
     return Plan(arguments.pieces, seconds, prompt_seconds, arguments.long, arguments.seed)
-
-
-def _beside(evaluation: "Evaluation", other: "Evaluation") -> list[str]:
-    """What is to be known when two models stand in one table."""
-    notes, path = [], other.predictor.metadata.corpus.path
-    if path != evaluation.predictor.metadata.corpus.path:
-        notes.append(f"{other.meta_path.stem} was measured on held-out music of its own corpus, {path}")
-    if (kind := other.predictor.modality) != evaluation.predictor.modality:
-        notes.append(f"{other.meta_path.stem} is a model of {kind}: models of sound pay for how notes sound as well")
-    return notes
 
 
 def _check_out(out: Path, *, force: bool) -> None:
@@ -135,19 +114,6 @@ def _check_out(out: Path, *, force: bool) -> None:
         return
     for name in ("report.json", "report.html"):
         check_writable(out / name, force=force)
-
-
-def without_nan(value: Any) -> Any:
-    """`value` with null for every number that JSON has no word for.
-
-    >>> without_nan({"a": [1.0, float("nan")]})
-    {'a': [1.0, None]}
-    """
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 if __name__ == "__main__":

@@ -1,38 +1,39 @@
-"""Pictures of an evaluation, as PNG bytes (matplotlib, without a window system)."""
+"""Draw the pictures of a report, as PNG bytes (matplotlib, without a window system)."""
 
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from continuo.symbolic.song import pitch_name
 from evaluation import audio_metrics
+from evaluation.schema import HeldOut
 
 BLUE, ORANGE, GREEN, GREY = "#40618f", "#c05a2b", "#0e7f71", "#8a8a8a"
-COLOURS = {"model": ORANGE, "copy_last": BLUE, "unigram": GREY, "model on training music": GREEN}
 
 
-def level_bars(nats: Mapping[str, Sequence[float]]) -> bytes:
-    """Nats per step of each level, side by side: rows by name, `(L,)` each."""
+def level_bars(held_out: HeldOut) -> bytes:
+    """Draw the loss of each level, side by side for the model and the baselines."""
+    losses = {"unigram": held_out["unigram"], "copy last": held_out["copy_last"], "model": held_out["model"],
+              "model on training music": held_out["training"]}  # fmt: skip
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axis = figure.subplots()
-    width = 0.8 / max(len(nats), 1)
-    for number, (name, values) in enumerate(nats.items()):
-        places = np.arange(len(values)) + (number - (len(nats) - 1) / 2) * width
-        axis.bar(places, values, width, label=name.replace("_", " "), color=COLOURS.get(name, GREY))
-    levels = max((len(values) for values in nats.values()), default=0)
+    levels = len(held_out["model"]["levels"])
+    for number, ((name, loss), color) in enumerate(zip(losses.items(), (GREY, BLUE, ORANGE, GREEN), strict=True)):
+        places = np.arange(levels) + 0.2 * number - 0.3
+        axis.bar(places, loss["levels"], 0.2, label=name, color=color)
     word = "level " if levels <= 8 else ""
     axis.set_xticks(range(levels), [f"{word}{level + 1}" for level in range(levels)])
-    axis.set(ylabel="nats per step", title="What a step of held-out music costs, by level")
-    axis.set_ylim(0, 1.25 * max(max(values) for values in nats.values()))  # room for the legend
+    axis.set(ylabel="nats per step", title="Loss on held-out music by level")
+    axis.set_ylim(0, 1.25 * max(max(loss["levels"]) for loss in losses.values()))  # room for the legend
     _finish(axis, columns=4)
     return _png(figure)
 
 
 def spectrograms(sounds: Mapping[str, np.ndarray], rate_hz: int) -> bytes:
-    """Spectrograms one below the other, on one time axis and one scale of levels."""
+    """Draw spectrograms one below the other, on one time axis."""
     figure = Figure(figsize=(8, 1.9 * len(sounds) + 0.4), layout="constrained")
     axes = figure.subplots(len(sounds), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (name, audio) in zip(axes, sounds.items(), strict=True):
@@ -47,7 +48,7 @@ def spectrograms(sounds: Mapping[str, np.ndarray], rate_hz: int) -> bytes:
 
 
 def level_over_time(levels_db: np.ndarray, real_db: float) -> bytes:
-    """Level of every second of the long run, beside the mean level of its prompt."""
+    """Draw the level of every second of the long run, and the mean level of its prompt."""
     figure = Figure(figsize=(8, 2.8), layout="constrained")
     axis = figure.subplots()
     axis.plot(np.arange(len(levels_db)) + 0.5, levels_db, color=ORANGE, label="long run")
@@ -60,32 +61,32 @@ def level_over_time(levels_db: np.ndarray, real_db: float) -> bytes:
 
 
 def distances(sides: Mapping[str, np.ndarray]) -> bytes:
-    """Histograms of distances to the nearest second of the training music."""
+    """Draw histograms of the distances to the nearest second of the training music."""
     figure = Figure(figsize=(8, 3.0), layout="constrained")
     axis = figure.subplots()
     most = max(float(np.max(side)) for side in sides.values() if len(side))
     edges = np.linspace(0, most, 40)
-    for (name, side), colour in zip(sides.items(), (BLUE, ORANGE, GREEN), strict=False):
-        axis.hist(side, list(edges), density=True, histtype="stepfilled", alpha=0.45, color=colour, label=name)
-    axis.set(xlabel="distance to the nearest second of the training music", ylabel="share", yticks=[])
+    for (name, side), color in zip(sides.items(), (BLUE, ORANGE, GREEN), strict=False):
+        axis.hist(side, list(edges), density=True, histtype="stepfilled", alpha=0.45, color=color, label=name)
+    axis.set(xlabel="distance to the nearest second of the training music", ylabel="fraction", yticks=[])
     axis.set_title("Novelty: near 0 would be a copy")
     _finish(axis)
     return _png(figure)
 
 
 def pitch_classes(sides: Mapping[str, np.ndarray]) -> bytes:
-    """Shares of the twelve pitch classes, `(12,)` each, side by side."""
+    """Draw the fractions of the twelve pitch classes, `(12,)` for each side."""
     figure = Figure(figsize=(8, 2.8), layout="constrained")
     axis = figure.subplots()
-    for number, ((name, shares), colour) in enumerate(zip(sides.items(), (BLUE, ORANGE), strict=False)):
-        axis.bar(np.arange(12) + 0.4 * number - 0.2, shares, 0.4, label=name, color=colour)
+    for number, ((name, fractions), color) in enumerate(zip(sides.items(), (BLUE, ORANGE), strict=False)):
+        axis.bar(np.arange(12) + 0.4 * number - 0.2, fractions, 0.4, label=name, color=color)
     axis.set_xticks(range(12), [pitch_name(pitch)[:-2] for pitch in range(12)])
-    axis.set(ylabel="share of notes", title="Pitch classes")
+    axis.set(ylabel="fraction of notes", title="Pitch classes")
     _finish(axis)
     return _png(figure)
 
 
-def _finish(axis: Any, columns: int = 1) -> None:
+def _finish(axis: Axes, columns: int = 1) -> None:
     axis.grid(alpha=0.3)
     axis.legend(fontsize=9, ncols=columns)
 

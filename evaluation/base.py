@@ -1,0 +1,292 @@
+"""Evaluate a trained model: everything that is measured in the same way for sound and for notes.
+
+`sound.py` and `notes.py` add what differs. Every figure has a yardstick: the loss on held-out music stands next to that
+on training music and that of two simple baselines; free runs, the long run and novelty stand next to real music.
+"""
+
+import json
+import math
+import os
+import shlex
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Generic, TypeVar, cast
+
+import numpy as np
+import torch
+
+import continuo
+from continuo.audio.piece import Piece
+from continuo.model import checkpoint, metadata
+from continuo.model.card import add_evaluation
+from continuo.model.training_log import draw_curves
+from continuo.symbolic.song import Song
+from continuo.system.progress import Display
+from continuo.system.text import pluralize
+from corpus import Corpus
+from dataset import AudioDataset, encoded, validation_batches
+from evaluation import plots, schema
+from evaluation.baselines import Baselines
+from evaluation.diagnosis import diagnose
+from evaluation.excerpts import bounded, load_split
+from predictor import Predictor
+
+MAX_SCORED_STEPS = 16_384  # of held-out and of training music
+FEW_EXCERPTS = 6  # with fewer, the figures of free runs are rough
+WINDOW = 128  # steps scored at once
+MAX_TRAINING_S = 2 * 3600.0  # seconds of training music for baselines and novelty
+P = TypeVar("P", Piece, Song)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        pieces: number of excerpts to continue, 1 ... 256.
+        seconds: length of each continuation, 2 ... 600; the metrics look at 2 s at a time, or at whole bars.
+        prompt_seconds: length of each prompt, above 0, at most 600.
+        long_seconds: length of the long run, 10 ... 3600, or 0 for none.
+        seed: seed of all sampling.
+
+    Raises:
+        ValueError: a value is outside its range.
+    """
+
+    pieces: int = 16
+    seconds: float = 6.0
+    prompt_seconds: float = 4.0
+    long_seconds: float = 120.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for flag, value, ok, words in (
+            ("pieces", self.pieces, 1 <= self.pieces <= 256, "1 to 256"),
+            ("seconds", self.seconds, 2 <= self.seconds <= 600, "2 to 600"),
+            ("prompt-seconds", self.prompt_seconds, 0 < self.prompt_seconds <= 600, "above 0, at most 600"),
+            ("long", self.long_seconds, self.long_seconds == 0 or 10 <= self.long_seconds <= 3600, "0, or 10 to 3600"),
+            ("seed", self.seed, 0 <= self.seed < 2**62, "0 or more, and below 2 to the power of 62"),
+        ):
+            if not ok:
+                raise ValueError(f"--{flag} {value} must be {words}")
+
+
+class Evaluation(ABC, Generic[P]):
+    """The evaluation of one model. `report` measures everything and keeps the sounds and arrays that pictures need.
+
+    Raises:
+        ValueError: the corpus cannot be loaded, or too little of it was held out.
+    """
+
+    load: Callable[..., Corpus[P]]  # loads a corpus of this kind
+    excerpts: Sequence[object]
+
+    def __init__(self, meta_path: Path, predictor: Predictor, plan: Plan, display: Display) -> None:
+        self.meta_path, self.predictor, self.plan, self.display = meta_path, predictor, plan, display
+        self.pictures: dict[str, bytes] = {}
+        self.started = time.monotonic()
+        self.spec, self.rate = predictor.featurizer.spec, predictor.sample_rate_hz
+        self.described = metadata.load(meta_path)
+        self.train: list[P]
+        self.held_out: list[P]
+        self.train, self.held_out, self.notes = load_split(predictor, meta_path, self.load, display)
+        self.training_sample: list[P] = bounded(self.train, MAX_TRAINING_S, plan.seed)
+
+    def report(self) -> schema.SoundReport | schema.NotesReport:
+        """Measure everything and return it as plain JSON types."""
+        report = {
+            "model": self.model(),
+            "plan": asdict(self.plan),
+            "training": self.training(),
+            "held_out": self.held_out_loss(),
+            "free_runs": self.free_runs(),
+            "long_run": self.long_run() if self.plan.long_seconds else None,
+            "novelty": self.novelty(),
+            "notes": self.notes,
+        }
+        if len(self.excerpts) < FEW_EXCERPTS:
+            enough = len(self.excerpts) == self.plan.pieces
+            reason = "--pieces asks for no more" if enough else "the held-out music is too short for more"
+            count = pluralize(len(self.excerpts), "excerpt")
+            self.notes.append(f"only {count}: {reason}, so the figures of free runs are rough")
+        found = cast("schema.SoundReport | schema.NotesReport", report)
+        found["verdict"] = [finding._asdict() for finding in diagnose(found)]
+        found["seconds_taken"] = round(time.monotonic() - self.started, 1)
+        return found
+
+    def brief(self) -> schema.Brief:
+        """Measure what stands in the tables of another model: held-out loss and free runs."""
+        return {"model": self.model(), "held_out": self.held_out_loss(), "free_runs": self.free_runs(ceilings=False)}
+
+    def model(self) -> schema.ModelFacts:
+        """Return the facts about the model and its corpus."""
+        known = self.predictor.metadata
+        presets = sorted(path.stem for path in metadata.PRESETS.glob("*.json"))
+        return {
+            "name": self.meta_path.stem,
+            "version": continuo.__version__,
+            "hears": self.predictor.modality,
+            "preset": next((name for name in presets if metadata.matches_preset(known, name)), None),
+            "hidden": known.architecture.hidden,
+            "step": self.predictor.step,
+            "weights_step": self.predictor.weights_step,
+            "parameters": sum(p.numel() for p in self.predictor.model.parameters()),
+            "steps_per_second": self.predictor.steps_per_second,
+            "levels": self.spec.levels,
+            "continuous": self.spec.continuous,
+            "corpus": known.corpus.path,
+            "training_pieces": len(self.train),
+            "training_minutes": sum(piece.seconds for piece in self.train) / 60,
+            "held_out_pieces": len(self.held_out),
+            "held_out_minutes": sum(piece.seconds for piece in self.held_out) / 60,
+        }
+
+    def training(self) -> schema.TrainingFacts:
+        """Return the course of the training, and the command that trains twice as long."""
+        progress = self.predictor.facts["progress"]
+        best = progress.best_nats
+        last = progress.history[-1][3] if progress.history else None
+        return {
+            "history": progress.history,
+            "minutes": progress.seconds / 60,
+            "best_step": progress.best_step,
+            "best_nats": best,
+            "last_nats": last,
+            "improving": len(progress.history) > 1 and checkpoint.weights_prefix(progress) == "average",
+            "risen": last / best - 1 if last is not None and best and best > 0 else 0.0,
+            "again": self._train_longer(progress),
+        }
+
+    def _train_longer(self, progress: checkpoint.Progress) -> str:
+        """Return the command that trains twice as long: the same training goes on, if the state holds all it needs."""
+        steps = self.predictor.metadata.training.steps is not None
+        budget = f"--steps {2 * progress.step}" if steps else f"--minutes {max(1, round(progress.seconds / 30))}"
+        state = metadata.state_path(self.described, self.meta_path)
+        if checkpoint.load(state, "weights.")[0]:
+            return f"train.py --meta {shlex.quote(str(self.meta_path))} {budget}"
+        section = self.described.corpus
+        changed = section.model_dump(mode="json", exclude_defaults=True, exclude={"path", "sample_rate_hz"})
+        flags = ["--meta", "longer.json", "--from", str(state), "--corpus", section.path]
+        for key, value in changed.items():
+            flags += ["--set", f"corpus.{key}={json.dumps(value)}"]
+        return f"train.py {shlex.join(flags)} {budget}"
+
+    def write_to_card(self, report: schema.SoundReport | schema.NotesReport) -> None:
+        """Add the figures to the model's card, if its folder can be written to."""
+        state = metadata.state_path(self.described, self.meta_path)
+        if os.access(state.parent, os.W_OK):
+            add_evaluation(state, self.predictor.facts, report)
+
+    def notes_on(self, other: "Evaluation[Piece] | Evaluation[Song]") -> list[str]:
+        """Return what a reader should know if another model stands in the same tables."""
+        notes, path = [], other.predictor.metadata.corpus.path
+        if path != self.predictor.metadata.corpus.path:
+            notes.append(f"{other.meta_path.stem} was measured on held-out music of its own corpus, {path}")
+        if (kind := other.predictor.modality) != self.predictor.modality:
+            notes.append(f"{other.meta_path.stem} is a model of {kind}: models of sound also predict how notes sound, "
+                         "so losses of sound and of notes do not compare")  # fmt: skip
+        return notes
+
+    def held_out_loss(self) -> schema.HeldOut:
+        """Return the loss of model and baselines on held-out music, and that of the model on training music."""
+        streams: list[np.ndarray] = []
+        task = self.display.task("encoding", len(self.training_sample))
+        fingerprint = self.predictor.featurizer.fingerprint()
+        for done, piece in enumerate([] if self.spec.continuous else self.training_sample, start=1):
+            streams.append(encoded(piece, self.predictor.featurizer, fingerprint))
+            task.update(done)
+        task.close()
+        baselines = Baselines(self.spec, streams)
+        held_out, seconds, steps = self._scored("scoring held-out music", self.held_out, baselines)
+        train = bounded(self.train, seconds, self.plan.seed)
+        training, _, training_steps = self._scored("scoring training music", train, baselines)
+        return {
+            "frames": steps,
+            "seconds": seconds,
+            "training_frames": training_steps,
+            "model": held_out["model"],
+            "unigram": held_out["unigram"],
+            "copy_last": held_out["copy_last"],
+            "training": training["model"],
+        }
+
+    @torch.inference_mode()
+    def _scored(
+        self, name: str, pieces: Sequence[P], baselines: Baselines
+    ) -> tuple[dict[str, schema.Loss], float, int]:
+        """Return the loss of model and baselines over the beginnings of pieces, and the seconds and steps of those."""
+        model, device = self.predictor.model, self.predictor.device
+        music = AudioDataset(pieces, self.predictor.featurizer, WINDOW)
+        groups = validation_batches(music, MAX_SCORED_STEPS)
+        sums: dict[str, np.ndarray] = {}
+        steps = np.zeros(len(music.pieces), np.int64)  # of each piece
+        task, done, first = self.display.task(name, sum(map(len, groups))), 0, 0
+        for group in groups:
+            rows = slice(first, first + len(group[0].inputs))
+            first = rows.stop
+            state = model.initial_state(len(group[0].inputs))
+            for batch in group:
+                there = batch.to(device)
+                nats, state = model.nll(there.inputs, there.targets, state)
+                codes = batch.mask & ~batch.ends  # without the ends of pieces, which baselines do not predict
+                for key, value in {"model": nats.cpu(), **baselines.nll(batch.inputs, batch.targets)}.items():
+                    sums[key] = sums.get(key, np.zeros(1)) + value[codes].double().sum(0).numpy()
+                steps[rows] += codes.sum(1).numpy()
+                done += 1
+                task.update(done)
+        task.close()
+        if not steps.any():
+            raise ValueError("the held-out music is too short to be scored: hold out more music, or longer pieces")
+        seconds, beats = self.lengths(music, steps)
+        return (
+            {key: _loss(nats, int(steps.sum()), seconds, beats) for key, nats in sums.items()},
+            seconds,
+            int(steps.sum()),
+        )
+
+    @abstractmethod
+    def lengths(self, music: AudioDataset, steps: np.ndarray) -> tuple[float, float | None]:
+        """Return the total seconds and beats of the first `steps[n]` steps of each piece n."""
+
+    @abstractmethod
+    def free_runs(self, *, ceilings: bool = True) -> schema.FreeRuns:
+        """Continue the excerpts and compare with real music; `ceilings` adds what a perfect model would reach."""
+
+    @abstractmethod
+    def long_run(self) -> schema.SoundLongRun | schema.NoteLongRun:
+        """Continue the first prompt for long."""
+
+    @abstractmethod
+    def novelty(self) -> schema.SoundNovelty | schema.NoteNovelty | None:
+        """Compare the output with the training music; None if there is too little of it."""
+
+    @abstractmethod
+    def sounds(self, count: int = 3) -> list[tuple[str, dict[str, bytes]]]:
+        """Return the first excerpts to listen to: names, and sounds by side as FLAC."""
+
+    def draw(self, report: schema.SoundReport | schema.NotesReport) -> dict[str, bytes]:
+        """Return the pictures of a report, PNG by name, as far as there are figures for them."""
+        pictures = dict(self.pictures)
+        history = report["training"]["history"]
+        if len(history) >= 2:
+            with tempfile.TemporaryDirectory() as folder:
+                picture = Path(folder) / "curves.png"
+                draw_curves(history, picture, self.spec.steps_per_second)
+                pictures["curves"] = picture.read_bytes()
+        pictures["levels"] = plots.level_bars(report["held_out"])
+        return pictures
+
+
+def _loss(nats: np.ndarray, steps: int, seconds: float, beats: float | None) -> schema.Loss:
+    """Return the loss per step, per second and per beat, from its sum by level `(L,)`."""
+    bits = float(nats.sum()) / math.log(2)
+    return {
+        "levels": (nats / steps).tolist(),
+        "nats_per_step": float(nats.sum()) / steps,
+        "bits_per_second": bits / seconds,
+        "bits_per_beat": bits / beats if beats else None,
+    }
