@@ -18,10 +18,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import corpus
 from continuo.audio.postfilter import pad_edges
 from continuo.audio.stft import spectrum
 from continuo.system.command_line import Parser, run_main
-from evaluation.excerpts import corpora
+from evaluation.excerpts import load_split
 from featurizer import CodebookFeaturizer
 from predictor import Predictor
 
@@ -53,7 +54,7 @@ def _run(arguments: argparse.Namespace) -> int:
     quantiser, rate = featurizer.codebook, predictor.sample_rate_hz
     heard = torch.from_numpy(np.arange(n_fft // 2 + 1) * rate / n_fft <= MAX_HZ)
     errors: dict[str, list[float]] = {"look-up": [], "with the post-filter": []}
-    for piece in corpora(predictor, arguments.meta)[1][: arguments.pieces]:
+    for piece in load_split(predictor, arguments.meta, corpus.load)[1][: arguments.pieces]:
         samples = piece.read(0, min(len(piece.samples), round(arguments.seconds * rate)))
         if len(samples) < n_fft:
             continue

@@ -17,9 +17,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import corpus
 from continuo.audio.files import write_wav
 from continuo.system.command_line import Parser, run_main
-from evaluation.excerpts import corpora, excerpts, free_run, likeness, through_codec
+from evaluation.excerpts import excerpts, load_split
+from evaluation.sound import free_run, similarity, through_codec
 from predictor import Predictor
 
 
@@ -55,7 +57,7 @@ def _run(arguments: argparse.Namespace) -> int:
         fine_temperature=arguments.fine_temperature,
     )
     times = {"prompt_seconds": arguments.prompt_seconds, "seconds": arguments.seconds}
-    found = excerpts(corpora(predictor, arguments.meta)[1], count=arguments.pieces, **times)
+    found = excerpts(load_split(predictor, arguments.meta, corpus.load)[1], count=arguments.pieces, **times)
     sides: dict[str, list[np.ndarray]] = {"real": [], "generated": [], "codec": []}
     for number, excerpt in enumerate(found):
         made = {
@@ -68,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> int:
             folder.mkdir(parents=True, exist_ok=True)
             write_wav(folder / f"{excerpt.name}.wav", [audio], rate)
             sides[side].append(audio)
-    results = {side: likeness(sides["real"], sides[side], rate) for side in ("generated", "codec")}
+    results = {side: similarity(sides["real"], sides[side], rate) for side in ("generated", "codec")}
     for side, figures in results.items():
         print(f"{side} against real, {len(sides['real'])} excerpts of {arguments.seconds:g} s:")
         print("  " + ", ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in figures.items()))

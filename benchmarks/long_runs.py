@@ -17,9 +17,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import corpus
 from continuo.system.command_line import Parser, run_main
 from evaluation import long_run
-from evaluation.excerpts import corpora, excerpts
+from evaluation.excerpts import excerpts, load_split
 from predictor import Predictor
 
 SILENT_DB = -60.0
@@ -46,7 +47,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if predictor.modality != "sound":
         raise ValueError(f"{arguments.meta} is a model of notes")
     rate, how = predictor.sample_rate_hz, predictor.sampling.but(coarse_temperature=arguments.coarse_temperature)
-    found = excerpts(corpora(predictor, arguments.meta)[1], count=40, prompt_seconds=4, seconds=6)
+    found = excerpts(load_split(predictor, arguments.meta, corpus.load)[1], count=40, prompt_seconds=4, seconds=6)
     real = float(np.mean([_onsets_per_s(excerpt.real, rate) for excerpt in found]))
     steps, rows = round(arguments.seconds * predictor.steps_per_second), []
     for excerpt in found[: arguments.prompts]:

@@ -179,7 +179,7 @@ class Evaluation(ABC, Generic[P]):
         """Add the figures to the model's card, if its folder can be written to."""
         state = metadata.state_path(self.described, self.meta_path)
         if os.access(state.parent, os.W_OK):
-            add_evaluation(state, self.predictor.facts, report)
+            add_evaluation(state, self.predictor.facts, {**report})
 
     def notes_on(self, other: "Evaluation[Piece] | Evaluation[Song]") -> list[str]:
         """Return what a reader should know if another model stands in the same tables."""

@@ -23,7 +23,7 @@ class ModelFacts(TypedDict):
     preset: str | None
     hidden: int
     step: int
-    weights_step: int
+    weights_step: int | None
     parameters: int
     steps_per_second: float
     levels: int

@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL, set_flags
+from reports import changed
 
 from continuo.symbolic.note_metrics import MAJOR
 from continuo.symbolic.song import QUARTER, Song, SongNote
 from continuo.symbolic.writing import write_song_midi
 from continuo.system.progress import Display
-from corpus import Corpus
+from corpus import Corpus, load_songs
 from evaluate import main
-from evaluation.diagnosis import MIN_COPY, NoteSigns, judge
-from evaluation.excerpts import Plan, bounded, corpora
+from evaluation.base import Plan
+from evaluation.diagnosis import MIN_COPY, diagnose
+from evaluation.excerpts import bounded, load_split, song_excerpts
 from evaluation.ngrams import Copies
-from evaluation.notes import NotesEvaluation, copied_share, manner, repeated, song_excerpts
+from evaluation.notes import NotesEvaluation, copied_fraction, repeated, statistics
 from evaluation.report import page
 from predictor import Predictor, SongTake
 
@@ -110,11 +112,11 @@ def evaluated(tmp_path_factory, model):
 def test_A12_songs_are_prompted_with_their_beginning_up_to_a_beat():
     songs = [tune(seed, qpm=90.0) for seed in range(3)]  # a beat lasts 2/3 s
     found = song_excerpts(songs, count=3, prompt_seconds=8, seconds=20)
-    assert [(e.song.id, e.start, e.seam, e.stop) for e in found] == [
+    assert [(e.song.id, e.start, e.join, e.stop) for e in found] == [
         (f"{seed}", 0, 12 * QUARTER, 42 * QUARTER) for seed in range(3)
     ]
     for excerpt in found:
-        after = [replace(t, onset=t.onset + excerpt.seam) for t in excerpt.real.notes]
+        after = [replace(t, onset=t.onset + excerpt.join) for t in excerpt.real.notes]
         assert [*excerpt.prompt.notes, *after] == [t for t in excerpt.song.notes if t.onset < excerpt.stop]
 
 
@@ -127,7 +129,7 @@ def test_A12_few_songs_give_several_excerpts_that_do_not_overlap():
 
 def test_A12_short_songs_give_a_third_as_prompt_and_none_is_refused():
     (excerpt,) = song_excerpts([tune(0, beats=12)], count=4, prompt_seconds=8, seconds=20)
-    assert (excerpt.seam, excerpt.stop) == (4 * QUARTER, 12 * QUARTER)
+    assert (excerpt.join, excerpt.stop) == (4 * QUARTER, 12 * QUARTER)
     with pytest.raises(ValueError, match="hold more songs out"):
         song_excerpts([tune(0, beats=3)], count=1, prompt_seconds=8, seconds=20)
 
@@ -142,24 +144,24 @@ def test_A12_what_songs_are_like():
     """Four quarters a bar on C and G, beside a song that has no bar to compare and no pitch."""
     square = Song("", "", tuple(SongNote(k * QUARTER, 60 + 7 * (k % 2), QUARTER) for k in range(16)), 16 * QUARTER)
     drum = Song("", "", (SongNote(0, 38, 100, is_drum=True),), QUARTER)
-    found = manner([square, drum])
+    found = statistics([square, drum])
     assert found["pitch_class_entropy"] == pytest.approx(1)
     assert found["scale_consistency"] == 1
     assert found["groove_consistency"] == 1
     assert found["notes_per_second"] == pytest.approx(2)
     assert found["mean_pitch"] == pytest.approx(63.5)
     assert found["stuck"] == 0.5
-    assert manner([drum])["mean_pitch"] is None
+    assert statistics([drum])["mean_pitch"] is None
 
 
 def test_A12_shares_of_copies_count_stretches_and_not_songs():
     known, other = tune(0), tune(1, beats=40)
     copies = Copies([known])
-    whole, none = copied_share(copies, [known]), copied_share(copies, [other])
+    whole, none = copied_fraction(copies, [known]), copied_fraction(copies, [other])
     assert (whole, none) == (1, 0)
     weight = {song.id: len(song.notes) - 1 - 7 for song in (known, other)}
-    assert copied_share(copies, [known, other]) == pytest.approx(weight["0"] / sum(weight.values()))
-    assert copied_share(copies, [tune(2, beats=1)]) is None
+    assert copied_fraction(copies, [known, other]) == pytest.approx(weight["0"] / sum(weight.values()))
+    assert copied_fraction(copies, [tune(2, beats=1)]) is None
 
 
 def test_A12_a_run_that_goes_round_repeats_itself():
@@ -172,69 +174,91 @@ def test_A12_a_run_that_goes_round_repeats_itself():
     assert repeated(tune(1)) < 0.2
 
 
-# --- the verdict -----------------------------------------------------------------------------------------------------
+# --- the diagnosis ---------------------------------------------------------------------------------------------------
 
+LOSSES = {"model": 5.0, "training": 4.9, "unigram": 10.0, "copy_last": 8.0}
 GOOD = {
-    "held_out": 5.0,
-    "train": 4.9,
-    "unigram": 10.0,
-    "copy_last": 8.0,
-    "improving": False,
-    "preset": "notes-mlp",
-    "notes_ratio": 1.0,
-    "scale": 0.95,
-    "real_scale": 0.97,
-    "stuck": 0.0,
-    "real_stuck": 0.0,
-    "least_pace": 2.0,
-    "real_pace": 2.0,
-    "repeated": 0.1,
-    "real_repeated": 0.1,
-    "share": 0.1,
-    "held_out_share": 0.1,
-    "longest": 12,
-    "held_out_longest": 12,
-    "source": "a.mid",
+    "model": {"hears": "notes", "preset": "notes-mlp", "hidden": 512},
+    "held_out": {name: {"nats_per_step": nats} for name, nats in LOSSES.items()},
+    "training": {"improving": False, "risen": 0.0, "again": "train.py --minutes 20"},
+    "free_runs": {
+        "generated": {"notes_per_second": 4.0, "scale_consistency": 0.95, "stuck": 0.0},
+        "real": {"notes_per_second": 4.0, "scale_consistency": 0.97, "stuck": 0.0},
+    },
+    "long_run": {
+        "stuck": None,
+        "notes_per_second_by_part": [2.0, None, 2.0, 3.0],
+        "real_notes_per_second": 2.0,
+        "repeated": 0.1,
+        "real_repeated": 0.1,
+    },
+    "novelty": {
+        "stretch": 8,
+        "generated": {"share": 0.1, "longest": 12, "of": "a.mid"},
+        "held_out": {"share": 0.1, "longest": 12, "of": ""},
+    },
 }
-VERDICTS = [
+MODEL, TRAIN = "held_out.model.nats_per_step", "held_out.training.nats_per_step"
+MADE, REAL, LONG = "free_runs.generated.", "free_runs.real.", "long_run."
+COPIED, HELD_OUT = "novelty.generated.", "novelty.held_out."
+FINDINGS = [
     ({}, {"learning", "generalising", "close", "novel"}),
-    ({"held_out": 8.1, "train": 8.1}, {"untrained", "close", "novel"}),
-    ({"held_out": 7.0, "train": 2.0}, {"memorising", "close", "novel"}),
-    ({"risen": 0.1, "preset": None}, {"memorising", "close", "novel"}),
-    ({"improving": True}, {"learning", "generalising", "improving", "close", "novel"}),
-    ({"stuck": 0.5}, {"learning", "generalising", "frozen", "novel"}),
-    ({"stuck": 0.2, "long_stuck": "Its second half is silent."}, {"learning", "generalising", "frozen", "novel"}),
-    ({"stuck": 0.9, "real_stuck": 0.9, "long_stuck": "x."}, {"learning", "generalising", "close", "novel"}),
-    ({"least_pace": 0.2}, {"learning", "generalising", "fading", "novel"}),
-    ({"repeated": 0.9}, {"learning", "generalising", "looping", "novel"}),
-    ({"repeated": 0.9, "real_repeated": 0.7}, {"learning", "generalising", "close", "novel"}),
-    ({"notes_ratio": 2.0}, {"learning", "generalising", "noisy", "novel"}),
-    ({"notes_ratio": 0.4}, {"learning", "generalising", "sluggish", "novel"}),
-    ({"notes_ratio": 0.4, "stuck": 1.0}, {"learning", "generalising", "frozen", "novel"}),
-    ({"scale": 0.8}, {"learning", "generalising", "wandering", "novel"}),
-    ({"share": 0.3}, {"learning", "generalising", "close", "copying"}),
-    ({"share": 0.7, "held_out_share": 0.5}, {"learning", "generalising", "close", "novel"}),
-    ({"longest": MIN_COPY + 1}, {"learning", "generalising", "close", "copying"}),
-    ({"longest": MIN_COPY - 1, "held_out_longest": 2}, {"learning", "generalising", "close", "novel"}),
-    ({"longest": 40, "held_out_longest": 21}, {"learning", "generalising", "close", "novel"}),
+    ({MODEL: 8.1, TRAIN: 8.1}, {"untrained", "close", "novel"}),
+    ({MODEL: 7.0, TRAIN: 2.0}, {"memorising", "close", "novel"}),
+    ({"training.risen": 0.1, "model.preset": None}, {"memorising", "close", "novel"}),
+    ({"training.improving": True}, {"learning", "generalising", "improving", "close", "novel"}),
+    ({MADE + "stuck": 0.5}, {"learning", "generalising", "frozen", "novel"}),
+    (
+        {MADE + "stuck": 0.2, LONG + "stuck": "Its second half is silent."},
+        {"learning", "generalising", "frozen", "novel"},
+    ),
+    (
+        {MADE + "stuck": 0.9, REAL + "stuck": 0.9, LONG + "stuck": "x."},
+        {"learning", "generalising", "close", "novel"},
+    ),
+    ({LONG + "notes_per_second_by_part": [2.0, 0.2]}, {"learning", "generalising", "fading", "novel"}),
+    ({LONG + "repeated": 0.9}, {"learning", "generalising", "looping", "novel"}),
+    ({LONG + "repeated": 0.9, LONG + "real_repeated": 0.7}, {"learning", "generalising", "close", "novel"}),
+    ({MADE + "notes_per_second": 8.0}, {"learning", "generalising", "noisy", "novel"}),
+    ({MADE + "notes_per_second": 1.6}, {"learning", "generalising", "sluggish", "novel"}),
+    ({MADE + "notes_per_second": 1.6, MADE + "stuck": 1.0}, {"learning", "generalising", "frozen", "novel"}),
+    ({MADE + "scale_consistency": 0.8}, {"learning", "generalising", "wandering", "novel"}),
+    ({COPIED + "share": 0.3}, {"learning", "generalising", "close", "copying"}),
+    ({COPIED + "share": 0.7, HELD_OUT + "share": 0.5}, {"learning", "generalising", "close", "novel"}),
+    ({COPIED + "longest": MIN_COPY + 1}, {"learning", "generalising", "close", "copying"}),
+    (
+        {COPIED + "longest": MIN_COPY - 1, HELD_OUT + "longest": 2},
+        {"learning", "generalising", "close", "novel"},
+    ),
+    ({COPIED + "longest": 40, HELD_OUT + "longest": 21}, {"learning", "generalising", "close", "novel"}),
 ]
 
 
-@pytest.mark.parametrize(("change", "expected"), VERDICTS)
-def test_A12_every_verdict_on_notes_has_its_words(change, expected):
-    found = judge(NoteSigns(**(GOOD | change)))
+@pytest.mark.parametrize(("change", "expected"), FINDINGS)
+def test_A12_every_finding_on_notes_has_its_words(change, expected):
+    found = diagnose(changed(GOOD, change))
     assert {finding.name for finding in found} == expected
     for finding in found:
         assert finding.text.endswith(".")
+        assert "nan" not in finding.text
         assert bool(finding.advice) != (finding.name in ("learning", "generalising", "close", "novel"))
 
 
-def test_A12_a_verdict_on_notes_needs_only_the_nats():
-    assert {f.name for f in judge(NoteSigns(5.0, 4.9, 10.0, 8.0))} == {"learning", "generalising", "improving"}
+def losses_alone(changes):
+    """A report that has no figures but the losses."""
+    nothing = dict.fromkeys(GOOD["free_runs"]["real"])
+    report = GOOD | {"free_runs": {"real": nothing, "generated": nothing}, "long_run": None, "novelty": None}
+    return changed(report, changes)
 
 
-def test_A12_advice_names_the_preset_that_is_made_smaller():
-    (finding,) = judge(NoteSigns(7.0, 2.0, 10.0, 8.0, preset="roll-conv", hidden=256))
+def test_A12_diagnosis_of_notes_needs_only_the_losses():
+    found = {finding.name for finding in diagnose(losses_alone({"training.improving": True}))}
+    assert found == {"learning", "generalising", "improving"}
+
+
+def test_A12_advice_names_the_preset_to_make_smaller():
+    changes = {MODEL: 7.0, TRAIN: 2.0, "model.preset": "roll-conv", "model.hidden": 256}
+    (finding,) = diagnose(losses_alone(changes))
     assert "--preset roll-conv --set architecture.hidden=128" in finding.advice
 
 
@@ -265,7 +289,7 @@ def test_A12_bits_are_those_of_the_music_that_was_scored(evaluated, model):
     """Every song scored by itself: nats of its steps over its time, less the share of the step that is only heard."""
     predictor = Predictor.load(model)
     nats = seconds = beats = steps = 0.0
-    for song in corpora(predictor, model)[1]:
+    for song in load_split(predictor, model, load_songs)[1]:
         codes = predictor.featurizer.encode(song)[None]
         with torch.inference_mode():
             costs, _ = predictor.model.nll(codes[:, :-1], codes[:, 1:], predictor.model.initial_state(1))
@@ -307,11 +331,11 @@ def test_A12_models_of_sound_and_of_notes_stand_in_one_table(model, roll, traine
         costs, runs = html.split("<h2>Free runs</h2>")
         assert "squared MMD" in runs
         assert "in one scale" in runs
-        assert cells("roll-conv (beside)", costs)[4:] == ["–"] * 2  # it has one level of the others' three
-        assert "–" not in cells("roll-conv (beside)", costs)[:4]
-        assert cells("roll-conv (beside)", runs)[:7] == ["–"] * 7
-        assert "–" not in cells("roll-conv (beside)", runs)[-3:]
-    assert cells("model (beside)", (out / "report.html").read_text())[2] == "–"
+        assert cells("roll-conv (for comparison)", costs)[4:] == ["–"] * 2  # it has one level of the others' three
+        assert "–" not in cells("roll-conv (for comparison)", costs)[:4]
+        assert cells("roll-conv (for comparison)", runs)[:7] == ["–"] * 7
+        assert "–" not in cells("roll-conv (for comparison)", runs)[-3:]
+    assert cells("model (for comparison)", (out / "report.html").read_text())[2] == "–"
 
 
 @pytest.mark.parametrize(("pitches", "name"), [((60,), "frozen"), ((60, 61, 62, 63, 64), "wandering")])

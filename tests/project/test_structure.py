@@ -90,6 +90,7 @@ def test_no_folder_is_a_crowd():
         "predictor",
         "trainer",
         "evaluate",
+        "evaluation.base",
         "evaluation.sound",
         "evaluation.excerpts",
         "studio",
