@@ -11,7 +11,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from continuo.model.metadata import (
 )
 from continuo.model.stream import StreamSpec
 from continuo.symbolic.chords import ChordCodec
+from continuo.symbolic.codec import Codec
 from continuo.symbolic.remi import RemiCodec
 from continuo.symbolic.roll import RollCodec
 from continuo.symbolic.song import Song
@@ -459,31 +460,6 @@ class CodebookDecoder(Decoder):
         return np.concatenate([self.overlap.push(self.phase.push(row)) for row in magnitudes])
 
 
-class Codec(Protocol):
-    """What turns a song into codes and back; one of `chords`, `roll` and `remi` in `continuo.symbolic`.
-
-    `decode` takes any known codes; what `encode` loses is what `quantised` leaves out. `like` lends the decoded song
-    what codes do not hold: tempo, meters, program.
-    """
-
-    @property
-    def vocabulary(self) -> tuple[int, ...]: ...
-
-    @property
-    def follows(self) -> np.ndarray | None: ...
-
-    @property
-    def opens(self) -> np.ndarray | None: ...
-
-    def encode(self, song: Song) -> np.ndarray: ...
-
-    def decode(self, codes: np.ndarray, like: Song | None = None) -> Song: ...
-
-    def round_trip(self, song: Song) -> Song: ...
-
-    def to_dict(self) -> dict[str, Any]: ...
-
-
 class NotesFeaturizer(Featurizer[Song]):
     """What featurizers of notes share: a codec, which is fitted to the corpus. Subclasses say which."""
 
@@ -515,7 +491,7 @@ class NotesFeaturizer(Featurizer[Song]):
 
     def _set_codec(self, codec: Codec, steps_per_second: float) -> None:
         self.codec = codec
-        marks = getattr(codec, "ranks", None), codec.follows, codec.opens
+        marks = codec.ranks, codec.follows, codec.opens
         ranks, follows, opens = (None if array is None else torch.from_numpy(array) for array in marks)
         self.spec = StreamSpec(steps_per_second, codec.vocabulary, ranks=ranks, follows=follows, opens=opens)
 

@@ -1,7 +1,7 @@
-"""Notes as a player reads them: bars, voices, and the values to write, on a grid of 1/12 quarter.
+"""Arrange notes as a player reads them: bars, voices and note values, on a grid of 1/12 of a quarter note.
 
-16ths and triplets down to 32nds lie on the grid exactly; anything else is moved by at most 1/24 quarter. Wherever
-thirds of a quarter, eighth or 16th come in, that whole span is one bracket of three in the time of two, never a part.
+16ths, and triplets down to 32nds, lie on the grid exactly; anything else moves by at most 1/24 of a quarter. Where
+thirds of a quarter, eighth or 16th occur, that whole span becomes one tuplet, three in the time of two, never a part.
 """
 
 from __future__ import annotations
@@ -10,35 +10,48 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise, zip_longest
+from statistics import mean
 from typing import NamedTuple
 
+from continuo.symbolic.grid import nearest_step
 from continuo.symbolic.song import QUARTER, Song, SongNote
 
-UNITS = 12
-"""Of a quarter note: the finest value is a 32nd of a triplet."""
-UNIT = QUARTER // UNITS
-SIXTEENTH = UNITS // 4
-BRACKETS = {12: "eighth", 6: "16th", 3: "32nd"}
-"""Spans that may become a bracket, in units, and the value of which it holds three."""
-PLAIN = {
+UNITS = 12  # of a quarter note; the shortest value is a 32nd in a tuplet
+UNIT = QUARTER // UNITS  # ticks
+SIXTEENTH = UNITS // 4  # units
+TUPLETS = {
+    12: "eighth",
+    6: "16th",
+    3: "32nd",
+}  # spans that may become a tuplet, in units, and the value it has three of
+PLAIN_VALUES = {
     1: ("16th", 0), 2: ("eighth", 0), 3: ("eighth", 1), 4: ("quarter", 0), 6: ("quarter", 1), 8: ("half", 0),
     12: ("half", 1), 16: ("whole", 0), 24: ("whole", 1),
 }  # fmt: skip
-"""Values outside brackets by their length in 16ths: type and dots."""
-BRACKETED = {8: ("quarter", 0), 6: ("eighth", 1), 4: ("eighth", 0), 3: ("16th", 1), 2: ("16th", 0), 1: ("32nd", 0)}
-"""Values inside brackets by their sounding length in units, the longest first."""
-EDGE = 99
-"""Strength of a bar line, above that of any beat."""
+"""Type and dots outside tuplets, by length in 16ths."""
+TUPLET_VALUES = {8: ("quarter", 0), 6: ("eighth", 1), 4: ("eighth", 0), 3: ("16th", 1), 2: ("16th", 0), 1: ("32nd", 0)}
+"""Type and dots inside tuplets, by sounding length in units, the longest first."""
+BAR_LINE_STRENGTH = 99  # above that of any beat
 
 
 class Bar(NamedTuple):
-    """A bar: `start` and `length` in units; `is_new` where its meter has not been in force."""
+    """A bar: `start` and `length` in units; `is_new_meter` where its meter was not in force before."""
 
     start: int
     length: int
     numerator: int
     denominator: int
-    is_new: bool
+    is_new_meter: bool
+
+    @property
+    def end(self) -> int:
+        """The unit at which the bar ends."""
+        return self.start + self.length
+
+    @property
+    def is_compound(self) -> bool:
+        """Whether the beats have three parts, as in 6/8."""
+        return self.numerator % 3 == 0 and self.denominator >= 8
 
 
 class Chord(NamedTuple):
@@ -54,11 +67,11 @@ class NoteValue(NamedTuple):
 
     Attributes:
         start, length: units, from the beginning of the bar.
-        pitches: MIDI numbers, none for a rest.
-        from_tie, to_tie: whether it is tied to what is before and after it.
-        type, dots: as in MusicXML.
-        bracket: what the bracket around it holds three of, in the time of two; "" outside brackets.
-        edge: "start" and "stop" for the first and last value of a bracket.
+        pitches: MIDI numbers; none for a rest.
+        from_tie, to_tie: whether it is tied to what comes before and after.
+        type, dots: note value as in MusicXML.
+        tuplet: the value that its tuplet has three of, in the time of two; "" outside tuplets.
+        edge: "start" and "stop" for the first and last value of a tuplet.
     """
 
     start: int
@@ -68,51 +81,51 @@ class NoteValue(NamedTuple):
     to_tie: bool
     type: str
     dots: int
-    bracket: str = ""
+    tuplet: str = ""
     edge: str = ""
 
 
 def to_units(tick: int) -> int:
-    """Ticks rounded to units, halves up."""
-    return (tick + UNIT // 2) // UNIT
+    """Round ticks to units."""
+    return nearest_step(tick, UNIT)
 
 
 def span(note: SongNote) -> tuple[int, int]:
-    """Where a note begins and ends, in units, at least one apart."""
+    """Return the beginning and end of a note in units, at least one apart."""
     start = to_units(note.onset)
     return start, max(to_units(note.end), start + 1)
 
 
 def bars(song: Song) -> list[Bar]:
-    """Bars from the beginning to the end of the song and of its last note; the last one is whole.
+    """Return whole bars from the beginning of a song to its end and that of its last note.
 
-    They begin at whole 16ths, and so do meters. Where a meter ends within a bar, that bar has a shorter meter of its
-    own: many programs do not read incomplete bars. 32nds and what else is not 1, 2, 4, 8 or 16 are counted as 16ths.
+    Bars and meters begin at whole 16ths. Where a meter ends within a bar, that bar has a shorter meter of its own,
+    because many programs cannot read incomplete bars. A denominator other than 1, 2, 4, 8 and 16 becomes 16.
     """
     end = max([1, to_units(song.ticks), *(span(note)[1] for note in song.notes)])
     changes = {0: song.meter_at(0)}
-    for tick, *meter in song.meters:
-        at = (2 * tick // (UNIT * SIXTEENTH) + 1) // 2 * SIXTEENTH
+    for tick, numerator, denominator in song.meters:
+        at = nearest_step(tick, UNIT * SIXTEENTH) * SIXTEENTH
         if tick > 0 and at < end:
-            changes[at] = (meter[0], meter[1])
+            changes[at] = (numerator, denominator)
     found: list[Bar] = []
-    for (start, (numerator, denominator)), until in zip_longest(changes.items(), list(changes)[1:]):
+    for (start, (numerator, denominator)), stop in zip_longest(changes.items(), list(changes)[1:]):
         unit = denominator if denominator in (1, 2, 4, 8, 16) else 16
         whole = 4 * UNITS // unit * numerator
-        for at in range(start, until or end, whole):
-            length = min(whole, until - at) if until else whole
-            least = next(u for u in (4, 8, 16) if length * u % (4 * UNITS) == 0)
-            meter = [numerator, unit] if length == whole else [length * least // (4 * UNITS), least]
-            is_new = not found or list(found[-1][2:4]) != meter
-            found.append(Bar(at, length, meter[0], meter[1], is_new))
+        for at in range(start, stop or end, whole):
+            length = min(whole, stop - at) if stop else whole
+            plainest = next(u for u in (4, 8, 16) if length * u % (4 * UNITS) == 0)
+            meter = (numerator, unit) if length == whole else (length * plainest // (4 * UNITS), plainest)
+            is_new_meter = not found or (found[-1].numerator, found[-1].denominator) != meter
+            found.append(Bar(at, length, *meter, is_new_meter))
     return found
 
 
 def voices(notes: Iterable[SongNote], bars: Sequence[Bar]) -> list[list[list[Chord]]]:
-    """For each bar its voices, the highest first, each with the chords that sound in it, those held over included.
+    """Return for each bar its voices, the highest first, each with the chords that sound in it, held ones included.
 
-    A chord goes to the first voice if nothing is held, else to the free voice that is nearest in pitch; voices are
-    ordered anew at every bar line over which nothing is held. Notes of one pitch that begin and end together are one.
+    A chord goes to the first voice if no voice sounds, else to the free voice that is nearest in pitch. Voices are
+    ordered again at every bar line without held notes. Notes of one pitch that begin and end together become one.
     """
     together: dict[tuple[int, int], set[int]] = defaultdict(set)
     for note in notes:
@@ -123,7 +136,7 @@ def voices(notes: Iterable[SongNote], bars: Sequence[Bar]) -> list[list[list[Cho
     running: list[list[Chord]] = []
     for chord in sorted(chords, key=lambda c: (c.start, -c.pitches[-1], c)):
         if all(voice[-1].end <= starts[bisect_right(starts, chord.start) - 1] for voice in running):
-            _enter(running, starts, found)
+            _add_to_bars(running, starts, found)
             running = []
         free = [voice for voice in running if voice[-1].end <= chord.start]
         if not free:
@@ -131,147 +144,138 @@ def voices(notes: Iterable[SongNote], bars: Sequence[Bar]) -> list[list[list[Cho
         elif len(free) == len(running):
             running[0].append(chord)
         else:
-            min(free, key=lambda voice: abs(_mean([voice[-1]]) - _mean([chord]))).append(chord)
-    _enter(running, starts, found)
+            min(free, key=lambda voice: abs(mean(voice[-1].pitches) - mean(chord.pitches))).append(chord)
+    _add_to_bars(running, starts, found)
     return found
 
 
-def _mean(chords: Iterable[Chord]) -> float:
-    pitches = [pitch for chord in chords for pitch in chord.pitches]
-    return sum(pitches) / len(pitches)
-
-
-def _enter(running: list[list[Chord]], starts: list[int], found: list[list[list[Chord]]]) -> None:
-    """Enter voices into their bars: the same number of voices in each, so that a tie finds its voice."""
+def _add_to_bars(running: list[list[Chord]], starts: list[int], found: list[list[list[Chord]]]) -> None:
+    """Add voices to their bars, the same number of voices to each, so that every tie finds its voice."""
     if not running:
         return
     first = bisect_right(starts, min(voice[0].start for voice in running)) - 1
     last = bisect_right(starts, max(voice[-1].end for voice in running) - 1) - 1
     for k in range(first, last + 1):
         found[k] = [[] for _ in running]
-    for number, voice in enumerate(sorted(running, key=_mean, reverse=True)):
+    by_pitch = sorted(running, key=lambda voice: mean(p for chord in voice for p in chord.pitches), reverse=True)
+    for number, voice in enumerate(by_pitch):
         for chord in voice:
             for k in range(bisect_right(starts, chord.start) - 1, bisect_right(starts, chord.end - 1)):
                 found[k][number].append(chord)
 
 
-def strokes(notes: Iterable[SongNote], bars: Sequence[Bar]) -> list[list[list[Chord]]]:
-    """As `voices`, for percussion: one voice, each stroke until the next one or the next quarter."""
+def percussion_voices(notes: Iterable[SongNote], bars: Sequence[Bar]) -> list[list[list[Chord]]]:
+    """Return for each bar one voice of percussion, in which notes last to the next onset or the next quarter."""
     keys: dict[int, set[int]] = defaultdict(set)
     for note in notes:
         keys[to_units(note.onset)].add(note.pitch)
     starts = [bar.start for bar in bars]
     found: list[list[list[Chord]]] = [[] for _ in bars]
-    for now, after in pairwise([*sorted(keys), bars[-1].start + bars[-1].length]):
+    for now, following in pairwise([*sorted(keys), bars[-1].end]):
         k = bisect_right(starts, now) - 1
         beat = now + UNITS - (now - starts[k]) % UNITS
-        chord = Chord(now, min(after, beat, starts[k] + bars[k].length), tuple(sorted(keys[now])))
+        chord = Chord(now, min(following, beat, bars[k].end), tuple(sorted(keys[now])))
         found[k] = [[*(found[k][0] if found[k] else []), chord]]
     return found
 
 
 def values(chords: Sequence[Chord], bar: Bar) -> list[NoteValue]:
-    """The values of one voice in one bar, which they fill; `chords` sound in it, one after the other.
+    """Return the values of a voice that fill a bar; `chords` sound in it, one after the other.
 
     >>> [(v.pitches, v.type, v.dots) for v in values([Chord(6, 15, (60,))], Bar(0, 48, 4, 4, True))]
     [((), 'eighth', 0), ((60,), 'eighth', 0), ((60,), '16th', 0), ((), 'eighth', 1), ((), 'half', 0)]
     """
-    stretches: list[tuple[int, int, tuple[int, ...], bool, bool]] = []
+    stretches: list[tuple[int, int, tuple[int, ...], bool, bool]] = []  # start, end, pitches, tied before and after
     now = 0
     for chord in chords:
         start, end = max(chord.start - bar.start, 0), min(chord.end - bar.start, bar.length)
         if start > now:
             stretches.append((now, start, (), False, False))
-        over = chord.end > bar.start + bar.length
-        stretches.append((start, end, chord.pitches, chord.start < bar.start, over))
+        stretches.append((start, end, chord.pitches, chord.start < bar.start, chord.end > bar.end))
         now = end
     if now < bar.length:
         stretches.append((now, bar.length, (), False, False))
-    tuplets = dict(_brackets({start for start, *_ in stretches}, bar))
+    tuplets = dict(_tuplets({start for start, *_ in stretches}, bar))
     edges = {edge for start, length in tuplets.items() for edge in (start, start + length)}
     found: list[NoteValue] = []
     for start, end, pitches, before, after in stretches:
         cuts = [start, *sorted(edge for edge in edges if start < edge < end), end]
-        for at, length, kind, dots, bracket, edge in (p for a, b in pairwise(cuts) for p in _parts(a, b, bar, tuplets)):
-            is_note = bool(pitches)
-            tied = (is_note and (before or at > start), is_note and (after or at + length < end))
-            found.append(NoteValue(at, length, pitches, *tied, kind, dots, bracket, edge))
+        parts = (part for a, b in pairwise(cuts) for part in _parts(a, b, bar, tuplets))
+        for at, length, kind, dots, tuplet, edge in parts:
+            from_tie = bool(pitches) and (before or at > start)
+            to_tie = bool(pitches) and (after or at + length < end)
+            found.append(NoteValue(at, length, pitches, from_tie, to_tie, kind, dots, tuplet, edge))
     return found
 
 
-def _spans(bar: Bar) -> Iterator[tuple[int, int]]:
-    """Start and length of what may become a bracket: quarters, then what they leave of a beat or bar."""
-    group = 12 * UNITS // bar.denominator if _is_compound(bar) else bar.length
+def _tuplet_spans(bar: Bar) -> Iterator[tuple[int, int]]:
+    """Yield start and length of spans that may become a tuplet: quarters, then the rest of a beat or bar."""
+    group = 12 * UNITS // bar.denominator if bar.is_compound else bar.length
     for first in range(0, bar.length, group):
         end = min(first + group, bar.length)
-        for length in BRACKETS:
+        for length in TUPLETS:
             while end - first >= length:
                 yield first, length
                 first += length
 
 
-def _brackets(starts: set[int], bar: Bar) -> Iterator[tuple[int, int]]:
-    """Start and length of the brackets of a voice whose values begin at `starts`: the shortest that are whole."""
-    waiting = list(_spans(bar))
+def _tuplets(starts: set[int], bar: Bar) -> Iterator[tuple[int, int]]:
+    """Yield start and length of the shortest whole tuplets of a voice whose values begin at `starts`."""
+    waiting = list(_tuplet_spans(bar))
     while waiting:
         first, length = waiting.pop()
         inside = {start for start in starts if first < start < first + length}
         half = length // 2
         if all(start % SIXTEENTH == 0 for start in inside):
             continue
-        if half in BRACKETS and first + half in inside:
+        if half in TUPLETS and first + half in inside:
             waiting += [(first, half), (first + half, half)]
         else:
             yield first, length
 
 
 def _parts(start: int, end: int, bar: Bar, tuplets: dict[int, int]) -> Iterator[tuple[int, int, str, int, str, str]]:
-    """Start, length, type, dots, bracket and edge of the values that `start` to `end` is written in."""
+    """Yield start, length, type, dots, tuplet and edge of the values from `start` to `end`."""
     first = next((b for b, length in tuplets.items() if b <= start < b + length), None)
     if first is None:
         for at, sixteenths in _split(start // SIXTEENTH, end // SIXTEENTH, bar):
-            yield at * SIXTEENTH, sixteenths * SIXTEENTH, *PLAIN[sixteenths], "", ""
+            yield at * SIXTEENTH, sixteenths * SIXTEENTH, *PLAIN_VALUES[sixteenths], "", ""
         return
     length = tuplets[first]
     while start < end:
-        part = next(units for units in BRACKETED if units <= end - start)
+        part = next(units for units in TUPLET_VALUES if units <= end - start)
         edge = "start" if start == first else "stop" if start + part == first + length else ""
-        yield start, part, *BRACKETED[part], BRACKETS[length], edge
+        yield start, part, *TUPLET_VALUES[part], TUPLETS[length], edge
         start += part
 
 
 def _split(start: int, end: int, bar: Bar) -> list[tuple[int, int]]:
-    """Start and length, in 16ths, of the plain values for `start` to `end`: cut at strong places until they read well.
+    """Return start and length of plain values from `start` to `end`, in 16ths, cut at strong places to read well.
 
-    A value reads well if it exists, begins at a multiple of half of it (dots aside), and goes over no place that is
-    stronger by two than the weaker one of its ends: an eighth between 16ths, but no quarter.
+    A value reads well if it exists, begins at a multiple of its half (without dots), and crosses no place that is
+    stronger by two than the weaker one of its ends: an eighth may stand between 16ths, a quarter may not.
     """
     length = end - start
     inner = {place: _strength(place, bar) for place in range(start + 1, end)}
     half = (1 << length.bit_length() - 1) // 2 or 1
     weaker = min(_strength(start, bar), _strength(end, bar))
-    if length in PLAIN and start % half == 0 and max(inner.values(), default=0) <= weaker + 1:
+    if length in PLAIN_VALUES and start % half == 0 and max(inner.values(), default=0) <= weaker + 1:
         return [(start, length)]
     cut = max(inner, key=lambda place: (inner[place], place))
     return _split(start, cut, bar) + _split(cut, end, bar)
 
 
 def _strength(place: int, bar: Bar) -> int:
-    """How strong a place of a bar is, in 16ths from its beginning: how often its distance can be halved."""
+    """Return the metrical strength of a place, in 16ths from the beginning of a bar: the halvings of its distance."""
     total = bar.length // SIXTEENTH
     if place in (0, total):
-        return EDGE
-    if _is_compound(bar):
+        return BAR_LINE_STRENGTH
+    if bar.is_compound:
         beat = 48 // bar.denominator
         return 3 + _halvings(place // beat) if place % beat == 0 else min(_halvings(place % beat), 1)
     return min(_halvings(place), _halvings(total))
 
 
 def _halvings(number: int) -> int:
-    """How often a positive number can be halved."""
+    """Return how many times a positive number can be halved."""
     return (number & -number).bit_length() - 1
-
-
-def _is_compound(bar: Bar) -> bool:
-    """Whether its beats have three parts, as in 6/8."""
-    return bar.numerator % 3 == 0 and bar.denominator >= 8

@@ -1,8 +1,8 @@
-"""What a song is like in figures, and whether it got stuck.
+"""Measure songs: pitches, scale, groove and riffs, and whether a song is stuck on one note or chord.
 
 Sources: H.-W. Dong et al., "MusPy: A Toolkit for Symbolic Music Generation" (ISMIR 2020), section 5.3; S.-L. Wu and
-Y.-H. Yang, "The Jazz Transformer on the Front Line" (ISMIR 2020), section 5. Percussion has no pitch: it counts for the
-groove and for being stuck alone. What is undefined, for want of notes or bars, is nan.
+Y.-H. Yang, "The Jazz Transformer on the Front Line" (ISMIR 2020), section 5. Percussion has no pitch, so it counts only
+for groove and for being stuck. Figures that are undefined for lack of notes or bars are nan.
 """
 
 from __future__ import annotations
@@ -15,49 +15,35 @@ from typing import NamedTuple
 
 import numpy as np
 
+from continuo.symbolic.grid import nearest_step
 from continuo.symbolic.song import QUARTER, Song, pitch_name
 
-POSITIONS = 12
-"""Places of a quarter note at which a note may begin: 16ths and triplets are told apart."""
-MAJOR = (0, 2, 4, 5, 7, 9, 11)
-FIFTHS = (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6)
-"""Sharps of all major keys, flats below 0, the plainest first."""
-RIFF = 4
-"""Steps of a riff: it has one note more."""
-STUCK_SHARE = 0.9
-MIN_ONSETS = 4
-"""Fewer onsets in the second half do not make it stuck."""
+POSITIONS = 12  # places of a quarter note where a note may begin; tells 16ths from triplets
+RIFF_STEPS = 4  # steps of a riff, which has one note more
+STUCK_FRACTION = 0.9  # of the onsets; a song with more equal ones is stuck
+MIN_ONSETS = 4  # of a second half that can be stuck
 
 
 def pitch_class_entropy(song: Song) -> float:
-    """Bits of the distribution of the notes' pitch classes: 0 for one pitch, log2(12) = 3.58 for all alike."""
-    counts = _classes(song)
-    shares = counts[counts > 0] / counts.sum() if counts.any() else np.array([np.nan])
-    return abs(float(shares @ np.log2(shares)))
-
-
-def best_scale(song: Song) -> tuple[int, float]:
-    """The major scale with most notes in it: its tonic's pitch class (0 to 11, C is 0), and their share (0 to 1).
-
-    A natural minor scale has the notes of the major scale three semitones higher. Of scales alike the one with fewer
-    accidentals comes first.
-    """
-    counts = _classes(song)
-    inside = {k * 7 % 12: counts[[(k * 7 + step) % 12 for step in MAJOR]].sum() for k in FIFTHS}
-    tonic = max(inside, key=lambda pitch_class: inside[pitch_class])
-    return tonic, float(inside[tonic] / counts.sum()) if counts.any() else math.nan
+    """Return the entropy of the pitch classes in bits: 0 for one class, log2(12) = 3.58 for twelve equal ones."""
+    counts = song.pitch_classes()
+    fractions = counts[counts > 0] / counts.sum() if counts.any() else np.array([np.nan])
+    return abs(float(fractions @ np.log2(fractions)))
 
 
 def scale_consistency(song: Song) -> float:
-    """The largest share (0 to 1) of notes inside any major or natural minor scale."""
-    return best_scale(song)[1]
+    """Return the largest fraction (0 to 1) of the notes that lie in any major or natural minor scale."""
+    return song.best_scale()[1]
 
 
 def groove_consistency(song: Song, positions: int = POSITIONS) -> float:
-    """1 - mean share of places at which neighbouring bars differ: onset against none, `positions` a quarter.
+    """Return 1 minus the mean fraction of places where neighboring bars differ in having an onset.
 
-    Bars of unequal length are compared as far as the shorter one reaches; the last bar counts if the song fills it.
-    The finer the places, the nearer to 1; published figures differ in that.
+    Bars of unequal length are compared up to the end of the shorter one. The last bar counts if the song fills it.
+
+    Args:
+        song: the song.
+        positions: places of a quarter note; the more, the nearer the result is to 1. Published figures differ in it.
     """
     edges = song.bars()
     if not edges:
@@ -67,7 +53,7 @@ def groove_consistency(song: Song, positions: int = POSITIONS) -> float:
         edges.append(song.ticks)
     step = QUARTER / positions
     bars = [np.zeros(math.ceil((end - start) / step), bool) for start, end in pairwise(edges)]
-    for place in {t.onset + step / 2 for t in song.notes}:
+    for place in {note.onset + step / 2 for note in song.notes}:
         k = bisect_right(edges, place) - 1
         if k < len(bars):
             bars[k][int((place - edges[k]) / step)] = True
@@ -75,14 +61,14 @@ def groove_consistency(song: Song, positions: int = POSITIONS) -> float:
     return 1 - float(np.mean(differ)) if differ else math.nan
 
 
-class Counts(NamedTuple):
-    """What `note_counts` counts.
+class NoteCounts(NamedTuple):
+    """Counts of the notes of a song.
 
     Attributes:
-        pitches: how many notes of each MIDI number.
-        mean_pitch: MIDI number.
-        riff: steps of the top voice, `(semitones, onset to onset in 1/12 quarter)`; empty for want of notes.
-        riff_count: how often it comes.
+        pitches: number of notes of each MIDI number.
+        mean_pitch: mean MIDI number.
+        riff: most frequent steps of the top voice, `(semitones, onset to onset in 1/12 quarter)`; empty for few notes.
+        riff_count: number of times that the riff occurs.
     """
 
     pitches: dict[int, int]
@@ -91,23 +77,21 @@ class Counts(NamedTuple):
     riff_count: int
 
 
-def note_counts(song: Song) -> Counts:
-    """Notes of each pitch, and the most frequent riff of the top voice: `RIFF` steps, of equals the first heard."""
-    pitches = Counter(t.pitch for t in song.notes if not t.is_drum)
-    voice = top_voice(song)
-    step = QUARTER // POSITIONS
-    steps = [(q - p, (b - a + step // 2) // step) for (a, p), (b, q) in pairwise(voice)]
-    riffs = Counter(tuple(steps[k : k + RIFF]) for k in range(len(steps) - RIFF + 1))
-    riff, often = riffs.most_common(1)[0] if riffs else ((), 0)
-    mean = sum(p * n for p, n in pitches.items()) / pitches.total() if pitches else math.nan
-    return Counts(dict(sorted(pitches.items())), mean, riff, often)
+def note_counts(song: Song) -> NoteCounts:
+    """Count the notes of each pitch, and find the most frequent riff of the top voice, the first one of several."""
+    pitches = Counter(note.pitch for note in song.notes if not note.is_drum)
+    steps = [(q - p, nearest_step(b - a, QUARTER // POSITIONS)) for (a, p), (b, q) in pairwise(top_voice(song))]
+    riffs = Counter(tuple(steps[k : k + RIFF_STEPS]) for k in range(len(steps) - RIFF_STEPS + 1))
+    riff, count = riffs.most_common(1)[0] if riffs else ((), 0)
+    mean = sum(pitch * n for pitch, n in pitches.items()) / pitches.total() if pitches else math.nan
+    return NoteCounts(dict(sorted(pitches.items())), mean, riff, count)
 
 
 def top_voice(song: Song) -> list[tuple[int, int]]:
-    """The highest notes, `(onset in ticks, MIDI number)`: of each onset the highest, unless a higher one is held."""
+    """Return `(tick, MIDI number)` of the highest note of each onset, except below a higher note that is held."""
     voice: list[tuple[int, int]] = []
     end = 0
-    for note in sorted((t for t in song.notes if not t.is_drum), key=lambda t: (t.onset, -t.pitch, -t.length)):
+    for note in sorted((n for n in song.notes if not n.is_drum), key=lambda n: (n.onset, -n.pitch, -n.length)):
         if not voice or note.onset >= end or (note.pitch >= voice[-1][1] and note.onset > voice[-1][0]):
             voice.append((note.onset, note.pitch))
             end = note.end
@@ -115,30 +99,25 @@ def top_voice(song: Song) -> list[tuple[int, int]]:
 
 
 def stuck(song: Song) -> str | None:
-    """A sentence if the song is silence or one repeated note or chord, as a whole or in its second half; else None.
+    """Return a sentence if a song, or its second half, is silent or repeats one note or chord, or else None.
 
-    Repeated means: more than `STUCK_SHARE` of the onsets begin the same pitches.
+    It repeats if more than `STUCK_FRACTION` of the onsets have the same pitches.
     """
     if not song.notes:
         return "It is silent: there is no note in it."
     half = song.ticks // 2
-    if all(t.end <= half for t in song.notes):
+    if all(note.end <= half for note in song.notes):
         return "Its second half is silent."
-    together: dict[int, set[tuple[bool, int]]] = defaultdict(set)
+    onsets: dict[int, set[tuple[bool, int]]] = defaultdict(set)
     for note in song.notes:
-        together[note.onset].add((note.is_drum, note.pitch))
-    onsets = {onset: frozenset(group) for onset, group in together.items()}
-    second = [group for onset, group in onsets.items() if onset >= half]
-    for groups, where, least in ((list(onsets.values()), "It", 1), (second, "Its second half", MIN_ONSETS)):
-        if len(groups) >= least:
-            group, often = Counter(groups).most_common(1)[0]
-            if often > STUCK_SHARE * len(groups):
-                names = " ".join(f"drum{p}" if is_drum else pitch_name(p) for is_drum, p in sorted(group))
-                kind = "note" if len(group) == 1 else "chord"
-                return f"{where} is one {kind} again and again: {often} of {len(groups)} onsets are {names}."
+        onsets[note.onset].add((note.is_drum, note.pitch))
+    chords = [(onset, frozenset(pitches)) for onset, pitches in onsets.items()]
+    for where, start, min_onsets in (("It", 0, 1), ("Its second half", half, MIN_ONSETS)):
+        counts = Counter(pitches for onset, pitches in chords if onset >= start)
+        if counts.total() >= min_onsets:
+            pitches, count = counts.most_common(1)[0]
+            if count > STUCK_FRACTION * counts.total():
+                names = " ".join(f"drum{p}" if is_drum else pitch_name(p) for is_drum, p in sorted(pitches))
+                kind = "note" if len(pitches) == 1 else "chord"
+                return f"{where} is one {kind} again and again: {count} of {counts.total()} onsets are {names}."
     return None
-
-
-def _classes(song: Song) -> np.ndarray:
-    """Notes of each pitch class, `(12,)`."""
-    return np.bincount([t.pitch % 12 for t in song.notes if not t.is_drum], minlength=12)

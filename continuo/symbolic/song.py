@@ -1,33 +1,41 @@
-"""A piece as notes in musical time: what the symbolic representations read and write."""
+"""A song: the notes of a piece in musical time. All symbolic code reads and writes songs."""
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import regex
 
 from continuo.score.notes import Note, Performance
+from continuo.symbolic.grid import change_in_force
 
-QUARTER = 480
-"""Ticks of a quarter note; all times of a song are ticks from its beginning."""
-DEFAULT_QPM = 120.0
+if TYPE_CHECKING:
+    import symusic
+
+QUARTER = 480  # ticks of a quarter note; all times of a song are ticks from its beginning
+DEFAULT_QPM = 120.0  # quarter notes per minute
 DEFAULT_METER = (4, 4)
+MAJOR = (0, 2, 4, 5, 7, 9, 11)  # semitones above the tonic
+FIFTHS = (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6)  # sharps of the major keys, flats below 0; few accidentals first
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class SongNote:
-    """One note of a song.
+    """A note in musical time.
 
     Attributes:
-        onset, length: ticks, at least 0 and at least 1.
-        pitch: MIDI number, 0 to 127, 60 is middle C; for drums a General MIDI percussion key.
+        onset: ticks from the beginning of the song, 0 or more.
+        pitch: MIDI number, 0 to 127, where 60 is middle C; of drums a General MIDI percussion key.
+        length: ticks, 1 or more.
         velocity: MIDI velocity, 1 to 127.
         program: General MIDI program, 0 to 127.
-        is_drum: whether it belongs to the percussion channel.
+        is_drum: whether the note belongs to the percussion channel.
     """
 
     onset: int
@@ -39,22 +47,23 @@ class SongNote:
 
     @property
     def end(self) -> int:
+        """The tick at which the note ends."""
         return self.onset + self.length
 
 
 @dataclass(frozen=True)
 class Song:
-    """Notes in musical time.
+    """The notes of a piece in musical time.
 
     Attributes:
-        id: unique and stable within a corpus.
-        source: where it came from, for people.
-        tones: sorted.
+        id: a name that is unique and stable within a corpus.
+        source: where the song comes from, for people.
+        notes: sorted.
         ticks: length, final rests included.
-        tempos: `(tick, quarter notes per minute)`, sorted; before the first its tempo holds.
-        meters: `(tick, numerator, denominator)`, sorted, likewise.
-        key: changes with the music; empty where nothing about the song is to be cached.
-        has_ending: whether the music ends where the song ends, and is not cut there.
+        tempos: `(tick, quarter notes per minute)`, sorted; the first also holds before its tick.
+        meters: `(tick, numerator, denominator)`, sorted; the first also holds before its tick.
+        key: a cache key that changes with the music; empty where nothing about the song is to be cached.
+        has_ending: whether the music ends where the song ends, rather than being cut there.
     """
 
     id: str
@@ -68,16 +77,17 @@ class Song:
 
     @property
     def extent(self) -> int:
-        """Length in the unit that training is counted by: changes when the music does."""
+        """Length in the unit in which training measures pieces; it changes when the music does."""
         return self.ticks
 
     @property
     def empty(self) -> bool:
-        """Whether no note is in it."""
+        """Whether the song has no notes."""
         return not self.notes
 
     @property
     def seconds(self) -> float:
+        """Length in seconds."""
         return self.second(self.ticks)
 
     @property
@@ -86,66 +96,87 @@ class Song:
         return self.ticks / QUARTER
 
     @cached_property
-    def _clock(self) -> tuple[list[int], list[float], list[float]]:
-        """Places of tempo changes in ticks, the same in seconds, and seconds per tick from there on."""
-        changes = list(self.tempos) or [(0, DEFAULT_QPM)]
-        places, seconds, pace = [0], [0.0], [60 / changes[0][1] / QUARTER]
-        for tick, qpm in changes:
+    def _tempo_map(self) -> tuple[list[int], list[float], list[float]]:
+        """Ticks of the tempo changes, the same times in seconds, and the seconds per tick from there on."""
+        ticks, seconds, pace = [0], [0.0], [60 / self.qpm_at(0) / QUARTER]
+        for tick, qpm in self.tempos:
             if tick > 0:
-                seconds.append(seconds[-1] + (tick - places[-1]) * pace[-1])
-                places.append(tick)
+                seconds.append(seconds[-1] + (tick - ticks[-1]) * pace[-1])
+                ticks.append(tick)
                 pace.append(60 / qpm / QUARTER)
-        return places, seconds, pace
+        return ticks, seconds, pace
 
     def second(self, tick: int) -> float:
-        """Seconds from the beginning to a tick."""
-        places, seconds, pace = self._clock
-        k = max(bisect_right(places, tick) - 1, 0)
-        return seconds[k] + (tick - places[k]) * pace[k]
+        """Return the seconds from the beginning of the song to a tick."""
+        ticks, seconds, pace = self._tempo_map
+        k = max(bisect_right(ticks, tick) - 1, 0)
+        return seconds[k] + (tick - ticks[k]) * pace[k]
 
     def qpm_at(self, tick: int) -> float:
-        """Quarter notes per minute in force at a tick."""
-        heard = [qpm for at, qpm in self.tempos if at <= tick] or [qpm for _, qpm in self.tempos[:1]]
-        return heard[-1] if heard else DEFAULT_QPM
+        """Return the tempo in force at a tick, in quarter notes per minute."""
+        return change_in_force(self.tempos, tick, (0, DEFAULT_QPM))[1]
 
     def meter_at(self, tick: int) -> tuple[int, int]:
-        """Time signature in force at a tick."""
-        heard = [meter for at, *meter in self.meters if at <= tick] or [meter for _, *meter in self.meters[:1]]
-        return (heard[-1][0], heard[-1][1]) if heard else DEFAULT_METER
+        """Return the numerator and denominator of the meter in force at a tick."""
+        return change_in_force(self.meters, tick, (0, *DEFAULT_METER))[1:]
 
     def program(self) -> int:
-        """The General MIDI program of most pitched notes, 0 without any."""
+        """Return the General MIDI program with most pitched notes, or 0 without any."""
         counts = Counter(note.program for note in self.notes if not note.is_drum)
         return counts.most_common(1)[0][0] if counts else 0
 
+    def by_program(self) -> dict[tuple[bool, int], list[SongNote]]:
+        """Return the notes of each `(is_drum, program)`, in ascending order; one empty piano for an empty song."""
+        found: dict[tuple[bool, int], list[SongNote]] = defaultdict(list)
+        for note in self.notes:
+            found[note.is_drum, note.program].append(note)
+        return dict(sorted(found.items())) or {(False, 0): []}
+
+    def best_scale(self) -> tuple[int, float]:
+        """Find the major scale with most of the pitched notes in it; of several, the one with fewest accidentals.
+
+        A natural minor scale has the notes of the major scale three semitones above it.
+
+        Returns:
+            The pitch class of its tonic, 0 to 11 where 0 is C, and the fraction of the notes in it, or nan.
+        """
+        counts = self.pitch_classes()
+        inside = {k * 7 % 12: counts[[(k * 7 + step) % 12 for step in MAJOR]].sum() for k in FIFTHS}
+        tonic = max(inside, key=lambda pitch_class: inside[pitch_class])
+        return tonic, float(inside[tonic] / counts.sum()) if counts.any() else math.nan
+
+    def pitch_classes(self) -> np.ndarray:
+        """Count the pitched notes of each pitch class, `(12,)`."""
+        return np.bincount([note.pitch % 12 for note in self.notes if not note.is_drum], minlength=12)
+
     def performance(self) -> Performance:
-        """The song in seconds, as it is played."""
-        notes = [
-            Note(self.second(t.onset), self.second(t.end) - self.second(t.onset), float(t.pitch), t.velocity, t.program,
-                 t.is_drum)
-            for t in self.notes
-        ]  # fmt: skip
+        """Return the song in seconds, as it is played."""
+        notes = []
+        for n in self.notes:
+            start_s = self.second(n.onset)
+            duration_s = self.second(n.end) - start_s
+            notes.append(Note(start_s, duration_s, float(n.pitch), n.velocity, n.program, n.is_drum))
         return Performance(tuple(sorted(notes, key=lambda n: (n.onset_s, n.pitch, n.program))), self.seconds)
 
     def transposed(self, semitones: int) -> Song:
-        """Every pitched note so many semitones higher; drums stay, notes that would leave 0 to 127 are dropped."""
+        """Return the song with its pitched notes moved by semitones, without those that leave 0 to 127."""
         if semitones == 0:
             return self
-        notes = (t if t.is_drum else replace(t, pitch=t.pitch + semitones) for t in self.notes)
+        notes = (n if n.is_drum else replace(n, pitch=n.pitch + semitones) for n in self.notes)
         return replace(
             self,
             id=f"{self.id}{semitones:+d}",
             source=f"{self.source} ({semitones:+d} semitones)",
-            notes=tuple(sorted(t for t in notes if 0 <= t.pitch <= 127)),
+            notes=tuple(sorted(n for n in notes if 0 <= n.pitch <= 127)),
             key=self.key and f"{self.key}{semitones:+d}",
         )
 
     def excerpt(self, start: int, stop: int, name: str) -> Song:
-        """Ticks `start` to `stop`, as a song of its own: notes that begin there, cut where it ends."""
+        """Return ticks `start` to `stop` as a song: the notes that begin there, cut at its end."""
         notes = tuple(
-            replace(t, onset=t.onset - start, length=min(t.length, stop - t.onset))
-            for t in self.notes
-            if start <= t.onset < stop
+            replace(n, onset=n.onset - start, length=min(n.length, stop - n.onset))
+            for n in self.notes
+            if start <= n.onset < stop
         )
         tempos = ((0, self.qpm_at(start)), *((at - start, qpm) for at, qpm in self.tempos if start < at < stop))
         meters = ((0, *self.meter_at(start)), *((at - start, n, d) for at, n, d in self.meters if start < at < stop))
@@ -162,29 +193,29 @@ class Song:
         )
 
     def bars(self) -> list[int]:
-        """Ticks at which bars begin, the song's end excluded: as the meters in force say, from the beginning."""
-        changes = [(0, *self.meter_at(0)), *((at, n, d) for at, n, d in self.meters if at > 0)]
+        """Return the ticks before the end of the song at which bars begin, after the meters in force."""
+        changes = [(0, *self.meter_at(0)), *(change for change in self.meters if change[0] > 0)]
+        stops = [*(at for at, _, _ in changes[1:]), self.ticks]
         found: list[int] = []
-        for k, (at, numerator, denominator) in enumerate(changes):
-            until = changes[k + 1][0] if k + 1 < len(changes) else self.ticks
-            found += range(at, min(until, self.ticks), max(1, numerator * 4 * QUARTER // denominator))
+        for (at, numerator, denominator), stop in zip(changes, stops, strict=True):
+            found += range(at, min(stop, self.ticks), max(1, numerator * 4 * QUARTER // denominator))
         return found
 
     def text(self, most: int | None = None) -> str:
-        """The song for people: bar by bar, what begins when, how long and how it is called; `most` lines at the most.
+        """Describe the song in text, one line for the notes of one onset and length; at most `most` lines.
 
-        >>> print(Song("s", "s", (SongNote(0, 60, 480), SongNote(0, 64, 480), SongNote(480, 67, 240)), 960).text())
+        >>> notes = SongNote(0, 60, 480), SongNote(0, 64, 480), SongNote(480, 67, 240)
+        >>> print(Song("s", "s", notes, 960).text())
         bar 1  beat 1     C4 E4  1 quarter
         bar 1  beat 2     G4     0.5 quarters
         """
-        starts, groups = self.bars() or [0], dict[tuple[int, int], list[SongNote]]()
-        for note in self.notes:
-            groups.setdefault((note.onset, note.length), []).append(note)
-        named = {key: " ".join(pitch_name(t.pitch) if not t.is_drum else f"drum{t.pitch}" for t in sorted(group))
-                 for key, group in sorted(groups.items())}  # fmt: skip
+        starts, groups = self.bars() or [0], dict[tuple[int, int], str]()
+        for n in sorted(self.notes, key=lambda n: (n.onset, n.length, n.pitch)):
+            name = f"drum{n.pitch}" if n.is_drum else pitch_name(n.pitch)
+            groups[n.onset, n.length] = f"{groups.get((n.onset, n.length), '')} {name}".strip()
         lines = []
-        width = max(map(len, named.values()), default=0)
-        for (onset, length), names in list(named.items())[:most]:
+        width = max(map(len, groups.values()), default=0)
+        for (onset, length), names in list(groups.items())[:most]:
             bar = max(bisect_right(starts, onset), 1)
             beat = f"{1 + (onset - starts[bar - 1]) / QUARTER:g}"
             quarters = f"{length / QUARTER:g} quarter{'s' * (length != QUARTER)}"
@@ -192,16 +223,16 @@ class Song:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """The music in plain JSON types; `from_dict` gives it back."""
-        notes = [[t.onset, t.pitch, t.length, t.velocity, t.program, t.is_drum] for t in self.notes]
+        """Return the music in plain JSON types, for `from_dict`."""
+        notes = [[n.onset, n.pitch, n.length, n.velocity, n.program, n.is_drum] for n in self.notes]
         return {"tones": notes, "ticks": self.ticks, "tempos": self.tempos, "meters": self.meters}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], *, id: str, source: str, key: str = "") -> Song:
-        """The song that `to_dict` described.
+        """Return the song that `to_dict` described.
 
         Raises:
-            ValueError: the dictionary is of another kind.
+            ValueError: the dictionary describes no song.
         """
         try:
             notes = tuple(SongNote(*values) for values in data["tones"])
@@ -211,9 +242,43 @@ class Song:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not a song ({error})") from None
 
+    def to_symusic(self, ticks_per_quarter: int = QUARTER) -> symusic.Score:
+        """Return a symusic score with a track for each program, in the order of `by_program`.
+
+        The first tempo and meter hold from the beginning. Meters whose denominator is not a power of two are left out,
+        because MIDI has no code for them.
+        """
+        import symusic
+
+        def ticks(tick: int) -> int:
+            return tick * ticks_per_quarter // QUARTER
+
+        score = symusic.Score(ticks_per_quarter)
+        for k, (at, qpm) in enumerate(self.tempos):
+            score.tempos.append(symusic.Tempo(ticks(at) if k else 0, qpm))
+        for k, (at, numerator, denominator) in enumerate(self.meters):
+            if denominator & (denominator - 1) == 0 and numerator < 256:
+                score.time_signatures.append(symusic.TimeSignature(ticks(at) if k else 0, numerator, denominator))
+        for (is_drum, program), notes in self.by_program().items():  # symusic 0.5.9 misplaces tempos without a track
+            track = symusic.Track(program=program, is_drum=is_drum)
+            track.notes = [symusic.Note(ticks(n.onset), ticks(n.length), n.pitch, n.velocity) for n in notes]
+            score.tracks.append(track)
+        return score
+
+
+def program_name(is_drum: bool, program: int) -> str:
+    """Return the General MIDI name of a program.
+
+    >>> program_name(False, 40)
+    'Violin'
+    """
+    from pretty_midi import program_to_instrument_name
+
+    return "Percussion" if is_drum else str(program_to_instrument_name(program))
+
 
 def pitch_name(pitch: int) -> str:
-    """MIDI number to a name, 60 is C4.
+    """Return the name of a MIDI number, where 60 is C4.
 
     >>> pitch_name(61)
     'C#4'
@@ -222,13 +287,13 @@ def pitch_name(pitch: int) -> str:
 
 
 def pitch_number(name: str) -> int:
-    """A name such as C4, F#3 or Bb5, or a MIDI number, to a MIDI number.
+    """Return the MIDI number of a pitch such as C4, F#3 or Bb5; a MIDI number in digits is accepted too.
 
     >>> [pitch_number(name) for name in ("C4", "bb3", "F#-1", "61")]
     [60, 58, 6, 61]
 
     Raises:
-        ValueError: no such note.
+        ValueError: there is no such note.
     """
     found = regex.fullmatch(r"(?i)([a-g])([#b]*)(-?\d+)|(\d+)", name)
     if found is None:

@@ -11,8 +11,7 @@ import torch
 from conftest import SMALL, set_flags
 from reports import changed
 
-from continuo.symbolic.note_metrics import MAJOR
-from continuo.symbolic.song import QUARTER, Song, SongNote
+from continuo.symbolic.song import MAJOR, QUARTER, Song, SongNote
 from continuo.symbolic.writing import write_song_midi
 from continuo.system.progress import Display
 from corpus import Corpus, load_songs

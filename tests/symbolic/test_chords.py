@@ -223,7 +223,7 @@ def corpus() -> list[Song]:
 
 def test_fit_counts_chords_and_usual_facts():
     codec = ChordCodec.fit(corpus())
-    assert codec == ChordCodec(12, ((60, 64, 67), (62, 65)), program=40, meter=(3, 4), qpm=90.0)
+    assert codec == ChordCodec(chords=((60, 64, 67), (62, 65)), program=40, meter=(3, 4), qpm=90.0)
     assert codec.vocabulary == (163, 193, 193)
     assert ChordCodec.fit(corpus(), classes=162).chords == ((60, 64, 67),)
     assert ChordCodec.fit(corpus(), classes=161, steps_per_quarter=4).vocabulary == (161, 65, 65)

@@ -26,8 +26,8 @@ def test_entropy_of_pitch_classes():
 
 def test_scale_and_its_tonic():
     flats = (63, 65, 67, 68, 70, 72, 74)
-    assert note_metrics.best_scale(line(*flats)) == (3, 1.0)
-    assert note_metrics.best_scale(line(57, 59, 60, 62, 64, 65, 67)) == (0, 1.0)  # A minor
+    assert line(*flats).best_scale() == (3, 1.0)
+    assert line(57, 59, 60, 62, 64, 65, 67).best_scale() == (0, 1.0)  # A minor
     assert note_metrics.scale_consistency(line(*flats, 64)) == pytest.approx(7 / 8)
     assert note_metrics.scale_consistency(line(*range(60, 72))) == pytest.approx(7 / 12)
 

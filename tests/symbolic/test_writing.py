@@ -18,7 +18,7 @@ from continuo.symbolic.engraving import TooLong, to_score
 from continuo.symbolic.notation import Bar, Chord
 from continuo.symbolic.song import QUARTER, Song, SongNote
 from continuo.symbolic.transcription import read_song
-from continuo.symbolic.writing import CONTINUATION, PROMPT, SEAM, draw_song, write_musicxml, write_song_midi
+from continuo.symbolic.writing import CONTINUATION, JOIN, PROMPT, draw_song, write_musicxml, write_song_midi
 
 QUARTERS = {
     "whole": 4,
@@ -229,7 +229,7 @@ class TestMusicXml:
             (notation.to_units(t.onset) * 40, t.pitch) for t in made.notes if t.is_drum
         }
         bars = notation.bars(made)
-        assert list(read.meters) == [(b.start * 40, b.numerator, b.denominator) for b in bars if b.is_new]
+        assert list(read.meters) == [(b.start * 40, b.numerator, b.denominator) for b in bars if b.is_new_meter]
         assert read.ticks == (bars[-1].start + bars[-1].length) * 40
         assert [(tick, round(qpm, 2)) for tick, qpm in read.tempos] == [
             (tick, round(qpm, 2)) for k, (tick, qpm) in enumerate(made.tempos)
@@ -387,7 +387,7 @@ class TestNotation:
     def test_brackets_are_whole_and_no_longer_than_they_must_be(self):
         line = [Chord(k, k + 2, (60,)) for k in (6, 8, 10)]  # 16ths of a triplet after an eighth
         values = notation.values([Chord(0, 6, (60,)), *line], Bar(0, 12, 1, 4, True))
-        assert [(v.type, v.bracket, v.edge) for v in values] == [
+        assert [(v.type, v.tuplet, v.edge) for v in values] == [
             ("eighth", "", ""), ("16th", "16th", "start"), ("16th", "16th", ""), ("16th", "16th", "stop"),
         ]  # fmt: skip
 
@@ -396,7 +396,7 @@ class TestNotation:
         assert [(b.start, b.length, b.numerator, b.denominator) for b in bars[:5]] == [
             (0, 48, 4, 4), (48, 12, 1, 4), (60, 18, 3, 8), (78, 9, 3, 16), (87, 9, 3, 16),
         ]  # fmt: skip
-        assert [b.is_new for b in bars[:5]] == [True, True, True, True, False]
+        assert [b.is_new_meter for b in bars[:5]] == [True, True, True, True, False]
         assert bars[-1].start + bars[-1].length >= 125
 
     def test_the_melody_is_the_first_voice_above_what_is_held(self):
@@ -421,7 +421,7 @@ class TestPicture:
     def test_the_seam_parts_the_colours(self, tmp_path):
         made = song(*(SongNote(k * 480, 60 + k % 5, 480) for k in range(16)))
         draw_song(made, tmp_path / "s.png", 6 * 480, "Scale")
-        prompt, seam, after = (self.columns(tmp_path / "s.png", c) for c in (PROMPT, SEAM, CONTINUATION))
+        prompt, seam, after = (self.columns(tmp_path / "s.png", c) for c in (PROMPT, JOIN, CONTINUATION))
         assert prompt.max() < seam.mean() < after.min()
         assert np.ptp(seam) < 0.01
         width = after.max() - prompt.min()
@@ -431,7 +431,7 @@ class TestPicture:
         draw_song(song(*(SongNote(k * 480, 60 + k % 5, 480) for k in range(16))), tmp_path / "s.png", None, "Scale")
         assert len(self.columns(tmp_path / "s.png", PROMPT)) > 100
         assert not len(self.columns(tmp_path / "s.png", CONTINUATION))
-        assert not len(self.columns(tmp_path / "s.png", SEAM))
+        assert not len(self.columns(tmp_path / "s.png", JOIN))
 
     def test_programs_and_percussion(self, tmp_path):
         notes = [SongNote(k * 480, 60 + k, 400, 80, (0, 40)[k % 2]) for k in range(8)]
@@ -450,7 +450,7 @@ class TestPicture:
 
     def test_an_empty_song(self, tmp_path):
         draw_song(song(ticks=1920), tmp_path / "s.png", 480, "Silence")
-        assert len(self.columns(tmp_path / "s.png", SEAM))
+        assert len(self.columns(tmp_path / "s.png", JOIN))
 
 
 @pytest.mark.parametrize("name", ["midi", "musicxml", "png"])

@@ -1,0 +1,135 @@
+"""The contract of the codecs between songs and codes, and what the two codecs on a grid share."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from statistics import median
+from typing import Any, Self, TypedDict
+
+import numpy as np
+
+from continuo.symbolic.grid import nearest_step
+from continuo.symbolic.song import QUARTER, Song
+
+
+class Codec(ABC):
+    """Converts songs to codes and back. `ChordCodec`, `RollCodec` and `RemiCodec` are codecs.
+
+    Attributes:
+        follows: `(V, V)` bool or None, whether code b may follow code a; None allows everything.
+        opens: `(V,)` bool or None, whether a song may begin with a code.
+    """
+
+    follows: np.ndarray | None = None
+    opens: np.ndarray | None = None
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> tuple[int, ...]:
+        """The number of codes V of each of the L levels."""
+
+    @property
+    def ranks(self) -> np.ndarray | None:
+        """Ranks of the codes, `(V,)`, if those of a step ascend strictly in rank up to a stop, which fills the rest."""
+        return None
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, songs: Sequence[Song]) -> Self:
+        """Return the codec for a corpus."""
+
+    @abstractmethod
+    def encode(self, song: Song) -> np.ndarray:
+        """Return the codes of a song, `(T, L)` int64."""
+
+    @abstractmethod
+    def decode(self, codes: np.ndarray, like: Song | None = None) -> Song:
+        """Return the song of any codes `(T, L)` of the vocabulary; `like` lends what codes do not hold."""
+
+    def round_trip(self, song: Song) -> Song:
+        """Return what the codes keep of a song: `decode(encode(song), like=song)`."""
+        return self.decode(self.encode(song), song)
+
+    def out_of_range(self, song: Song) -> int:
+        """Count the notes that encoding moves to another octave, because the corpus had no such pitches."""
+        return 0
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Return the codec in plain JSON types, for `from_dict`."""
+
+    @classmethod
+    @abstractmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Return the codec that `to_dict` described.
+
+        Raises:
+            ValueError: the dictionary describes no such codec.
+        """
+
+
+class Usual(TypedDict):
+    """The most frequent program and meter of a corpus, and its median tempo in quarter notes per minute."""
+
+    program: int
+    meter: tuple[int, int]
+    qpm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridCodec(Codec):
+    """A codec on a grid in time that keeps neither velocities nor drums, and one program of each song.
+
+    Attributes:
+        steps_per_quarter: steps of a quarter note, a divisor of 480.
+        program, meter, qpm: General MIDI program, time signature and tempo of songs that are decoded without `like`.
+    """
+
+    steps_per_quarter: int
+    program: int = 0
+    meter: tuple[int, int] = (4, 4)
+    qpm: float = 120.0
+
+    def __post_init__(self) -> None:
+        if self.steps_per_quarter < 1 or QUARTER % self.steps_per_quarter:
+            raise ValueError(f"steps_per_quarter {self.steps_per_quarter} does not divide {QUARTER} ticks of a quarter")
+        if not (0 <= self.program <= 127 and len(self.meter) == 2 and min(self.meter) > 0 and 0 < self.qpm < math.inf):
+            raise ValueError(f"impossible program {self.program}, meter {self.meter} or tempo {self.qpm} qpm")
+
+    @staticmethod
+    def pitched(songs: Sequence[Song]) -> list[Song]:
+        """Return the songs that have pitched notes.
+
+        Raises:
+            ValueError: none has.
+        """
+        found = [song for song in songs if any(not note.is_drum for note in song.notes)]
+        if not found:
+            raise ValueError("there is no pitched note in the corpus")
+        return found
+
+    @staticmethod
+    def usual(songs: Sequence[Song]) -> Usual:
+        """Return the facts of songs from nothing; the meter is that of the middle, since an upbeat may have its own."""
+        return {
+            "program": Counter(song.program() for song in songs).most_common(1)[0][0],
+            "meter": Counter(song.meter_at(song.ticks // 2) for song in songs).most_common(1)[0][0],
+            "qpm": float(median(song.qpm_at(0) for song in songs)),
+        }
+
+    @cached_property
+    def step(self) -> int:
+        """Ticks of a grid step."""
+        return QUARTER // self.steps_per_quarter
+
+    def nearest_step(self, tick: int) -> int:
+        """Return the number of the grid step nearest to a tick."""
+        return nearest_step(tick, self.step)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
