@@ -1,18 +1,15 @@
-"""What a file looks like before anything is made of it: a score engraved (verovio), the notes of it, its length.
+"""Preview a file for the page: its length, its notes, and a score engraved as SVG pages by verovio.
 
-    python -m web.preview song.mxl --out pages --width 900
-
-Files come from strangers and much that reads them is C++, so the studio runs this as a child process with a time
-limit; memory is limited here. The engraved pages are `page-1.svg`, `page-2.svg`, ... in the folder; the rest is one
-JSON object on the last line of standard output.
+Uploads may be damaged or hostile, and many of the libraries that read them are written in C++. So the studio runs
+`python -m web.preview FILE FOLDER WIDTH` as a child process with limits on time and memory. The last line of standard
+output is a JSON object, `Preview`.
 """
 
-import argparse
 import json
 import resource
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import soundfile
@@ -20,57 +17,64 @@ import soundfile
 from continuo.audio.files import AUDIO_ENDINGS, decode_blocks, is_truncated
 from continuo.audio.piece import TRUNCATED, check_peak
 from continuo.score.performance import MIDI_ENDINGS, SCORE_ENDINGS, perform
-from continuo.system.command_line import Parser, run_main
+from continuo.system.command_line import run_main
 
-MAX_BYTES = 4 << 30
-"""Memory that reading a file may take."""
+MAX_MEMORY_BYTES = 4 << 30
 MAX_PAGES, MAX_NOTES = 12, 4000
-ENDINGS = SCORE_ENDINGS | AUDIO_ENDINGS
-SCALE = (
-    40  # percent; verovio's unit is then a fortieth of a pixel of 100 percent, so a line of `width` pixels fits a page
-)
+MIN_WIDTH, MAX_WIDTH = 200, 2000  # of an engraved page in pixels
+SCALE_PERCENT = 40  # size of the engraving; verovio's page width is in pixels at 100 percent
+SUFFIXES = SCORE_ENDINGS | AUDIO_ENDINGS
 
 
-def look(path: Path, folder: Path, width: int) -> dict[str, Any]:
-    """Read a file, and engrave it where it is a score.
+class Preview(TypedDict):
+    """What the page shows of a file.
 
-    Args:
-        width: of an engraved page, pixels, 200 to 2000.
+    Attributes:
+        seconds: its length.
+        notes: rows of onset (s), duration (s) and MIDI pitch, at most `MAX_NOTES`; empty for a recording.
+        warnings: what the performance of a score leaves out.
+        pages: the number of engraved pages.
+    """
 
-    Returns:
-        `seconds`; of scores and MIDI `notes`, rows of onset and length in seconds and pitch, the first `MAX_NOTES` of
-        them, and `warnings`; `pages`, how many were engraved into `folder`.
+    seconds: float
+    notes: list[tuple[float, float, float]]
+    warnings: list[str]
+    pages: int
+
+
+def read_preview(path: Path, folder: Path, width: int) -> Preview:
+    """Read a file; engrave a score as `page-1.svg`, `page-2.svg`, ... in `folder`, `width` pixels wide (200 to 2000).
 
     Raises:
         ValueError: the file cannot be read, with the reason.
     """
-    ending = path.suffix.lower()
-    if ending not in ENDINGS:
-        raise ValueError(f"{path.name} is not a file of a known kind ({', '.join(sorted(ENDINGS))})")
-    if ending in AUDIO_ENDINGS:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{path.name} is not a file of a known kind ({', '.join(sorted(SUFFIXES))})")
+    if suffix in AUDIO_ENDINGS:
         try:
             seconds, peak = _length_and_peak(path)
         except ValueError as error:
             raise ValueError(f"{path.name} {error}") from None
         if seconds == 0:
-            raise ValueError(f"{path.name} holds no sound: is it whole?")
+            raise ValueError(f"{path.name} contains no sound: is it complete?")
         check_peak(peak, path.name)
         warnings = [TRUNCATED] if is_truncated(path, seconds) else []
         return {"seconds": seconds, "notes": [], "warnings": warnings, "pages": 0}
     performance = perform(path)
-    notes = [[round(n.onset_s, 3), round(n.duration_s, 3), n.pitch] for n in performance.notes[:MAX_NOTES]]
-    pages = 0 if ending in MIDI_ENDINGS else engrave(path, folder, width)
-    return {"seconds": performance.seconds, "notes": notes, "warnings": performance.warnings, "pages": pages}
+    notes = [(round(n.onset_s, 3), round(n.duration_s, 3), n.pitch) for n in performance.notes[:MAX_NOTES]]
+    pages = 0 if suffix in MIDI_ENDINGS else engrave(path, folder, min(max(width, MIN_WIDTH), MAX_WIDTH))
+    return {"seconds": performance.seconds, "notes": notes, "warnings": list(performance.warnings), "pages": pages}
 
 
 def engrave(path: Path, folder: Path, width: int) -> int:
-    """Engrave a MusicXML file as SVG pages of `width` pixels; returns how many, 0 where verovio cannot read it."""
+    """Engrave a MusicXML file as SVG pages and return their number: 0 if verovio cannot read it."""
     import verovio
 
     verovio.enableLog(verovio.LOG_OFF)
     toolkit = verovio.toolkit()
-    page = {"pageWidth": width * 100 // SCALE, "pageHeight": 2200, "adjustPageHeight": True}
-    toolkit.setOptions(page | {"scale": SCALE, "svgViewBox": True, "header": "none", "footer": "none"})
+    page = {"pageWidth": width * 100 // SCALE_PERCENT, "pageHeight": 2200, "adjustPageHeight": True}
+    toolkit.setOptions(page | {"scale": SCALE_PERCENT, "svgViewBox": True, "header": "none", "footer": "none"})
     if not toolkit.loadFile(str(path)):
         return 0
     pages = min(int(toolkit.getPageCount()), MAX_PAGES)
@@ -80,35 +84,26 @@ def engrave(path: Path, folder: Path, width: int) -> int:
 
 
 def _length_and_peak(path: Path) -> tuple[float, float]:
-    """Seconds, and the largest absolute sample; NaN where one is."""
+    """Return the seconds of a recording and its largest absolute sample, NaN if any sample is NaN."""
     try:
         rate_hz = soundfile.info(path).samplerate
     except soundfile.SoundFileError:
-        rate_hz = 1  # whatever it is: decoding finds the words
+        rate_hz = 1  # decoding raises the error that names the reason
     length, peak = 0, 0.0
     for block in decode_blocks(path, rate_hz):
-        length, peak = length + len(block), float(np.maximum(peak, np.abs(block).max(initial=0.0)))
+        length += len(block)
+        peak = float(np.maximum(peak, np.abs(block).max(initial=0.0)))
     return length / rate_hz, peak
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = Parser("python -m web.preview", __doc__)
-    parser.add_argument("file", type=Path, help="MusicXML, MIDI or audio")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the engraved pages")
-    parser.add_argument("--width", type=int, default=1000, help="of a page, pixels (default: 1000)")
-    return parser
+def main() -> int:
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+    return run_main(_run, name="preview")
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
-    return run_main(lambda: _run(arguments), name="sheet")
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    if not 200 <= arguments.width <= 2000:
-        raise ValueError(f"--width {arguments.width} must be 200 to 2000 pixels")
-    print(json.dumps(look(arguments.file, arguments.out, arguments.width)))
+def _run() -> int:
+    path, folder, width = sys.argv[1:]
+    print(json.dumps(read_preview(Path(path), Path(folder), int(width))))
     return 0
 
 

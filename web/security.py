@@ -1,17 +1,25 @@
-"""What every answer of a page on this computer needs: only this page asks, only this page is told."""
+"""Security policies of the studio: which requests it answers, and what its pages may load.
+
+The server listens on this computer alone, but every site that is open in a browser here can send requests to it.
+"""
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-ASKER = "x-continuo"
-"""The page sends this header with every request that changes anything; other sites cannot unless we allow it."""
-POLICY = (
+LOOPBACK_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+PAGE_HEADER = "x-continuo"  # sent by the page with each POST; browsers do not let other sites send it
+PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self' blob:; "
     "connect-src 'self'; frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+INLINE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+SCORE_HEADERS = {"content-security-policy": INLINE_POLICY}
+REPORT_HEADERS = {"content-security-policy": f"{INLINE_POLICY}; img-src data:; media-src data:; frame-ancestors 'self'"}
 HEADERS = {
-    "content-security-policy": POLICY,
+    "content-security-policy": PAGE_POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
@@ -20,8 +28,8 @@ HEADERS = {
 }
 
 
-class Guard:
-    """Refuses what pages of other sites ask (cross-site posts), and tells browsers to keep answers to this page."""
+class SameOrigin:
+    """ASGI middleware that refuses requests of other sites and adds `HEADERS` to every answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -31,7 +39,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
-        async def marked(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
@@ -41,7 +49,13 @@ class Guard:
         headers = Headers(scope=scope)
         origin = headers.get("origin")
         foreign = origin is not None and origin.partition("//")[2] != headers.get("host")
-        if foreign or (scope["method"] not in ("GET", "HEAD") and ASKER not in headers):
-            await JSONResponse({"error": "only the studio's own page may ask"}, 403)(scope, receive, marked)
-        else:
-            await self.app(scope, receive, marked)
+        app = self.app
+        if foreign or (scope["method"] not in ("GET", "HEAD") and PAGE_HEADER not in headers):
+            app = JSONResponse({"error": "only the studio's own page may send this request"}, 403)
+        await app(scope, receive, send_with_headers)
+
+
+MIDDLEWARE = [
+    Middleware(SameOrigin),
+    Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_HOSTS, www_redirect=False),  # stops DNS rebinding
+]

@@ -1,4 +1,4 @@
-"""What lies on the studio's desk: files that were brought along, and takes; each in a folder of its own."""
+"""Files that the studio keeps: uploads, examples in use and takes, each in a folder of its own."""
 
 import asyncio
 import contextlib
@@ -6,83 +6,74 @@ import json
 import re
 import secrets
 import shutil
+import subprocess
 import sys
-import time
-from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from continuo.system.paths import child_environment
 from continuo.system.text import printable
+from web.requests import NotFound, TooLarge
 
-MAX_FILE_BYTES, MAX_KEPT_BYTES = 200 << 20, 4 << 30  # bytes: of a file, of all that is kept
-MAX_UPLOADS_PER_MINUTE = 30
-LOOK_S = 60.0  # that a file may take to be read
-MAX_NAME = 80
-SERVED = {".wav", ".mid", ".musicxml", ".svg"}
-
-
-class TooLarge(ValueError):
-    """A file is larger than is taken."""
-
-
-class TooMany(ValueError):
-    """Files come faster than they are taken."""
-
-
-class Absent(ValueError):
-    """There is no such thing on the desk."""
+MAX_FILE_BYTES = 200 << 20  # of one upload
+MAX_TOTAL_BYTES = 4 << 30  # of all files together
+MAX_READ_S = 60.0  # for the preview of a file
+MAX_NAME_LENGTH = 80
+SERVED_SUFFIXES = {".wav", ".mid", ".musicxml", ".svg"}
 
 
 @dataclass(frozen=True)
-class Entry:
-    """Something that can be heard and continued.
+class StoredFile:
+    """A piece of music that can be played and continued.
 
     Attributes:
-        id: also the name of its folder.
-        path: what a model is given to continue.
-        name: for people.
+        id: its identifier, which is also the name of its folder.
+        path: the file that a model continues.
+        name: the name that the page shows.
     """
 
     id: str
     path: Path
     name: str
 
-    def words(self, text: str) -> str:
-        """`text` without what only this computer knows."""
+    def public(self, text: str) -> str:
+        """Return `text` with this file's path replaced by its name."""
         return text.replace(str(self.path), self.name).replace(self.path.name, self.name)
 
 
-class Desk:
-    """Entries by their id, below `folder`."""
+class FileStore:
+    """Music files by their identifiers, kept below `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.entries: dict[str, Entry] = {}
-        self.taken: deque[float] = deque(maxlen=MAX_UPLOADS_PER_MINUTE)
-        self.looking = asyncio.Lock()
+        self.files: dict[str, StoredFile] = {}
+        self.reading = asyncio.Lock()
 
-    def entry(self, name: str) -> Entry:
-        """Raises Absent."""
+    def get(self, file_id: str) -> StoredFile:
+        """Return a file by its identifier. Raises NotFound."""
         try:
-            return self.entries[name]
+            return self.files[file_id]
         except KeyError:
-            raise Absent("that is not here any more: was the studio started anew?") from None
+            raise NotFound("the studio does not have this file any more: was it restarted?") from None
 
-    def file(self, name: str, file: str) -> Path:
-        """A sound, a page or a score of an entry. Raises Absent."""
-        path = self.folder / self.entry(name).id / Path(file).name
-        if path.suffix not in SERVED or not path.is_file():
-            raise Absent("there is no such file")
+    def path(self, file_id: str, name: str) -> Path:
+        """Return the path of a sound, score or engraved page in a file's folder. Raises NotFound."""
+        path = self.folder / self.get(file_id).id / Path(name).name
+        if path.suffix not in SERVED_SUFFIXES or not path.is_file():
+            raise NotFound("there is no such file")
         return path
 
     @contextlib.contextmanager
     def new_folder(self) -> Iterator[Path]:
-        """A folder for something new, gone again where that fails. Raises ValueError where there is no room."""
-        if sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file()) > MAX_KEPT_BYTES:
-            raise ValueError("this studio keeps more than it has room for: download what you like, and start it anew")
+        """Make a folder for a new file, and remove it if the body fails.
+
+        Raises:
+            ValueError: the files take more than `MAX_TOTAL_BYTES`.
+        """
+        if sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file()) > MAX_TOTAL_BYTES:
+            raise ValueError("the studio has no room for more files: download what you want to keep, and restart it")
         folder = self.folder / secrets.token_hex(8)
         folder.mkdir()
         try:
@@ -91,60 +82,49 @@ class Desk:
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
-    async def take_in(self, name: str, chunks: AsyncIterator[bytes], width: int) -> dict[str, Any]:
-        """Keep a file that somebody brings, and look at it.
+    async def save_upload(self, name: str, chunks: AsyncIterator[bytes], width: int) -> dict[str, object]:
+        """Store an uploaded file and return its preview, as `preview` does.
 
         Raises:
-            ValueError: its name has no ending, it cannot be read, is too large, or comes too soon after others.
+            ValueError: its name has no suffix, it is too large, or it cannot be read.
         """
-        name = printable(Path(name).name)[-MAX_NAME:]
-        ending = Path(name).suffix
-        if not re.fullmatch(r"\.[A-Za-z0-9]{1,8}", ending):
-            raise ValueError(f"{name}: bring a MusicXML, MIDI or audio file, and keep the ending of its name")
-        now = time.monotonic()
-        if len(self.taken) == MAX_UPLOADS_PER_MINUTE and now - self.taken[0] < 60:
-            raise TooMany("too many files at once: wait a minute")
-        self.taken.append(now)
+        name = printable(Path(name).name)[-MAX_NAME_LENGTH:]
+        suffix = Path(name).suffix
+        if not re.fullmatch(r"\.[A-Za-z0-9]{1,8}", suffix):
+            raise ValueError(f"{name}: choose a MusicXML, MIDI or audio file whose name ends like song.mid")
         with self.new_folder() as folder:
-            path = folder / f"prompt{ending.lower()}"
+            path = folder / f"prompt{suffix.lower()}"
             with open(path, "wb") as file:
                 async for chunk in chunks:
                     file.write(chunk)
                     if file.tell() > MAX_FILE_BYTES:
                         raise TooLarge(f"{name} is too large: {MAX_FILE_BYTES >> 20} MB at most")
-            return await self.look(Entry(folder.name, path, name), width)
+            return await self.preview(StoredFile(folder.name, path, name), width)
 
-    async def look(self, entry: Entry, width: int) -> dict[str, Any]:
-        """Read a file in a process of its own, and keep it where it can be read.
+    async def preview(self, file: StoredFile, width: int) -> dict[str, object]:
+        """Read a file in a child process and add it to the store.
 
         Args:
-            width: pixels of an engraved page.
+            width: width of an engraved page in pixels.
 
         Returns:
-            `id`, `name` and what `web.preview.look` says.
+            `id`, `name` and the keys of `web.preview.Preview`.
 
         Raises:
-            ValueError: it cannot be read, or takes too long, with the reason.
+            ValueError: the file cannot be read or takes longer than `MAX_READ_S`, with the reason.
         """
-        written = entry.path.with_suffix(".musicxml")  # of a take: engraved rather than its MIDI
-        shown = written if written.is_file() else entry.path
-        flags = [str(shown), "--out", str(self.folder / entry.id), "--width", str(min(2000, max(200, width)))]
-        pipe = asyncio.subprocess.PIPE
-        async with self.looking:
-            child = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "web.preview", *flags, env=child_environment(), stdout=pipe, stderr=pipe
-            )
+        written = file.path.with_suffix(".musicxml")  # of a take: the page shows it instead of the MIDI file
+        shown = written if written.is_file() else file.path
+        command = [sys.executable, "-m", "web.preview", str(shown), str(self.folder / file.id), str(width)]
+        run = partial(subprocess.run, capture_output=True, text=True, errors="replace", timeout=MAX_READ_S)
+        async with self.reading:
             try:
-                facts, reason = await asyncio.wait_for(child.communicate(), LOOK_S)
-            except TimeoutError:
-                raise ValueError(f"{entry.name} took longer than {LOOK_S:.0f} s to read: try a part of it") from None
-            finally:
-                if child.returncode is None:
-                    child.kill()
-                    await child.wait()
+                child = await asyncio.to_thread(run, command, env=child_environment())
+            except subprocess.TimeoutExpired:
+                raise ValueError(f"{file.name} took longer than {MAX_READ_S:.0f} s to read: try a part of it") from None
         if child.returncode:
-            words = entry.words(reason.decode(errors="replace").strip()).rpartition("\n")[2].removeprefix("sheet: ")
-            crashed = f"{entry.name} cannot be read: is it whole, and what its name says?"
-            raise ValueError(words if child.returncode == 2 and words else crashed)
-        self.entries[entry.id] = entry
-        return {"id": entry.id, "name": entry.name} | json.loads(facts.splitlines()[-1])
+            last_line = child.stderr.strip().rpartition("\n")[2]
+            reason = file.public(last_line.partition(": ")[2]) if child.returncode == 2 else ""
+            raise ValueError(reason or f"{file.name} cannot be read: is it complete, and of the kind its name says?")
+        self.files[file.id] = file
+        return {"id": file.id, "name": file.name} | json.loads(child.stdout.splitlines()[-1])

@@ -94,6 +94,8 @@ def test_no_folder_is_a_crowd():
         "evaluation.sound",
         "evaluation.excerpts",
         "studio",
+        "web.server",
+        "web.models",
         "web.take_worker",
     ],
 )

@@ -316,8 +316,8 @@ def test_what_is_cut_short_is_heard_as_far_as_it_goes_and_said(tmp_path, capsys)
         said = capsys.readouterr().err
         assert said.splitlines()[-1].startswith("cut.wav is truncated: its file holds less than its header declares")
         assert "whole.wav" not in said
-    assert preview.look(tmp_path / "cut.wav", tmp_path, 400)["warnings"] == [TRUNCATED]
-    assert preview.look(tmp_path / "whole.wav", tmp_path, 400)["warnings"] == []
+    assert preview.read_preview(tmp_path / "cut.wav", tmp_path, 400)["warnings"] == [TRUNCATED]
+    assert preview.read_preview(tmp_path / "whole.wav", tmp_path, 400)["warnings"] == []
 
 
 def test_what_lies_over_full_scale_is_said(tmp_path, capsys):

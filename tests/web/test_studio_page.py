@@ -162,14 +162,14 @@ def test_A13_what_is_asked_for_while_a_take_is_kept_continues_that_take(page):
         page.wait_for_timeout(1000)
         route.continue_()
 
-    page.route("**/api/look/**", slowly)
+    page.route("**/api/preview/**", slowly)
     page.click("button[aria-label='Keep take 1']")
     assert page.is_disabled("#go")
     assert page.evaluate("document.getElementById('takes').inert")  # no other one can be kept meanwhile
     make_take(page, 3)
     assert page.text_content("#piece-title") == "hymn.musicxml + 1.0 s"
     assert lengths(page) == pytest.approx([16 * 60 / 72 + 2], abs=0.05)
-    page.route("**/api/look/**", lambda route: route.fulfill(status=400, body="{}"))
+    page.route("**/api/preview/**", lambda route: route.fulfill(status=400, body="{}"))
     page.expected = ["400"]
     page.click("button[aria-label='Keep take 3']")
     until(page, "!document.getElementById('problem').hidden")
@@ -246,7 +246,7 @@ def test_A13_a_take_that_is_asked_for_at_once_is_of_the_kept_piece(page):
     bring(page)
     page.select_option("#model", "model")
     make_take(page, 1)
-    held = hold(page, "/api/look/")
+    held = hold(page, "/api/preview/")
     page.evaluate("""() => {
         document.querySelector("button[aria-label='Keep take 1']").click();
         document.getElementById('go').click();
@@ -269,7 +269,7 @@ def test_A13_what_cannot_be_kept_can_be_kept_again(page):
     bring(page)
     page.select_option("#model", "model")
     make_take(page, 1)
-    held = hold(page, "/api/look/")
+    held = hold(page, "/api/preview/")
     page.focus("button[aria-label='Keep take 1']")
     page.keyboard.press("Enter")
     wait_for_one(page, held).abort()

@@ -125,8 +125,8 @@ async function bring(asking) {
 }
 
 async function upload(file) {
-  if (file.size > choices.most_upload) {
-    throw new Error(`${file.name} is too large: ${choices.most_upload >> 20} MB at most`);
+  if (file.size > choices.max_upload_bytes) {
+    throw new Error(`${file.name} is too large: ${choices.max_upload_bytes >> 20} MB at most`);
   }
   await bring(() => told(`/api/upload?name=${encodeURIComponent(file.name)}&width=${width()}`, file));
 }
@@ -365,7 +365,7 @@ class TakeCard {
 
   async keep() {
     hush();
-    const found = await read(() => told(`/api/look/${this.id}?width=${width()}`, ""));
+    const found = await read(() => told(`/api/preview/${this.id}?width=${width()}`, ""));
     if (!found) return;
     const title = `${this.stage.title} + ${this.made.toFixed(1)} s`;
     stages.push({ ...found, title, takes: [], sound: this.sound });
@@ -420,7 +420,7 @@ async function showTraining() {
   else if (now.state !== "idle") choices = await told("/api/choices");
 }
 
-function drawTraining({ name, state, now, said, training, held_out, samples }, busy) {
+function drawTraining({ name, state, now, log: said, training, held_out, samples }, busy) {
   $("training-title").textContent = `${STATES[state]} ${name}`;
   $("share").hidden = !busy;
   $("share").value = now.share ?? 0;
@@ -487,7 +487,7 @@ async function showReport() {
   $("measure").disabled = running;
   $("report-state").textContent = running ? `measuring ${model} …` : failed ? `${model} could not be measured` : now.page ? "" : `${model} has no report yet`;
   $("report-said").hidden = !running && !failed;
-  $("report-said").textContent = now.said.join("\n");
+  $("report-said").textContent = now.log.join("\n");
   $("page").hidden = !now.page || running;
   if (now.page && !running) $("page").src = `/report/${encodeURIComponent(model)}?${now.state}`;
   if (running) reporting = setTimeout(() => doing(showReport), POLL_MS);
