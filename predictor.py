@@ -131,7 +131,7 @@ class Predictor:
         """
         if self.modality == "notes":
             return corpus.load_prompt_song(path)
-        return corpus.load_prompt(path, self.metadata.corpus, expressive=expressive, ring_out=ring_out)
+        return corpus.load_prompt(path, self.metadata.corpus, ring_out=ring_out)
 
     def out_of_range(self, prompt: Any) -> int:
         """How many notes of a prompt the model does not know, and hears an octave or more away."""

@@ -4,6 +4,7 @@ A state is written under a temporary name, synced and renamed: a reader sees the
 a part. Nothing is ever unpickled.
 """
 
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -25,16 +26,7 @@ FORMAT = "continuo-1"
 SCALE = ":scale"  # ending of the names of tensors that hold the scales of 8-bit ones
 MAX_HEADER_BYTES = 100_000_000  # the limit of safetensors
 DTYPES = frozenset({torch.float32, torch.float64, torch.float16, torch.int64, torch.int8, torch.uint8, torch.bool})
-STATE_MISMATCH_ERRORS = (
-    KeyError,
-    IndexError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    RuntimeError,
-    RecursionError,
-    ArithmeticError,
-)
+STATE_MISMATCH_ERRORS = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError)
 """Exceptions raised when a state does not match its metadata."""
 Tensors = dict[str, torch.Tensor]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
@@ -102,21 +94,22 @@ def load(path: Path, *prefixes: str) -> tuple[Tensors, Json]:
         ValueError: the file is missing, damaged, too large for this machine or not a state of this format, or holds
             values that are not finite.
     """
-    with _opened(path) as file:  # one handle, because a trainer may replace the file at any time
+    with _opened(path) as file:  # read at once, because a trainer may replace the file at any time
         size, limit = os.fstat(file.fileno()).st_size, machine_memory_bytes() // 2
         if size > limit:
             raise ValueError(f"{path} has {human_size(size)}, but this machine reads states up to {human_size(limit)}: "
                              "name another state, or use a machine with more memory")  # fmt: skip
-        facts = _read_header(file, path)
-        file.seek(0)
-        with _damage_refused(path):
-            stored = safetensors.torch.load(file.read())
-            wanted = {name: tensor for name, tensor in stored.items() if not prefixes or name.startswith(prefixes)}
-            if strange := next((str(t.dtype) for t in wanted.values() if t.dtype not in DTYPES), ""):
-                raise ValueError(f"no state holds {strange}")
-            tensors = dequantize_int8(wanted)
-            if not all_finite(tensors):
-                raise ValueError("it holds values that are not finite")
+        content = file.read()
+    with _damage_refused(path):
+        stored = safetensors.torch.load(content)
+    facts = _read_header(io.BytesIO(content), path)
+    with _damage_refused(path):
+        wanted = {name: tensor for name, tensor in stored.items() if not prefixes or name.startswith(prefixes)}
+        if strange := next((str(t.dtype) for t in wanted.values() if t.dtype not in DTYPES), ""):
+            raise ValueError(f"no state holds {strange}")
+        tensors = dequantize_int8(wanted)
+        if not all_finite(tensors):
+            raise ValueError("it holds values that are not finite")
     return tensors, facts
 
 

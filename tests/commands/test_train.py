@@ -242,7 +242,7 @@ def test_a_slip_leaves_nothing_behind(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     flags = ["--meta", str(tmp_path / "model.json"), "--corpus", str(tmp_path / "empty"), "--quiet", "--device", "cpu"]
     assert main(flags) == 2
-    assert "nothing to hear" in capsys.readouterr().err
+    assert "no music found" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 

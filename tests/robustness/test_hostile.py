@@ -541,21 +541,19 @@ def test_a_damaged_soundfont_is_refused_in_one_line(box, tmp_path):
 # --- folders, links, names --------------------------------------------------------------------------------------------
 
 
-def test_links_out_of_the_corpus_are_not_followed(tmp_path):
-    private, music = tmp_path / "private", tmp_path / "music"
-    private.mkdir()
+def test_find_follows_links_to_files_and_reports_links_to_folders(tmp_path):
+    elsewhere, music = tmp_path / "elsewhere", tmp_path / "music"
+    elsewhere.mkdir()
     music.mkdir()
-    soundfile.write(private / "diary.wav", melody(1), RATE_HZ)
+    soundfile.write(elsewhere / "song.wav", melody(1), RATE_HZ)
     soundfile.write(music / "tune.wav", melody(2), RATE_HZ)
-    (music / "a.wav").symlink_to(private / "diary.wav")
-    (music / "b").symlink_to(private)
-    (music / "c.wav").symlink_to(music / "tune.wav")
+    (music / "a.wav").symlink_to(elsewhere / "song.wav")
+    (music / "b").symlink_to(elsewhere)
     (music / "loop.wav").symlink_to(music / "loop.wav")
     (music / "round").symlink_to(music)
     sources, skipped = corpus.find(metadata.CorpusSection(path=str(music)))
-    assert [source.id for source in sources] == ["c.wav", "tune.wav"]
+    assert [source.id for source in sources] == ["a.wav", "tune.wav"]
     assert dict(skipped) == {
-        "a.wav": "a link out of the corpus is not followed: put the file itself there",
         "b": "a link to a folder is not followed",
         "loop.wav": "a link that leads nowhere",
         "round": "a link to a folder is not followed",
@@ -564,23 +562,7 @@ def test_links_out_of_the_corpus_are_not_followed(tmp_path):
     assert len(corpus.find(metadata.CorpusSection(path=str(tmp_path / "linked")))[0]) == 2
 
 
-def test_folders_in_folders_without_end_are_left_out(tmp_path):
-    soundfile.write(tmp_path / "tune.wav", melody(2), RATE_HZ)
-    here = Path.cwd()
-    try:
-        os.chdir(tmp_path)
-        for _ in range(1200):  # deeper than a recursion goes; too deep for one path
-            Path("d").mkdir()
-            os.chdir("d")
-    finally:
-        os.chdir(here)
-    sources, skipped = corpus.find(metadata.CorpusSection(path=str(tmp_path)))
-    assert [source.id for source in sources] == ["tune.wav"]
-    assert [reason for _, reason in skipped] == [f"more than {corpus.MAX_DEPTH} folders in folders"]
-    subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # shutil's recursion does not go as deep
-
-
-@pytest.mark.parametrize("pattern", [r"(a+)+$", r"(a|aa)+$", "(" * 900, "(?R)", "(a{9999}){9999}", "a{99999999999999}"])
+@pytest.mark.parametrize("pattern", [r"(a+)+$", r"(a|aa)+$", "(" * 900, "(?R)", "a{99999999999999}"])
 def test_patterns_that_never_end_do(pattern, box, tmp_path):
     music = tmp_path / "music"
     music.mkdir()
@@ -600,17 +582,6 @@ def test_a_pattern_that_takes_too_long_is_named(monkeypatch):
 
     with pytest.raises(ValueError, match=r"corpus\.include takes more than 1 s on the name 'x\.wav'"):
         corpus._matches(Slow(), "x.wav", "include")
-
-
-@pytest.mark.parametrize(
-    ("pattern", "refused"), [("(a{9999}){9999}", True), (r"\d{4}-\d{2}", False), ("a{0,}b{2,3}", False)]
-)
-def test_repeats_in_repeats_are_refused_before_they_are_written_out(pattern, refused):
-    if not refused:
-        assert corpus._pattern([pattern], "include")
-        return
-    with pytest.raises(ValueError, match="repeats more than 10000 times: lower its counts"):
-        corpus._pattern([pattern], "include")
 
 
 NAMES = [

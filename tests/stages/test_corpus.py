@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE_HZ, melody
+from conftest import RATE_HZ, ROOT, melody
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -20,6 +20,7 @@ from continuo.audio.files import MADE_BY_A_MODEL, decode_blocks, write_wav
 from continuo.audio.piece import TRUNCATED, Piece, check_audible
 from continuo.audio.samples import StoredSamples
 from continuo.model.metadata import CodebookSection, CorpusSection
+from continuo.score.performance import perform
 from continuo.system import cache
 from continuo.system.progress import Display
 from dataset import AudioDataset
@@ -115,7 +116,7 @@ def test_numbers_that_are_none_are_found_wherever_they_hide():
 
 
 @pytest.mark.parametrize(
-    ("make", "words"), [(None, "neither a folder"), ("empty", "nothing to hear"), ("text", "nothing to hear")]
+    ("make", "words"), [(None, "neither a folder"), ("empty", "no music found"), ("text", "no music found")]
 )
 def test_an_empty_corpus_is_an_error(tmp_path, make, words):
     folder = tmp_path / "music"
@@ -260,18 +261,18 @@ def test_split_is_by_piece_seeded_and_complete(music_folder):
 
 @given(
     lengths=st.lists(st.floats(0.5, 3600), min_size=2, max_size=40),
-    share=st.floats(0.01, 0.5),
+    fraction=st.floats(0.01, 0.5),
     seed=st.integers(0, 99),
 )
-@example(lengths=[3.0, 4.0] + [80.0] * 16, share=0.1, seed=0)
-def test_split_holds_out_music_enough_where_lengths_differ(lengths, share, seed):
+@example(lengths=[3.0, 4.0] + [80.0] * 16, fraction=0.1, seed=0)
+def test_split_holds_out_music_enough_where_lengths_differ(lengths, fraction, seed):
     """By number alone two of eighteen pieces were held out that lasted seconds, and nothing said."""
     pieces = [SimpleNamespace(id=str(number), seconds=length) for number, length in enumerate(lengths)]
-    train, held_out = corpus.Corpus(tuple(pieces), ()).split(share, seed)
+    train, held_out = corpus.Corpus(tuple(pieces), ()).split(fraction, seed)
     assert sorted([*train, *held_out], key=lambda p: int(p.id)) == pieces
     assert train
     assert held_out
-    wanted, held_s = share * sum(lengths), sum(piece.seconds for piece in held_out)
+    wanted, held_s = fraction * sum(lengths), sum(piece.seconds for piece in held_out)
     assert held_s >= wanted / 2 or len(train) == 1
     longest = max(piece.seconds for piece in held_out)
     assert held_s <= max(sum(lengths) / 2, wanted * 3 / 2) + 1e-6 or longest <= min(piece.seconds for piece in train)
@@ -349,4 +350,16 @@ def test_what_a_model_made_is_no_music_to_learn_from(tmp_path):
     (tmp_path / "model.runs" / "events").write_text("curves")
     found = corpus.load(section(tmp_path))
     assert [piece.id for piece in found.pieces] == ["a.wav"]
-    assert found.skipped == (("a.continued.wav", "a model made it: models learn from people's music"),)
+    assert found.skipped == (("a.continued.wav", "a model made it, and models learn from people's music"),)
+
+
+def test_load_prompt_performs_a_score_once_and_ends_with_its_last_bar(tmp_path, monkeypatch):
+    """The length of the score comes from the cache with its samples; a second prompt performs nothing."""
+    monkeypatch.setenv("CONTINUO_CACHE", str(tmp_path / "cache"))
+    performed = []
+    monkeypatch.setattr(corpus, "perform", lambda path: performed.append(path) or perform(path))
+    score, seconds = ROOT / "examples" / "hymn.musicxml", perform(ROOT / "examples" / "hymn.musicxml").seconds
+    prompts = [corpus.load_prompt(score, section("unused"), ring_out=ring_out) for ring_out in (False, False, True)]
+    assert performed == [score]
+    assert [len(prompt.samples) for prompt in prompts[:2]] == [round(seconds * RATE_HZ)] * 2
+    assert len(prompts[2].samples) > len(prompts[0].samples)
