@@ -1,4 +1,4 @@
-"""The cache on disk: decoded audio and performed scores, keyed by content, each entry whole or absent."""
+"""The cache on disk: decoded audio, performed scores and codes, keyed by content; an entry is whole or absent."""
 
 import contextlib
 import hashlib
@@ -16,11 +16,11 @@ from continuo.system.files import atomic_write
 from continuo.system.workers import check_cancelled
 
 VERSION = 1
-MAX_WRITE_S = 3600.0  # what a writer has not touched for so long was left by one that was killed
+MAX_WRITE_S = 3600.0  # an unfinished entry that is older was left by a killed process
 
 
 def folder() -> Path:
-    """Where entries live: CONTINUO_CACHE, else the platform's cache folder."""
+    """Return the folder of the cache: CONTINUO_CACHE, or else the platform's cache folder."""
     if chosen := os.environ.get("CONTINUO_CACHE"):
         return Path(chosen)
     if sys.platform == "darwin":
@@ -29,12 +29,12 @@ def folder() -> Path:
 
 
 def key_of_values(*values: object) -> str:
-    """A key from values with a stable `repr`."""
+    """Return a key made from values with a stable `repr`."""
     return hashlib.blake2b(repr((VERSION, *values)).encode(), digest_size=20).hexdigest()
 
 
 def key_of(path: Path, *parameters: object) -> str:
-    """A key from the content of a file and everything else that the entry depends on."""
+    """Return a key made from the content of a file and from everything else that the entry depends on."""
     digest = hashlib.blake2b(repr((VERSION, *parameters)).encode(), digest_size=20)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -44,7 +44,7 @@ def key_of(path: Path, *parameters: object) -> str:
 
 
 def entry(key: str, ending: str) -> Path:
-    """The path of an entry; its folder exists afterwards."""
+    """Return the path of an entry, and create its folder."""
     path = folder() / key[:2] / f"{key}{ending}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,13 +54,13 @@ def entry(key: str, ending: str) -> Path:
 
 
 def _unwritable(error: OSError) -> OSError:
-    reason = f"the cache cannot be written ({error.strerror}), set CONTINUO_CACHE to another folder"
+    reason = f"the cache cannot be written ({error.strerror}): set CONTINUO_CACHE to another folder"
     return OSError(error.errno, reason, str(folder()))
 
 
 @contextlib.contextmanager
 def _writing(key: str, ending: str) -> Iterator[Path]:
-    """`atomic_write` an entry."""
+    """Write an entry with `atomic_write`."""
     path = entry(key, ending)
     try:
         with atomic_write(path) as temporary:
@@ -72,7 +72,7 @@ def _writing(key: str, ending: str) -> Iterator[Path]:
 
 
 def put_audio(key: str, blocks: Iterable[np.ndarray], describe: Any) -> dict[str, Any]:
-    """Store float32 blocks, then what `describe(path)` says of them; that is written last and seals the entry."""
+    """Store blocks of float32 samples, then the facts `describe(path)` about them, which complete the entry."""
     with _writing(key, ".f32") as temporary:
         with open(temporary, "wb") as file:
             for block in blocks:
@@ -83,20 +83,21 @@ def put_audio(key: str, blocks: Iterable[np.ndarray], describe: Any) -> dict[str
 
 
 def get_audio(key: str) -> tuple[Path, dict[str, Any]] | None:
-    """The samples' path and their description, or None where the entry is missing or damaged."""
+    """Return the path of stored samples and their facts, or None if the entry is missing or damaged."""
     facts, audio = get_json(key), entry(key, ".f32")
     if isinstance(facts, dict) and audio.is_file() and audio.stat().st_size == facts.get("bytes"):
         return audio, facts
     return None
 
 
-def put_json(key: str, content: Any) -> None:
+def put_json(key: str, content: object) -> None:
+    """Store a value of plain JSON types."""
     with _writing(key, ".json") as temporary:
         temporary.write_text(json.dumps(content), encoding="utf-8")
 
 
 def get_json(key: str) -> Any:
-    """What was stored, or None where it is missing or damaged."""
+    """Return the stored value, or None if it is missing or damaged."""
     try:
         return json.loads(entry(key, ".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -110,7 +111,7 @@ def put_array(key: str, array: np.ndarray) -> None:
 
 
 def get_array(key: str) -> np.ndarray | None:
-    """The array, or None where it is missing or damaged."""
+    """Return the stored array, or None if it is missing or damaged."""
     try:
         return np.asarray(np.load(entry(key, ".npy"), allow_pickle=False))
     except (OSError, ValueError, EOFError):
@@ -118,12 +119,12 @@ def get_array(key: str) -> np.ndarray | None:
 
 
 def size_bytes() -> int:
-    """Size of everything that is cached."""
+    """Return the size of the whole cache in bytes."""
     return sum(status.st_size for _, status in _files())
 
 
 def clear() -> int:
-    """Remove every entry, but not what somebody is writing; returns the bytes freed."""
+    """Remove every entry except those that are being written; return the number of bytes freed."""
     freed = 0
     for path, status in _files():
         if not path.parent.name.startswith(".") or abs(time.time() - status.st_mtime) > MAX_WRITE_S:
@@ -133,7 +134,7 @@ def clear() -> int:
 
 
 def _files() -> Iterator[tuple[Path, os.stat_result]]:
-    """Every file in the cache, where others may come and go meanwhile."""
+    """Yield every file in the cache; other processes may add and remove files meanwhile."""
     for parent, _, names in os.walk(folder()):
         for path in (Path(parent, name) for name in names):
             with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""Where to compute: CUDA, then MPS, then the CPU; and in which precision."""
+"""The device to compute on (CUDA, then MPS, then the CPU) and its precision."""
 
 import ctypes
 import sys
@@ -8,19 +8,22 @@ import torch
 from torch import nn
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
-PRODUCT_ROWS = 2048  # of the products that precisions are compared by
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-MAX_KEPT, MAX_KEPT_BYTES = 1 << 25, 2**31 - 1  # bytes, the most that glibc takes
+PRODUCT_ROWS = 2048  # rows of the matrix products that compare precisions
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt in glibc
+MAX_MMAP_BYTES, MAX_TRIM_BYTES = 1 << 25, 2**31 - 1  # the largest values that glibc accepts
 
 
 def choose(name: str) -> tuple[torch.device, str]:
-    """A device and a few words on why.
+    """Return a device and the reason for it in a few words.
 
-    An LSTM on MPS has been slower than on the CPU and once wrong (pytorch issues 138898 and 92615), so MPS is
-    taken automatically only after a small LSTM agreed with the CPU and was not slower.
+    An LSTM on MPS has been slower than on the CPU and once wrong (pytorch issues 138898 and 92615). So "auto" takes MPS
+    only after a small LSTM gave the same results there and was not slower.
+
+    Args:
+        name: one of `DEVICES`.
 
     Raises:
-        ValueError: the named device is not there.
+        ValueError: the named device does not exist.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: this machine or this build of torch has no CUDA device; use --device auto")
@@ -29,21 +32,19 @@ def choose(name: str) -> tuple[torch.device, str]:
     if name not in DEVICES:
         raise ValueError(f"--device {name}: choose one of {', '.join(DEVICES)}")
     if name != "auto":
-        return torch.device(name), "as asked"
+        return torch.device(name), "chosen by --device"
     if torch.cuda.is_available():
         return torch.device("cuda"), torch.cuda.get_device_name()
     if torch.backends.mps.is_available():
-        verdict = compare_with_cpu(torch.device("mps"))
-        return (
-            (torch.device("cpu"), f"MPS is left out: {verdict}")
-            if verdict
-            else (torch.device("mps"), "checked against the CPU")
-        )
+        fault = compare_with_cpu(torch.device("mps"))
+        if fault:
+            return torch.device("cpu"), f"MPS is not used: {fault}"
+        return torch.device("mps"), "checked against the CPU"
     return torch.device("cpu"), f"no GPU found, {torch.get_num_threads()} threads"
 
 
 def compare_with_cpu(device: torch.device) -> str:
-    """Run a small LSTM, forward and backward, on both; returns what is wrong with `device`, or nothing."""
+    """Run a small LSTM, forward and backward, on the CPU and on `device`; return the fault of `device`, if any."""
     torch.manual_seed(0)
     reference, x = nn.LSTM(256, 256, 2, batch_first=True), torch.randn(16, 32, 256)
     outcomes = []
@@ -63,14 +64,14 @@ def compare_with_cpu(device: torch.device) -> str:
     if not (
         torch.allclose(out, out_there, atol=1e-3) and torch.allclose(gradient, gradient_there, atol=1e-4, rtol=1e-2)
     ):
-        return "an LSTM gives other results there than on the CPU"
+        return "an LSTM gives different results on it than on the CPU"
     if seconds_there > seconds:
-        return f"an LSTM takes {seconds_there / seconds:.1f} times as long there as on the CPU"
+        return f"an LSTM takes {seconds_there / seconds:.1f} times as long as on the CPU"
     return ""
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The type that matrix products are computed in: `float32`, `bfloat16`, or `auto`, which measures on a CPU."""
+    """Return the type of matrix products for `name`: "float32", "bfloat16", or "auto", which measures both on a CPU."""
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
     if device.type == "cuda":
@@ -78,7 +79,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if device.type == "mps":
         return torch.float32
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several wait for each other where other work has the cores
+    torch.set_num_threads(1)  # several threads would wait for each other on busy cores
     try:
         return _faster_precision()
     finally:
@@ -87,14 +88,14 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 def _faster_precision() -> torch.dtype:
     plain = _product_seconds(torch.float32, PRODUCT_ROWS)
-    few = PRODUCT_ROWS // 64  # rows, which cost up to ten times as much each as many do where bfloat16 is fastest
+    few = PRODUCT_ROWS // 64  # a row of few costs up to ten times a row of many, where bfloat16 is fastest
     if _product_seconds(torch.bfloat16, few) * PRODUCT_ROWS / few > 10 * plain:
-        return torch.float32  # emulated: on many processors a thousand times slower, so that measuring took a minute
+        return torch.float32  # bfloat16 is emulated: a full measurement would take a minute
     return torch.bfloat16 if _product_seconds(torch.bfloat16, PRODUCT_ROWS) < 0.7 * plain else torch.float32
 
 
 def _product_seconds(dtype: torch.dtype, rows: int) -> float:
-    """The least time of five products of `(rows, 512)` and `(512, 2048)`."""
+    """Return the shortest time of five products of `(rows, 512)` and `(512, 2048)`, in seconds."""
     a, b = torch.ones(rows, 512, dtype=dtype), torch.ones(512, 2048, dtype=dtype)
     seconds = []
     for _ in range(5):
@@ -105,11 +106,10 @@ def _product_seconds(dtype: torch.dtype, rows: int) -> float:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep for the next step what a step frees, on Linux with glibc; elsewhere nothing changes.
+    """Make glibc on Linux keep freed memory for the next training step; do nothing on other systems.
 
-    It gives large tensors back otherwise, and every page of the next ones is asked for and cleared anew: up to a fifth
-    of a training step.
+    Otherwise glibc returns large tensors to the kernel, which clears every page again: up to a fifth of a step.
     """
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-        mallopt(M_MMAP_THRESHOLD, MAX_KEPT)
-        mallopt(M_TRIM_THRESHOLD, MAX_KEPT_BYTES)
+        mallopt(M_MMAP_THRESHOLD, MAX_MMAP_BYTES)
+        mallopt(M_TRIM_THRESHOLD, MAX_TRIM_BYTES)

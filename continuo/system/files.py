@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written under a temporary name, synced, renamed; and by one process at a time."""
+"""Files that are whole or absent: temporary name, sync, rename; and locks between processes."""
 
 import contextlib
 import glob
@@ -15,11 +15,13 @@ from continuo.system.text import suggestion
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path on the disk of `path`; on success it is synced and renamed to `path`, on failure removed.
+    """Yield a temporary path; on success sync it and rename it to `path`, on failure remove it.
 
-    It lies in a hidden folder of its own beside `path`, with whatever else its writer makes there: safetensors, for
-    one, writes under a name that it thinks of itself. A reader of `path` sees the old file or the new one, never a
-    part. Raises OSError as the file system does, about `path`.
+    The temporary path lies in a hidden folder of its own next to `path`, because some writers (safetensors) create
+    files under names of their own. A reader of `path` sees the old file or the new one, never a part.
+
+    Raises:
+        OSError: as the file system reports it, with `path` as its file name.
     """
     folder, prefix = None, f".{path.name[:100]}."
     try:
@@ -39,12 +41,24 @@ def atomic_write(path: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary folders that killed writers of `path` left."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name[:100])}.????????{path.suffix}"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 `text` to `path`, whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextlib.contextmanager
 def locked(path: Path, refusal: str) -> Iterator[None]:
-    """Keep `path` for this process; a lock lies beside it meanwhile. That of a process that was killed does not count.
+    """Hold the lock of `path`, a hidden file next to it. The lock of a killed process is free.
 
     Raises:
-        ValueError: another process has it; `refusal` says what to do.
+        ValueError: another process holds it; the message is `refusal`.
     """
     lock = _lock_of(path)
     try:
@@ -55,12 +69,12 @@ def locked(path: Path, refusal: str) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):  # the folder may be gone
-            Path(lock.lock_file).unlink()  # while it is held: who opened it before looks whether it is still there
+            Path(lock.lock_file).unlink()  # removed while held, so that no other process can lock a file without a name
         lock.release()
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process keeps `path` for itself."""
+    """Return whether a process holds the lock of `path`."""
     lock = _lock_of(path)
     if not Path(lock.lock_file).exists():
         return False
@@ -76,20 +90,8 @@ def _lock_of(path: Path) -> FileLock:
     return FileLock(path.with_name(f".{path.name}.lock"))
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove what writers of `path` left behind when they were killed."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name[:100])}.????????{path.suffix}"):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 `text` to `path`, whole or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 def check_writable(path: Path, *, force: bool) -> None:
-    """Refuse, before any heavy work, an output that cannot be written.
+    """Refuse an output that cannot be written, before any heavy work.
 
     Raises:
         ValueError: `path` exists and `force` is false, is a folder, or its folder is missing or read-only.
@@ -99,21 +101,26 @@ def check_writable(path: Path, *, force: bool) -> None:
     if path.exists() and not force:
         raise ValueError(f"{path} exists already: choose another name, or give --force to overwrite it")
     if path.parent.exists() and not path.parent.is_dir():
-        raise ValueError(f"{path} cannot be: {path.parent} is a file, not a folder")
+        raise ValueError(f"{path} cannot be written: {path.parent} is a file, not a folder")
     if not path.parent.is_dir():
-        raise ValueError(f"the folder {path.parent} does not exist: create it, or choose another place")
+        raise ValueError(f"the folder {path.parent} does not exist: create it, or choose another one")
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise ValueError(f"cannot write to the folder {path.parent} ({error.strerror}): choose another place") from None
+        raise ValueError(f"cannot write to the folder {path.parent} ({error.strerror}): choose another one") from None
 
 
 def check_space(path: Path, size_bytes: float, advice: str) -> None:
-    """Refuse, before any heavy work, a `path` whose disk cannot hold what it would take.
+    """Refuse an output that does not fit on its disk, before any heavy work.
+
+    Args:
+        path: the file to write.
+        size_bytes: its expected size.
+        advice: another remedy than freeing space, for the message.
 
     Raises:
-        ValueError: so many bytes are not free there; `advice` says what else to do than to free some space.
+        ValueError: fewer bytes are free.
     """
     if size_bytes > (free := shutil.disk_usage(path.parent).free):
         needed, there = human_size(size_bytes), human_size(free)
@@ -121,7 +128,7 @@ def check_space(path: Path, size_bytes: float, advice: str) -> None:
 
 
 def suggest_path(path: Path) -> str:
-    """`; did you mean 'x'?` where a file beside the missing `path` is called nearly so, else nothing."""
+    """Return `; did you mean 'x'?` if a file next to the missing `path` has a similar name, else an empty string."""
     try:
         return suggestion(
             path.name, [other.name for other in path.parent.iterdir() if other.is_file() or not path.suffix]
@@ -131,7 +138,7 @@ def suggest_path(path: Path) -> str:
 
 
 def human_size(size_bytes: float) -> str:
-    """A size for people.
+    """Return a size with its unit.
 
     >>> human_size(345_600_000)
     '345.6 MB'

@@ -17,13 +17,13 @@ from rich.text import Text
 from continuo.system.text import printable
 
 PLAIN_EVERY_S = 10.0
-WIDE, BAR, SHORT_BAR = 120, 24, 8  # columns of a terminal, and of a bar in one that is at least so wide or is not
-SPARE = 6  # columns between the parts of a line, and for a clock that grows
+WIDE_COLUMNS, BAR_COLUMNS, SHORT_BAR_COLUMNS = 120, 24, 8  # width of a wide terminal, and of a bar in it or not
+SPARE_COLUMNS = 6  # spaces between the parts of a line, and room for a longer clock
 JOURNAL_EVERY_S = 0.5
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, with days in front where there are any: it never wraps.
+    """Return a duration as days, hours, minutes and seconds; it does not wrap after a day.
 
     >>> duration(75), duration(90_061)
     ('01:15', '1 d 01:01:01')
@@ -37,7 +37,7 @@ def duration(seconds: float) -> str:
 
 
 def clock(elapsed_s: float, remaining_s: float | None) -> str:
-    """How long something has taken and will take.
+    """Return the elapsed and the remaining time in words.
 
     >>> clock(75, None), clock(75, 5)
     ('elapsed 01:15, remaining --:--', 'elapsed 01:15, remaining 00:05')
@@ -45,8 +45,8 @@ def clock(elapsed_s: float, remaining_s: float | None) -> str:
     return f"elapsed {duration(elapsed_s)}, remaining {'--:--' if remaining_s is None else duration(remaining_s)}"
 
 
-class _Clock(ProgressColumn):
-    """The clock of a bar, which goes on between two updates."""
+class _ClockColumn(ProgressColumn):
+    """The clock of a bar, which runs between two updates."""
 
     def render(self, task: "rich.progress.Task") -> Text:
         ends = task.fields["ends"]
@@ -54,9 +54,12 @@ class _Clock(ProgressColumn):
 
 
 class Display:
-    """Where a script tells what it is doing. Use as a context manager; `quiet` says nothing at all.
+    """Messages and progress of a command, on standard error. Use it as a context manager.
 
-    `journal`: where programs are told too, in lines of JSON: of tasks, their share that is done and seconds remaining.
+    Args:
+        quiet: show nothing but messages that are marked `always`.
+        stream: replaces standard error.
+        journal: also receives progress, as one JSON object a line: task, fraction done, seconds remaining, figures.
     """
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None, journal: TextIO | None = None) -> None:
@@ -68,8 +71,8 @@ class Display:
         if not quiet and self.stream.isatty():
             note = TextColumn("{task.fields[note]}", markup=False)
             console = Console(file=self.stream)
-            self.bar_width = BAR if console.width >= WIDE else SHORT_BAR
-            columns = (TextColumn("{task.description}"), BarColumn(self.bar_width), note, _Clock())
+            self.bar_width = BAR_COLUMNS if console.width >= WIDE_COLUMNS else SHORT_BAR_COLUMNS
+            columns = (TextColumn("{task.description}"), BarColumn(self.bar_width), note, _ClockColumn())
             self.live = Progress(*columns, console=console, transient=True)
 
     def __enter__(self) -> "Display":
@@ -84,9 +87,9 @@ class Display:
             self.live.stop()
 
     def say(self, text: str, *, always: bool = False) -> None:
-        """One plain line, above the live display where there is one; `always`: also where it is to be quiet.
+        """Print one line, above the live display if there is one; `always` prints it even if the display is quiet.
 
-        Control characters are shown, not obeyed.
+        Control characters are printed as escapes.
         """
         if self.quiet and not always:
             return
@@ -97,6 +100,7 @@ class Display:
             print(safe, file=self.stream, flush=True)
 
     def task(self, name: str, total: float) -> "Task":
+        """Begin a task that is done when its progress reaches `total`."""
         return Task(self, name, total)
 
 
@@ -113,7 +117,7 @@ class Kept(Display):
 
 
 class Task:
-    """One piece of work with a known end."""
+    """A task with a known end, shown as a bar or as lines."""
 
     def __init__(self, display: Display, name: str, total: float) -> None:
         self.display, self.name, self.total = display, name, total
@@ -123,14 +127,21 @@ class Task:
         self.bar = display.live.add_task(name, total=total, note="", ends=None) if display.live else None
 
     def update(self, done: float, note: str = "", remaining_s: float | None = None, **figures: float | None) -> None:
-        """Say how much is done; the time remaining is extrapolated unless it is given. `figures`: for the journal."""
+        """Report progress.
+
+        Args:
+            done: progress so far, up to the task's total.
+            note: words to show next to the bar.
+            remaining_s: seconds until the end; extrapolated from the progress if None.
+            figures: further values for the journal.
+        """
         if self.display.quiet and not self.display.journal:
             return
         now = time.monotonic()
         if self.first_done is None:
             self.first_done = done
         if done <= self.first_done:
-            self.begun = now  # what went before tells nothing of the rest
+            self.begun = now  # the time before the first progress says nothing about the rest
         if remaining_s is None:
             progress = done - self.first_done
             remaining_s = (now - self.begun) / progress * (self.total - done) if progress > 0 else None
@@ -142,7 +153,9 @@ class Task:
             return
         if self.display.live and self.bar is not None:
             ends = None if remaining_s is None else now + remaining_s
-            taken = len(f"{self.name} {clock(now - self.started, remaining_s)}") + self.display.bar_width + SPARE
+            taken = (
+                len(f"{self.name} {clock(now - self.started, remaining_s)}") + self.display.bar_width + SPARE_COLUMNS
+            )
             room = max(0, self.display.live.console.width - taken)
             shown = note if len(note) <= room else f"{note[: max(0, room - 1)]}…"
             self.display.live.update(self.bar, completed=done, note=shown, ends=ends)
@@ -152,5 +165,6 @@ class Task:
             self.display.say(f"{self.name} {done / self.total:4.0%}: {text}")
 
     def close(self) -> None:
+        """End the task and remove its bar."""
         if self.display.live and self.bar is not None:
             self.display.live.remove_task(self.bar)

@@ -7,7 +7,7 @@ MAX_LETTERS = 600  # longest message; a longer one loses its middle
 
 
 def suggestion(word: str, known: Iterable[str], *, least: float = 0.6) -> str:
-    """`; did you mean 'x'?` where something known is close to `word`, else nothing.
+    """Return `; did you mean 'x'?` for the known word closest to `word`, or an empty string if none is close.
 
     >>> suggestion("--promt", ["--prompt", "--out"])
     "; did you mean '--prompt'?"
@@ -17,7 +17,7 @@ def suggestion(word: str, known: Iterable[str], *, least: float = 0.6) -> str:
 
 
 def pluralize(number: int, thing: str) -> str:
-    """A number and what it counts.
+    """Return a number with its noun, in the plural unless the number is 1.
 
     >>> pluralize(1, "piece"), pluralize(2000, "piece")
     ('1 piece', '2,000 pieces')
@@ -26,7 +26,7 @@ def pluralize(number: int, thing: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` on one line, control characters shown, shortened in the middle to about `MAX_LETTERS`."""
+    """Return `text` on one line, control characters as escapes, shortened in the middle to about `MAX_LETTERS`."""
     line = " ".join(text.split())
     if len(line) > MAX_LETTERS:
         line = f"{line[: MAX_LETTERS // 2]} ... {line[-MAX_LETTERS // 2 :]}"
@@ -34,7 +34,7 @@ def one_line(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with control characters (newlines, terminal escapes) written as escapes.
+    """Return `text` with control characters (newlines, terminal codes) written as escapes.
 
     >>> printable("a" + chr(27) + "[31m")
     'a\\\\x1b[31m'

@@ -1,4 +1,4 @@
-"""Work on many things at once: in threads, in order, and given up at once when it is interrupted."""
+"""Worker threads: work on many things in order, work ahead of a reader, and cancellation."""
 
 import os
 import threading
@@ -8,31 +8,30 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-WORKERS = min(os.cpu_count() or 1, 16)
-AHEAD = 256  # things that may be done before they are asked for, so that a long one holds up no other
-_here = threading.local()
+WORKERS = min(os.cpu_count() or 1, 16)  # threads or processes
+AHEAD = 256  # results computed before they are asked for, so that a long piece does not stop the others
+_thread = threading.local()
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Cancelled(Exception):
-    """Nobody waits for this work any more."""
+    """The caller stopped waiting for this work."""
 
 
 def ordered_map(work: Callable[[T], R], things: Iterable[T], workers: int = WORKERS) -> Generator[R, None, None]:
-    """`work(thing)` of every thing, in their order, `workers` at a time.
+    """Yield `work(thing)` for every thing, in order, with `workers` threads.
 
-    Each worker computes with one thread of torch, so workers do not fight for cores and what they make does not
-    depend on how many they are. Who closes this (an error, Ctrl-C) hardly waits: work that calls
-    `check_cancelled` ends there.
+    Each thread computes with one torch thread, so threads do not compete for cores and results do not depend on their
+    number. Closing the generator (after an error or Ctrl-C) ends running work at its next `check_cancelled`.
     """
     import torch
 
     threads, stop, rest = torch.get_num_threads(), threading.Event(), iter(things)
 
     def begin() -> None:
-        _here.stop = stop
+        _thread.stop = stop
         torch.set_num_threads(1)
 
     pool = ThreadPoolExecutor(workers, initializer=begin)
@@ -47,25 +46,28 @@ def ordered_map(work: Callable[[T], R], things: Iterable[T], workers: int = WORK
         torch.set_num_threads(threads)
 
 
-def prefetch(things: Iterable[T], at_once: int, batches: int) -> Generator[T, None, None]:
-    """The same things, but a thread of its own makes the next ones while these are used, `at_once` in a batch."""
+def prefetch(things: Iterable[T], batch_size: int, batches: int) -> Generator[T, None, None]:
+    """Yield the same things while a thread makes the next `batches` batches of `batch_size` things."""
     rest = iter(things)
-    next_ones = lambda: list(islice(rest, at_once))  # noqa: E731
+
+    def next_batch() -> list[T]:
+        return list(islice(rest, batch_size))
+
     maker = ThreadPoolExecutor(1)
     try:
-        coming = deque(maker.submit(next_ones) for _ in range(batches))
-        while made := coming.popleft().result():
-            coming.append(maker.submit(next_ones))
-            yield from made
+        coming = deque(maker.submit(next_batch) for _ in range(batches))
+        while batch := coming.popleft().result():
+            coming.append(maker.submit(next_batch))
+            yield from batch
     finally:
         maker.shutdown(cancel_futures=True)
 
 
 def check_cancelled() -> None:
-    """Call it often in long work: it ends the work that nobody waits for any more.
+    """End work of `ordered_map` that is no longer wanted; to be called often in long work.
 
     Raises:
-        Cancelled: whoever asked for the work has left.
+        Cancelled: the generator of `ordered_map` was closed.
     """
-    if (stop := getattr(_here, "stop", None)) and stop.is_set():
+    if (stop := getattr(_thread, "stop", None)) and stop.is_set():
         raise Cancelled

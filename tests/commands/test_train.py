@@ -450,13 +450,13 @@ def test_A05_devices_are_taken_in_order(monkeypatch):
     monkeypatch.setattr(device, "compare_with_cpu", lambda there: "")
     assert device.choose("auto")[0].type == "mps"
     monkeypatch.setattr(device, "compare_with_cpu", lambda there: "an LSTM takes 3.0 times as long")
-    assert device.choose("auto") == (torch.device("cpu"), "MPS is left out: an LSTM takes 3.0 times as long")
+    assert device.choose("auto") == (torch.device("cpu"), "MPS is not used: an LSTM takes 3.0 times as long")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert device.choose("auto")[0].type == "cpu"
     for name in ("cuda", "mps", "tpu"):
         with pytest.raises(ValueError, match=f"--device {name}"):
             device.choose(name)
-    assert device.choose("cpu") == (torch.device("cpu"), "as asked")
+    assert device.choose("cpu") == (torch.device("cpu"), "chosen by --device")
 
 
 def test_a_device_that_agrees_with_the_cpu_passes_the_check(monkeypatch):

@@ -259,8 +259,8 @@ def test_full_and_read_only_disks(tmp_path, music_folder):
         "picture": ["take.png", "No space left on device", "free some space"],
         "cache": ["the cache cannot be written (No space left on device)", "set CONTINUO_CACHE", "free some space"],
         "cache read-only": ["Read-only file system", "set CONTINUO_CACHE"],
-        "state read-only": ["Read-only file system", "choose another place"],
-        "sound read-only": ["Read-only file system", "choose another place"],
+        "state read-only": ["Read-only file system", "choose another folder"],
+        "sound read-only": ["Read-only file system", "choose another folder"],
     }.items():
         status, err = found[name]
         assert status == 2, name
