@@ -2,12 +2,12 @@
 
 python export.py --meta model.json --out step.onnx
 
-The file holds the graph of one step (see `onnx_step.py`: inputs `state`, `threshold` and `noise`, outputs
-`codes`, `ended` and `state_after`) for any number of lanes, and computes in ONNX Runtime 1.20 or newer. Its metadata
-says what else is needed to draw with it, each a JSON value: `opening`, the `state` of one lane before a piece's first
-step; `levels` and `vocabulary` of a step; `steps_per_second`; `temperatures`, the ones of each level that `predict.py`
-uses unless it is told otherwise. `StreamBatch` in `generation.py` says how `predict.py` draws thresholds and noise
-from a seed, sixteen steps at a time; nothing ends in the first two seconds. A hundred steps after a beginning:
+The file holds the graph of one step for any number of streams (inputs `state`, `threshold` and `noise`, outputs
+`codes`, `ended` and `state_after`: see `generation.py`) and needs ONNX Runtime 1.20 or newer. Its metadata holds the
+rest, each a JSON value: `opening`, the `state` of one stream before a piece's first step; `levels` and `vocabulary` of
+a step; `steps_per_second`; `temperatures`, the defaults of `predict.py` for each level. `StreamBatch` in
+`generation.py` draws thresholds and noise from a seed, sixteen steps at a time; no piece ends in the first two seconds.
+A hundred steps from the beginning of a piece:
 
     import json
     import numpy as np
@@ -34,8 +34,8 @@ from continuo.system.files import atomic_write, check_writable, human_size
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser("export", __doc__)
     parser.add_argument("--meta", type=Path, default=Path("model.json"), help="metadata file (default: model.json)")
-    parser.add_argument("--out", type=Path, default=Path("step.onnx"), help="the file to write (default: step.onnx)")
-    parser.add_argument("--force", action="store_true", help="overwrite it if it exists")
+    parser.add_argument("--out", type=Path, default=Path("step.onnx"), help="file to write (default: step.onnx)")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing file")
     return parser
 
 
@@ -49,22 +49,22 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--out {arguments.out} would be a model's own file: call it {arguments.out.stem}.onnx, say")
     check_writable(arguments.out, force=arguments.force)
 
-    from onnx_step import step_graph
+    from generation import step_graph
     from predictor import Predictor
 
     predictor = Predictor.load(arguments.meta)
-    made = step_graph(predictor.model)
+    graph = step_graph(predictor.model)
     facts = {
-        "opening": predictor.opening().tolist(),
+        "opening": predictor.first_state().tolist(),
         "levels": predictor.featurizer.spec.levels,
         "vocabulary": predictor.featurizer.spec.vocabulary,
         "steps_per_second": predictor.steps_per_second,
         "temperatures": predictor.temperatures(predictor.sampling),
     }
     for name, value in facts.items():
-        made.metadata_props.add(key=name, value=json.dumps(value))
+        graph.metadata_props.add(key=name, value=json.dumps(value))
     with atomic_write(arguments.out) as temporary:
-        temporary.write_bytes(made.SerializeToString())
+        temporary.write_bytes(graph.SerializeToString())
     size = human_size(arguments.out.stat().st_size)
     print(f"{arguments.out}: {size}, weights of step {predictor.weights_step:,}", file=sys.stderr)
     return 0

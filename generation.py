@@ -1,52 +1,73 @@
-"""Lanes: the steps of continuations while they are drawn, by a model's graph, many side by side, or by the model.
+"""Generation: draw the steps of continuations, many streams in one call of a model's graph, or step by step.
 
-A lane is an endless iterator over pairs: the next step, `(L,)` or `(F,)`, on the CPU, and whether a piece ended before
-it. The same seed gives the same steps, alone and among others.
+A stream yields pairs indefinitely: the next step, `(L,)` or `(F,)`, on the CPU, and whether a new piece starts with it.
+The same seed gives the same steps, alone and next to other streams.
+
+The graph draws one step of B streams in ONNX Runtime, with 8-bit weights, code vectors looked up in tables, and random
+noise as an input. Only an LSTM whose head draws one level after another has such a graph. Its inputs, all float32:
+
+    state (B, S)          a context, W, then hidden and cell state of each LSTM layer in turn, H each, then, where the
+                          LSTM has a memory of onsets, the onsets in it, the oldest first, and the latest features
+    threshold (B, 1)      the piece ends where the logit of its end is larger; infinite where it must not end
+    noise (B, L * V)      Gumbel noise times the temperature, level by level; the class with the largest sum of logit
+                          and noise is drawn
+
+Outputs: `codes` (B, L) int64; `ended` (B, 1) bool, whether a piece ended before this step, which then begins another
+one; `state_after`, the state of the next step. A stream is the same to the last bit alone and among others: no
+rounding depends on another row, and sums of integers do not depend on their order.
 """
 
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import torch
 
+from continuo.model.backbones import Lstm, State
+from continuo.model.onnx_graph import Graph, repeated
 from continuo.model.sampling import Sampling
 from continuo.model.stream import StreamSpec
-from onnx_step import Steps
+from model_definition import LevelHead, SequenceModel
 
-Lane = Iterator[tuple[torch.Tensor, bool]]
-AT_ONCE = 16  # steps that are drawn together, before anybody asks for them
-MIN_DRAW = 2.0**-25  # in place of 0, which a uniform draw of 24 bits may be
+Stream = Iterator[tuple[torch.Tensor, bool]]
+STEPS_PER_CALL = 16  # steps that the graph draws in one call
+MIN_DRAW = 2.0**-25  # replaces 0, which a uniform draw of 24 bits may be
 
 
 def single_stream(
-    model: Any, context: torch.Tensor, state: tuple[torch.Tensor, ...], *, seed: int, how: Sampling, least: int
-) -> Lane:
-    """A lane of any `SequenceModel` on any device.
+    model: SequenceModel, context: torch.Tensor, state: State, *, seed: int, sampling: Sampling, min_steps: int
+) -> Stream:
+    """Yield one stream of any model on any device.
 
     Args:
-        context: `(1, W)` of the first step, which follows `state`.
-        least: steps before which no piece ends.
+        context: context `(1, W)` of the first step.
+        state: the model's state before that step.
+        min_steps: number of steps before which no piece ends.
     """
     generator = torch.Generator(context.device).manual_seed(seed)
     grammar, made = Grammar(model.spec, context.device), 0
     while True:
         with torch.inference_mode():
-            ended = bool(model.ends(context, generator=generator, how=how)) and made >= least
+            ended = bool(model.sample_ending(context, generator=generator, sampling=sampling)) and made >= min_steps
             if ended:
-                context, state = model.opening(1), model.initial_state(1)
+                context, state = model.bos_context(1), model.initial_state(1)
                 grammar.begin()
-            x = model.sample(context, generator=generator, how=how, allowed=grammar.allowed())
+            x = model.sample(context, generator=generator, sampling=sampling, allowed=grammar.allowed)
             context, state = model.step(x, state)
-            grammar.heard(x)
+            grammar.advance(x)
         made += 1
         yield x[0].cpu(), ended
 
 
 class Grammar:
-    """Which codes may come next, where a stream says so. What comes after a prompt begins as a piece does."""
+    """The codes that may come next, where the stream restricts them. A continuation begins as a piece does.
+
+    Attributes:
+        allowed: allowed codes of the first level, `(1, V)` bool; None allows all.
+    """
 
     def __init__(self, spec: StreamSpec, device: torch.device) -> None:
         self.follows = None if spec.follows is None else spec.follows.to(device)
@@ -54,69 +75,133 @@ class Grammar:
         self.begin()
 
     def begin(self) -> None:
-        """A piece begins."""
-        self.next = self.opens
+        """Begin a piece."""
+        self.allowed = self.opens
 
-    def heard(self, x: torch.Tensor) -> None:
-        """A step `(1, L)` was heard or drawn."""
+    def advance(self, x: torch.Tensor) -> None:
+        """Take note of a step `(1, L)`."""
         if self.follows is not None:
-            self.next = self.follows[x[:, 0]]
+            self.allowed = self.follows[x[:, 0]]
 
-    def allowed(self) -> torch.Tensor | None:
-        """Codes of the first level, `(1, V)` bool; None: any."""
-        return self.next
+
+class StepRunner:
+    """Runs the graph of a step many times in one call, without Python in between.
+
+    Attributes:
+        levels, classes: L and V.
+    """
+
+    def __init__(self, step: onnx.ModelProto) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1  # a step is too small to share
+        graph = repeated(step).SerializeToString()
+        self.session = onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
+        self.inputs = [value.name for value in self.session.get_inputs()]
+        self.levels = self.session.get_outputs()[0].shape[-1]
+        self.classes = self.session.get_inputs()[2].shape[-1] // self.levels
+
+    def __call__(self, state: np.ndarray, threshold: np.ndarray, noise: np.ndarray) -> list[np.ndarray]:
+        """Draw T steps of B streams.
+
+        Shape:
+            state (B, S), threshold (T, B, 1), noise (T, B, L * V)
+            returns codes (T, B, L), ended (T, B, 1) and the state after the last step (B, S)
+        """
+        drawn: list[np.ndarray] = self.session.run(None, dict(zip(self.inputs, (state, threshold, noise), strict=True)))
+        return drawn
 
 
 class StreamBatch:
-    """Lanes that one graph draws together. Threads may read them at the same time.
+    """Streams that one graph draws together. Several threads may read them at the same time.
 
     Args:
-        state: `(1, S)` in which all begin.
-        seeds: one for each lane.
-        temperatures: of each level; 0 takes the likeliest class.
-        least: steps before which no piece ends.
+        state: the state `(1, S)` in which all streams begin.
+        seeds: one seed per stream.
+        temperatures: one temperature per level; 0 takes the likeliest class.
+        min_steps: number of steps before which no piece ends.
     """
 
     def __init__(
-        self, steps: Steps, state: np.ndarray, seeds: Sequence[int], temperatures: Sequence[float], least: int
+        self, runner: StepRunner, state: np.ndarray, seeds: Sequence[int], temperatures: Sequence[float], min_steps: int
     ) -> None:
-        self.steps, self.state, self.least, self.made = steps, state.repeat(len(seeds), 0), least, 0
+        self.runner, self.state = runner, state.repeat(len(seeds), 0)
+        self.min_steps, self.made = min_steps, 0
         self.temperatures = np.array(temperatures, np.float32)[:, None]
         self.generators = [np.random.default_rng(seed) for seed in seeds]
         self.drawn: list[deque[tuple[torch.Tensor, list[bool]]]] = [deque() for _ in seeds]
         self.lock = threading.Lock()
 
-    def lane(self, number: int) -> Lane:
+    def stream(self, row: int) -> Stream:
+        """Yield the stream of the seed at index `row`."""
         while True:
             with self.lock:
-                if not self.drawn[number]:
+                if not self.drawn[row]:
                     self._draw()
-                codes, ended = self.drawn[number].popleft()
+                codes, ended = self.drawn[row].popleft()
             yield from zip(codes, ended, strict=True)
 
     def _draw(self) -> None:
-        """The next steps of every lane."""
-        codes, ended, self.state = self.steps(self.state, self._thresholds(), self._noise())
-        self.made += AT_ONCE
-        each = zip(torch.from_numpy(codes.swapaxes(0, 1)), ended[..., 0].T.tolist(), strict=True)
-        for lane, steps in zip(self.drawn, each, strict=True):
-            lane.append(steps)
+        """Draw the next steps of every stream."""
+        codes, ended, self.state = self.runner(self.state, self._thresholds(), self._noise())
+        self.made += STEPS_PER_CALL
+        rows = zip(torch.from_numpy(codes.swapaxes(0, 1)), ended[..., 0].T.tolist(), strict=True)
+        for drawn, steps in zip(self.drawn, rows, strict=True):
+            drawn.append(steps)
 
     def _thresholds(self) -> np.ndarray:
-        """Logistic draws, which the logit of a piece's end exceeds as often as it should, `(AT_ONCE, B, 1)`."""
-        shape = AT_ONCE, len(self.generators), 1
-        thresholds = np.zeros(shape, np.float32)  # where nothing is left to chance: an end is likelier than none
+        """Draw logistic thresholds for the logit of an ending, `(STEPS_PER_CALL, B, 1)`."""
+        shape = STEPS_PER_CALL, len(self.generators), 1
+        thresholds = np.zeros(shape, np.float32)  # at temperature 0: a piece ends where that is likelier than not
         if self.temperatures.any():
-            for lane, generator in enumerate(self.generators):
-                thresholds[:, lane, 0] = generator.logistic(size=AT_ONCE)
-        thresholds[: max(0, self.least - self.made)] = np.inf
+            for row, generator in enumerate(self.generators):
+                thresholds[:, row, 0] = generator.logistic(size=STEPS_PER_CALL)
+        thresholds[: max(0, self.min_steps - self.made)] = np.inf
         return thresholds
 
     def _noise(self) -> np.ndarray:
-        """Gumbel noise times the temperatures, `(AT_ONCE, B, L * V)`."""
-        size = AT_ONCE, len(self.temperatures), self.steps.classes
+        """Draw Gumbel noise times the temperatures, `(STEPS_PER_CALL, B, L * V)`."""
+        size = STEPS_PER_CALL, len(self.temperatures), self.runner.classes
         noise = np.stack([generator.random(size, np.float32) for generator in self.generators], axis=1)
         np.log(np.maximum(noise, MIN_DRAW, out=noise), out=noise)
         np.log(np.negative(noise, out=noise), out=noise)
         noise *= -self.temperatures
         return noise.reshape(*noise.shape[:2], -1)
+
+
+def flat_state(model: SequenceModel, context: torch.Tensor, state: State) -> np.ndarray:
+    """Return the graph's `state` input `(B, S)` for contexts `(B, W)` and the state of an `Lstm`."""
+    assert isinstance(model.backbone, Lstm)
+    return torch.cat([context, model.backbone.flat_state(state)], dim=1).detach().numpy()
+
+
+@torch.no_grad()
+def step_graph(model: SequenceModel) -> onnx.ModelProto:
+    """Build the graph of a step from the parts of a model on the CPU.
+
+    Raises:
+        ValueError: the model has no such graph.
+    """
+    head, backbone = model.head, model.backbone
+    if not (model.has_step_graph and isinstance(head, LevelHead) and isinstance(backbone, Lstm)):
+        raise ValueError("this model has no graph of its step: only an LSTM has one whose steps are levels of codes")
+    g = Graph()
+    start = torch.from_numpy(flat_state(model, model.bos_context(1), model.initial_state(1)))
+    width, size = len(model.bos), start.shape[1]
+
+    ending = torch.zeros(1, size)
+    ending[:, :width] = model.ending.weight
+    end = g.add("Gemm", "state", g.constant(ending), g.constant(model.ending.bias), transB=1)
+    g.add("Greater", end, "threshold", to="ended")
+    context, before = g.split(g.add("Where", "ended", g.constant(start), "state"), [width, size - width])
+
+    read = backbone.input_weight()  # (R, H); nothing stands between it and the input projection
+    weight = torch.cat([read @ model.in_proj.weight, model.skip_proj.weight])
+    bias = torch.cat([read @ model.in_proj.bias, model.skip_proj.bias])
+    vectors = head.graph(g, context, weight, bias)
+    read_input, skipped = g.split(vectors, [len(read), width])
+    hidden, after = backbone.graph(g, read_input, before)
+    out = g.normed_product(hidden, model.norm, model.out_proj.weight, model.out_proj.bias)
+    g.add("Concat", g.add("Add", out, skipped), *after, axis=1, to="state_after")
+    levels, classes, _ = head.embedding.vectors.shape
+    inputs = {"state": size, "threshold": 1, "noise": levels * classes}
+    return g.finished(inputs, {"codes": levels, "ended": 1, "state_after": size})

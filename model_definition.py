@@ -3,254 +3,45 @@
     stream -> embedding -> backbone (over T) -> context -> head (over L) -> next step
 
 `SequenceModel` is the contract: `forward(x, state) -> (context, state)` with the state as an argument and a return
-value; `step` is `forward` of one step; `nats` scores the next steps, `sample` draws one. After every step a piece may
-end (`ends`); a piece begins with a step that nothing came before (`opening`). For every backbone forward
-equals the concatenated steps, and the future never changes the past. A backbone is one entry of `MODELS`; whether a
-stream is categorical or continuous decides the head.
+value. `step` is `forward` of one step, `nll` scores the next steps, `sample` draws one. A piece may end after every
+step (`sample_ending`), and begins with a step whose context is learned (`bos_context`). A backbone is one entry of
+`MODELS`; the stream decides which head a model has.
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from continuo.model.metadata import Architecture, ConvSection, LstmSection, MlpSection, TransformerSection
+from continuo.model.backbones import Backbone, CausalConv, Lstm, State, Transformer, WindowMlp
+from continuo.model.metadata import Architecture
 from continuo.model.sampling import Sampling, draw
 from continuo.model.stream import StreamSpec
 
-State = tuple[torch.Tensor, ...]  # every tensor has the batch first
-UNSEEN = 0.1  # occurrences that a code counts as having had before the first
-ONSETS = 4  # directions in which an LSTM with a memory of onsets hears something rise
-RARE = -7.0  # logit of a piece's end before anything is learned: once in a thousand steps
+if TYPE_CHECKING:
+    from continuo.model.onnx_graph import Graph
+
+UNSEEN_COUNT = 0.1  # occurrences added to each code's count
+CPU = torch.device("cpu")  # also in `model_size`: the first arange on the meta device takes a second of imports
+RARE_LOGIT = -7.0  # initial logit of a piece's end: one in a thousand steps
+RENAMED = {
+    "enter": "in_proj", "leave": "out_proj", "skip": "skip_proj", "begin": "bos", "head.known": "head.partial_proj",
+    "backbone.listen": "backbone.onset_proj", "backbone.recall": "backbone.memory_proj",
+}  # fmt: skip
+"""Parameters of states that Continuo 0.1 saved, and their names now."""
 
 
-class Backbone(nn.Module, ABC):
-    """Mixes steps over time: `(B, T, H)` to `(B, T, H)`, causal. `width` is H."""
-
-    width: int
-
-    @abstractmethod
-    def initial_state(self, batch: int) -> State:
-        """The state before a piece begins."""
-
-    @abstractmethod
-    def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        """T steps on from `state`."""
-
-
-class Lstm(Backbone):
-    """`torch.nn.LSTM` (Hochreiter and Schmidhuber, 1997), with dropout between and after its layers.
-
-    With `onset_memory` N it also hears the last N steps' onsets, each at its distance: what rose from one step to the
-    next in `ONSETS` learned directions. An LSTM alone counts to a beat, or several, roughly: its tempo wanders.
-    """
-
-    def __init__(self, section: LstmSection) -> None:
-        super().__init__()
-        self.width, self.layers, self.memory = section.hidden, section.layers, section.onset_memory
-        between = section.dropout if section.layers > 1 else 0.0
-        self.lstm = nn.LSTM(self.width, self.width, self.layers, batch_first=True, dropout=between)
-        self.dropout = nn.Dropout(section.dropout)
-        if self.memory:
-            self.listen = nn.Linear(self.width, ONSETS, bias=False)
-            self.recall = nn.Linear(ONSETS * self.memory, self.width, bias=False)
-
-    def initial_state(self, batch: int) -> State:
-        """Hidden and cell state, `(B, layers, H)`, and with a memory what it listened to, `(B, N, ONSETS)`."""
-        zeros = next(self.lstm.parameters()).new_zeros(batch, self.layers, self.width)
-        past = [zeros.new_zeros(batch, self.memory, ONSETS)] if self.memory else []
-        return zeros, zeros.clone(), *past
-
-    def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        before, past = state[:2], state[2:]
-        if self.memory:
-            x, heard = self._with_onsets(x, *past)
-            past = (heard,)
-        if x.shape[1] == 1 and not self.training:
-            out, after = self._one_step(x, before)
-            return out, (*after, *past)
-        hidden, cell = (tensor.transpose(0, 1).contiguous() for tensor in before)  # (layers, B, H) for nn.LSTM
-        out, (hidden, cell) = self.lstm(x, (hidden, cell))
-        return self.dropout(out), (hidden.transpose(0, 1), cell.transpose(0, 1), *past)
-
-    def _with_onsets(self, x: torch.Tensor, past: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Steps with what rose up to each of them, and what was listened to in the last N.
-
-        Differences are taken before anything is listened to: what x has in common from step to step would leave its
-        rounding errors in their gradient.
-        """
-        with torch.autocast(x.device.type, enabled=False):  # differences need the digits
-            full = x.float()
-            with torch.no_grad():
-                heard = torch.cat([past, self.listen(full)], dim=1)  # (B, N + T, ONSETS)
-                before = heard.diff(dim=1)[:, : self.memory]  # up to the first step
-            rises = torch.cat([before, self.listen(full.diff(dim=1))], dim=1).clamp(min=0)
-            windows = rises.unfold(1, self.memory, 1).flatten(2)  # (B, T, ONSETS * N)
-        return x + self.recall(windows), heard[:, heard.shape[1] - self.memory :]
-
-    def _one_step(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        """The same, cell by cell: on the CPU `nn.LSTM` packs its weights anew in every call, which costs more."""
-        out, moved = x[:, 0], []
-        for hidden, cell, weights in zip(state[0].unbind(1), state[1].unbind(1), self.lstm.all_weights, strict=True):
-            out, cell = torch.lstm_cell(out, (hidden, cell), *weights)
-            moved.append((out, cell))
-        hidden, cell = (torch.stack(tensors, 1) for tensors in zip(*moved, strict=True))
-        return out[:, None], (hidden, cell)
-
-
-class CausalConv(Backbone):
-    """Residual convolutions over past steps, each layer looking twice as far back as the one before.
-
-    Source: van den Oord et al., "WaveNet" (2016), without its gates; pre-norm. `reach` steps are seen in all.
-    """
-
-    def __init__(self, section: ConvSection) -> None:
-        super().__init__()
-        self.width = section.hidden
-        self.pads = [(section.kernel - 1) * 2**layer for layer in range(section.layers)]
-        self.reach = 1 + sum(self.pads)
-        self.parts = nn.ModuleList(Dilated(self.width, section.kernel, 2**layer) for layer in range(section.layers))
-        self.dropout = nn.Dropout(section.dropout)
-
-    def initial_state(self, batch: int) -> State:
-        like = next(self.parameters())
-        return tuple(like.new_zeros(batch, pad, self.width) for pad in self.pads)
-
-    def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        moved = []
-        for past, part in zip(state, self.parts, strict=True):
-            more, heard = part(x, past)
-            moved.append(heard[:, heard.shape[1] - past.shape[1] :])
-            x = x + self.dropout(more)
-        return x, tuple(moved)
-
-
-class Dilated(nn.Module):
-    """One layer of `CausalConv`: a convolution with holes between the steps that it sees."""
-
-    def __init__(self, width: int, kernel: int, dilation: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.mix = nn.Conv1d(width, width, kernel, dilation=dilation)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: torch.Tensor, past: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Steps `(B, T, H)` after normalised ones `(B, P, H)` to what is added to them, and to both, normalised."""
-        h = self.norm(x)
-        heard = torch.cat([past.to(h.dtype), h], dim=1)
-        return self.out(F.silu(self.mix(heard.transpose(1, 2)).transpose(1, 2))), heard
-
-
-class WindowMlp(Backbone):
-    """A perceptron on the last `window` steps, each step with weights of its own; silence before the piece begins."""
-
-    def __init__(self, section: MlpSection) -> None:
-        super().__init__()
-        self.width, self.window = section.hidden, section.window
-        sizes = [self.window * self.width] + [self.width] * section.layers
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        self.dropout = nn.Dropout(section.dropout)
-
-    def initial_state(self, batch: int) -> State:
-        return (next(self.parameters()).new_zeros(batch, self.window - 1, self.width),)
-
-    def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        heard = torch.cat([state[0].to(x.dtype), x], dim=1)
-        h = heard.unfold(1, self.window, 1).transpose(2, 3).flatten(2)  # (B, T, window * H), oldest first
-        for layer in self.layers:
-            h = self.dropout(F.silu(layer(h)))
-        return h, (heard[:, heard.shape[1] - self.window + 1 :],)
-
-
-class Transformer(Backbone):
-    """A pre-norm decoder: every step attends to itself and to the `context - 1` steps before it.
-
-    Positions are relative, by rotation of queries and keys (Su et al., "RoFormer", 2021). The state is the cache of
-    keys and values: training carries it from window to window as Transformer-XL does (Dai et al., 2019), and generation
-    steps with it.
-    """
-
-    def __init__(self, section: TransformerSection) -> None:
-        super().__init__()
-        self.width, self.context, self.heads = section.hidden, section.context, section.heads
-        self.blocks = nn.ModuleList(Block(section) for _ in range(section.layers))
-
-    def initial_state(self, batch: int) -> State:
-        """Keys and values of each layer in turn, `(B, context - 1, H)`, and the number of steps heard, `(B, 1)`."""
-        like = next(self.parameters())
-        memory = [like.new_zeros(batch, self.context - 1, self.width) for _ in range(2 * len(self.blocks))]
-        return (*memory, like.new_zeros(batch, 1))
-
-    def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        *memory, heard = state
-        past, steps = self.context - 1, x.shape[1]
-        here = torch.arange(past, past + steps, device=x.device)[:, None]
-        there = torch.arange(past + steps, device=x.device)
-        near = (there <= here) & (there > here - self.context)  # (T, past + T)
-        allowed = (near & (there >= past - heard.view(-1, 1, 1)))[:, None]  # (B, 1, T, past + T)
-        turns = rotations(heard + torch.arange(steps, device=x.device), self.width // self.heads).to(x.dtype)
-        moved: list[torch.Tensor] = []
-        for keys, values, block in zip(memory[::2], memory[1::2], self.blocks, strict=True):
-            x, keys, values = block(x, keys, values, allowed, turns)
-            moved += [keys[:, steps:], values[:, steps:]]
-        return x, (*moved, heard + steps)
-
-
-class Block(nn.Module):
-    """Attention and a feed-forward layer, each on a normalised input and added to it."""
-
-    def __init__(self, section: TransformerSection) -> None:
-        super().__init__()
-        width = section.hidden
-        self.heads = section.heads
-        self.norm_attention, self.norm_forward = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.queries, self.keys_values = nn.Linear(width, width), nn.Linear(width, 2 * width)
-        self.attended = nn.Linear(width, width)
-        self.inner, self.outer = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(section.dropout)
-
-    def forward(
-        self, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, allowed: torch.Tensor, turns: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Steps `(B, T, H)` with the keys and values before them `(B, P, H)`; returns the latter with these added.
-
-        Keys are kept turned by their position.
-        """
-        h = self.norm_attention(x)
-        k, v = self.keys_values(h).chunk(2, dim=-1)
-        k = rotated(k, turns)
-        keys, values = torch.cat([keys.to(k.dtype), k], dim=1), torch.cat([values.to(v.dtype), v], dim=1)
-        split = lambda tensor: tensor.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # noqa: E731  (B, heads, T, D)
-        q = rotated(self.queries(h), turns)
-        mixed = F.scaled_dot_product_attention(split(q), split(keys), split(values), attn_mask=allowed)
-        x = x + self.dropout(self.attended(mixed.transpose(1, 2).flatten(2)))
-        return x + self.dropout(self.outer(F.silu(self.inner(self.norm_forward(x))))), keys, values
-
-
-def rotations(positions: torch.Tensor, features: int) -> torch.Tensor:
-    """Cosines and sines `(2, B, T, 1, features)` of angles that grow with positions `(B, T)`; features are even.
-
-    The sines have the signs that turn a pair (a, b) to (a cos - b sin, b cos + a sin), b being half the features away.
-    """
-    half = features // 2
-    turn = 10_000.0 ** (-torch.arange(half, device=positions.device) / half)
-    angle = positions[..., None, None].float() * turn
-    cos, sin = angle.cos(), angle.sin()
-    return torch.stack([torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)])
-
-
-def rotated(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-    """Features `(B, T, H)` turned by their position, head by head."""
-    heads = x.unflatten(-1, (-1, turns.shape[-1]))  # (B, T, heads, D)
-    return (heads * turns[0] + heads.roll(turns.shape[-1] // 2, -1) * turns[1]).flatten(2)
+def normal(*shape: int, deviation: float) -> nn.Parameter:
+    """Return a parameter of normal random numbers; on the meta device, where drawing imports a compiler, its shape."""
+    numbers = torch.empty(shape)
+    return nn.Parameter(numbers if numbers.is_meta else nn.init.normal_(numbers, std=deviation))
 
 
 class CodeEmbedding(nn.Module):
-    """A categorical step is the sum of its levels' vectors, coarsest first.
+    """Embeds a categorical step as the sum of its levels' vectors.
 
     The vectors are the stream's own geometry where it has one (fixed, scaled to unit deviation), else learned.
     """
@@ -263,43 +54,43 @@ class CodeEmbedding(nn.Module):
         if spec.vectors is not None:
             self.register_buffer("vectors", spec.vectors / spec.vectors[0].std())
         else:
-            self.vectors = nn.Parameter(torch.randn(spec.levels, max(spec.vocabulary), width) / math.sqrt(width))
+            self.vectors = normal(spec.levels, max(spec.vocabulary), width, deviation=width**-0.5)
         self.scale = 1.0 if spec.vectors is not None else math.sqrt(width)
         self.width = self.vectors.shape[-1]
-        self.register_buffer("level", torch.arange(spec.levels), persistent=False)
+        self.register_buffer("level", torch.arange(spec.levels, device=CPU), persistent=False)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes `(B, T, L)` to partial sums `(L, B, T, P)`: entry l holds levels 0 to l."""
+        """Return partial sums `(L, B, T, P)` of codes `(B, T, L)`: entry l sums levels 0 to l."""
         return self.vectors[self.level[:, None, None], codes.permute(2, 0, 1)].cumsum(0) * self.scale
 
-    def of(self, level: int, codes: torch.Tensor) -> torch.Tensor:
-        """Codes `(B,)` of one level to vectors `(B, P)`."""
+    def embed_level(self, level: int, codes: torch.Tensor) -> torch.Tensor:
+        """Return the vectors `(B, P)` of one level's codes `(B,)`."""
         return self.vectors[level, codes] * self.scale
 
 
 class CodeHead(nn.Module):
-    """What heads over codes share: context and what is known of the step so far meet in one residual block."""
+    """The shared part of heads over codes: a residual block that combines context, partial step and level."""
 
     def __init__(self, features: int, width: int, levels: int) -> None:
         super().__init__()
         self.features, self.levels = features, levels
-        self.known = nn.Linear(features, width)
-        self.level = nn.Parameter(torch.randn(levels, width) * 0.02)
+        self.partial_proj = nn.Linear(features, width)
+        self.level = normal(levels, width, deviation=0.02)
         self.inner, self.outer = nn.Linear(width, width), nn.Linear(width, width)
         self.norm_in, self.norm_out = nn.LayerNorm(width), nn.LayerNorm(width)
 
-    def mixed(self, context: torch.Tensor, known: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-        """Context, partial sums and level vectors that broadcast to `(..., W)`, to what logits are read from."""
-        h = F.silu(context + self.known(known) + level)
+    def mixed(self, context: torch.Tensor, partial: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """Combine context, partial sums and level vectors, which broadcast to `(..., W)`."""
+        h = F.silu(context + self.partial_proj(partial) + level)
         h = h + self.outer(F.silu(self.inner(self.norm_in(h))))
         return self.norm_out(h)
 
 
 class LevelHead(CodeHead):
-    """p(step | context), level after level: a softmax over level l given the context and the levels before l.
+    """p(step | context), one level after another: a softmax over level l given the context and the levels before l.
 
-    The levels share one residual block; what is known of the step so far enters as the sum of its vectors. Vectors that
-    are learned are also what logits are read with (Press and Wolf, "Using the output embedding", 2017).
+    The levels share one residual block; the levels before l enter as the sum of their vectors. Learned vectors are also
+    the weights of the output (Press and Wolf, "Using the output embedding", 2017).
     """
 
     unused: torch.Tensor
@@ -308,36 +99,38 @@ class LevelHead(CodeHead):
         embedding = CodeEmbedding(spec, width)
         super().__init__(embedding.width, width, spec.levels)
         self.embedding = embedding
-        self.refining = spec.vectors is not None  # later levels refine the first one, and are no music of their own
+        self.refining = spec.vectors is not None  # later levels refine the first one, as quantizer stages do
         if self.refining:
-            self.out = nn.Parameter(torch.randn(spec.levels, width, max(spec.vocabulary)) / math.sqrt(width))
+            self.out = normal(spec.levels, width, max(spec.vocabulary), deviation=width**-0.5)
         else:
             self.bias = nn.Parameter(torch.zeros(spec.levels, max(spec.vocabulary)))
-        unused = torch.arange(max(spec.vocabulary)) >= torch.tensor(spec.vocabulary)[:, None]  # (L, V)
+        sizes = torch.tensor(spec.vocabulary, device=CPU)[:, None]
+        unused = torch.arange(max(spec.vocabulary), device=CPU) >= sizes  # (L, V)
         self.register_buffer("unused", unused, persistent=False)
         self.narrow = len(set(spec.vocabulary)) > 1
 
-    def depths(self, lanes: int, steps: int, coarse_share: float) -> torch.Tensor | None:
-        """Draw the last level that is heard of each step, `(B, T)`: of a share of the lanes only the first levels are.
+    def sample_n_quantizers(self, rows: int, steps: int, dropout: float) -> torch.Tensor | None:
+        """Draw the number of levels, 1 to L, of each training step that the model sees, `(B, T)`; None means all.
 
-        That keeps the model from leaning on fine detail which its own samples will not repeat. None: all are heard.
+        At most steps a fraction `dropout` of the batch rows has only coarse levels. So the model does not learn to rely
+        on fine detail which its own samples will not repeat (quantizer dropout; Zeghidour et al., "SoundStream", 2021).
         """
-        if coarse_share == 0 or self.levels == 1:
+        if dropout == 0 or self.levels == 1:
             return None
-        last = torch.randint(self.levels, (lanes, steps), device=self.level.device)
-        whole = torch.rand(lanes, 1, device=self.level.device) >= coarse_share
-        return last.masked_fill(whole, self.levels - 1)
+        numbers = torch.randint(self.levels, (rows, steps), device=self.level.device) + 1
+        whole = torch.rand(rows, 1, device=self.level.device) >= dropout
+        return numbers.masked_fill(whole, self.levels)
 
-    def embed(self, x: torch.Tensor, depths: torch.Tensor | None = None) -> torch.Tensor:
-        """Codes `(B, T, L)` to vectors `(B, T, P)`, of each step the levels up to `depths` `(B, T)`."""
+    def embed(self, x: torch.Tensor, n_quantizers: torch.Tensor | None = None) -> torch.Tensor:
+        """Embed codes `(B, T, L)` as `(B, T, P)`, of each step the first `n_quantizers` `(B, T)` levels."""
         sums = self.embedding(x)
-        if depths is None:
+        if n_quantizers is None:
             return sums[-1]
-        return sums.gather(0, depths[None, ..., None].expand(1, -1, -1, self.features))[0]
+        return sums.gather(0, n_quantizers[None, ..., None].expand(1, -1, -1, self.features) - 1)[0]
 
-    def logits(self, context: torch.Tensor, known: torch.Tensor, levels: slice) -> torch.Tensor:
-        """Context `(N, W)` and partial sums `(L', N, P)` of the levels before, to logits `(L', N, V)`."""
-        mixed = self.mixed(context, known, self.level[levels, None])
+    def logits(self, context: torch.Tensor, partial: torch.Tensor, levels: slice) -> torch.Tensor:
+        """Return logits `(L', N, V)` for contexts `(N, W)` and the partial sums `(L', N, P)` of the levels before."""
+        mixed = self.mixed(context, partial, self.level[levels, None])
         if self.refining:
             logits = torch.bmm(mixed, self.out[levels])
         else:
@@ -345,37 +138,66 @@ class LevelHead(CodeHead):
         return logits.masked_fill(self.unused[levels, None], -torch.inf) if self.narrow else logits
 
     def nll(self, context: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Negative log-likelihood by level: context `(B, T, W)` and target `(B, T, L)` to `(B, T, L)`."""
-        known = F.pad(self.embedding(target)[:-1], (0, 0, 0, 0, 0, 0, 1, 0))  # level l knows the levels before it
-        logits = self.logits(context.flatten(0, 1), known.flatten(1, 2), slice(None))  # (L, B * T, V)
+        """Return the negative log-likelihood in nats by level, `(B, T, L)`: context `(B, T, W)`, target `(B, T, L)`."""
+        partial = F.pad(self.embedding(target)[:-1], (0, 0, 0, 0, 0, 0, 1, 0))  # of the levels before l
+        logits = self.logits(context.flatten(0, 1), partial.flatten(1, 2), slice(None))  # (L, B * T, V)
         classes = target.permute(2, 0, 1).flatten()
-        nats = F.cross_entropy(logits.float().flatten(0, 1), classes, reduction="none")
-        return nats.view(self.levels, *target.shape[:2]).permute(1, 2, 0)
+        nll = F.cross_entropy(logits.float().flatten(0, 1), classes, reduction="none")
+        return nll.view(self.levels, *target.shape[:2]).permute(1, 2, 0)
 
-    def temperature(self, how: Sampling, level: int) -> float:
-        """That of a level: a refined one and those that refine it have their own."""
-        return how.temperature * (how.of_level(level) if self.refining else 1.0)
+    def temperature(self, sampling: Sampling, level: int) -> float:
+        """Return the temperature of a level: coarse and fine ones differ where later levels refine the first."""
+        return sampling.temperature * (sampling.of_level(level) if self.refining else 1.0)
 
     def sample(
-        self, context: torch.Tensor, generator: torch.Generator | None, how: Sampling, allowed: torch.Tensor | None
+        self, context: torch.Tensor, generator: torch.Generator | None, sampling: Sampling, allowed: torch.Tensor | None
     ) -> torch.Tensor:
-        """Context `(B, W)` to a step `(B, L)`."""
-        known = context.new_zeros(1, len(context), self.features)
+        """Draw steps `(B, L)` from contexts `(B, W)`."""
+        partial = context.new_zeros(1, len(context), self.features)
         codes = []
         for level in range(self.levels):
-            logits = self.logits(context, known, slice(level, level + 1))[0]
+            logits = self.logits(context, partial, slice(level, level + 1))[0]
             if level == 0 and allowed is not None:
                 logits = logits.masked_fill(~allowed, -torch.inf)
-            codes.append(draw(logits, generator, self.temperature(how, level), how.top_p))
-            known = known + self.embedding.of(level, codes[-1])
+            codes.append(draw(logits, generator, self.temperature(sampling, level), sampling.top_p))
+            partial = partial + self.embedding.embed_level(level, codes[-1])
         return torch.stack(codes, dim=-1)
+
+    def graph(self, g: "Graph", context: str, weight: torch.Tensor, bias: torch.Tensor) -> str:
+        """Add the drawing of a step to a graph: input `noise` `(B, L * V)`, output `codes` `(B, L)`.
+
+        Args:
+            context: contexts `(B, W)`.
+            weight, bias: a linear map of a step's vector, `(R, P)` and `(R,)`, tabulated for each code.
+
+        Returns:
+            The linear map of the step that is drawn, `(B, R)`.
+        """
+        vectors = self.embedding.vectors * self.embedding.scale
+        partials, mapped = vectors @ self.partial_proj.weight.T, vectors @ weight.T  # (L, V, W) and (L, V, R)
+        mapped[0] += bias
+        codes, parts = [], []
+        for level, noise in enumerate(g.split("noise", [vectors.shape[1]] * self.levels)):
+            h = g.silu(g.plus(context, self.partial_proj.bias + self.level[level]))
+            inner = g.silu(g.normed_product(h, self.norm_in, self.inner.weight, self.inner.bias))
+            h = g.add("Sum", h, g.scaled_product(inner, self.outer.weight), g.constant(self.outer.bias))
+            if self.refining:
+                logits = g.normed_product(h, self.norm_out, self.out[level].T, None)
+            else:
+                masked = self.bias[level].masked_fill(self.unused[level], -torch.inf)
+                logits = g.normed_product(h, self.norm_out, self.embedding.vectors[level], masked)
+            codes.append(g.add("ArgMax", g.add("Add", logits, noise), axis=1))  # (B, 1)
+            context = g.add("Add", context, g.row(partials[level], codes[-1]))
+            parts.append(g.row(mapped[level], codes[-1]))
+        g.add("Concat", *codes, axis=1, to="codes")
+        return g.add("Sum", *parts)
 
 
 class SetHead(CodeHead):
-    """p(step | context) where a step is a set: its codes one after another in ascending order, then a stop.
+    """p(step | context) where a step is a set: its codes in ascending order, then a stop.
 
-    The levels share one alphabet. What may not follow has probability 0, so that every set has one way to be drawn, and
-    what comes after a stop costs nothing. Source: the factorisation is that of RNN-NADE (Boulanger-Lewandowski et al.,
+    The levels share one alphabet. Codes that may not follow have probability 0, so that every set is drawn in one way,
+    and nothing is scored after a stop. Source: the factorization is that of RNN-NADE (Boulanger-Lewandowski et al.,
     2012), over the notes that sound instead of over all notes.
     """
 
@@ -386,23 +208,23 @@ class SetHead(CodeHead):
         assert spec.ranks is not None
         self.register_buffer("ranks", spec.ranks.clone(), persistent=False)
         self.stop = int(spec.ranks.argmax())
-        self.vectors = nn.Parameter(torch.randn(len(spec.ranks), width) / math.sqrt(width))
+        self.vectors = normal(len(spec.ranks), width, deviation=width**-0.5)
         self.bias = nn.Parameter(torch.zeros(len(spec.ranks)))
 
-    def of(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes `(...)` to vectors `(..., W)`; a stop is nothing."""
+    def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return the vectors `(..., W)` of codes `(...)`; a stop has the vector 0."""
         vectors = F.embedding(codes, self.vectors) * math.sqrt(self.features)
         return vectors.masked_fill((codes == self.stop)[..., None], 0.0)
 
-    def embed(self, x: torch.Tensor, depths: torch.Tensor | None = None) -> torch.Tensor:
-        """Sets `(B, T, L)` to the sums of their vectors `(B, T, W)`; a set has no levels to leave out."""
-        return self.of(x).sum(2)
+    def embed(self, x: torch.Tensor, n_quantizers: torch.Tensor | None = None) -> torch.Tensor:
+        """Embed sets `(B, T, L)` as the sums of their vectors `(B, T, W)`; sets have no levels to leave out."""
+        return self.embed_codes(x).sum(2)
 
     def logits(
-        self, context: torch.Tensor, known: torch.Tensor, level: torch.Tensor, last: torch.Tensor | None
+        self, context: torch.Tensor, partial: torch.Tensor, level: torch.Tensor, last: torch.Tensor | None
     ) -> torch.Tensor:
-        """Context and partial sums `(N, W)`, level vectors `(N, W)` and the codes before `(N,)`, to logits `(N, V)`."""
-        logits = F.linear(self.mixed(context, known, level), self.vectors, self.bias)
+        """Return logits `(N, V)` for contexts, partial sums and level vectors `(N, W)`, and the codes before `(N,)`."""
+        logits = F.linear(self.mixed(context, partial, level), self.vectors, self.bias)
         if last is None:
             return logits
         lower = self.ranks <= self.ranks[last][:, None]
@@ -410,36 +232,36 @@ class SetHead(CodeHead):
         return logits.masked_fill(lower, -torch.inf)
 
     def nll(self, context: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Negative log-likelihood by level: context `(B, T, W)` and target `(B, T, L)` to `(B, T, L)`."""
-        known = F.pad(self.of(target).cumsum(2)[:, :, :-1], (0, 0, 1, 0))
-        nats = context.new_zeros(target.shape, dtype=torch.float32)
-        first = self.logits(context.flatten(0, 1), known[:, :, 0].flatten(0, 1), self.level[0], None)
-        nats[..., 0] = F.cross_entropy(first.float(), target[..., 0].flatten(), reduction="none").view(target.shape[:2])
-        lane, step, level = (target[:, :, :-1] != self.stop).nonzero(as_tuple=True)  # places with a code before them
+        """Return the negative log-likelihood in nats by level, `(B, T, L)`: context `(B, T, W)`, target `(B, T, L)`."""
+        partial = F.pad(self.embed_codes(target).cumsum(2)[:, :, :-1], (0, 0, 1, 0))
+        nll = context.new_zeros(target.shape, dtype=torch.float32)
+        first = self.logits(context.flatten(0, 1), partial[:, :, 0].flatten(0, 1), self.level[0], None)
+        nll[..., 0] = F.cross_entropy(first.float(), target[..., 0].flatten(), reduction="none").view(target.shape[:2])
+        row, step, level = (target[:, :, :-1] != self.stop).nonzero(as_tuple=True)  # places with a code before them
         here = self.logits(
-            context[lane, step], known[lane, step, level + 1], self.level[level + 1], target[lane, step, level]
+            context[row, step], partial[row, step, level + 1], self.level[level + 1], target[row, step, level]
         )
-        rest = F.cross_entropy(here.float(), target[lane, step, level + 1], reduction="none")
-        return nats.index_put((lane, step, level + 1), rest)
+        rest = F.cross_entropy(here.float(), target[row, step, level + 1], reduction="none")
+        return nll.index_put((row, step, level + 1), rest)
 
     def sample(
-        self, context: torch.Tensor, generator: torch.Generator | None, how: Sampling, allowed: torch.Tensor | None
+        self, context: torch.Tensor, generator: torch.Generator | None, sampling: Sampling, allowed: torch.Tensor | None
     ) -> torch.Tensor:
-        """Context `(B, W)` to a step `(B, L)`."""
-        known = torch.zeros_like(context)
+        """Draw steps `(B, L)` from contexts `(B, W)`."""
+        partial = torch.zeros_like(context)
         codes: list[torch.Tensor] = []
         for level in range(self.levels):
-            logits = self.logits(context, known, self.level[level], codes[-1] if codes else None)
-            codes.append(draw(logits, generator, how.temperature, how.top_p))
-            known = known + self.of(codes[-1])
+            logits = self.logits(context, partial, self.level[level], codes[-1] if codes else None)
+            codes.append(draw(logits, generator, sampling.temperature, sampling.top_p))
+            partial = partial + self.embed_codes(codes[-1])
         return torch.stack(codes, dim=-1)
 
 
 class RegressionHead(nn.Module):
-    """The literal baseline of the field: the next frame is regressed by squared error, and its mean is what is emitted.
+    """Regresses the next frame by squared error and emits its mean: the common baseline of the field.
 
-    Frames are standardised value by value. The nats are those of a Gaussian of unit deviation around the output, so
-    that their gradient is that of the squared error.
+    Frames are standardized value by value. The loss is the negative log-likelihood of a Gaussian of unit deviation
+    around the output, which has the gradient of the squared error.
     """
 
     mean: torch.Tensor
@@ -454,80 +276,86 @@ class RegressionHead(nn.Module):
         self.register_buffer("deviation", spec.deviation.clone())
         self.out = nn.Linear(width, self.features)
 
-    def embed(self, x: torch.Tensor, depths: torch.Tensor | None = None) -> torch.Tensor:
-        """Frames `(B, T, F)`, standardised; there are no levels to leave out."""
+    def embed(self, x: torch.Tensor, n_quantizers: torch.Tensor | None = None) -> torch.Tensor:
+        """Standardize frames `(B, T, F)`; frames have no levels to leave out."""
         return (x - self.mean) / self.deviation
 
     def nll(self, context: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Context `(B, T, W)` and target `(B, T, F)` to `(B, T, 1)`."""
+        """Return the negative log-likelihood in nats, `(B, T, 1)`: context `(B, T, W)`, target `(B, T, F)`."""
         error = self.embed(target) - self.out(context).float()
         return 0.5 * (error.square() + math.log(2 * math.pi)).sum(-1, keepdim=True)
 
     def sample(
-        self, context: torch.Tensor, generator: torch.Generator | None, how: Sampling, allowed: torch.Tensor | None
+        self, context: torch.Tensor, generator: torch.Generator | None, sampling: Sampling, allowed: torch.Tensor | None
     ) -> torch.Tensor:
-        """Context `(B, W)` to a frame `(B, F)`: the mean, whatever the temperature; magnitudes stay positive."""
+        """Return the mean frames `(B, F)` of contexts `(B, W)` at any temperature; magnitudes are at least 0."""
         frame = self.out(context).float() * self.deviation + self.mean
         magnitude, phase = frame.chunk(2, dim=-1)
         return torch.cat([magnitude.clamp(min=0), phase], dim=-1)
 
 
 class SequenceModel(nn.Module):
-    """A backbone between an embedding and a head, both given by the stream.
+    """A backbone between an embedding and a head; the stream decides both of these.
 
     Args:
-        spec: of the stream.
-        backbone: from `MODELS`.
+        spec: shape of the stream.
+        backbone: an instance of a class in `MODELS`.
         head_width: W, width of the context.
-        code_dropout: share of training lanes that hear only coarse levels.
+        quantizer_dropout: fraction of training rows, 0 to 1, that see only coarse levels.
     """
 
-    def __init__(self, spec: StreamSpec, backbone: Backbone, head_width: int, code_dropout: float) -> None:
+    def __init__(self, spec: StreamSpec, backbone: Backbone, head_width: int, quantizer_dropout: float) -> None:
         super().__init__()
-        self.spec, self.backbone, self.code_dropout = spec, backbone, code_dropout
+        self.spec, self.backbone, self.quantizer_dropout = spec, backbone, quantizer_dropout
         kind = RegressionHead if spec.continuous else LevelHead if spec.ranks is None else SetHead
         self.head: RegressionHead | LevelHead | SetHead = kind(spec, head_width)
-        self.enter = nn.Linear(self.head.features, backbone.width)
+        self.in_proj = nn.Linear(self.head.features, backbone.width)
         self.norm = nn.LayerNorm(backbone.width)
-        self.leave = nn.Linear(backbone.width, head_width)
-        self.skip = nn.Linear(self.head.features, head_width)
+        self.out_proj = nn.Linear(backbone.width, head_width)
+        self.skip_proj = nn.Linear(self.head.features, head_width)
         self.ending = nn.Linear(head_width, 1)
-        nn.init.constant_(self.ending.bias, RARE)
-        self.begin = nn.Parameter(torch.zeros(head_width))
+        nn.init.constant_(self.ending.bias, RARE_LOGIT)
+        self.bos = nn.Parameter(torch.zeros(head_width))
+        self.register_load_state_dict_pre_hook(rename_old_parameters)
 
     def initial_state(self, batch: int) -> State:
-        """The state before a piece begins; every tensor has the batch first."""
+        """Return the state before a piece begins; every tensor has the batch as its first axis."""
         return self.backbone.initial_state(batch)
 
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
-        """Take up the weights of a model of this shape; what belongs to the stream stays as this one's stream says.
+        """Load weights, but keep this model's own buffers: codebook geometry and normalization.
 
         Raises:
             RuntimeError: a weight is missing, unknown or of another shape.
         """
-        fitted = {name for name, _ in self.named_buffers()}
-        own = {name: tensor for name, tensor in self.state_dict().items() if name in fitted}
-        self.load_state_dict({name: tensor for name, tensor in weights.items() if name not in fitted} | own)
+        buffers = {name for name, _ in self.named_buffers()}
+        own = {name: tensor for name, tensor in self.state_dict().items() if name in buffers}
+        self.load_state_dict({name: tensor for name, tensor in weights.items() if name not in buffers} | own)
 
-    def reset(self, state: State, first: torch.Tensor) -> State:
-        """The state with the lanes where `first` `(B,)` is true set back to the beginning."""
-        begin = self.initial_state(len(first))
+    def reset(self, state: State, is_start: torch.Tensor) -> State:
+        """Return the state with the rows where `is_start` `(B,)` is true set back to the beginning of a piece."""
+        begin = self.initial_state(len(is_start))
         return tuple(
-            torch.where(first.view(-1, *[1] * (old.dim() - 1)), new, old) for old, new in zip(state, begin, strict=True)
+            torch.where(is_start.view(-1, *[1] * (old.dim() - 1)), new, old)
+            for old, new in zip(state, begin, strict=True)
         )
 
-    def depths(self, lanes: int, steps: int) -> torch.Tensor | None:
-        """How much of each step is heard in training, drawn by `code_dropout`: `(B, T)`, or None where all is."""
-        return self.head.depths(lanes, steps, self.code_dropout) if isinstance(self.head, LevelHead) else None
+    def sample_n_quantizers(self, rows: int, steps: int) -> torch.Tensor | None:
+        """Draw the number of levels of each training step that the model sees, `(B, T)`; None means all."""
+        if not isinstance(self.head, LevelHead):
+            return None
+        return self.head.sample_n_quantizers(rows, steps, self.quantizer_dropout)
 
-    def forward(self, x: torch.Tensor, state: State, depths: torch.Tensor | None = None) -> tuple[torch.Tensor, State]:
-        """Steps `(B, T, L)` or `(B, T, F)` to contexts `(B, T, W)` for the steps after them."""
-        vectors = self.head.embed(x, depths)
-        hidden, state = self.backbone(self.enter(vectors), state)
-        return self.leave(self.norm(hidden)) + self.skip(vectors), state
+    def forward(
+        self, x: torch.Tensor, state: State, n_quantizers: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, State]:
+        """Process steps `(B, T, L)` or `(B, T, F)`; return the contexts `(B, T, W)` of the steps after them."""
+        vectors = self.head.embed(x, n_quantizers)
+        hidden, state = self.backbone(self.in_proj(vectors), state)
+        return self.out_proj(self.norm(hidden)) + self.skip_proj(vectors), state
 
     def step(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        """One step `(B, L)` or `(B, F)` to its context `(B, W)`."""
+        """Process one step `(B, L)` or `(B, F)`; return the context `(B, W)` of the next one."""
         context, state = self(x[:, None], state)
         return context[:, 0], state
 
@@ -537,69 +365,83 @@ class SequenceModel(nn.Module):
         target: torch.Tensor,
         state: State,
         ends: torch.Tensor | None = None,
-        depths: torch.Tensor | None = None,
+        n_quantizers: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, State]:
-        """Negative log-likelihood of what follows each step, by level: `(B, T, L)` (one level for a continuous stream).
+        """Return the negative log-likelihood in nats of the step after each step, `(B, T, L)`, and the state.
 
-        With `ends` `(B, T)`, whether the piece goes on is part of the first level, and an end has no target. `depths`
-        `(B, T)` is what is heard of each step.
+        A continuous stream has one level.
+
+        Args:
+            ends: where pieces end, `(B, T)` bool. Whether a piece goes on is then scored with the first level, and an
+                end has no target.
+            n_quantizers: number of levels of each step that the model sees, `(B, T)`.
         """
-        context, state = self(x, state, depths)
-        nats = self.head.nll(context, target)
+        context, state = self(x, state, n_quantizers)
+        nll = self.head.nll(context, target)
         if ends is None:
-            return nats, state
+            return nll, state
         event = F.binary_cross_entropy_with_logits(self.end_logit(context), ends.float(), reduction="none")
-        nats = nats.masked_fill(ends[..., None], 0.0)
-        return torch.cat([nats[..., :1] + event[..., None], nats[..., 1:]], dim=-1), state
+        nll = nll.masked_fill(ends[..., None], 0.0)
+        return torch.cat([nll[..., :1] + event[..., None], nll[..., 1:]], dim=-1), state
 
     def end_logit(self, context: torch.Tensor) -> torch.Tensor:
-        """Logit of the probability that the piece ends after the step that a context follows, `(..., W)` to `(...)`."""
+        """Return the logit `(...)` of the probability that a piece ends here, for contexts `(..., W)`."""
         return self.ending(context)[..., 0].float()
 
-    def ends(self, context: torch.Tensor, *, generator: torch.Generator | None, how: Sampling) -> torch.Tensor:
-        """Draw whether the piece ends here, `(B, W)` to `(B,)` bool; at temperature 0, whether that is likelier."""
+    def sample_ending(
+        self, context: torch.Tensor, *, generator: torch.Generator | None, sampling: Sampling
+    ) -> torch.Tensor:
+        """Draw whether pieces end at contexts `(B, W)`, `(B,)` bool; at temperature 0, whether that is likelier."""
         probability = self.end_logit(context).sigmoid()
-        if how.temperature == 0:
+        if sampling.temperature == 0:
             return probability > 0.5
         return torch.rand(probability.shape, generator=generator, device=probability.device) < probability
 
     @torch.no_grad()
     def init_bias_from_counts(self, counts: torch.Tensor) -> None:
-        """Begin with the frequencies of the codes, where a head has a bias for them: `counts` `(L, V)`.
+        """Set the head's bias, where it has one, to the log frequencies of the codes: `counts` `(L, V)`.
 
-        What never occurs in training is so unlikely from the start, and need not be unlearned.
+        Codes that training never meets are then unlikely from the start and need not be unlearned.
         """
         if isinstance(self.head, LevelHead | SetHead) and hasattr(self.head, "bias"):
             counts = counts.sum(0) if self.head.bias.dim() == 1 else counts
-            self.head.bias.copy_(((counts + UNSEEN) / (counts.sum(-1, keepdim=True) + UNSEEN)).log())
+            self.head.bias.copy_(((counts + UNSEEN_COUNT) / (counts.sum(-1, keepdim=True) + UNSEEN_COUNT)).log())
 
-    def opening(self, batch: int) -> torch.Tensor:
-        """The context of a piece's first step, `(B, W)`."""
-        return self.begin.expand(batch, -1)
+    def bos_context(self, batch: int) -> torch.Tensor:
+        """Return the context of a piece's first step, `(B, W)`."""
+        return self.bos.expand(batch, -1)
 
     def sample(
         self,
         context: torch.Tensor,
         *,
         generator: torch.Generator | None = None,
-        how: Sampling | None = None,
+        sampling: Sampling | None = None,
         allowed: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Draw the next step from contexts `(B, W)`; on the first level only codes `allowed`, `(B, V)` bool."""
-        return self.head.sample(context, generator, how or Sampling(), allowed)
+        return self.head.sample(context, generator, sampling or Sampling(), allowed)
 
     @property
-    def steps_in_one_call(self) -> bool:
-        """Whether `onnx_step` has a graph of its step."""
+    def has_step_graph(self) -> bool:
+        """Whether `generation.step_graph` can build a graph of a step."""
         free = self.spec.follows is None and self.spec.opens is None
         return isinstance(self.backbone, Lstm) and isinstance(self.head, LevelHead) and free
 
     def summary(self) -> list[str]:
-        """Its parts in words: name, kind, size."""
+        """Return one line per part: name, class and number of weights."""
         parts = [(name, child) for name, child in self.named_children() if name != "backbone"]
         parts[1:1] = [(f"backbone.{name}", child) for name, child in self.backbone.named_children()]
         counts = [(name, child, sum(p.numel() for p in child.parameters())) for name, child in parts]
         return [f"{name:<20} {type(child).__name__:<14} {count:>12,}" for name, child, count in counts if count]
+
+
+def rename_old_parameters(model: nn.Module, weights: dict[str, torch.Tensor], prefix: str, *_: object) -> None:
+    """Rename the parameters of an older state before a model loads them."""
+    for name in list(weights):
+        for old, new in RENAMED.items():
+            if f"{name}.".startswith(f"{prefix}{old}."):
+                weights[prefix + new + name.removeprefix(prefix + old)] = weights.pop(name)
 
 
 MODELS: dict[str, Callable[..., Backbone]] = {
@@ -610,39 +452,28 @@ MODELS: dict[str, Callable[..., Backbone]] = {
 }
 
 
-def least_size(section: Architecture, spec: StreamSpec | None = None) -> tuple[int, int]:
-    """Numbers that a model's weights and the state of one lane hold at least: biases and norms are left out.
+def build_model(section: Architecture, spec: StreamSpec) -> SequenceModel:
+    """Build the model that an architecture section describes, for a stream."""
+    return SequenceModel(spec, MODELS[section.kind](section), section.head_width, section.code_dropout)
 
-    Without a stream, those of the backbone alone. For refusing what no memory holds before anything is allocated.
+
+def model_size(section: Architecture, spec: StreamSpec | None = None) -> tuple[int, int]:
+    """Return the numbers of weights and of state values per batch row, without allocating memory for them.
+
+    Without a stream, those of the backbone alone.
     """
-    h, layers = section.hidden, section.layers
-    match section:
-        case LstmSection():
-            weights, lane = 8 * layers * h * h, 2 * layers * h + ONSETS * section.onset_memory
-            weights += ONSETS * h * (section.onset_memory + 1) if section.onset_memory else 0
-        case ConvSection():
-            weights, lane = layers * (section.kernel + 1) * h * h, (section.kernel - 1) * (2**layers - 1) * h
-        case MlpSection():
-            weights, lane = (section.window + layers - 1) * h * h, (section.window - 1) * h
-        case TransformerSection():
-            weights, lane = 12 * layers * h * h, 2 * layers * (section.context - 1) * h
-    if spec is not None:
-        read = spec.features if spec.continuous else max(spec.vocabulary) * (spec.levels if spec.ranks is None else 1)
-        weights += section.head_width * (h + read)
-    return weights, lane
+    with torch.device("meta"):
+        model = MODELS[section.kind](section) if spec is None else build_model(section, spec)
+        state = model.initial_state(1)
+    return sum(weight.numel() for weight in model.parameters()), sum(tensor.numel() for tensor in state)
 
 
 def check_fits(weights: dict[str, torch.Tensor], section: Architecture, spec: StreamSpec) -> None:
-    """Refuse weights that are too few for the model of a section, before anything is allocated for it.
+    """Refuse weights that are too few for a section's model, before memory is allocated for it.
 
     Raises:
-        ValueError: so many numbers are not there.
+        ValueError: there are fewer numbers than the model has.
     """
-    least, found = least_size(section, spec)[0], sum(tensor.numel() for tensor in weights.values())
-    if found < least:
-        raise ValueError(f"{found:,} weights, where the model has {least:,} or more")
-
-
-def build_model(section: Architecture, spec: StreamSpec) -> SequenceModel:
-    """The model that an architecture section describes, for a stream."""
-    return SequenceModel(spec, MODELS[section.kind](section), section.head_width, section.code_dropout)
+    needed, found = model_size(section, spec)[0], sum(tensor.numel() for tensor in weights.values())
+    if found < needed:
+        raise ValueError(f"{found:,} weights, where the model has {needed:,}")

@@ -1,11 +1,11 @@
-"""Predictor: load a model, prime it with a prompt, step, decode. No printing, no arguments.
+"""Predictor: load a model, process a prompt, draw steps, decode them. It prints nothing and parses no arguments.
 
     predictor = Predictor.load(Path("model.json"))
     take = predictor.take(predictor.prompt(Path("song.musicxml")), seed=1)
     audio = np.concatenate([*take.samples(500), take.finish()])     # of a model of sound
     song = take.song(500)                                            # of a model of notes
 
-It needs the metadata file and the state file beside it, nothing else: no corpus, and not the device of the training.
+It needs only the metadata file and the state file beside it: no corpus, and no GPU if training had one.
 """
 
 import math
@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -23,46 +23,54 @@ import corpus
 from continuo.audio.piece import Piece
 from continuo.model import checkpoint, metadata
 from continuo.model.sampling import Sampling
+from continuo.score.synth import render
 from continuo.symbolic.song import Song
 from continuo.system.workers import prefetch
 from featurizer import FEATURIZERS, Featurizer, NotesFeaturizer, StftFeaturizer
-from generation import AT_ONCE, Lane, StreamBatch, single_stream
-from model_definition import LevelHead, SequenceModel, build_model, check_fits
-from onnx_step import Steps, flat_state, step_graph
+from generation import STEPS_PER_CALL, StepRunner, Stream, StreamBatch, flat_state, single_stream, step_graph
+from model_definition import LevelHead, SequenceModel, State, build_model, check_fits
 
 Arrays = dict[str, np.ndarray]
-PRIME_STEPS = 4096  # steps of a prompt that are heard at once
-AHEAD = 4  # times `AT_ONCE` steps that are drawn while those before them are decoded
-MIN_S = 2.0  # of a continuation: prompts often close with a cadence, and what is asked for is how the music goes on
+Prompt = Piece | Song
+PRIME_STEPS = 4096  # steps of a prompt that the model processes in one call
+AHEAD = 4  # multiples of `STEPS_PER_CALL` steps that are drawn while earlier ones are decoded
+MIN_CONTINUATION_S = 2.0  # no piece ends earlier: prompts often close with a cadence, and users want more music
+BLOCK_SAMPLES = 1 << 18  # samples of the prompt in one block
 
 
 class Predictor:
     """A trained model, ready to continue prompts.
 
     Attributes:
-        section: the metadata that the state was trained with.
-        sampling: how steps are drawn where nothing else is asked for.
+        metadata: the metadata that the state was trained with.
+        sampling: the default temperatures and top-p.
         step: training step of the state.
-        weights_step: of the weights that are used: the average of now while held-out nats still fall, the best after.
+        weights_step: training step of the weights in use: the latest average while the held-out loss still falls,
+            else the best one.
     """
+
+    featurizer: Featurizer[Any]  # of pieces or of songs
 
     def __init__(
         self, featurizer: Featurizer[Any], model: SequenceModel, device: torch.device, facts: checkpoint.Facts
     ) -> None:
-        self.featurizer, self.model, self.device = featurizer, model.to(device).eval(), device
-        self.facts, self.metadata = facts, metadata.Metadata.model_validate(facts["metadata"])
+        self.featurizer = featurizer
+        self.model = model.to(device).eval()
+        self.device = device
+        self.facts = facts
+        self.metadata = metadata.Metadata.model_validate(facts["metadata"])
         self.sampling = Sampling(**self.metadata.sampling.model_dump())
         progress = facts["progress"]
         self.step = progress.step
-        now = checkpoint.weights_prefix(progress) == "average" or progress.best_step is None
-        self.weights_step = self.step if now else progress.best_step
+        best_step = None if checkpoint.weights_prefix(progress) == "average" else progress.best_step
+        self.weights_step = self.step if best_step is None else best_step
 
     @classmethod
     def load(cls, meta_path: Path, device: torch.device | None = None) -> "Predictor":
-        """The model that a metadata file describes, from the state file that it names.
+        """Load the model that a metadata file describes, from the state file that it names.
 
         Raises:
-            ValueError: either file is missing, damaged, or they do not belong together.
+            ValueError: a file is missing or damaged, or the two do not belong together.
         """
         meta = metadata.load(meta_path)
         path = metadata.state_path(meta, meta_path)
@@ -75,20 +83,20 @@ class Predictor:
         fitted = checkpoint.under_prefix("featurizer", tensors)
         weights = checkpoint.under_prefix(checkpoint.weights_prefix(facts["progress"]), tensors)
         try:
-            predictor = cls.of(facts, fitted, weights, device or torch.device("cpu"))
+            predictor = cls.from_tensors(facts, fitted, weights, device or torch.device("cpu"))
         except checkpoint.STATE_MISMATCH_ERRORS as error:
             raise checkpoint.mismatch_error(path, error) from None
         predictor.sampling = Sampling(**meta.sampling.model_dump())
         return predictor
 
     @classmethod
-    def of(
+    def from_tensors(
         cls, facts: checkpoint.Facts, fitted: checkpoint.Tensors, weights: checkpoint.Tensors, device: torch.device
     ) -> "Predictor":
-        """The model that a state's facts describe, from the featurizer's tensors and its own.
+        """Build a predictor from a state's facts, the featurizer's tensors and the model's weights.
 
         Raises:
-            Exception: of `checkpoint.STATE_MISMATCH_ERRORS`, where they are not what the facts say.
+            Exception: one of `checkpoint.STATE_MISMATCH_ERRORS`, where the tensors do not match the facts.
         """
         saved = metadata.Metadata.model_validate(facts["metadata"])
         featurizer = FEATURIZERS[saved.representation.kind](saved.representation, saved.corpus.sample_rate_hz)
@@ -98,17 +106,17 @@ class Predictor:
         model.load_weights(weights)
         return cls(featurizer, model, device, facts)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """For other processes: what it is made of, as arrays; the graph of the steps they make themselves."""
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the predictor for another process: facts and arrays. That process builds its own step graph."""
         parts = self.featurizer.state(), self.model.state_dict()
         arrays = [{name: tensor.cpu().numpy() for name, tensor in part.items()} for part in parts]
-        return _remade, (self.facts, *arrays, self.device.type, self.sampling)
+        return _rebuilt, (self.facts, *arrays, self.device.type, self.sampling)
 
     @cached_property
-    def steps(self) -> Steps | None:
-        """The model's step as one call; None where it has none, and the model itself steps."""
-        one_call = self.device.type == "cpu" and self.model.steps_in_one_call
-        return Steps(step_graph(self.model)) if one_call else None
+    def runner(self) -> StepRunner | None:
+        """The graph that draws many steps in one call; None where the model has none and steps by itself."""
+        has_graph = self.device.type == "cpu" and self.model.has_step_graph
+        return StepRunner(step_graph(self.model)) if has_graph else None
 
     @property
     def sample_rate_hz(self) -> int:
@@ -120,101 +128,137 @@ class Predictor:
 
     @property
     def modality(self) -> str:
-        """Sound or notes, as the featurizer does."""
+        """What the model continues: "sound" or "notes"."""
         return self.featurizer.modality
 
-    def prompt(self, path: Path, *, expressive: bool = False, ring_out: bool = False) -> Any:
-        """A score, MIDI or audio file as a prompt: a `Piece`, rendered as the model's corpus was, or a `Song`.
+    def prompt(self, path: Path, *, expressive: bool = False, ring_out: bool = False) -> Prompt:
+        """Read a score, MIDI or audio file as a prompt: a `Piece`, rendered as the corpus was, or a `Song`.
+
+        Args:
+            expressive: let rit., accel. and fermatas of a score change the beat.
+            ring_out: keep the sound after the last note of a score.
 
         Raises:
-            ValueError: it cannot be continued, with the reason.
+            ValueError: the file cannot be continued, with the reason.
         """
         if self.modality == "notes":
             return corpus.load_prompt_song(path)
         return corpus.load_prompt(path, self.metadata.corpus, ring_out=ring_out)
 
-    def out_of_range(self, prompt: Any) -> int:
-        """How many notes of a prompt the model does not know, and hears an octave or more away."""
+    def out_of_range(self, prompt: Prompt) -> int:
+        """Return the number of notes of a prompt that the model does not know, and takes from another octave."""
         return self.featurizer.out_of_range(prompt)
 
-    def take(self, prompt: Any, *, seed: int = 0, how: Sampling | None = None, until_end: bool = False) -> Any:
-        """A continuation of `prompt`, or a piece of its own where that is None; the same seed gives the same one.
+    def render(self, song: Song) -> np.ndarray:
+        """Render a song with the model's sample rate and SoundFont, float32 `(N,)`."""
+        font = self.metadata.corpus.soundfont
+        return render(song.performance(), self.sample_rate_hz, soundfont=Path(font).expanduser() if font else None)
 
-        Where the model ends the piece, after two seconds at the earliest, another one begins, or, `until_end`, nothing
-        more comes.
+    @overload
+    def take(
+        self, prompt: Piece, *, seed: int = 0, sampling: Sampling | None = None, until_end: bool = False
+    ) -> "SoundTake": ...
+    @overload
+    def take(
+        self, prompt: Song, *, seed: int = 0, sampling: Sampling | None = None, until_end: bool = False
+    ) -> "SongTake": ...
+    @overload
+    def take(
+        self, prompt: Prompt | None, *, seed: int = 0, sampling: Sampling | None = None, until_end: bool = False
+    ) -> "SoundTake | SongTake": ...
+    def take(
+        self, prompt: Prompt | None, *, seed: int = 0, sampling: Sampling | None = None, until_end: bool = False
+    ) -> "SoundTake | SongTake":
+        """Begin a continuation of `prompt`, or a new piece where that is None. The same seed gives the same steps.
 
-        Returns:
-            A `SoundTake`, or, from a model of notes, a `SongTake`.
+        Where the model ends the piece, after two seconds at the earliest, another one begins, or, with `until_end`,
+        the take stops.
 
         Raises:
             ValueError: the prompt is shorter than a step.
         """
-        return self.takes(prompt, [seed], how=how, until_end=until_end)[0]
+        return self.takes(prompt, [seed], sampling=sampling, until_end=until_end)[0]
 
     def takes(
-        self, prompt: Any, seeds: Sequence[int], *, how: Sampling | None = None, until_end: bool = False
-    ) -> list[Any]:
-        """Takes of one prompt, drawn side by side; each is the one that `take` gives for its seed."""
-        how = how or self.sampling
-        heard = None if prompt is None else self.featurizer.encode_prompt(prompt)
-        kind = SongTake if isinstance(self.featurizer, NotesFeaturizer) else SoundTake
-        return [kind(self, prompt, heard, lane, until_end) for lane in self._lanes(heard, seeds, how)]
+        self,
+        prompt: Prompt | None,
+        seeds: Sequence[int],
+        *,
+        sampling: Sampling | None = None,
+        until_end: bool = False,
+    ) -> "Sequence[SoundTake | SongTake]":
+        """Begin takes of one prompt that are drawn together. Each is the one that `take` gives for its seed."""
+        codes = None if prompt is None else self.featurizer.encode_prompt(prompt)
+        streams = self._streams(codes, seeds, sampling or self.sampling)
+        if isinstance(self.featurizer, NotesFeaturizer):
+            assert not isinstance(prompt, Piece)
+            return [SongTake(self, prompt, codes, stream, until_end) for stream in streams]
+        assert not isinstance(prompt, Song)
+        return [SoundTake(self, prompt, stream, until_end) for stream in streams]
 
-    def _lanes(self, heard: torch.Tensor | None, seeds: Sequence[int], how: Sampling) -> list[Lane]:
-        context, state = self._primed(heard)
-        least = math.ceil(MIN_S * self.steps_per_second)
-        if self.steps is None or how.top_p < 1:
-            return [single_stream(self.model, context, state, seed=seed, how=how, least=least) for seed in seeds]
-        together = StreamBatch(self.steps, flat_state(context, state), seeds, self.temperatures(how), least)
-        return [together.lane(number) for number in range(len(seeds))]
+    def _streams(self, prompt_codes: torch.Tensor | None, seeds: Sequence[int], sampling: Sampling) -> list[Stream]:
+        context, state = self._primed(prompt_codes)
+        min_steps = math.ceil(MIN_CONTINUATION_S * self.steps_per_second)
+        if self.runner is None or sampling.top_p < 1:
+            return [
+                single_stream(self.model, context, state, seed=seed, sampling=sampling, min_steps=min_steps)
+                for seed in seeds
+            ]
+        flat = flat_state(self.model, context, state)
+        batch = StreamBatch(self.runner, flat, seeds, self.temperatures(sampling), min_steps)
+        return [batch.stream(row) for row in range(len(seeds))]
 
-    def temperatures(self, how: Sampling) -> list[float]:
-        """Of each level of a step; none where steps have no levels."""
+    def temperatures(self, sampling: Sampling) -> list[float]:
+        """Return the temperature of each level of a step; an empty list for steps without levels."""
         head = self.model.head
-        return [head.temperature(how, level) for level in range(head.levels)] if isinstance(head, LevelHead) else []
+        if not isinstance(head, LevelHead):
+            return []
+        return [head.temperature(sampling, level) for level in range(head.levels)]
 
-    def opening(self) -> np.ndarray:
-        """The `state` of the step's graph before a piece begins, `(1, S)`."""
-        return flat_state(*self._primed(None))
+    def first_state(self) -> np.ndarray:
+        """Return the `state` input of the step's graph before a piece begins, `(1, S)`."""
+        return flat_state(self.model, *self._primed(None))
 
     @torch.inference_mode()
-    def _primed(self, heard: torch.Tensor | None) -> tuple[torch.Tensor, Any]:
-        """The context `(1, W)` after a prompt's last step, or of a piece's first one, and the state."""
-        context, state = self.model.opening(1), self.model.initial_state(1)
-        if heard is not None:
-            for part in heard.to(self.device).split(PRIME_STEPS):
+    def _primed(self, prompt_codes: torch.Tensor | None) -> tuple[torch.Tensor, State]:
+        """Return the context `(1, W)` of the first step to draw, and the model's state before it."""
+        context, state = self.model.bos_context(1), self.model.initial_state(1)
+        if prompt_codes is not None:
+            for part in prompt_codes.to(self.device).split(PRIME_STEPS):
                 contexts, state = self.model(part[None], state)
                 context = contexts[:, -1]
         return context, state
 
 
-def _remade(facts: checkpoint.Facts, fitted: Arrays, weights: Arrays, device: str, sampling: Sampling) -> Predictor:
-    as_tensors = lambda arrays: {name: torch.from_numpy(array) for name, array in arrays.items()}  # noqa: E731
-    predictor = Predictor.of(facts, as_tensors(fitted), as_tensors(weights), torch.device(device))
+def _rebuilt(facts: checkpoint.Facts, fitted: Arrays, weights: Arrays, device: str, sampling: Sampling) -> Predictor:
+    """Build a predictor from the parts that `Predictor.__reduce__` pickles."""
+    state, model = ({name: torch.from_numpy(array) for name, array in arrays.items()} for arrays in (fitted, weights))
+    predictor = Predictor.from_tensors(facts, state, model, torch.device(device))
     predictor.sampling = sampling
     return predictor
 
 
 class Take:
-    """One continuation while it is made: the steps that a model draws.
+    """One continuation while it is made.
 
     Attributes:
-        made: how many.
+        made: number of steps drawn so far.
         endings: seconds after the prompt at which the model ended a piece.
+        ended_at: the same places in steps.
     """
 
-    def __init__(
-        self, predictor: Predictor, prompt: Any, heard: torch.Tensor | None, lane: Lane, until_end: bool
-    ) -> None:
-        self.featurizer, self.prompt, self.heard, self.lane = predictor.featurizer, prompt, heard, lane
-        self.steps_per_second, self.until_end, self.made = predictor.steps_per_second, until_end, 0
+    def __init__(self, predictor: Predictor, stream: Stream, until_end: bool) -> None:
+        self.stream = stream
+        self.until_end = until_end
+        self.steps_per_second = predictor.steps_per_second
+        self.made = 0
         self.endings: list[float] = []
-        self.ended_at: list[int] = []  # the same in steps
+        self.ended_at: list[int] = []
 
     def steps(self, count: int) -> Iterator[torch.Tensor]:
-        """Draw `count` more steps, `(L,)` or `(F,)` each, on the CPU; fewer where the piece ends, `until_end`."""
-        for step, ended in islice(self.lane, count):
-            if ended:
+        """Draw `count` more steps, `(L,)` or `(F,)` each, on the CPU; fewer where the piece ends, with `until_end`."""
+        for step, starts_new_piece in islice(self.stream, count):
+            if starts_new_piece:
                 self.endings.append(self.made / self.steps_per_second)
                 self.ended_at.append(self.made)
                 if self.until_end:
@@ -224,66 +268,83 @@ class Take:
 
 
 class SoundTake(Take):
-    """A continuation as sound, ready as far as its steps are drawn.
+    """A continuation as sound, decoded while its steps are drawn.
 
-    Samples come at the loudness of the prompt. They begin `overlap_samples` before the prompt's end, in whose place
-    they stand: prompt and continuation are overlap-added like any two frames. What comes out does not depend on how
-    many steps are asked for at once.
+    Samples have the loudness of the prompt. The first `overlap_samples` of them replace the end of the prompt, because
+    prompt and continuation are overlap-added like any two frames. The samples do not depend on how many steps are
+    requested at once.
     """
 
-    def __init__(
-        self, predictor: Predictor, prompt: Piece | None, heard: torch.Tensor | None, lane: Lane, until_end: bool
-    ) -> None:
-        super().__init__(predictor, prompt, heard, lane, until_end)
+    def __init__(self, predictor: Predictor, prompt: Piece | None, stream: Stream, until_end: bool) -> None:
+        super().__init__(predictor, stream, until_end)
         assert isinstance(predictor.featurizer, StftFeaturizer)
+        self.prompt = prompt
         self.decoder = predictor.featurizer.decoder(prompt)
         self.overlap_samples = self.decoder.overlap_samples
         self.gain = np.float32(1.0 if prompt is None else prompt.gain)
 
     def samples(self, count: int) -> Iterator[np.ndarray]:
-        """Draw `count` more steps as audio: the samples that became final, float32, some blocks possibly empty.
+        """Draw `count` more steps as audio: blocks of finished samples, float32, some of them empty.
 
-        The next steps are drawn while these are decoded.
+        A thread draws the next steps while these are decoded.
         """
-        for step in prefetch(self.steps(count), AT_ONCE, AHEAD):
+        for step in prefetch(self.steps(count), STEPS_PER_CALL, AHEAD):
             yield self.decoder.push(step) / self.gain
 
     def finish(self) -> np.ndarray:
-        """The samples that were still open; the last half window fades out."""
+        """Return the samples that were not finished yet; the last half window fades out."""
         return self.decoder.finish() / self.gain
 
 
 class SongTake(Take):
     """A continuation as notes."""
 
+    def __init__(
+        self,
+        predictor: Predictor,
+        prompt: Song | None,
+        prompt_codes: torch.Tensor | None,
+        stream: Stream,
+        until_end: bool,
+    ) -> None:
+        super().__init__(predictor, stream, until_end)
+        assert isinstance(predictor.featurizer, NotesFeaturizer)
+        self.prompt = prompt
+        self.prompt_codes = prompt_codes
+        self.featurizer = predictor.featurizer
+
     def song(self, count: int, report: Callable[[int], object] = lambda made: None) -> Song:
-        """The prompt as it is and `count` more steps after it, or the new steps alone where nothing was prompted.
+        """Draw `count` more steps and return the unchanged prompt with them, or the new steps alone without a prompt.
 
-        `report` is called after each step, with the number of those made.
+        The tempo, the meters and the instrument of the prompt are kept where the steps define none of their own.
 
-        The tempo, the meters and the instrument of the prompt are kept, where the steps hold none of their own.
+        Args:
+            report: called after each step with the number of steps drawn.
         """
-        assert isinstance(self.featurizer, NotesFeaturizer)
         drawn = []
         for step in self.steps(count):
             drawn.append(step)
             report(self.made)
         if not drawn:
             return self.prompt or Song("", "", (), 0)
-        known = drawn[0].new_zeros(0, len(drawn[0])) if self.heard is None else self.heard
-        heard_s = self.featurizer.decode(known, self.prompt).seconds if len(known) else 0.0
-        decoded = lambda steps: self.featurizer.decode(torch.cat([known, torch.stack(steps)]), self.prompt)  # noqa: E731
-        self.endings = [decoded(drawn[:at]).seconds - heard_s for at in self.ended_at]  # steps are of unequal length
-        whole = decoded(drawn)
-        return (
-            whole if self.prompt is None else continued(self.prompt, self.featurizer.decode(known, self.prompt), whole)
-        )
+        codes = drawn[0].new_zeros(0, len(drawn[0])) if self.prompt_codes is None else self.prompt_codes
+        decode = self.featurizer.decode
+        known = decode(codes, self.prompt) if len(codes) else Song("", "", (), 0)
+        new = torch.stack(drawn)
+        ended = (decode(torch.cat([codes, new[:at]]), self.prompt) for at in self.ended_at)
+        self.endings = [song.seconds - known.seconds for song in ended]  # steps may be of unequal length
+        whole = decode(torch.cat([codes, new]), self.prompt)
+        return whole if self.prompt is None else continued(self.prompt, known, whole)
 
 
 def continued(prompt: Song, known: Song, whole: Song) -> Song:
-    """The prompt with what `whole`, its stream decoded with more steps, has beyond `known`, the stream decoded alone.
+    """Return the prompt with the notes and marks that `whole` has and `known` lacks.
 
-    A note that the continuation holds on is one note.
+    A note of the prompt that the continuation holds stays one note and becomes longer.
+
+    Args:
+        known: the prompt's stream, decoded alone.
+        whole: the same stream with the continuation's steps, decoded.
     """
     lengths: dict[tuple[int, int, int, bool], list[int]] = {}
     for note in known.notes:
@@ -296,7 +357,7 @@ def continued(prompt: Song, known: Song, whole: Song) -> Song:
         elif same.pop(0) != note.length and note.end > known.ticks:
             held[note.pitch, note.is_drum] = note.end
     notes = []
-    for note in reversed(prompt.notes):  # the last stroke of a pitch is the one that is held
+    for note in reversed(prompt.notes):  # of several notes of one pitch, the last is the held one
         end = held.pop((note.pitch, note.is_drum), None)
         notes.append(replace(note, length=end - note.onset) if end else note)
     return replace(
@@ -310,14 +371,15 @@ def continued(prompt: Song, known: Song, whole: Song) -> Song:
 
 
 def joined(take: SoundTake, prompt: Piece | None, frames: int, *, with_prompt: bool = True) -> Iterator[np.ndarray]:
-    """Prompt and continuation in one stream of blocks: `len(prompt) + frames * hop` samples, or the latter alone.
+    """Yield the blocks of prompt and continuation as one: `len(prompt) + frames * hop` samples, or the latter alone.
 
-    With no frames the prompt comes out alone, as it is. A take that ends with its piece gives fewer.
+    With 0 frames the blocks are the unchanged prompt. A take that ends with its piece gives fewer samples.
     """
     overlap = take.overlap_samples if frames else 0
     if with_prompt and prompt is not None:
-        for start in range(0, len(prompt.samples) - overlap, 1 << 18):
-            yield np.asarray(prompt.samples[start : min(start + (1 << 18), len(prompt.samples) - overlap)])
+        stop = len(prompt.samples) - overlap
+        for start in range(0, stop, BLOCK_SAMPLES):
+            yield np.asarray(prompt.samples[start : min(start + BLOCK_SAMPLES, stop)])
         overlap = 0
     if frames:
         for block in take.samples(frames):

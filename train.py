@@ -312,7 +312,7 @@ def sample(trainer: "Trainer", seconds: float) -> "np.ndarray":
     """
     import numpy as np
 
-    from predictor import Predictor, joined
+    from predictor import Predictor, SongTake, joined
 
     deadline = time.monotonic() + seconds
     facts: Facts = {"metadata": trainer.metadata.to_json(), "progress": trainer.progress}
@@ -320,7 +320,9 @@ def sample(trainer: "Trainer", seconds: float) -> "np.ndarray":
     if predictor.modality == "notes":
         from continuo.score.synth import render
 
-        return render(predictor.take(None).song(LISTEN_STEPS).performance(), predictor.sample_rate_hz)
+        take = predictor.take(None)
+        assert isinstance(take, SongTake)
+        return render(take.song(LISTEN_STEPS).performance(), predictor.sample_rate_hz)
     piece = trainer.validation_pieces[0]
     prompt = piece.excerpt(0, round(piece.extent * min(1, LISTEN_PROMPT_S / piece.seconds)), "beginning")
     blocks = joined(predictor.take(prompt), prompt, LISTEN_STEPS)

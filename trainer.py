@@ -26,7 +26,7 @@ from torch import nn
 
 import continuo
 import corpus
-from continuo.engine.scratch import Scratch
+from continuo.engine.perceptron_trainer import PerceptronTrainer
 from continuo.model import checkpoint
 from continuo.model.card import card_path, write_card
 from continuo.model.checkpoint import Facts, Progress
@@ -41,7 +41,7 @@ from continuo.system.progress import Display
 from continuo.system.text import pluralize
 from dataset import AudioDataset, Batch, RowSampler, training_batches, validation_batches
 from featurizer import FEATURIZERS, FIT_VERSION, Featurizer
-from model_definition import SequenceModel, State, build_model, least_size
+from model_definition import SequenceModel, State, build_model, model_size
 
 FIRST_SAVE_S = 30.0
 SMALL_CORPUS_S = 3600.0  # what is less is memorised, unless it is heard in other keys too
@@ -135,7 +135,7 @@ class Trainer:
         if self.device.type == "cuda":  # has a memory of its own, and says itself when it is full
             return
         t, a = self.metadata.training, self.metadata.architecture
-        weights, lane = least_size(a, spec)
+        weights, lane = model_size(a, spec)
         needed = 4 * (COPIES * weights + t.batch_size * (lane + t.window * (a.hidden + a.head_width)))
         if needed > (most := checkpoint.machine_memory_bytes()):
             raise ValueError(
@@ -250,7 +250,9 @@ class Trainer:
         if t.engine == "scratch":
             if self.group.size > 1:
                 raise ValueError("training.engine scratch trains in one process: start one, or set the engine torch")
-            self.scratch = Scratch(self.model, learning_rate=t.learning_rate, betas=BETAS, weight_decay=t.weight_decay)
+            self.scratch = PerceptronTrainer(
+                self.model, learning_rate=t.learning_rate, betas=BETAS, weight_decay=t.weight_decay
+            )
         self.sampler = RowSampler(self.train_set.windows, t.batch_size, t.seed, self.group.rows)
         self.lanes: State = self.model.initial_state(t.batch_size // self.group.size)
         self.held_out = validation_batches(self.validation_set, t.validation_frames, self.group.rows)
@@ -346,9 +348,10 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         t, p = self.metadata.training, self.progress
-        depths = self.model.depths(t.batch_size, batch.inputs.shape[1])  # by all processes alike, for all rows
+        # every process draws the numbers of all rows
+        levels = self.model.sample_n_quantizers(t.batch_size, batch.inputs.shape[1])
         with self.group.fork_rng(t.seed + p.step):
-            nats, count = self._nats(self.score, batch, None if depths is None else depths[self.group.rows])
+            nats, count = self._nats(self.score, batch, None if levels is None else levels[self.group.rows])
         self.optimizer.zero_grad(set_to_none=True)
         (nats / batch.mask.numel()).backward()  # how many steps count in all need not be waited for
         total, steps = self.group.all_reduce(nats, count)
@@ -359,10 +362,10 @@ class Trainer:
         self.optimizer.step()
         return value
 
-    def _scratch_step(self, scratch: Scratch, batch: Batch) -> float:
+    def _scratch_step(self, scratch: PerceptronTrainer, batch: Batch) -> float:
         (lanes,) = self.model.reset(self.lanes, batch.first)
-        most = self.metadata.training.clip_norm
-        value, moved = scratch.step(batch, lanes.numpy(), learning_rate=self.learning_rate(), most=most)
+        clip = self.metadata.training.clip_norm
+        value, moved = scratch.step(batch, lanes.numpy(), learning_rate=self.learning_rate(), clip=clip)
         self.lanes = (torch.from_numpy(moved),)
         return self._checked(value)
 
@@ -387,13 +390,13 @@ class Trainer:
         return f"; the state of step {self.saved_step} is intact" if self.saved_step >= 0 else ""
 
     def _nats(
-        self, score: nn.Module, batch: Batch, depths: torch.Tensor | None = None
+        self, score: nn.Module, batch: Batch, n_quantizers: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Nats summed over the batch, and the number of steps that count; the lanes move on."""
         batch = batch.to(self.device)
         lanes = self.model.reset(self.lanes, batch.first)
         with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
-            nats, count, lanes = score(batch, lanes, depths)
+            nats, count, lanes = score(batch, lanes, n_quantizers)
         self.lanes = tuple(tensor.detach().float() for tensor in lanes)
         return nats, count
 
@@ -525,12 +528,12 @@ class LossModule(nn.Module):
         self.model = model
 
     def forward(
-        self, batch: Batch, lanes: State, depths: torch.Tensor | None
+        self, batch: Batch, lanes: State, n_quantizers: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, State]:
         """Nats summed over the batch, the number of steps that count, and the lanes after it."""
-        nats, lanes = self.model.nll(batch.inputs, batch.targets, lanes, batch.ends, depths)
+        nats, lanes = self.model.nll(batch.inputs, batch.targets, lanes, batch.ends, n_quantizers)
         begun = batch.inputs[batch.first, :1]
-        opening = self.model.head.nll(self.model.opening(len(begun))[:, None], begun)
+        opening = self.model.head.nll(self.model.bos_context(len(begun))[:, None], begun)
         return (nats.sum(-1) * batch.mask).sum() + opening.sum(), batch.mask.sum() + len(begun), lanes
 
 

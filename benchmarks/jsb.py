@@ -106,7 +106,7 @@ def nats_per_frame(predictor: Predictor, songs: list[Song]) -> float:
     for song in songs:
         codes = predictor.featurizer.encode(song).to(predictor.device)[None]
         contexts, _ = predictor.model(codes[:, :-1], predictor.model.initial_state(1))
-        contexts = torch.cat([predictor.model.opening(1)[:, None], contexts], dim=1)
+        contexts = torch.cat([predictor.model.bos_context(1)[:, None], contexts], dim=1)
         total += float(predictor.model.head.nll(contexts, codes).double().sum())
         frames += codes.shape[1]
     return total / frames

@@ -52,7 +52,7 @@ def _run(arguments: argparse.Namespace) -> int:
     steps, rows = round(arguments.seconds * predictor.steps_per_second), []
     for excerpt in found[: arguments.prompts]:
         for seed in range(100, 100 + arguments.seeds):
-            take = predictor.take(excerpt.prompt, seed=seed, how=how)
+            take = predictor.take(excerpt.prompt, seed=seed, sampling=how)
             audio = np.concatenate([*take.samples(steps), take.finish()])[take.overlap_samples :] * take.gain
             silence = float((long_run.levels_db(audio, rate) < SILENT_DB).mean())
             drift = [*long_run.level_drift(audio, rate).values()][-1]

@@ -37,7 +37,7 @@ from continuo.system.device import choose_precision
 from continuo.system.process_pool import process_map
 from continuo.system.workers import WORKERS
 from generation import single_stream
-from predictor import Predictor, Take
+from predictor import Predictor, SoundTake, Take
 from trainer import Trainer
 
 STEPS = 15  # timed training steps, after 5 of warm-up
@@ -192,8 +192,13 @@ def playing(folder: Path) -> dict[str, float]:
     predictor = Predictor.load(folder / "model.json")
     prompt = Piece.from_samples(np.random.default_rng(1).standard_normal(4 * 24000) * 0.1, 24000)
     fast, plain = predictor.take(prompt, seed=0), predictor.take(prompt, seed=0)
-    plain.lane = single_stream(
-        predictor.model, predictor.model.opening(1), predictor.model.initial_state(1), seed=0, how=Sampling(), least=0
+    plain.stream = single_stream(
+        predictor.model,
+        predictor.model.bos_context(1),
+        predictor.model.initial_state(1),
+        seed=0,
+        sampling=Sampling(),
+        min_steps=0,
     )
     codes, codes_plain = (best_seconds(partial(draw, take, 200), 3) / 200 for take in (fast, plain))
     streams = [one_stream(predictor, prompt) for _ in range(5)]
@@ -237,6 +242,7 @@ def side_by_side(predictor: Predictor, prompt: Piece, group: int) -> Iterator[tu
     deque(predictor.take(prompt).samples(100), 0)
     begun = time.monotonic()
     for take in predictor.takes(prompt, range(TAKES * group, TAKES * (group + 1))):
+        assert isinstance(take, SoundTake)
         deque(take.samples(TAKE_STEPS), 0)
     yield begun, time.monotonic()
 

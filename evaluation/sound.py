@@ -27,7 +27,7 @@ MIN_ONSETS_PER_S = 0.3  # of real music; with fewer, a ratio of onsets says noth
 def free_run(predictor: Predictor, excerpt: Excerpt, *, seed: int, how: Sampling | None = None) -> np.ndarray:
     """Return the model's continuation of the prompt, without the prompt, at the prompt's loudness."""
     steps = round(excerpt.length / excerpt.piece.sample_rate_hz * predictor.steps_per_second)
-    take = predictor.take(excerpt.prompt, seed=seed, how=how)
+    take = predictor.take(excerpt.prompt, seed=seed, sampling=how)
     return np.concatenate([*joined(take, excerpt.prompt, steps, with_prompt=False)])
 
 

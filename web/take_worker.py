@@ -1,48 +1,47 @@
-"""Takes for the studio, made in a process of its own: a file that crashes or stalls a decoder costs this, not the page.
+"""The studio's process that makes takes: a file that crashes or stalls a decoder stops this process, not the page.
 
-Standard input brings requests, one JSON object a line; standard output answers each with several: `begins`, `audio`
-(16-bit PCM in base64, as it is made), and last `done`, `cancelled`, or `failed` with one line of reasons. SIGINT gives
-the request up.
+Standard input brings requests, one JSON object per line. Standard output answers each with several lines: `begins`,
+`audio` (16-bit PCM in base64, while it is made), and last `done`, `cancelled`, or `failed` with the reason in one line.
+SIGINT cancels the request.
 """
 
 import base64
-import contextlib
 import json
 import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from continuo.audio.files import soft_limit, write_wav
+from continuo.audio.files import soft_limit
+from continuo.audio.piece import Piece
 from continuo.model import metadata
 from continuo.model.sampling import Sampling
-from continuo.score.synth import render
-from continuo.symbolic.engraving import TooLong
-from continuo.symbolic.writing import write_musicxml, write_song_midi
-from predictor import Predictor, joined
+from predictor import Predictor
+from takes import TakeRequest, write_take
 
-FIRST_S, BLOCK_S = 0.1, 0.5  # seconds of sound in the first answer, and in the later ones
+FIRST_S = 0.1  # seconds of sound in the first answer
+BLOCK_S = 0.5  # seconds of sound in the later answers
+BLENDED_S = 1.0  # seconds at the end of a prompt of sound that the continuation may change
 Answer = Callable[..., None]
 
 
 @dataclass(frozen=True)
 class Request:
-    """A take to make.
+    """One request of the page.
 
     Attributes:
         meta: metadata file of the model.
-        prompt: what is continued.
-        out: WAV to write; a model of notes writes MIDI and MusicXML beside it.
-        seconds: of the continuation, about.
-        coarse, fine: temperatures; None: as the metadata file says.
-        lead_s: seconds before the seam from which on sound is sent.
+        prompt: file to continue.
+        out: WAV to write; a model of notes also writes MIDI and MusicXML.
+        seconds: approximate length of the continuation.
+        coarse, fine: temperatures; None takes those of the metadata file.
+        lead_s: seconds of the prompt, before the join, to send as sound.
     """
 
     meta: str
@@ -55,113 +54,117 @@ class Request:
     seed: int
     lead_s: float
 
-    def how(self, predictor: Predictor) -> Sampling:
-        flags = {"coarse_temperature": self.coarse, "fine_temperature": self.fine}
-        return predictor.sampling.but(temperature=self.temperature, **flags)
+    def sampling(self, predictor: Predictor) -> Sampling:
+        """Return the model's sampling with the values that the page chose."""
+        chosen = {"coarse_temperature": self.coarse, "fine_temperature": self.fine}
+        return predictor.sampling.but(temperature=self.temperature, **chosen)
 
     def steps(self, predictor: Predictor) -> int:
+        """Return the number of steps that last `seconds`."""
         return math.ceil(self.seconds * predictor.steps_per_second)
 
 
-class Shelf:
-    """The model that was used last, loaded anew when its state is."""
+class ModelCache:
+    """Keeps the model that was used last, and loads it again when its files change."""
 
     def __init__(self) -> None:
-        self.held: tuple[Any, Predictor | None] = None, None
+        self.key: tuple[object, ...] = ()
+        self.loaded: Predictor | None = None
 
     def predictor(self, meta: Path) -> Predictor:
-        """Raises ValueError as `Predictor.load` does."""
+        """Return the model of a metadata file. Raises ValueError as `Predictor.load` does."""
         state = meta.parent / metadata.load(meta).state
-        key = (meta, meta.stat().st_mtime_ns, state.exists() and state.stat().st_mtime_ns)
-        held, predictor = self.held
-        if predictor is None or held != key:
-            predictor = Predictor.load(meta)
-            self.held = key, predictor
-        return predictor
+        key = meta, meta.stat().st_mtime_ns, state.exists() and state.stat().st_mtime_ns
+        if self.loaded is None or key != self.key:
+            self.loaded = Predictor.load(meta)
+            self.key = key
+        return self.loaded
 
 
-def make(request: Request, predictor: Predictor, answer: Answer) -> dict[str, Any]:
-    """Make a take and answer with its sound meanwhile; returns the facts about it.
+class PcmSender:
+    """Answers with sound as 16-bit PCM, collected to about `FIRST_S`, later `BLOCK_S`, seconds per answer."""
+
+    def __init__(self, answer: Answer, rate_hz: int) -> None:
+        self.answer = answer
+        self.rate_hz = rate_hz
+        self.due_s = FIRST_S
+        self.waiting: list[np.ndarray] = []
+
+    def send(self, block: np.ndarray) -> None:
+        """Take a block, float32 `(N,)`, and answer when enough has come together."""
+        self.waiting.append(block)
+        if sum(map(len, self.waiting)) >= self.due_s * self.rate_hz:
+            self.flush()
+
+    def flush(self) -> None:
+        """Answer with everything that waits."""
+        if any(map(len, self.waiting)):
+            pcm = np.rint(soft_limit(np.concatenate(self.waiting)) * 32767).astype("<i2")
+            self.answer("audio", pcm=base64.b64encode(pcm.tobytes()).decode())
+        self.waiting, self.due_s = [], BLOCK_S
+
+
+def make(request: Request, predictor: Predictor, answer: Answer) -> dict[str, float]:
+    """Make and write a take, answer with its sound meanwhile, and return the facts for the last answer.
+
+    The known part of the prompt is sent before the model has processed it.
 
     Raises:
-        ValueError: the prompt cannot be continued by this model, with the reason.
+        ValueError: this model cannot continue the prompt, with the reason.
     """
-    prompt = predictor.prompt(Path(request.prompt))
-    seam_s, rate_hz = prompt.seconds, predictor.sample_rate_hz
-    from_s = max(0.0, seam_s - request.lead_s)
-    answer("begins", sample_rate_hz=rate_hz, seam_s=seam_s, from_s=from_s, seconds=request.seconds)
-    make_blocks = sound_blocks if predictor.modality == "sound" else song_blocks
-    written = write_wav(
-        Path(request.out), told(make_blocks(request, predictor, prompt), rate_hz, from_s, answer), rate_hz
+    path, rate_hz = Path(request.prompt), predictor.sample_rate_hz
+    prompt = predictor.prompt(path)
+    join_s = prompt.seconds
+    from_s = max(0.0, join_s - request.lead_s)
+    answer("begins", sample_rate_hz=rate_hz, seam_s=join_s, from_s=from_s, seconds=request.seconds)
+    sender = PcmSender(answer, rate_hz)
+    known = prompt.samples if isinstance(prompt, Piece) else predictor.render(prompt)
+    known_s = join_s - BLENDED_S if isinstance(prompt, Piece) else join_s
+    position, sent = 0, round(from_s * rate_hz)
+    if known_s > from_s:
+        sender.send(np.asarray(known[sent : round(known_s * rate_hz)]))
+        sent = round(known_s * rate_hz)
+
+    def on_sound(block: np.ndarray) -> None:
+        nonlocal position
+        sender.send(block[max(0, sent - position) :])
+        position += len(block)
+
+    take = TakeRequest(
+        Path(request.out),
+        request.steps(predictor),
+        request.seed,
+        request.sampling(predictor),
+        path.name,
+        picture=False,
     )
-    return {"seconds": written / rate_hz, "seam_s": seam_s, "step": predictor.weights_step}
-
-
-def sound_blocks(request: Request, predictor: Predictor, prompt: Any) -> Iterator[np.ndarray]:
-    """The prompt but for its last second, at once; then the rest of it and the continuation, while that is made."""
-    early = max(0, len(prompt.samples) - predictor.sample_rate_hz)
-    yield np.asarray(prompt.samples[:early])
-    take = predictor.take(prompt, seed=request.seed, how=request.how(predictor))
-    for block in joined(take, prompt, request.steps(predictor)):
-        yield block[early:]
-        early -= min(early, len(block))
-
-
-def song_blocks(request: Request, predictor: Predictor, prompt: Any) -> Iterator[np.ndarray]:
-    """The prompt, then, once its notes are written, the continuation."""
-    rate_hz, font = predictor.sample_rate_hz, predictor.metadata.corpus.soundfont
-    soundfont = Path(font).expanduser() if font else None
-    heard = lambda song: render(song.performance(), rate_hz, soundfont=soundfont)  # noqa: E731
-    seam, out = round(prompt.seconds * rate_hz), Path(request.out)
-    yield heard(prompt)[:seam]
-    song = predictor.take(prompt, seed=request.seed, how=request.how(predictor)).song(request.steps(predictor))
-    yield heard(song)[seam:]
-    write_song_midi(song, out.with_suffix(".mid"))
-    with contextlib.suppress(TooLong):  # then it can be downloaded as MIDI
-        write_musicxml(song, out.with_suffix(".musicxml"), title=out.stem)
-
-
-def told(blocks: Iterable[np.ndarray], rate_hz: int, from_s: float, answer: Answer) -> Iterator[np.ndarray]:
-    """Hands blocks on, and answers with what is heard from `from_s` on."""
-    waiting, skipped, due_s = [np.zeros(0, np.float32)], round(from_s * rate_hz), FIRST_S
-
-    def tell() -> None:
-        pcm = np.rint(soft_limit(np.concatenate(waiting)) * 32767).astype("<i2")
-        answer("audio", pcm=base64.b64encode(pcm.tobytes()).decode())
-
-    for block in blocks:
-        yield block
-        waiting.append(block[skipped:])
-        skipped -= min(skipped, len(block))
-        if sum(map(len, waiting)) >= due_s * rate_hz:
-            tell()
-            waiting, due_s = [], BLOCK_S
-    if any(map(len, waiting)):
-        tell()
+    report = write_take(predictor, prompt, take, on_sound=on_sound)
+    sender.flush()
+    return {"seconds": report.seconds, "seam_s": join_s, "step": report.weights_step}
 
 
 def main() -> int:
     torch.set_num_threads(1)  # a training may want the other cores
-    working, shelf = False, Shelf()
+    working, models = False, ModelCache()
 
-    def give_up(*_: object) -> None:
+    def cancel(*_: object) -> None:
         if working:
             raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, give_up)
+    signal.signal(signal.SIGINT, cancel)
     lines = os.dup(1)
-    os.dup2(2, 1)  # whatever prints, prints elsewhere
+    os.dup2(2, 1)  # libraries that print must not write between the answers
 
-    def answer(kind: str, **facts: Any) -> None:
+    def answer(kind: str, **facts: object) -> None:
         line = memoryview(("\n" * (kind != "audio") + json.dumps({"kind": kind} | facts) + "\n").encode())
-        while line:  # a request may be given up in the middle of a line: the next kind begins a new one
+        while line:  # a request may be cancelled in the middle of a line: the next kind begins a new line
             line = line[os.write(lines, line) :]
 
     for line in sys.stdin:
         request = json.loads(line)
         try:
             working = True
-            predictor = shelf.predictor(Path(request["meta"]))
+            predictor = models.predictor(Path(request["meta"]))
             facts = make(Request(**request), predictor, answer) if "prompt" in request else {}
             working = False
             answer("done", **facts)

@@ -18,11 +18,12 @@ import torch
 from conftest import RATE_HZ, ROOT, SMALL_CODEBOOK, SMALL_OF, melody, set_flags, train_small
 
 import predict as predict_script
+import takes
 from continuo.audio.pictures import draw_continuation
 from continuo.audio.piece import Piece
 from continuo.model import checkpoint, metadata
-from continuo.system import process_pool, workers
 from continuo.system.files import locked
+from continuo.system.process_pool import process_map
 from predict import main
 from predictor import Predictor, joined
 from train import main as train
@@ -96,7 +97,7 @@ def test_A08_musicxml_prompt_to_audio_and_picture(trained, tmp_path):
 )
 def test_how_weights_are_judged_once_held_out_music_has_heard_them_twice(heard, step, words):
     facts = {"progress": checkpoint.Progress(0, 0.0, [[20 * n, 1.0, 9.0, 9.0] for n in range(heard)])}
-    assert predict_script._judged(SimpleNamespace(facts=facts, weights_step=40, step=step)) == words
+    assert predict_script._validation_trend(SimpleNamespace(facts=facts, weights_step=40, step=step)) == words
 
 
 def test_A09_continuation_only_is_the_end_of_the_whole(trained, prompt_wav, tmp_path):
@@ -139,17 +140,15 @@ def test_what_is_said_of_a_take_names_it(trained, prompt_wav, tmp_path, capsys):
 
 
 def test_takes_that_processes_share_are_the_takes_alone(trained, prompt_wav, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(predict_script, "ENOUGH_FRAMES", 1000)
-    monkeypatch.setattr(workers, "WORKERS", 2)
-    started = []
-    monkeypatch.setattr(
-        process_pool, "_start", lambda *share, start=process_pool._start: started.append(share) or start(*share)
-    )
+    monkeypatch.setattr(takes, "MIN_PROCESS_STEPS", 1000)
+    monkeypatch.setattr(takes, "WORKERS", 2)
+    used = []
+    monkeypatch.setattr(takes, "process_map", lambda *work: used.append(work[-1]) or process_map(*work))
     flags = ["--meta", str(trained), "--prompt", str(prompt_wav), "--out", str(tmp_path / "t.wav"), "--device", "cpu"]
     assert main([*flags, "--frames", "30", "--takes", "5", "--json"]) == 0
     out, said = capsys.readouterr()
     songs = json.loads(out.splitlines()[-1])["songs"]
-    assert len(started) == 2
+    assert used == [2]
     assert [song["out"] for song in songs] == [str(tmp_path / f"t-{number}.wav") for number in range(1, 6)]
     assert all((tmp_path / f"t-{number}.png").exists() for number in range(1, 6))
     assert all(f"t-{number}.wav: " in said for number in range(1, 6))
@@ -236,7 +235,7 @@ def test_A07_the_average_of_now_predicts_until_held_out_nats_rise(trained, tmp_p
             shutil.copy(file, tmp_path / file.name)
     state = tmp_path / "model.safetensors"
     tensors, facts = checkpoint.load(state)
-    name = "leave.weight"
+    name = "out_proj.weight"
     for best_step, part in [(facts["progress"]["history"][-1][0], "average"), (4, "best")]:
         tensors[f"best.{name}"] = tensors[f"average.{name}"] + 1
         progress = facts["progress"] | {"best_step": best_step}

@@ -140,7 +140,7 @@ def test_seeds_make_the_difference(tmp_path, music_folder):
         (tmp_path / name).mkdir()
         states.append(state_of(train_small(tmp_path / name, music_folder, steps=4, extra=("--seed", str(seed)))))
     assert_same_state(states[0], states[1])
-    assert not torch.equal(states[0][0]["weights.enter.weight"], states[2][0]["weights.enter.weight"])
+    assert not torch.equal(states[0][0]["weights.in_proj.weight"], states[2][0]["weights.in_proj.weight"])
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path, music_folder, capsys):
@@ -280,7 +280,7 @@ def test_a_training_can_begin_with_what_another_one_learned(tmp_path, music_fold
     assert facts["metadata"]["architecture"] == state_of(trained)[1]["metadata"]["architecture"]
     fitted = [f["metadata"]["representation"] for f in (facts, state_of(trained)[1])]
     assert [(f["fit_frames"], f["postfilter_steps"]) for f in fitted] == [(300_000, 4), (2000, 8)]
-    for name in ("enter.weight", "head.out", "backbone.lstm.weight_ih_l0", "ending.weight"):
+    for name in ("in_proj.weight", "head.out", "backbone.lstm.weight_ih_l0", "ending.weight"):
         torch.testing.assert_close(tensors[f"weights.{name}"], donor[f"average.{name}"], atol=1e-6, rtol=0)
     assert torch.equal(tensors["featurizer.components"], donor["featurizer.components"])
     assert not torch.equal(tensors["featurizer.centroids"], donor["featurizer.centroids"])
@@ -411,9 +411,9 @@ def test_the_average_and_the_best_are_kept(trained):
     best = min(history, key=lambda row: row[3])
     assert facts["progress"]["best_step"] == best[0]
     assert facts["progress"]["best_nats"] == best[3]
-    assert not torch.equal(tensors["average.enter.weight"], tensors["weights.enter.weight"])
+    assert not torch.equal(tensors["average.in_proj.weight"], tensors["weights.in_proj.weight"])
     if best[0] == facts["progress"]["step"]:
-        assert torch.equal(tensors["average.enter.weight"], tensors["best.enter.weight"])
+        assert torch.equal(tensors["average.in_proj.weight"], tensors["best.in_proj.weight"])
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ import psutil
 import torch
 
 import predict
+import takes
 import train
 from continuo.model import checkpoint
 from continuo.system.files import atomic_write
@@ -158,17 +159,19 @@ def predict_long(out: Path, words: list[str], every_s: float) -> None:
     """`predict.py` with these words; what it uses, every so many seconds of sound, to `out`."""
     used: list[dict[str, int]] = []
 
-    class Watching(predict.Clock):
-        def watch(self, blocks, prompt_samples):
-            made = 0
-            for block in super().watch(blocks, prompt_samples):
-                made += len(block)
-                if made >= every_s * self.predictor.sample_rate_hz * len(used):
-                    used.append(usage())
-                yield block
+    def watched(predictor, *request, **options):
+        made = 0
+
+        def on_sound(block):
+            nonlocal made
+            made += len(block)
+            if made >= every_s * predictor.sample_rate_hz * len(used):
+                used.append(usage())
+
+        return write_take(predictor, *request, on_sound=on_sound, **options)
 
     assert predict.main([*words, "--frames", "8", "--out", f"{out}.wav"]) == 0  # opens what stays open, fonts say
-    predict.Clock = Watching
+    write_take, takes.write_take = takes.write_take, watched
     before = usage()
     status = predict.main(words)
     out.write_text(json.dumps({"status": status, "used": used, "before": before, "after": usage()}))

@@ -631,7 +631,7 @@ def test_recordings_that_hold_no_numbers_are_left_out(tmp_path, own_music):
     assert not (tmp_path / "a.wav").exists()
 
 
-@pytest.mark.parametrize("name", ["weights.enter.weight", "average.enter.weight", "lanes.0", "featurizer.mean"])
+@pytest.mark.parametrize("name", ["weights.in_proj.weight", "average.in_proj.weight", "lanes.0", "featurizer.mean"])
 def test_a_state_that_holds_no_numbers_is_refused(tmp_path, music_folder, name):
     words = begin(tmp_path / "a", music_folder, 6)
     assert said(train.main, *words_for(words[1], 4)) == (0, "")
@@ -656,7 +656,7 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path, music_folder):
 
     def breaking(batch):
         step(batch)
-        trainer.model.enter.weight.data[0, 0] = torch.inf
+        trainer.model.in_proj.weight.data[0, 0] = torch.inf
 
     trainer._train_step = breaking
     with pytest.raises(ValueError, match=r"a weight is not a number any more at step 5: lower .* step 4 is intact"):

@@ -27,7 +27,7 @@ from continuo.score.musicxml import MAX_XML_BYTES, parse_score, parse_xml, unzip
 from continuo.score.soundfont import is_soundfont, repair
 from continuo.score.sounds import Sound, hold_pedal
 from continuo.system.text import MAX_LETTERS, one_line
-from model_definition import build_model, least_size
+from model_definition import build_model, model_size
 
 NOTE = "<note><pitch><step>C</step><octave>4</octave></pitch><duration>1</duration><type>quarter</type></note>"
 PARTS = '<part-list><score-part id="P1"><part-name>P</part-name></score-part></part-list>'
@@ -365,7 +365,7 @@ def test_a_model_beyond_the_memory_is_refused_before_anything_is_read(architectu
 
 
 @pytest.mark.parametrize("kind", ["lstm", "conv", "mlp", "transformer"])
-def test_the_least_size_of_a_model_is_nearly_its_size(kind):
+def test_model_size_is_the_size_of_the_model_that_is_built(kind):
     from continuo.model.stream import StreamSpec
 
     section = metadata.validated(preset(architecture={"kind": kind, "hidden": 256, "head_width": 192}), {}, source="x")
@@ -376,10 +376,9 @@ def test_the_least_size_of_a_model_is_nearly_its_size(kind):
         StreamSpec(60.0, features=300, mean=torch.zeros(300), deviation=torch.ones(300)),
     ):
         model = build_model(section.architecture, spec)
-        weights, lane = least_size(section.architecture, spec)
-        assert 0.6 * sum(p.numel() for p in model.parameters()) < weights <= sum(p.numel() for p in model.parameters())
-        held = sum(tensor.numel() for tensor in model.initial_state(3)) / 3
-        assert 0.9 * held <= lane <= held
+        weights, state_values = model_size(section.architecture, spec)
+        assert weights == sum(p.numel() for p in model.parameters())
+        assert 3 * state_values == sum(tensor.numel() for tensor in model.initial_state(3))
 
 
 # --- states -----------------------------------------------------------------------------------------------------------

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from conftest import RATE_HZ, ROOT, melody
 
 from continuo.audio.piece import Piece
+from continuo.model.backbones import low_rank
 from continuo.model.metadata import LstmSection, MlpSection, from_preset
 from continuo.model.sampling import Sampling
 from continuo.model.stream import StreamSpec
 from export import main as export
-from generation import StreamBatch
+from generation import StepRunner, StreamBatch, flat_state, step_graph
 from model_definition import SequenceModel, build_model
-from onnx_step import Steps, flat_state, low_rank, step_graph
 from predictor import Predictor
 
 STEPS, LANES = 40, 8
@@ -33,7 +33,7 @@ def refined(section: LstmSection = SMALL, classes: int = 96) -> SequenceModel:
     with torch.no_grad():
         model.head.out *= 4
         if section.onset_memory:
-            model.backbone.recall.weight *= 8
+            model.backbone.memory_proj.weight *= 8
     return model
 
 
@@ -41,7 +41,7 @@ def with_few_directions() -> SequenceModel:
     """Its memory of onsets needs three directions, as a trained one needs few."""
     model = refined(WITH_ONSETS)
     with torch.no_grad():
-        weight = model.backbone.recall.weight
+        weight = model.backbone.memory_proj.weight
         weight.copy_(torch.randn(len(weight), 3) @ torch.randn(3, weight.shape[1]) / 4)
     return model
 
@@ -56,7 +56,7 @@ MODELS = [refined(), refined(WITH_ONSETS), with_few_directions(), learned(), lea
 
 
 def opening(model: SequenceModel) -> np.ndarray:
-    return flat_state(model.opening(1), model.initial_state(1))
+    return flat_state(model, model.bos_context(1), model.initial_state(1))
 
 
 def forced(codes: torch.Tensor, classes: int) -> np.ndarray:
@@ -70,14 +70,14 @@ def check_against_plain(model: SequenceModel) -> None:
     sums = [node.input[0] for node in graph.graph.node if node.op_type == "ArgMax"]
     logits = [node.input[0] for node in graph.graph.node if node.output[0] in sums]
     graph.graph.output.extend(helper_output(name) for name in logits)
-    steps, classes = Steps(graph), model.head.embedding.vectors.shape[1]
-    state, context = model.initial_state(LANES), model.opening(LANES)
+    steps, classes = StepRunner(graph), model.head.embedding.vectors.shape[1]
+    state, context = model.initial_state(LANES), model.bos_context(LANES)
     flat, never = opening(model).repeat(LANES, 0), np.full((LANES, 1), np.inf, np.float32)
     generator = torch.Generator().manual_seed(0)
     plain, ours = 0.0, 0.0
     with torch.inference_mode():
         for _ in range(STEPS):
-            codes = model.sample(context, generator=generator, how=Sampling(1, 1, 1))
+            codes = model.sample(context, generator=generator, sampling=Sampling(1, 1, 1))
             plain += model.head.nll(context[:, None], codes[:, None]).sum()
             drawn, _, flat, *found = steps(flat, never[None], forced(codes, classes)[None])
             ours += sum(
@@ -86,7 +86,7 @@ def check_against_plain(model: SequenceModel) -> None:
             )
             context, state = model.step(codes, state)
             assert np.array_equal(drawn[0], codes.numpy())
-            expected = flat_state(context, state)
+            expected = flat_state(model, context, state)
             assert np.linalg.norm(flat - expected) < 0.03 * np.linalg.norm(expected)
     assert abs(ours - plain) < 0.005 * plain
 
@@ -115,10 +115,12 @@ def test_the_graph_is_the_plain_step_at_the_default_presets_real_size():
     check_against_plain(refined(section, classes=1024))
 
 
-def drawn_by(model: SequenceModel, seeds: list[int], count: int, how: Sampling) -> list[list[tuple[list[int], bool]]]:
-    temperatures = [model.head.temperature(how, level) for level in range(3)]
-    together = StreamBatch(Steps(step_graph(model)), opening(model), seeds, temperatures, least=5)
-    lanes = [together.lane(number) for number in range(len(seeds))]
+def drawn_by(
+    model: SequenceModel, seeds: list[int], count: int, sampling: Sampling
+) -> list[list[tuple[list[int], bool]]]:
+    temperatures = [model.head.temperature(sampling, level) for level in range(3)]
+    together = StreamBatch(StepRunner(step_graph(model)), opening(model), seeds, temperatures, min_steps=5)
+    lanes = [together.stream(number) for number in range(len(seeds))]
     return [[(codes.tolist(), ended) for _, (codes, ended) in zip(range(count), lane, strict=False)] for lane in lanes]
 
 
@@ -136,10 +138,10 @@ def test_a_lane_is_the_same_alone_and_among_others(model):
 def test_classes_are_drawn_as_often_as_the_plain_model_says():
     model = refined()
     lanes = 4000
-    together = StreamBatch(Steps(step_graph(model)), opening(model), range(lanes), [1.0] * 3, least=0)
-    first = torch.stack([next(together.lane(number))[0] for number in range(lanes)])[:, 0]
+    together = StreamBatch(StepRunner(step_graph(model)), opening(model), range(lanes), [1.0] * 3, min_steps=0)
+    first = torch.stack([next(together.stream(number))[0] for number in range(lanes)])[:, 0]
     with torch.inference_mode():
-        logits = model.head.logits(model.opening(1), torch.zeros(1, 1, 20), slice(0, 1))[0, 0]
+        logits = model.head.logits(model.bos_context(1), torch.zeros(1, 1, 20), slice(0, 1))[0, 0]
     expected = logits.softmax(-1) * lanes
     likely = expected > 40
     counts = torch.bincount(first, minlength=96)
@@ -152,13 +154,13 @@ def test_at_temperature_zero_seeds_make_no_difference_and_the_likeliest_is_taken
     a, b = drawn_by(model, [1, 2], 30, Sampling(temperature=0))
     assert a == b
     with torch.inference_mode():
-        likeliest = model.sample(model.opening(1), how=Sampling(temperature=0))
+        likeliest = model.sample(model.bos_context(1), sampling=Sampling(temperature=0))
     assert a[0][0] == likeliest[0].tolist()
 
 
 def test_a_piece_that_ends_begins_with_the_opening():
     model = refined()
-    steps, state = Steps(step_graph(model)), np.random.default_rng(0).standard_normal(opening(model).shape)
+    steps, state = StepRunner(step_graph(model)), np.random.default_rng(0).standard_normal(opening(model).shape)
     noise = np.random.default_rng(1).standard_normal((1, 1, 3 * 96)).astype(np.float32)
     always = np.full((1, 1, 1), -np.inf, np.float32)
     codes, ended, after = steps(state.astype(np.float32), always, noise)
@@ -177,7 +179,7 @@ def test_many_steps_in_one_call_are_the_steps_of_the_graph():
     random, state = np.random.default_rng(2), opening(model).repeat(4, 0)
     noise = random.gumbel(size=(10, 4, 3 * 96)).astype(np.float32)
     threshold = random.logistic(size=(10, 4, 1)).astype(np.float32)
-    codes, ended, after = Steps(graph)(state, threshold, noise)
+    codes, ended, after = StepRunner(graph)(state, threshold, noise)
     for t in range(10):
         expected = session.run(None, {"state": state, "threshold": threshold[t], "noise": noise[t]})
         assert np.array_equal(codes[t], expected[0])
@@ -195,9 +197,9 @@ def test_a_model_without_a_graph_says_so():
 
 
 def test_chance_below_one_is_left_to_the_plain_model(trained):
-    take = Predictor.load(trained).take(None, seed=0, how=Sampling(top_p=0.5))
+    take = Predictor.load(trained).take(None, seed=0, sampling=Sampling(top_p=0.5))
     assert len(list(take.steps(5))) == 5
-    assert take.lane.__name__ == "single_stream"
+    assert take.stream.__name__ == "single_stream"
 
 
 def test_takes_side_by_side_are_the_takes_alone(trained):

@@ -5,10 +5,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+from conftest import ROOT
 from small_models import KINDS, SECTIONS, model_of, stream
 
+from continuo.model import checkpoint
 from continuo.model.sampling import Sampling
 from model_definition import MODELS, LevelHead
+from predictor import Predictor
 
 
 @pytest.mark.parametrize("backbone", SECTIONS)
@@ -140,12 +143,12 @@ def test_an_end_is_an_event_of_its_own(kind):
 def test_ends_are_drawn_as_often_as_they_are_likely():
     model = model_of("learned")
     torch.nn.init.constant_(model.ending.bias, -1.0)
-    context = model.opening(20_000)
-    drawn = model.ends(context, generator=torch.Generator().manual_seed(0), how=Sampling())
+    context = model.bos_context(20_000)
+    drawn = model.sample_ending(context, generator=torch.Generator().manual_seed(0), sampling=Sampling())
     assert drawn.float().mean().item() == pytest.approx(torch.tensor(-1.0).sigmoid().item(), abs=0.01)
-    assert not model.ends(context, generator=None, how=Sampling(temperature=0.0)).any()
+    assert not model.sample_ending(context, generator=None, sampling=Sampling(temperature=0.0)).any()
     torch.nn.init.constant_(model.ending.bias, 1.0)
-    assert model.ends(context, generator=None, how=Sampling(temperature=0.0)).all()
+    assert model.sample_ending(context, generator=None, sampling=Sampling(temperature=0.0)).all()
 
 
 def test_samples_follow_the_nats():
@@ -165,7 +168,7 @@ def test_refining_levels_have_a_temperature_of_their_own():
         model = model_of(kind)
         context = torch.randn(1, 16).expand(300, -1)
         how = Sampling(fine_temperature=0.0)
-        drawn = model.sample(context, generator=torch.Generator().manual_seed(0), how=how)
+        drawn = model.sample(context, generator=torch.Generator().manual_seed(0), sampling=how)
         assert len(drawn[:, 0].unique()) > 1
         of_first = [drawn[drawn[:, 0] == first, 1].unique() for first in drawn[:, 0].unique()]
         assert any(len(seconds) > 1 for seconds in of_first) == varies
@@ -186,14 +189,14 @@ def test_code_dropout_lets_some_lanes_hear_coarse_levels_only():
     assert isinstance(model.head, LevelHead)
     x = stream(model.spec, 200, batch=64)
     sums = model.head.embedding(x)
-    heard = model.head.embed(x, model.head.depths(64, 200, coarse_share=0.5))
+    heard = model.head.embed(x, model.head.sample_n_quantizers(64, 200, dropout=0.5))
     whole = (heard == sums[-1]).all(-1)
     share = whole.all(-1).float().mean().item()
     assert 0.3 < share < 0.7
     partial = ~whole.all(-1)
     assert torch.stack([(heard == s).all(-1) for s in sums]).any(0).all()
     assert 0.2 < whole[partial].float().mean() < 0.5  # a third of their steps are whole by chance
-    assert model.head.depths(64, 200, coarse_share=0.0) is None
+    assert model.head.sample_n_quantizers(64, 200, dropout=0.0) is None
     assert torch.equal(model.head.embed(x), sums[-1])
 
 
@@ -226,6 +229,20 @@ def test_A04_the_model_learns(kind):
         losses.append(loss.item())
     floor = 0.5 * model.spec.features * math.log(2 * math.pi)  # of the Gaussian; 0 for codes
     assert losses[-1] - floor < 0.25 * (losses[0] - floor)
+
+
+def test_load_weights_of_an_old_state_renames_its_parameters():
+    """The demo model was saved when the projections had other names."""
+    path = ROOT / "models" / "demo" / "chorales.safetensors"
+    tensors, facts = checkpoint.load_model(path, "average.", "best.", "featurizer.")
+    weights = checkpoint.under_prefix(checkpoint.weights_prefix(facts["progress"]), tensors)
+    assert "enter.weight" in weights
+    model = Predictor.load(path.with_suffix(".json")).model
+    new_names = {"in_proj.weight": "enter.weight", "bos": "begin", "head.partial_proj.bias": "head.known.bias"}
+    for new, old in new_names.items():
+        assert torch.equal(model.state_dict()[new], weights[old])
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model.load_weights({name: tensor for name, tensor in weights.items() if name != "enter.weight"})
 
 
 def test_every_architecture_of_the_metadata_is_in_the_table():

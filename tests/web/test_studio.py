@@ -369,7 +369,7 @@ def test_a_take_in_the_studio_is_that_of_predict(trained, tune, tmp_path):
     made(request_for(trained, tune, tmp_path / "take.wav"))
     model = Predictor.load(trained)
     prompt = model.prompt(tune)
-    take = model.take(prompt, seed=3, how=request_for(trained, tune, tune).how(model))
+    take = model.take(prompt, seed=3, sampling=request_for(trained, tune, tune).sampling(model))
     steps = request_for(trained, tune, tune).steps(model)
     whole = np.concatenate(list(joined(take, prompt, steps)))
     written, _ = soundfile.read(tmp_path / "take.wav")
@@ -382,7 +382,7 @@ def test_a_model_is_loaded_anew_when_its_state_is(trained, tmp_path):
 
     for name in ("model.json", "model.safetensors"):
         shutil.copy(trained.with_name(name), tmp_path / name)
-    shelf = take_worker.Shelf()
+    shelf = take_worker.ModelCache()
     first = shelf.predictor(tmp_path / "model.json")
     assert shelf.predictor(tmp_path / "model.json") is first
     os.utime(tmp_path / "model.safetensors", ns=(1, 1))

@@ -1,0 +1,320 @@
+"""Backbones mix steps over time, `(B, T, H)` to `(B, T, H)`, causally; their state is an argument and a return value.
+
+For every backbone `forward` over T steps equals T calls of one step, and no step depends on a later one.
+"""
+
+from abc import ABC, abstractmethod
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from continuo.model.metadata import ConvSection, LstmSection, MlpSection, TransformerSection
+
+if TYPE_CHECKING:
+    from continuo.model.onnx_graph import Graph
+
+State = tuple[torch.Tensor, ...]  # every tensor has the batch as its first axis
+ONSET_FEATURES = 4  # learned directions in which an LSTM with onset memory measures increases
+LOST_SQUARES = 0.01  # fraction of a matrix's squares that two factors may leave out
+MAX_FACTOR_SIZE = 0.5  # fraction of a matrix's numbers that two factors may have
+
+
+class Backbone(nn.Module, ABC):
+    """The contract of a backbone. `width` is H."""
+
+    width: int
+
+    @abstractmethod
+    def initial_state(self, batch: int) -> State:
+        """Return the state before a piece begins."""
+
+    @abstractmethod
+    def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        """Process T steps `(B, T, H)` that follow `state`; return as many and the state after them."""
+
+
+class Lstm(Backbone):
+    """`torch.nn.LSTM` (Hochreiter and Schmidhuber, 1997), with dropout between and after its layers.
+
+    With `onset_memory` N each step also sees the onsets of the last N steps, each at its own distance: the increases
+    from one step to the next in `ONSET_FEATURES` learned directions. An LSTM alone counts to a beat only roughly, and
+    its tempo wanders.
+    """
+
+    def __init__(self, section: LstmSection) -> None:
+        super().__init__()
+        self.width, self.layers, self.memory = section.hidden, section.layers, section.onset_memory
+        between = section.dropout if section.layers > 1 else 0.0
+        self.lstm = nn.LSTM(self.width, self.width, self.layers, batch_first=True, dropout=between)
+        self.dropout = nn.Dropout(section.dropout)
+        if self.memory:
+            self.onset_proj = nn.Linear(self.width, ONSET_FEATURES, bias=False)
+            self.memory_proj = nn.Linear(ONSET_FEATURES * self.memory, self.width, bias=False)
+
+    def initial_state(self, batch: int) -> State:
+        """Return hidden and cell state, `(B, layers, H)`, and the onset features in memory, `(B, N, 4)`."""
+        zeros = next(self.lstm.parameters()).new_zeros(batch, self.layers, self.width)
+        past = [zeros.new_zeros(batch, self.memory, ONSET_FEATURES)] if self.memory else []
+        return zeros, zeros.clone(), *past
+
+    def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        before, past = state[:2], state[2:]
+        if self.memory:
+            x, features = self._with_onsets(x, *past)
+            past = (features,)
+        if x.shape[1] == 1 and not self.training:
+            out, after = self._one_step(x, before)
+            return out, (*after, *past)
+        hidden, cell = (tensor.transpose(0, 1).contiguous() for tensor in before)  # (layers, B, H) for nn.LSTM
+        out, (hidden, cell) = self.lstm(x, (hidden, cell))
+        return self.dropout(out), (hidden.transpose(0, 1), cell.transpose(0, 1), *past)
+
+    def _with_onsets(self, x: torch.Tensor, past: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add the onset features of the last N steps to `x`; return it with the updated features.
+
+        Differences are taken before the projection: a part of x that all steps share would otherwise leave its rounding
+        errors in the gradient of their difference.
+        """
+        with torch.autocast(x.device.type, enabled=False):  # differences need all digits
+            full = x.float()
+            with torch.no_grad():
+                features = torch.cat([past, self.onset_proj(full)], dim=1)  # (B, N + T, 4)
+                before = features.diff(dim=1)[:, : self.memory]  # up to the first step
+            rises = torch.cat([before, self.onset_proj(full.diff(dim=1))], dim=1).clamp(min=0)
+            windows = rises.unfold(1, self.memory, 1).flatten(2)  # (B, T, 4 * N)
+        return x + self.memory_proj(windows), features[:, features.shape[1] - self.memory :]
+
+    def _one_step(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        """Compute one step cell by cell: on the CPU `nn.LSTM` packs its weights in every call, which costs more."""
+        out, moved = x[:, 0], []
+        for hidden, cell, weights in zip(state[0].unbind(1), state[1].unbind(1), self.lstm.all_weights, strict=True):
+            out, cell = torch.lstm_cell(out, (hidden, cell), *weights)
+            moved.append((out, cell))
+        hidden, cell = (torch.stack(tensors, 1) for tensors in zip(*moved, strict=True))
+        return out[:, None], (hidden, cell)
+
+    def flat_state(self, state: State) -> torch.Tensor:
+        """Return a state as one row per stream `(B, S)`, as `graph` takes it: layers, rises, latest features."""
+        hidden, cell, *past = state
+        parts = [torch.stack([hidden, cell], dim=2)]
+        for features in past:
+            parts += [features.diff(dim=1).clamp(min=0), features[:, -1]]
+        return torch.cat([tensor.flatten(1) for tensor in parts], dim=1)
+
+    def input_weight(self) -> torch.Tensor:
+        """Return everything that multiplies a step's input, `(R, H)`: the first layer's gates and the onset features.
+
+        Its product with the projection before it can be tabulated for each code.
+        """
+        gates = self.lstm.all_weights[0][0]
+        return torch.cat([gates, self.onset_proj.weight]) if self.memory else gates
+
+    def graph(self, g: "Graph", read_input: str, state: str) -> tuple[str, list[str]]:
+        """Add one step to a graph.
+
+        Args:
+            read_input: the input multiplied by `input_weight`, `(B, R)`.
+            state: `(B, S)` as `flat_state` lays it out.
+
+        Returns:
+            The output `(B, H)`, and the parts of the state after the step, to be concatenated.
+        """
+        features, kept = ONSET_FEATURES * bool(self.memory), ONSET_FEATURES * self.memory
+        gates, now = g.split(read_input, [4 * self.width, features])
+        *cells, past = g.split(state, [self.width] * 2 * self.layers + [kept])
+        if self.memory:
+            recalled, past = self._graph_onsets(g, past, now)
+            gates = g.add("Add", gates, recalled)
+        x, after = "", []
+        for layer, (into, hidden_weight, bias, hidden_bias) in enumerate(self.lstm.all_weights):
+            hidden, cell = cells[2 * layer : 2 * layer + 2]
+            if layer:
+                both = g.add("Concat", x, hidden, axis=1)
+                gates = g.product(both, 1.0, torch.cat([into, hidden_weight], dim=1), bias + hidden_bias)
+            else:
+                gates = g.add("Add", gates, g.product(hidden, 1.0, hidden_weight, bias + hidden_bias))
+            enter, keep, new, leave = g.split(gates, [self.width] * 4)
+            remembered = g.add("Mul", g.add("Sigmoid", keep), cell)
+            cell = g.add("Add", remembered, g.add("Mul", g.add("Sigmoid", enter), g.add("Tanh", new)))
+            x = g.add("Mul", g.add("Sigmoid", leave), g.add("Tanh", cell))
+            after += [x, cell]
+        return x, [*after, past]
+
+    def _graph_onsets(self, g: "Graph", past: str, now: str) -> tuple[str, str]:
+        """Add the onset memory to a graph; return its part of the gates and its state after the step."""
+        size = ONSET_FEATURES * self.memory
+        earlier, latest = g.split(past, [size - ONSET_FEATURES, ONSET_FEATURES])
+        rises = g.add("Concat", earlier, g.add("Relu", g.add("Sub", now, latest)), axis=1)
+        after = g.add("Concat", g.split(rises, [ONSET_FEATURES, size - ONSET_FEATURES])[1], now, axis=1)
+        weight = self.memory_proj.weight.unflatten(1, (ONSET_FEATURES, -1)).transpose(1, 2).flatten(1)  # as in `rises`
+        recalled = rises
+        for factor in low_rank(self.lstm.all_weights[0][0] @ weight):
+            recalled = g.scaled_product(recalled, factor)
+        return recalled, after
+
+
+def low_rank(weight: torch.Tensor) -> list[torch.Tensor]:
+    """Factor a matrix `(out, in)` into two, to apply in turn; return it alone where that saves little.
+
+    The factors leave out `LOST_SQUARES`. A trained memory of onsets uses few of its directions.
+    """
+    left, sizes, right = torch.linalg.svd(weight, full_matrices=False)
+    rank = int((sizes.square().cumsum(0) < (1 - LOST_SQUARES) * sizes.square().sum()).sum()) + 1
+    if rank * sum(weight.shape) > MAX_FACTOR_SIZE * weight.numel():
+        return [weight]
+    return [right[:rank], left[:, :rank] * sizes[:rank]]
+
+
+class CausalConv(Backbone):
+    """Residual convolutions over past steps; each layer looks twice as far back as the one before.
+
+    Source: van den Oord et al., "WaveNet" (2016), without its gates; pre-norm.
+
+    Attributes:
+        reach: number of steps that an output depends on.
+    """
+
+    def __init__(self, section: ConvSection) -> None:
+        super().__init__()
+        self.width = section.hidden
+        self.pads = [(section.kernel - 1) * 2**layer for layer in range(section.layers)]
+        self.reach = 1 + sum(self.pads)
+        self.parts = nn.ModuleList(DilatedConv(self.width, section.kernel, 2**i) for i in range(section.layers))
+        self.dropout = nn.Dropout(section.dropout)
+
+    def initial_state(self, batch: int) -> State:
+        """Return the normalized inputs that each layer still needs, `(B, pad, H)`."""
+        like = next(self.parameters())
+        return tuple(like.new_zeros(batch, pad, self.width) for pad in self.pads)
+
+    def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        moved = []
+        for past, part in zip(state, self.parts, strict=True):
+            more, steps = part(x, past)
+            moved.append(steps[:, steps.shape[1] - past.shape[1] :])
+            x = x + self.dropout(more)
+        return x, tuple(moved)
+
+
+class DilatedConv(nn.Module):
+    """One layer of `CausalConv`: a convolution with gaps between the steps that it sees."""
+
+    def __init__(self, width: int, kernel: int, dilation: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.mix = nn.Conv1d(width, width, kernel, dilation=dilation)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor, past: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the residual of steps `(B, T, H)`, and the normalized steps with `past` `(B, P, H)` before them."""
+        h = self.norm(x)
+        steps = torch.cat([past.to(h.dtype), h], dim=1)
+        return self.out(F.silu(self.mix(steps.transpose(1, 2)).transpose(1, 2))), steps
+
+
+class WindowMlp(Backbone):
+    """A perceptron on the last `window` steps, with separate weights for each; before a piece they are zeros."""
+
+    def __init__(self, section: MlpSection) -> None:
+        super().__init__()
+        self.width, self.window = section.hidden, section.window
+        sizes = [self.window * self.width] + [self.width] * section.layers
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.dropout = nn.Dropout(section.dropout)
+
+    def initial_state(self, batch: int) -> State:
+        """Return the steps before the first one, `(B, window - 1, H)`."""
+        return (next(self.parameters()).new_zeros(batch, self.window - 1, self.width),)
+
+    def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        steps = torch.cat([state[0].to(x.dtype), x], dim=1)
+        h = steps.unfold(1, self.window, 1).transpose(2, 3).flatten(2)  # (B, T, window * H), oldest first
+        for layer in self.layers:
+            h = self.dropout(F.silu(layer(h)))
+        return h, (steps[:, steps.shape[1] - self.window + 1 :],)
+
+
+class Transformer(Backbone):
+    """A pre-norm decoder: every step attends to itself and to the `context - 1` steps before it.
+
+    Positions are relative, by rotation of queries and keys (Su et al., "RoFormer", 2021). The state is the cache of
+    keys and values: training carries it from window to window as Transformer-XL does (Dai et al., 2019), and generation
+    steps with it.
+    """
+
+    def __init__(self, section: TransformerSection) -> None:
+        super().__init__()
+        self.width, self.context, self.heads = section.hidden, section.context, section.heads
+        self.blocks = nn.ModuleList(Block(section) for _ in range(section.layers))
+
+    def initial_state(self, batch: int) -> State:
+        """Return each layer's keys and values in turn, `(B, context - 1, H)`, and the number of past steps `(B, 1)`."""
+        like = next(self.parameters())
+        memory = [like.new_zeros(batch, self.context - 1, self.width) for _ in range(2 * len(self.blocks))]
+        return (*memory, like.new_zeros(batch, 1))
+
+    def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        *memory, count = state
+        past, steps = self.context - 1, x.shape[1]
+        here = torch.arange(past, past + steps, device=x.device)[:, None]
+        there = torch.arange(past + steps, device=x.device)
+        near = (there <= here) & (there > here - self.context)  # (T, past + T)
+        allowed = (near & (there >= past - count.view(-1, 1, 1)))[:, None]  # (B, 1, T, past + T)
+        angles = rotations(count + torch.arange(steps, device=x.device), self.width // self.heads).to(x.dtype)
+        moved: list[torch.Tensor] = []
+        for keys, values, block in zip(memory[::2], memory[1::2], self.blocks, strict=True):
+            x, keys, values = block(x, keys, values, allowed, angles)
+            moved += [keys[:, steps:], values[:, steps:]]
+        return x, (*moved, count + steps)
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward layer; each has a normalized input and is added to it."""
+
+    def __init__(self, section: TransformerSection) -> None:
+        super().__init__()
+        width = section.hidden
+        self.heads = section.heads
+        self.norm_attention, self.norm_forward = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.queries, self.keys_values = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.attended = nn.Linear(width, width)
+        self.inner, self.outer = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(section.dropout)
+
+    def forward(
+        self, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, allowed: torch.Tensor, angles: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Process steps `(B, T, H)` after the cached keys and values `(B, P, H)`; return the extended cache as well.
+
+        Cached keys are already rotated by their position.
+        """
+        h = self.norm_attention(x)
+        k, v = self.keys_values(h).chunk(2, dim=-1)
+        k, q = rotated(k, angles), rotated(self.queries(h), angles)
+        keys, values = torch.cat([keys.to(k.dtype), k], dim=1), torch.cat([values.to(v.dtype), v], dim=1)
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, keys, values))  # (B, heads, T, D)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+        x = x + self.dropout(self.attended(mixed.transpose(1, 2).flatten(2)))
+        return x + self.dropout(self.outer(F.silu(self.inner(self.norm_forward(x))))), keys, values
+
+
+def rotations(positions: torch.Tensor, features: int) -> torch.Tensor:
+    """Return cosines and sines `(2, B, T, 1, features)` of angles that grow with positions `(B, T)`.
+
+    `features` is even. The sines have the signs that rotate a pair (a, b) to (a cos - b sin, b cos + a sin), where b is
+    half the features away from a.
+    """
+    half = features // 2
+    speed = 10_000.0 ** (-torch.arange(half, device=positions.device) / half)
+    angle = positions[..., None, None].float() * speed
+    cos, sin = angle.cos(), angle.sin()
+    return torch.stack([torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)])
+
+
+def rotated(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    """Rotate features `(B, T, H)` by their position, head by head."""
+    heads = x.unflatten(-1, (-1, angles.shape[-1]))  # (B, T, heads, D)
+    return (heads * angles[0] + heads.roll(angles.shape[-1] // 2, -1) * angles[1]).flatten(2)

@@ -1,0 +1,266 @@
+"""Takes: make one continuation of a prompt and write its files, for the command line and the studio alike.
+
+    report = write_take(predictor, prompt, TakeRequest(Path("take.wav"), steps=500, seed=1))
+
+A model of sound writes a WAV while it is made, and a picture. A model of notes writes MIDI, MusicXML, a WAV of how they
+sound and a piano roll. Every file is written whole or not at all.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from continuo.audio.files import MADE_BY_A_MODEL, in_blocks, stream_wav, write_wav
+from continuo.audio.pictures import draw_continuation
+from continuo.model.sampling import Sampling
+from continuo.symbolic.engraving import TooLong
+from continuo.symbolic.note_metrics import stuck
+from continuo.symbolic.song import Song
+from continuo.symbolic.writing import draw_song, write_musicxml, write_song_midi
+from continuo.system.process_pool import process_map
+from continuo.system.text import pluralize
+from continuo.system.workers import WORKERS
+from predictor import Predictor, Prompt, SongTake, SoundTake, joined
+
+STANDARD_OUTPUT = Path("-")
+SIDE_BY_SIDE = 16  # takes of one process that are drawn together
+PICTURE_STEPS = 1000  # steps that take as long as a picture
+MIN_PROCESS_STEPS = 10_000  # steps below which another process costs more than it saves
+OPTIONAL_KEYS = ("midi", "musicxml", "notes")  # left out of the JSON object where they are None
+
+
+@dataclass(frozen=True)
+class TakeRequest:
+    """One take to make.
+
+    Attributes:
+        out: WAV to write, or `STANDARD_OUTPUT`; the other files are named after it.
+        steps: number of steps to draw; 0 writes the prompt alone.
+        seed: seed of the random numbers.
+        sampling: temperatures and top-p; None uses those of the model.
+        name: name of the prompt, for titles.
+        with_prompt: whether the files begin with the prompt.
+        until_end: whether to stop where the model ends the piece.
+        picture: whether to draw a PNG.
+    """
+
+    out: Path
+    steps: int
+    seed: int = 0
+    sampling: Sampling | None = None
+    name: str = "prompt"
+    with_prompt: bool = True
+    until_end: bool = False
+    picture: bool = True
+
+
+@dataclass
+class TakeReport:
+    """The files and figures of one finished take. Paths are strings, and None where no such file was written.
+
+    Attributes:
+        frames: number of steps that were drawn.
+        seconds: length of the WAV.
+        realtime_factor: seconds of the continuation made in a second.
+        first_audio_s: seconds until the first sound of the continuation; None where there is no continuation.
+        endings_s: seconds after the prompt at which the model ended a piece.
+        notes: number of notes in the MIDI file.
+        remarks: sentences about the music, for the user.
+        warning: a sentence about a missing file, for the user even where nothing else is printed.
+    """
+
+    out: str
+    picture: str
+    state_step: int
+    weights_step: int
+    device: str
+    prompt_seconds: float
+    frames: int = 0
+    seconds: float = 0.0
+    continuation_seconds: float = 0.0
+    realtime_factor: float = 0.0
+    first_audio_s: float | None = None
+    endings_s: list[float] = field(default_factory=list)
+    midi: str | None = None
+    musicxml: str | None = None
+    notes: int | None = None
+    remarks: list[str] = field(default_factory=list)
+    warning: str = ""
+
+    def facts(self) -> dict[str, object]:
+        """Return the figures under the keys of `predict.py --json`."""
+        private = {"remarks", "warning", *(name for name in OPTIONAL_KEYS if getattr(self, name) is None)}
+        return {name: value for name, value in vars(self).items() if name not in private}
+
+
+def write_take(
+    predictor: Predictor,
+    prompt: Prompt | None,
+    request: TakeRequest,
+    *,
+    take: SoundTake | SongTake | None = None,
+    on_sound: Callable[[np.ndarray], object] = lambda block: None,
+    on_progress: Callable[[float], object] = lambda fraction: None,
+) -> TakeReport:
+    """Make a take and write its files.
+
+    Args:
+        take: the take of this prompt and seed, where it exists already.
+        on_sound: called with each block of the WAV, float32 `(N,)`, as it is written.
+        on_progress: called with the fraction of the continuation that is made, 0 to 1.
+
+    Raises:
+        ValueError: this model cannot continue the prompt, with the reason.
+        OSError: a file cannot be written.
+    """
+    if take is None:
+        take = predictor.take(prompt, seed=request.seed, sampling=request.sampling, until_end=request.until_end)
+    report = TakeReport(
+        out=str(request.out),
+        picture=str(request.out.with_suffix(".png")),
+        state_step=predictor.step,
+        weights_step=predictor.weights_step,
+        device=predictor.device.type,
+        prompt_seconds=0.0 if prompt is None else prompt.seconds,
+    )
+    if isinstance(take, SoundTake):
+        _write_sound(predictor, take, request, report, on_sound, on_progress)
+    else:
+        _write_song(predictor, take, request, report, on_sound, on_progress)
+    report.frames, report.endings_s = take.made, take.endings
+    return report
+
+
+def _write_sound(
+    predictor: Predictor,
+    take: SoundTake,
+    request: TakeRequest,
+    report: TakeReport,
+    on_sound: Callable[[np.ndarray], object],
+    on_progress: Callable[[float], object],
+) -> None:
+    """Write the WAV while it is made, then the picture."""
+    rate_hz, prompt = predictor.sample_rate_hz, take.prompt
+    join = len(prompt.samples) if request.with_prompt and prompt is not None else 0
+    expected = max(request.steps / predictor.steps_per_second * rate_hz, 1.0)
+    started, elapsed_s = time.perf_counter(), 1.0
+
+    def watched() -> Iterator[np.ndarray]:
+        nonlocal elapsed_s
+        made = -join
+        for block in joined(take, prompt, request.steps, with_prompt=join > 0):
+            made += len(block)
+            if made > 0 and report.first_audio_s is None:
+                report.first_audio_s = time.perf_counter() - started
+            on_progress(min(max(made, 0) / expected, 1.0))
+            yield block
+            on_sound(block)
+        elapsed_s = time.perf_counter() - started
+
+    written = _write_wav(request, watched(), rate_hz)
+    report.seconds, report.continuation_seconds = written / rate_hz, take.made / predictor.steps_per_second
+    report.realtime_factor = report.continuation_seconds / elapsed_s
+    if request.picture and request.out != STANDARD_OUTPUT:
+        join_s = report.seconds - report.continuation_seconds
+        draw_continuation(request.out, Path(report.picture), join_s, _title(predictor, take, request))
+
+
+def _write_song(
+    predictor: Predictor,
+    take: SongTake,
+    request: TakeRequest,
+    report: TakeReport,
+    on_sound: Callable[[np.ndarray], object],
+    on_progress: Callable[[float], object],
+) -> None:
+    """Draw all notes, then write MIDI, MusicXML, WAV and piano roll."""
+    started, rate_hz = time.perf_counter(), predictor.sample_rate_hz
+    song = take.song(request.steps, lambda made: on_progress(made / request.steps))
+    join = 0 if take.prompt is None else take.prompt.ticks
+    report.continuation_seconds = song.seconds - song.second(join)
+    continuation = song.excerpt(join, song.ticks, "continuation")
+    if not song.notes:
+        report.remarks.append("no note came: try another --seed, more --frames, or --temperature 1")
+    elif request.steps and (words := stuck(continuation)):
+        report.remarks.append(
+            f"the continuation is stuck. {words} A higher --temperature, or more training, would help"
+        )
+    if not request.with_prompt:
+        song, join = continuation, 0
+    title, sound = _title(predictor, take, request), predictor.render(song)
+    report.seconds, report.notes = len(sound) / rate_hz, len(song.notes)
+    if request.out != STANDARD_OUTPUT:
+        _write_notation(song, request.out, report, title)
+
+    def watched() -> Iterator[np.ndarray]:
+        for block in in_blocks(sound):
+            yield block
+            on_sound(block)
+
+    _write_wav(request, watched(), rate_hz)
+    if request.picture and request.out != STANDARD_OUTPUT:
+        draw_song(song, Path(report.picture), join or None, title)
+    report.first_audio_s = time.perf_counter() - started
+    report.realtime_factor = report.continuation_seconds / report.first_audio_s
+
+
+def _write_notation(song: Song, out: Path, report: TakeReport, title: str) -> None:
+    """Write MIDI, and MusicXML unless the song is too long for it."""
+    midi, musicxml = out.with_suffix(".mid"), out.with_suffix(".musicxml")
+    write_song_midi(song, midi)
+    report.midi = str(midi)
+    try:
+        write_musicxml(song, musicxml, title=title)
+        report.musicxml = str(musicxml)
+    except TooLong as error:
+        musicxml.unlink(missing_ok=True)  # left by an earlier take of the same name
+        report.warning = f"no MusicXML, the MIDI file has it all: {error}"
+
+
+def _write_wav(request: TakeRequest, blocks: Iterator[np.ndarray], rate_hz: int) -> int:
+    """Write blocks to the request's WAV or pipe; return the number of samples."""
+    comment = MADE_BY_A_MODEL if request.steps else ""
+    if request.out == STANDARD_OUTPUT:
+        return stream_wav(sys.stdout.buffer, blocks, rate_hz, comment=comment)
+    return write_wav(request.out, blocks, rate_hz, comment=comment)
+
+
+def _title(predictor: Predictor, take: SoundTake | SongTake, request: TakeRequest) -> str:
+    """Return the title of a finished take; it may have fewer steps than requested."""
+    made = f"{pluralize(take.made, 'frame')}, weights of step {predictor.weights_step:,}, seed {request.seed}"
+    return f"{request.name} + {made}"
+
+
+def write_takes(
+    predictor: Predictor, prompt: Prompt | None, requests: Sequence[TakeRequest]
+) -> Generator[TakeReport, None, None]:
+    """Write many takes, in several processes where that is faster; yield their reports in any order.
+
+    Each take is the one that `write_take` makes of its request. All requests have the same sampling and `until_end`.
+
+    Raises:
+        ChildProcessError: a process was killed.
+        Exception: as `write_take`.
+    """
+    steps = sum(request.steps + PICTURE_STEPS for request in requests)
+    most = min(WORKERS, len(requests)) if predictor.device.type == "cpu" else 1
+    processes = max(1, min(most, steps // MIN_PROCESS_STEPS))
+    size = min(SIDE_BY_SIDE, math.ceil(len(requests) / processes))
+    groups = [requests[first : first + size] for first in range(0, len(requests), size)]
+    with closing(process_map(partial(_write_group, predictor, prompt), groups, processes)) as reports:
+        yield from reports
+
+
+def _write_group(predictor: Predictor, prompt: Prompt | None, requests: Sequence[TakeRequest]) -> Iterator[TakeReport]:
+    """Write takes that are drawn side by side."""
+    seeds, first = [request.seed for request in requests], requests[0]
+    takes = predictor.takes(prompt, seeds, sampling=first.sampling, until_end=first.until_end)
+    for request, take in zip(requests, takes, strict=True):
+        yield write_take(predictor, prompt, request, take=take)
