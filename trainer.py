@@ -214,9 +214,9 @@ class Trainer:
         except ValueError:
             pass  # it was never fitted on this corpus, or the entry is damaged
         started = time.monotonic()
-        shares = featurizer.shares(self.to_fit)
-        task, done = self.display.task("fitting the featurizer", sum(shares)), accumulate(shares, initial=0.0)
-        advance: Callable[[str], None] = lambda words: task.update(next(done, sum(shares)), words)  # noqa: E731
+        costs = featurizer.phase_costs(self.to_fit)
+        task, done = self.display.task("fitting the featurizer", sum(costs)), accumulate(costs, initial=0.0)
+        advance: Callable[[str], None] = lambda words: task.update(next(done, sum(costs)), words)  # noqa: E731
         featurizer.fit(self.to_fit, seed=self.metadata.training.seed, advance=advance, start=start)
         task.close()
         checkpoint.save(kept, featurizer.state(), {})

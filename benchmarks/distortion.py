@@ -51,19 +51,19 @@ def _run(arguments: argparse.Namespace) -> int:
     if not isinstance(featurizer, CodebookFeaturizer):
         raise ValueError(f"{arguments.meta} has no codebook: its frames are not quantised")
     n_fft, hop = featurizer.section.n_fft, featurizer.section.hop
-    quantiser, rate = featurizer.codebook, predictor.sample_rate_hz
+    codec, rate = featurizer.codec, predictor.sample_rate_hz
     heard = torch.from_numpy(np.arange(n_fft // 2 + 1) * rate / n_fft <= MAX_HZ)
     errors: dict[str, list[float]] = {"look-up": [], "with the post-filter": []}
     for piece in load_split(predictor, arguments.meta, corpus.load)[1][: arguments.pieces]:
         samples = piece.read(0, min(len(piece.samples), round(arguments.seconds * rate)))
         if len(samples) < n_fft:
             continue
-        real = featurizer.vectors(spectrum(np.ascontiguousarray(samples), n_fft, hop))
-        components = quantiser.dequantize(quantiser.encode(real))
-        dequantize = components @ quantiser.components + quantiser.mean
-        made = dequantize, dequantize + featurizer.postfilter(pad_edges(components))
+        real = codec.vectors(spectrum(np.ascontiguousarray(samples), n_fft, hop))
+        components = codec.codebook.quantize(real)
+        decoded = codec.codebook.reconstruct(components)
+        made = decoded, decoded + codec.postfilter(pad_edges(components))
         for found, frames in zip(errors.values(), made, strict=True):
-            found.append(((frames - real) / featurizer.weight)[:, heard].square().mean().item())
+            found.append(((frames - real) / codec.weight)[:, heard].square().mean().item())
     nats = predictor.facts["progress"].best_nats
     if nats is None or not errors["look-up"]:
         raise ValueError(f"{arguments.meta} was never validated, or no held-out piece lasts a window")

@@ -73,8 +73,7 @@ def held_out_items(train: int, test: int, seed: int) -> list[Item]:
             continue
         audio = piece.read(start, start + 10 * RATE_HZ)
         true = frames(audio[PROMPT - N_FFT + HOP :])[:FRAMES]
-        codes = featurizer.from_complex(torch.from_numpy(true))
-        items.append(Item(audio, true, featurizer.magnitude(codes).numpy()))
+        items.append(Item(audio, true, featurizer.codec.round_trip(torch.from_numpy(true)).numpy()))
     return items
 
 

@@ -1,7 +1,7 @@
-"""Residual vector quantisation: vectors become a few small integers, each level refining what the levels before left.
+"""Residual vector quantization: a vector becomes a few small integers, each level refining the levels before it.
 
-Juang and Gray, Multiple stage vector quantization for speech coding, 1982. Principal components first (scikit-learn's
-PCA, no whitening: distances keep their meaning), then k-means (scikit-learn) on the residual of every level.
+Juang and Gray, Multiple stage vector quantization for speech coding, 1982. Vectors are first reduced to principal
+components (without whitening, so that distances keep their meaning); k-means then quantizes the residual of each level.
 """
 
 import warnings
@@ -12,19 +12,19 @@ from functools import cached_property
 import numpy as np
 import torch
 
-BY_HEART = 1.5  # times the squared error of what was fitted, on music that was not, from where on a fit is too close
-PLENTY = 128  # vectors for each centroid, of which levels know none by heart: 1.3 times is what chorales have then
-ENCODE_ROWS = 256  # what is worked on stays in the processor's cache, and no memory is asked for and given back
+OVERFIT_RATIO = 1.5  # held-out / training squared error above which a codebook counts as overfitted
+PLENTY = 128  # vectors per centroid from which on no codebook overfits: the ratio is then about 1.3
+ENCODE_ROWS = 256  # vectors that are encoded together; they stay in the processor's cache
 
 
 @dataclass(frozen=True)
 class ResidualCodebook:
-    """A fitted quantiser.
+    """A fitted quantizer.
 
     Attributes:
-        mean: `(F,)` of the fitted vectors.
-        components: `(P, F)` orthonormal rows.
-        centroids: `(L, V, P)`.
+        mean: `(F,)`, subtracted from each vector.
+        components: `(P, F)`, orthonormal rows.
+        centroids: `(L, V, P)`, V centroids for each of L levels.
     """
 
     mean: torch.Tensor
@@ -33,20 +33,24 @@ class ResidualCodebook:
 
     @property
     def levels(self) -> int:
+        """The number of codes of a vector."""
         return self.centroids.shape[0]
 
     @cached_property
     def powers(self) -> torch.Tensor:
-        """Squared length of each centroid, `(L, V)`."""
+        """The squared length of each centroid, `(L, V)`."""
         return self.centroids.square().sum(-1)
 
+    def project(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the principal components `(T, P)` of vectors `(T, F)`."""
+        return (vectors - self.mean) @ self.components.T
+
     def encode(self, vectors: torch.Tensor) -> torch.Tensor:
-        """`(T, F)` float32 to codes `(T, L)` int64, the nearest centroid level after level."""
+        """Return the codes `(T, L)` int64 of vectors `(T, F)` float32: the nearest centroid, level by level."""
         return torch.cat([self._encode_rows(rows) for rows in vectors.split(ENCODE_ROWS)])
 
     def _encode_rows(self, vectors: torch.Tensor) -> torch.Tensor:
-        residual = (vectors - self.mean) @ self.components.T  # (T, P)
-        codes = []
+        residual, codes = self.project(vectors), []
         for centroids, powers in zip(self.centroids, self.powers, strict=True):
             code = nearest(residual, centroids, powers)
             residual = residual - centroids[code]
@@ -54,21 +58,29 @@ class ResidualCodebook:
         return torch.stack(codes, dim=-1)
 
     def dequantize(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes `(..., L)` to principal components `(..., P)`: the sum of the levels' centroids."""
+        """Return the principal components `(..., P)` of codes `(..., L)`: the sum of one centroid per level."""
         return self.centroids[torch.arange(self.levels, device=codes.device), codes].sum(-2)
 
+    def quantize(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the principal components `(T, P)` that are left of vectors `(T, F)` after encoding."""
+        return self.dequantize(self.encode(vectors))
+
+    def reconstruct(self, components: torch.Tensor) -> torch.Tensor:
+        """Return the vectors `(..., F)` of principal components `(..., P)`."""
+        return components @ self.components + self.mean
+
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes `(..., L)` to vectors `(..., F)`."""
-        return self.dequantize(codes) @ self.components + self.mean
+        """Return the vectors `(..., F)` of codes `(..., L)`."""
+        return self.reconstruct(self.dequantize(codes))
 
 
 def nearest(vectors: torch.Tensor, centroids: torch.Tensor, powers: torch.Tensor) -> torch.Tensor:
-    """Index of the nearest centroid by |v - c|^2 = |v|^2 - 2 v c + |c|^2.
+    """Return the index of the nearest centroid, by |v - c|^2 = |v|^2 - 2 v c + |c|^2.
 
-    Shape: `(T, P)`, `(V, P)` and |c|^2 `(V,)` to `(T,)`.
+    Shape: vectors `(T, P)`, centroids `(V, P)` and their squared lengths `(V,)` to `(T,)`.
     """
     distance = torch.addmm(powers, vectors, centroids.T, alpha=-2)
-    return torch.from_numpy(distance.numpy().argmin(-1))  # NumPy's is ten times as fast
+    return torch.from_numpy(distance.numpy().argmin(-1))  # NumPy's argmin is ten times as fast as torch's
 
 
 def fit(
@@ -80,54 +92,61 @@ def fit(
     seed: int,
     advance: Callable[[str], None],
     start: ResidualCodebook | None = None,
-    every: Iterable[torch.Tensor] | None = None,
-    most: int = 0,
+    more_vectors: Iterable[torch.Tensor] | None = None,
+    max_vectors: int = 0,
 ) -> ResidualCodebook:
-    """Fit PCA and residual k-means on a sample of vectors.
+    """Fit principal components and the centroids of each level to a sample of vectors.
 
     Args:
         vectors: `(T, F)` float32.
-        components: principal components kept, at most F.
-        levels, centroids: stages of the quantiser and classes of each.
-        seed: of k-means' starting points.
+        components: the number of principal components, 1 to F.
+        levels: the number of codes of a vector.
+        centroids: the number of centroids of each level.
+        seed: chooses the centroids from which k-means starts.
         advance: called with a few words before each part of the work.
-        start: of the same shape, to go on from: its components stay and its centroids are moved, so that a class goes
-            on meaning nearly what it meant.
-        every: `(T, F)` each, float32: a larger sample for the levels, of which only components are kept.
-        most: vectors in `every`, at most.
+        start: a codebook of the same shape to continue from, so that codes keep roughly their old meaning: its
+            components stay, and k-means starts from its centroids.
+        more_vectors: a larger sample for the levels, in parts `(T, F)` float32; only its components are kept.
+        max_vectors: an upper bound on the vectors in `more_vectors`.
 
     Raises:
-        ValueError: fewer vectors than centroids or components.
+        ValueError: there are fewer vectors than centroids or components.
     """
-    from sklearn.decomposition import PCA
-
-    least = max(components, centroids)
-    if len(vectors) < least:
+    needed = max(components, centroids)
+    if len(vectors) < needed:
         raise ValueError(
-            f"the corpus has {len(vectors)} frames, too few for {least} centroids or components: "
+            f"the corpus has {len(vectors)} frames, too few for {needed} centroids or components: "
             "add recordings, or lower representation.centroids and representation.components"
         )
     if start is None:
         advance("principal components")
-        pca = PCA(components, svd_solver="covariance_eigh").fit(vectors)
-        mean, axes = pca.mean_, pca.components_
+        mean, axes = _principal_axes(vectors, components)
     else:
         mean, axes = start.mean.numpy(), start.components.numpy()
-    every, most = ([torch.from_numpy(vectors)], len(vectors)) if every is None else (every, most)
-    residual = laid_out((torch.from_numpy((run.numpy() - mean) @ axes.T) for run in every), most).numpy()
-    stages = _stages(residual, levels, centroids, seed, start, lambda words: advance(f"codebook {words}"))
+    if more_vectors is None:
+        more_vectors, max_vectors = [torch.from_numpy(vectors)], len(vectors)
+    rows = concatenate((torch.from_numpy((part.numpy() - mean) @ axes.T) for part in more_vectors), max_vectors)
+    stages = _fit_levels(rows.numpy(), levels, centroids, seed, start, lambda words: advance(f"codebook {words}"))
     return ResidualCodebook(_as_tensor(mean), _as_tensor(axes), stages)
 
 
-def laid_out(parts: Iterable[torch.Tensor], rows: int) -> torch.Tensor:
-    """Parts `(T, F)` one after another, `rows` in all at most, in memory that is asked for once.
+def _principal_axes(vectors: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean `(F,)` of vectors `(T, F)` and the directions `(P, F)` of their greatest variance."""
+    from sklearn.decomposition import PCA
 
-    Small parts that are kept, between large ones that are not, would leave a gigabyte of gaps.
+    pca = PCA(components, svd_solver="covariance_eigh").fit(vectors)
+    return pca.mean_, pca.components_
+
+
+def concatenate(parts: Iterable[torch.Tensor], max_rows: int) -> torch.Tensor:
+    """Concatenate parts `(T, F)` of `max_rows` rows in all at most, in memory that is allocated once.
+
+    Small parts that are kept, between large ones that are not, would fragment a gigabyte of memory.
     """
     whole, filled = torch.empty(0), 0
     for part in parts:
         if not filled:
-            whole = part.new_empty(rows, part.shape[1])
+            whole = part.new_empty(max_rows, part.shape[1])
         whole[filled : filled + len(part)] = part
         filled += len(part)
     return whole[:filled]
@@ -142,38 +161,37 @@ def cross_fit_quantize(
     start: ResidualCodebook | None = None,
     fitted_to: int = 0,
 ) -> torch.Tensor:
-    """Vectors quantised as coarsely as those that a codebook was not fitted to, though it was fitted to these.
+    """Quantize the vectors that a codebook was fitted to with the error it has on held-out vectors.
 
-    Levels that were fitted to little music know it by heart: on twenty minutes of a piano, the squared error on other
-    pieces is twice as large. So each half is quantised by levels that are fitted to the other half. Where these are not
-    `BY_HEART` times worse, a half is too small for them or the codebook had `PLENTY`, the codebook itself quantises.
+    A codebook that was fitted to little music overfits: with twenty minutes of a piano, the squared error on other
+    pieces is twice as large. Each half of the vectors is therefore quantized by levels that are fitted to the other
+    half (two-fold cross-fitting). The codebook itself quantizes where a half is too small for its centroids, where it
+    was fitted to `PLENTY` vectors per centroid, or where the halves' error is not `OVERFIT_RATIO` times larger.
 
     Args:
-        codebook: that was fitted to the vectors, from `start`.
-        vectors: `(T, F)` float32, piece after piece, so that the halves are of different music.
+        codebook: fitted to `vectors`, from `start`.
+        vectors: `(T, F)` float32, piece after piece, so that the halves contain different music.
         seed, advance: as for `fit`.
-        fitted_to: how many vectors the levels were fitted to, if to more than these.
+        fitted_to: the number of vectors that the levels were fitted to, if larger than T.
 
     Returns:
-        `(T, P)`, their principal components.
+        The principal components `(T, P)` of the quantized vectors.
     """
     levels, centroids, _ = codebook.centroids.shape
-    seen = codebook.dequantize(codebook.encode(vectors))
+    overfitted = codebook.quantize(vectors)
     if len(vectors) // 2 < centroids or fitted_to >= PLENTY * centroids:
-        return seen
-    truth, halves, quantised = (vectors - codebook.mean) @ codebook.components.T, vectors.tensor_split(2), []
-    for half, other in zip(halves, truth.tensor_split(2)[::-1], strict=True):
-        stages = _stages(
-            other.numpy().copy(), levels, centroids, seed, start, lambda words: advance(f"half a codebook, {words}")
-        )
-        book = ResidualCodebook(codebook.mean, codebook.components, stages)
-        quantised.append(book.dequantize(book.encode(half)))
-    apart = torch.cat(quantised)
-    by_heart = (apart - truth).square().sum() > BY_HEART * (seen - truth).square().sum()
-    return apart if by_heart else seen
+        return overfitted
+    truth, halves = codebook.project(vectors), []
+    announce = lambda words: advance(f"half a codebook, {words}")  # noqa: E731
+    for half, other in zip(vectors.tensor_split(2), truth.tensor_split(2)[::-1], strict=True):
+        stages = _fit_levels(other.numpy().copy(), levels, centroids, seed, start, announce)
+        halves.append(ResidualCodebook(codebook.mean, codebook.components, stages).quantize(half))
+    held_out = torch.cat(halves)
+    overfits = (held_out - truth).square().sum() > OVERFIT_RATIO * (overfitted - truth).square().sum()
+    return held_out if overfits else overfitted
 
 
-def _stages(
+def _fit_levels(
     residual: np.ndarray,
     levels: int,
     centroids: int,
@@ -181,7 +199,7 @@ def _stages(
     start: ResidualCodebook | None,
     advance: Callable[[str], None],
 ) -> torch.Tensor:
-    """Centroids `(L, V, P)` of principal components `(T, P)`, in whose place the last residual is left."""
+    """Return centroids `(L, V, P)` for principal components `(T, P)`, which are overwritten by the last residual."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
@@ -189,10 +207,10 @@ def _stages(
     for level in range(levels):
         advance(f"level {level + 1} of {levels}")
         init = "random" if start is None else start.centroids[level].numpy()
-        few = {"n_init": 1, "max_iter": 15, "tol": 0, "copy_x": False}  # no copies: they are what takes most memory
-        kmeans = KMeans(centroids, init=init, algorithm="lloyd", random_state=(seed + level) % 2**32, **few)
+        options = {"n_init": 1, "max_iter": 15, "tol": 0, "copy_x": False}  # a copy would double the memory
+        kmeans = KMeans(centroids, init=init, algorithm="lloyd", random_state=(seed + level) % 2**32, **options)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # where vectors are few, some centroids idle
+            warnings.simplefilter("ignore", ConvergenceWarning)  # with few vectors, some centroids stay unused
             kmeans.fit(residual)
         for first in range(0, len(residual), ENCODE_ROWS):
             rows = slice(first, first + ENCODE_ROWS)

@@ -34,7 +34,7 @@ LENGTH_FIELDS: dict[bytes, tuple[int, int, Literal["little", "big"], int]] = {
     b"FORM": (4, 4, "big", 8),  # AIFF
     b".snd": (8, 4, "big", 24),  # AU
 }
-"""First bytes of a file: place, size and byte order of the length that its header declares, and bytes not counted."""
+"""First bytes of a file: place, size and byte order of the length that its header declares, and what it omits."""
 UNKNOWN_BYTES = 0x7F000000  # declared lengths from here on mean "unknown": the file was written to a pipe
 MISSING_BYTES, PRESENT_FRACTION = 1024, 0.99  # smaller losses are differences in how programs count
 

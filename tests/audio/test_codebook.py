@@ -1,4 +1,4 @@
-"""The residual quantiser against a slow reference, and what a fit promises."""
+"""The residual quantizer against a slow reference, and what a fit promises."""
 
 import numpy as np
 import pytest
@@ -57,13 +57,13 @@ def test_decoding_is_the_sum_of_the_chosen_centroids():
 
 
 @pytest.mark.parametrize("start", [None, vectors(300, seed=5)])
-def test_what_was_fitted_is_quantised_as_what_was_not(start):
+def test_what_was_fitted_is_quantized_as_what_was_not(start):
     """Many centroids for few vectors: they know them by heart, and halves do not know each other."""
     known, new = torch.from_numpy(vectors(800)).split(400)
     donor = None if start is None else fitted(start, centroids=60)
     how = {"components": 6, "levels": 3, "centroids": 60, "seed": 1, "advance": [].append}
     book = codebook.fit(known.numpy(), **how, start=donor)
-    error = lambda quantised, x: float((quantised - (x - book.mean) @ book.components.T).square().sum(1).mean())  # noqa: E731
+    error = lambda quantized, x: float((quantized - (x - book.mean) @ book.components.T).square().sum(1).mean())  # noqa: E731
     of_known, of_new = (error(book.dequantize(book.encode(x)), x) for x in (known, new))
     rows = codebook.cross_fit_quantize(book, known, seed=1, advance=[].append, start=donor)
     assert rows.shape == (400, 6)
@@ -72,7 +72,7 @@ def test_what_was_fitted_is_quantised_as_what_was_not(start):
 
 
 @pytest.mark.parametrize("rows", [100, 700])
-def test_what_is_not_known_by_heart_or_is_too_little_is_quantised_as_it_is(rows):
+def test_what_is_not_known_by_heart_or_is_too_little_is_quantized_as_it_is(rows):
     x = torch.from_numpy(vectors(rows))
     book = fitted(x.numpy(), centroids=60 if rows == 100 else 10)
     assert torch.equal(codebook.cross_fit_quantize(book, x, seed=1, advance=[].append), book.dequantize(book.encode(x)))
@@ -82,14 +82,19 @@ def test_levels_are_fitted_to_the_larger_sample_and_know_unseen_vectors_the_bett
     x = torch.from_numpy(vectors(4000))
     few, many, new = x[:300], x[:3000], x[3000:]
     how = {"components": 6, "levels": 3, "centroids": 60, "seed": 1, "advance": [].append}
-    small, large = codebook.fit(few.numpy(), **how), codebook.fit(few.numpy(), **how, every=many.split(32), most=3000)
+    small, large = (
+        codebook.fit(few.numpy(), **how),
+        codebook.fit(few.numpy(), **how, more_vectors=many.split(32), max_vectors=3000),
+    )
     assert torch.equal(small.components, large.components)
 
     def error(book, of):
         return float((book.dequantize(book.encode(of)) - (of - book.mean) @ book.components.T).square().sum())
 
     assert error(large, new) < 0.8 * error(small, new)
-    assert torch.equal(codebook.fit(few.numpy(), **how, every=few.split(32), most=400).centroids, small.centroids)
+    assert torch.equal(
+        codebook.fit(few.numpy(), **how, more_vectors=few.split(32), max_vectors=400).centroids, small.centroids
+    )
     seen = small.dequantize(small.encode(few))
     assert not torch.equal(codebook.cross_fit_quantize(small, few, seed=1, advance=[].append), seen)
     assert torch.equal(
@@ -99,9 +104,9 @@ def test_levels_are_fitted_to_the_larger_sample_and_know_unseen_vectors_the_bett
 
 def test_parts_are_laid_out_one_after_another():
     parts = [torch.randn(length, 5) for length in (3, 1, 4)]
-    assert torch.equal(codebook.laid_out(iter(parts), 8), torch.cat(parts))
-    assert torch.equal(codebook.laid_out(iter(parts), 90), torch.cat(parts))
-    assert len(codebook.laid_out(iter([]), 90)) == 0
+    assert torch.equal(codebook.concatenate(iter(parts), 8), torch.cat(parts))
+    assert torch.equal(codebook.concatenate(iter(parts), 90), torch.cat(parts))
+    assert len(codebook.concatenate(iter([]), 90)) == 0
 
 
 def test_each_level_brings_the_vectors_nearer():

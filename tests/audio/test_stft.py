@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from continuo.audio import codebook, postfilter
+from continuo.audio.codec import SpectralCodec
 from continuo.audio.phase import invert
 from continuo.audio.piece import Piece
 from continuo.audio.stft import (
@@ -24,7 +25,8 @@ from continuo.audio.stft import (
     to_frames,
 )
 from continuo.model.metadata import CodebookSection, SpectrumSection
-from featurizer import CodebookFeaturizer, SpectrumFeaturizer
+from continuo.symbolic.chords import ChordCodec
+from featurizer import CodebookFeaturizer, Codec, SpectrumFeaturizer
 
 SIGNALS = {
     "noise": np.random.default_rng(0).standard_normal(12_345).astype(np.float32) * 0.1,
@@ -241,12 +243,12 @@ def test_codes_of_a_piece_say_what_its_spectrum_was():
     assert codes.min() >= 0
     assert codes.max() < 64
     frames = spectrum(piece.read(-128, 64 * (len(codes) - 1) + 128), 256, 64)
-    log = f.vectors(frames)
-    error = [(f.codebook.decode(codes) - log).square().mean().sqrt().item()]
-    mean_only = (log - f.codebook.mean).square().mean().sqrt().item()
+    log = f.codec.vectors(frames)
+    error = [(f.codec.codebook.decode(codes) - log).square().mean().sqrt().item()]
+    mean_only = (log - f.codec.codebook.mean).square().mean().sqrt().item()
     assert error[0] < 0.4 * mean_only
-    assert f.magnitude(codes).shape == (len(codes), 129)
-    assert (f.magnitude(codes) >= 0).all()
+    assert f.codec.decode(codes).shape == (len(codes), 129)
+    assert (f.codec.decode(codes) >= 0).all()
 
 
 @pytest.mark.slow
@@ -264,14 +266,16 @@ def test_the_post_filter_brings_frames_nearer_to_the_truth():
         f.fit(pieces, seed=0, advance=lambda words: None)
         for k, piece in enumerate(unseen):
             codes = f.encode(piece)
-            truth = f.vectors(spectrum(piece.read(-128, 64 * (len(codes) - 1) + 128), 256, 64))
-            log = (f.magnitude(codes) / f.full_scale + f.section.floor).log() * f.weight
-            heard = f.vectors(spectrum(invert(f.magnitude(codes).numpy(), 256, 64), 256, 64))
+            truth = f.codec.vectors(spectrum(piece.read(-128, 64 * (len(codes) - 1) + 128), 256, 64))
+            log = (f.codec.decode(codes) / f.codec.full_scale + f.section.floor).log() * f.codec.weight
+            heard = f.codec.vectors(spectrum(invert(f.codec.decode(codes).numpy(), 256, 64), 256, 64))
             moved = [v[4:-4].diff(dim=0).abs().mean(0) for v in (heard, truth)]
             made[steps, k] = (log - truth).square().mean().item(), (moved[0] - moved[1]).abs().mean().item()
             if steps == 0:
-                dequantize = f.codebook.decode(codes)
-                audible = dequantize / f.weight > np.log(2 * f.section.floor)  # below the floor none would be positive
+                dequantize = f.codec.codebook.decode(codes)
+                audible = dequantize / f.codec.weight > np.log(
+                    2 * f.section.floor
+                )  # below the floor none would be positive
                 torch.testing.assert_close(log[audible], dequantize[audible], atol=1e-3, rtol=1e-3)
     for k in range(len(unseen)):
         assert made[400, k][0] < 0.85 * made[0, k][0]
@@ -281,7 +285,7 @@ def test_the_post_filter_brings_frames_nearer_to_the_truth():
 def test_a_post_filter_that_would_not_help_adds_nothing_and_randomness_is_left_alone():
     """The runs that are learned from are all too loud, every eighth, unseen, is right: what was learned would harm."""
     generator = torch.Generator().manual_seed(0)
-    real, quantised = (torch.randn(24, 32, width, generator=generator) for width in (129, 4))
+    real, quantized = (torch.randn(24, 32, width, generator=generator) for width in (129, 4))
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -290,35 +294,36 @@ def test_a_post_filter_that_would_not_help_adds_nothing_and_randomness_is_left_a
         if not all_loud:
             dequantize[::8] = real[::8]
         bins_hz = np.linspace(0, 4000, 129)
-        given = (quantised, dequantize, real, torch.zeros_like(real), torch.ones(129))
-        how = {"bins_hz": bins_hz, "floor": 4e-4, "hop": 64, "steps": 20, "seed": 0}
-        model = postfilter.fit(*given, **how)
-        added = model(postfilter.pad_edges(quantised))
+        runs = postfilter.Runs(quantized, dequantize, real, torch.zeros_like(real))
+        loss = postfilter.PostfilterLoss(runs, torch.ones(129), bins_hz=bins_hz, floor=4e-4, hop=64)
+        model = postfilter.fit(runs, loss, steps=20, seed=0)
+        added = model(postfilter.pad_edges(quantized))
         assert added.shape == real.shape
         assert (added == 0).all() == is_zero
     assert torch.equal(torch.rand(3), expected)
-    alone = postfilter.fit(*(rows[:1] for rows in given[:4]), given[4], **how)
-    assert (alone(postfilter.pad_edges(quantised)) == 0).all()  # a single run: nothing to learn from
+    one = postfilter.Runs(*(rows[:1] for rows in (quantized, dequantize, real, real)))
+    alone = postfilter.fit(one, loss, steps=20, seed=0)
+    assert (alone(postfilter.pad_edges(quantized)) == 0).all()  # a single run: nothing to learn from
 
 
 def test_what_is_heard_of_consistent_magnitudes_is_they_themselves_and_flicker_is_heard_less():
     audio = torch.from_numpy(melody(3))[: 256 + 31 * 64]
     frames = torch.stft(audio, 256, 64, window=torch.hann_window(256), center=False, return_complex=True).T[None]
-    overlap = postfilter.Overlap(256, 64, 32)
+    overlap = postfilter.Reanalysis(256, 64, 32)
     assert overlap.frames == 26
-    heard = overlap.heard(frames.abs(), frames.angle())
-    error = (heard - frames.abs()[:, overlap.whole]).norm(dim=-1) / frames.abs()[:, overlap.whole].norm(dim=-1)
+    heard = overlap.magnitudes(frames.abs(), frames.angle())
+    error = (heard - frames.abs()[:, overlap.inner]).norm(dim=-1) / frames.abs()[:, overlap.inner].norm(dim=-1)
     assert error.max() < 0.02  # the run's own edges reach a little inside
     assert error[:, 6:-6].max() < 1e-4
     flicker = 1 + 0.3 * (torch.arange(32) % 2 * 2 - 1)[:, None]
-    moved = (overlap.heard(frames.abs() * flicker, frames.angle()) - heard).norm()
-    assert moved < 0.5 * (0.3 * frames.abs()[:, overlap.whole]).norm()
+    moved = (overlap.magnitudes(frames.abs() * flicker, frames.angle()) - heard).norm()
+    assert moved < 0.5 * (0.3 * frames.abs()[:, overlap.inner]).norm()
 
 
 def test_magnitudes_made_one_by_one_equal_those_of_the_whole():
     f = small_codebook(postfilter_steps=4)
     codes = f.encode(Piece.from_samples(melody(9), RATE_HZ))[:20]
-    whole = f.magnitude(codes)
+    whole = f.codec.decode(codes)
     decoder = f.decoder()
     made: list[np.ndarray] = []
     keep = decoder.phase.push
@@ -334,9 +339,9 @@ def test_a_prompts_last_frames_are_the_past_of_the_first_one():
     piece = Piece.from_samples(melody(9), RATE_HZ)
     codes = f.encode_prompt(piece)
     heard = f.decoder(piece).recent
-    assert torch.equal(heard, f.codebook.dequantize(codes[-3:]))
+    assert torch.equal(heard, f.codec.codebook.dequantize(codes[-3:]))
     short = Piece.from_samples(melody(9)[:256], RATE_HZ)
-    assert torch.equal(f.decoder(short).recent, f.codebook.dequantize(f.encode_prompt(short)).expand(3, -1))
+    assert torch.equal(f.decoder(short).recent, f.codec.codebook.dequantize(f.encode_prompt(short)).expand(3, -1))
 
 
 def test_fitting_can_go_on_from_another_codebook():
@@ -345,10 +350,10 @@ def test_fitting_can_go_on_from_another_codebook():
     pieces = [Piece.from_samples(melody(seed), RATE_HZ) for seed in range(4)]
     again = CodebookFeaturizer(f.section, RATE_HZ)
     again.fit(pieces, seed=0, advance=lambda words: None, start=f.state())
-    assert torch.equal(again.codebook.components, f.codebook.components)
+    assert torch.equal(again.codec.codebook.components, f.codec.codebook.components)
     same = (again.encode(pieces[0]) == f.encode(pieces[0]))[:, 0].float().mean()
     assert same > 0.7
-    assert not torch.equal(again.codebook.centroids, f.codebook.centroids)
+    assert not torch.equal(again.codec.codebook.centroids, f.codec.codebook.centroids)
 
 
 def test_codebook_state_gives_the_same_featurizer_back():
@@ -357,13 +362,26 @@ def test_codebook_state_gives_the_same_featurizer_back():
     again = CodebookFeaturizer(f.section, RATE_HZ)
     again.load_state(f.state())
     assert torch.equal(again.encode(piece), f.encode(piece))
-    assert torch.equal(again.magnitude(f.encode(piece)), f.magnitude(f.encode(piece)))
+    assert torch.equal(again.codec.decode(f.encode(piece)), f.codec.decode(f.encode(piece)))
     assert again.spec.vocabulary == f.spec.vocabulary == (64,) * 4
+
+
+def test_codec_round_trip_is_decoding_after_encoding_and_survives_to_dict():
+    codec = small_codebook(postfilter_steps=4).codec
+    frames = spectrum(Piece.from_samples(melody(9), RATE_HZ).read(0, 64 * 40), 256, 64)
+    assert isinstance(codec, Codec)
+    assert isinstance(ChordCodec(), Codec)
+    expected = codec.decode(codec.encode(frames))
+    assert torch.equal(codec.round_trip(frames), expected)
+    again = SpectralCodec(codec.settings)
+    again.load_dict(codec.to_dict())
+    assert torch.equal(again.round_trip(frames), expected)
+    assert again.vocabulary == codec.vocabulary == (64,) * 4
 
 
 def test_fitting_is_seeded_and_bounded():
     a, b = small_codebook(fit_frames=300), small_codebook(fit_frames=300)
-    assert torch.equal(a.codebook.centroids, b.codebook.centroids)
+    assert torch.equal(a.codec.codebook.centroids, b.codec.codebook.centroids)
     pieces = [Piece.from_samples(melody(seed), RATE_HZ) for seed in range(4)]
     assert sum(len(run) for run in a.sample(pieces, 300, seed=0)) <= 300
     assert sum(len(run) for run in a.sample(pieces, 10**6, seed=0)) == sum(a.steps(p) for p in pieces)
@@ -371,13 +389,13 @@ def test_fitting_is_seeded_and_bounded():
 
 @pytest.mark.parametrize(("most", "levels_on"), [(400, 400), (10**6, None), (150, 150)])
 def test_levels_are_fitted_to_more_frames_than_are_kept_whole(monkeypatch, most, levels_on):
-    monkeypatch.setattr("featurizer.WHOLE_FRAMES", 200)
+    monkeypatch.setattr("continuo.audio.codec.MAX_WHOLE_FRAMES", 200)
     fit, heard = codebook.fit, []
 
-    def listened(vectors, *, every, **how):
-        every = None if every is None else list(every)
+    def listened(vectors, *, more_vectors, **how):
+        every = None if more_vectors is None else list(more_vectors)
         heard.extend([len(vectors), sum(map(len, [vectors] if every is None else every))])
-        return fit(vectors, every=every, **how)
+        return fit(vectors, more_vectors=every, **how)
 
     monkeypatch.setattr(codebook, "fit", listened)
     pieces = [Piece.from_samples(melody(seed), RATE_HZ) for seed in range(4)]
@@ -398,7 +416,7 @@ def test_a_fit_says_beforehand_how_many_parts_it_has(centroids, steps):
     pieces = [Piece.from_samples(melody(seed), RATE_HZ) for seed in range(4)]
     f.fit(pieces, seed=0, advance=said.append)
     assert any("half" in words for words in said) == (steps > 0 and centroids == 64)
-    assert len(said) <= len(f.shares(pieces)) <= len(said) + 2
+    assert len(said) <= len(f.phase_costs(pieces)) <= len(said) + 2
 
 
 def test_a_small_corpus_has_fewer_centroids():

@@ -1,0 +1,212 @@
+"""The codec of sound: STFT frames become a few codes each, and codes become STFT magnitudes."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from continuo.audio import codebook, postfilter
+from continuo.audio.codebook import ResidualCodebook
+from continuo.audio.postfilter import AHEAD, PAST, Postfilter, PostfilterLoss, Runs, pad_edges
+from continuo.audio.stft import hann
+
+RUN = 32  # consecutive frames that are sampled together
+MIN_CENTROIDS = 64  # of a level, however small the corpus
+MAX_WHOLE_FRAMES = 60_000  # frames kept with all bins, for principal components and post-filter: 300 MB
+POSTFILTER_STEP_COST = 9e5  # in units of one frame x one centroid of k-means, for the progress estimate
+
+Tensors = dict[str, torch.Tensor]
+
+
+def checked(tensors: Tensors, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return the tensor of a name.
+
+    Raises:
+        ValueError: it is not float32 of this shape.
+    """
+    tensor = tensors[name]
+    if tensor.shape != shape or tensor.dtype != torch.float32:
+        raise ValueError(f"{name} is {tensor.dtype} of {list(tensor.shape)}, not float32 of {list(shape)}")
+    return tensor
+
+
+@dataclass(frozen=True)
+class SpectralSettings:
+    """The settings of a `SpectralCodec`; the section `representation` of the metadata describes and bounds them."""
+
+    sample_rate_hz: int
+    n_fft: int
+    hop: int
+    floor: float
+    components: int
+    levels: int
+    centroids: int
+    frames_per_centroid: int
+    fit_frames: int
+    postfilter_steps: int
+
+    def frames_used(self, frames: int) -> int:
+        """Return how many of `frames` frames the levels are fitted to."""
+        return min(self.fit_frames, frames)
+
+    def centroids_for(self, frames: int) -> int:
+        """Return the number of centroids of a codebook that is fitted to `frames` frames."""
+        enough = frames // self.frames_per_centroid if self.frames_per_centroid else self.centroids
+        return min(self.centroids, max(MIN_CENTROIDS, enough))
+
+
+class SpectralCodec:
+    """Log magnitudes, principal components and residual k-means: a frame becomes L codes, the coarsest first.
+
+    Bins are weighted by the square root of the mel scale's density, 1 / (1 + f / 700 Hz), so that squared errors add up
+    over mels and not over hertz: low partials, which carry the harmony, are kept better than hiss. Codes hold no phase.
+    Decoding gives magnitudes, from which the post-filter removes quantization errors.
+
+    Attributes:
+        codebook: the quantizer; present once the codec is fitted or loaded.
+        postfilter: the network behind it, which corrects nothing before it is fitted.
+        weight: `(K,)`, the weights of the bins.
+        full_scale: the magnitude of a sine of amplitude 1.
+    """
+
+    codebook: ResidualCodebook
+
+    def __init__(self, settings: SpectralSettings) -> None:
+        self.settings = settings
+        self.bins_hz = np.arange(settings.n_fft // 2 + 1) * settings.sample_rate_hz / settings.n_fft
+        self.full_scale = float(hann(settings.n_fft).sum()) / 2
+        density = 1 / (1 + torch.from_numpy(self.bins_hz).float() / 700)
+        self.weight = (density / density.mean()).sqrt()
+        self.postfilter = Postfilter(settings.components, len(self.bins_hz))
+
+    @property
+    def vocabulary(self) -> tuple[int, ...]:
+        """The number of values of each of the L codes."""
+        return (self.codebook.centroids.shape[1],) * self.codebook.levels
+
+    def fit(
+        self,
+        sample: Callable[[int], Iterable[torch.Tensor]],
+        frames: int,
+        *,
+        seed: int,
+        advance: Callable[[str], None],
+        start: Tensors | None = None,
+    ) -> None:
+        """Fit codebook and post-filter.
+
+        Args:
+            sample: returns about as many complex frames as asked for, in runs `(T, K)` of at most `RUN` frames; the
+                same ones for the same number.
+            frames: the number of frames of the corpus.
+            seed: of k-means and of the post-filter.
+            advance: called with a few words before each part of the work.
+            start: the tensors of a codec with the same settings to continue from, so that codes keep roughly their old
+                meaning.
+
+        Raises:
+            ValueError: there are too few frames.
+        """
+        s, earlier = self.settings, None
+        if start:
+            self.load_dict(start)
+            earlier = self.codebook
+        advance("sampling frames")
+        used = s.frames_used(frames)
+        few = min(used, MAX_WHOLE_FRAMES)
+        vectors, phases, in_whole_run = self._gather(sample(few), max(few, RUN))
+        if earlier:
+            advance("components as they were")
+        self.codebook = codebook.fit(
+            vectors.numpy(),
+            components=s.components,
+            levels=s.levels,
+            centroids=len(earlier.centroids[0]) if earlier else s.centroids_for(used),
+            seed=seed,
+            advance=advance,
+            start=earlier,
+            more_vectors=map(self.vectors, sample(used)) if used > few else None,
+            max_vectors=max(used, RUN),
+        )
+        if not s.postfilter_steps or not in_whole_run.any():
+            return
+        real, phases = (rows[in_whole_run].unflatten(0, (-1, RUN)) for rows in (vectors, phases))  # (R, T, K)
+        del vectors  # hundreds of megabytes
+        quantized = codebook.cross_fit_quantize(
+            self.codebook, real.flatten(0, 1), seed=seed, advance=advance, start=earlier, fitted_to=used
+        ).unflatten(0, real.shape[:2])
+        runs = Runs(quantized, self.codebook.reconstruct(quantized), real, phases)
+        loss = PostfilterLoss(runs, self.weight, bins_hz=self.bins_hz, floor=s.floor, hop=s.hop)
+        weights = self.postfilter.state_dict() if start else None
+        self.postfilter = postfilter.fit(
+            runs, loss, steps=s.postfilter_steps, seed=seed, start=weights, advance=advance
+        )
+
+    def _gather(self, sample: Iterable[torch.Tensor], max_rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return vectors and phases `(T, K)` of sampled frames, and which of them lie in runs of full length `(T,)`."""
+        bins, filled = len(self.bins_hz), 0
+        vectors, phases = torch.empty(max_rows, bins), torch.empty(max_rows, bins, dtype=torch.half)
+        in_whole_run = torch.empty(max_rows, dtype=torch.bool)
+        for run in sample:
+            rows = slice(filled, filled + len(run))
+            vectors[rows], phases[rows], in_whole_run[rows] = self.vectors(run), run.angle().half(), len(run) == RUN
+            filled += len(run)
+        return vectors[:filled], phases[:filled], in_whole_run[:filled]
+
+    def phase_costs(self, frames: int) -> list[float]:
+        """Return the relative cost of each phase of `fit` on `frames` frames, in the order reported to `advance`."""
+        s, used = self.settings, self.settings.frames_used(frames)
+        centroids, few = s.centroids_for(used), min(used, MAX_WHOLE_FRAMES)
+        costs = [0.0, 0.0] + [float(used * centroids)] * s.levels  # reading may wait for a disk and is not estimated
+        if s.postfilter_steps:
+            halves = 2 * s.levels if used < codebook.PLENTY * centroids else 0
+            step_costs = POSTFILTER_STEP_COST * postfilter.step_count(few // RUN, s.postfilter_steps)
+            costs += [few / 2 * centroids] * halves + [step_costs / postfilter.REPORTS] * postfilter.REPORTS
+        return costs
+
+    def vectors(self, frames: torch.Tensor) -> torch.Tensor:
+        """Return weighted log magnitudes `(T, K)` (over full scale, plus a floor) of complex frames `(T, K)`."""
+        magnitude = torch.from_numpy(np.abs(frames.numpy()))  # takes a tenth of the time of torch's abs
+        return magnitude.div_(self.full_scale).add_(self.settings.floor).log_().mul_(self.weight)
+
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        """Return the codes `(T, L)` int64 of complex frames `(T, K)`."""
+        return self.codebook.encode(self.vectors(frames))
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return STFT magnitudes `(T, K)` of codes `(T, L)`."""
+        return self.decode_components(pad_edges(self.codebook.dequantize(codes)))
+
+    @torch.no_grad()
+    def decode_components(self, components: torch.Tensor) -> torch.Tensor:
+        """Return STFT magnitudes `(T, K)` of principal components `(PAST + T + AHEAD, P)`, without the edges."""
+        inner = components[PAST : len(components) - AHEAD]
+        weighted = self.codebook.reconstruct(inner) + self.postfilter(components)
+        return ((weighted / self.weight).exp() - self.settings.floor).clamp(min=0) * self.full_scale
+
+    def round_trip(self, frames: torch.Tensor) -> torch.Tensor:
+        """Return the magnitudes `(T, K)` that are left of complex frames `(T, K)` after encoding and decoding."""
+        return self.decode(self.encode(frames))
+
+    def to_dict(self) -> Tensors:
+        """Return everything fitted, as tensors."""
+        c = self.codebook
+        weights = {f"postfilter.{name}": tensor for name, tensor in self.postfilter.state_dict().items()}
+        return {"mean": c.mean, "components": c.components, "centroids": c.centroids} | weights
+
+    def load_dict(self, tensors: Tensors) -> None:
+        """Load what `to_dict` of a codec with the same settings returned.
+
+        Raises:
+            ValueError, RuntimeError: a tensor does not suit the settings.
+            KeyError: a tensor is missing.
+        """
+        s, bins = self.settings, len(self.bins_hz)
+        mean, components = checked(tensors, "mean", (bins,)), checked(tensors, "components", (s.components, bins))
+        count = min([s.centroids, *tensors["centroids"].shape[1:2]])  # fewer if the corpus was small
+        centroids = checked(tensors, "centroids", (s.levels, max(2, count), s.components))
+        self.codebook = ResidualCodebook(mean, components, centroids)
+        weights = {n.removeprefix("postfilter."): t for n, t in tensors.items() if n.startswith("postfilter.")}
+        self.postfilter.load_state_dict(weights)
+        self.postfilter.eval().requires_grad_(False)
