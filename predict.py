@@ -66,7 +66,6 @@ def build_parser() -> argparse.ArgumentParser:
     takes_help = "number of continuations, with seeds SEED, SEED+1, ... (default: 1)"
     add("--takes", "--songs", type=int, default=1, metavar="K", help=takes_help)
     add("--device", default="auto", help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu")
-    add("--expressive", action="store_true", help="let rit., accel. and fermatas of a score change the beat")
     add("--until-end", action="store_true", help="stop where the model ends the piece, after --frames at the latest")
     add("--continuation-only", action="store_true", help="leave the prompt out of the WAV")
     add("--force", action="store_true", help="overwrite existing output files")
@@ -174,7 +173,7 @@ def _prompt(arguments: argparse.Namespace, predictor: "Predictor", display: "Dis
     """Read the part of the prompt to continue, and print what is unusual about it."""
     if arguments.prompt == NO_PROMPT:
         return None
-    prompt = predictor.prompt(arguments.prompt, expressive=arguments.expressive, ring_out=arguments.frames == 0)
+    prompt = predictor.prompt(arguments.prompt, ring_out=arguments.frames == 0)
     if arguments.prompt_share < 1:
         prompt = prompt.excerpt(0, round(prompt.extent * arguments.prompt_share), "beginning")
         if prompt.empty:

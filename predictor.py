@@ -131,11 +131,10 @@ class Predictor:
         """What the model continues: "sound" or "notes"."""
         return self.featurizer.modality
 
-    def prompt(self, path: Path, *, expressive: bool = False, ring_out: bool = False) -> Prompt:
+    def prompt(self, path: Path, *, ring_out: bool = False) -> Prompt:
         """Read a score, MIDI or audio file as a prompt: a `Piece`, rendered as the corpus was, or a `Song`.
 
         Args:
-            expressive: let rit., accel. and fermatas of a score change the beat.
             ring_out: keep the sound after the last note of a score.
 
         Raises:

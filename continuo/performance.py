@@ -1,8 +1,8 @@
-"""Perform scores: write each as it will be heard.
+"""Perform scores: write each as MIDI and audio.
 
-python -m continuo.performance song.mxl --out heard
-python -m continuo.performance song.mxl --out heard --wav --picture
-python -m continuo.performance *.musicxml --out heard --midi --expressive --json
+python -m continuo.performance song.mxl --out performed
+python -m continuo.performance song.mxl --out performed --wav --picture
+python -m continuo.performance *.musicxml --out performed --midi --json
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from continuo.audio.files import write_wav
 from continuo.score.performance import perform
@@ -22,48 +21,48 @@ from continuo.system.text import printable
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     parser = Parser("python -m continuo.performance", __doc__)
     parser.add_argument("scores", nargs="+", type=Path, metavar="SCORE", help="MusicXML or MIDI file")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for NAME.mid and NAME.wav")
-    parser.add_argument("--midi", action="store_true", help="write MIDI (without --midi and --wav, both are written)")
-    parser.add_argument("--wav", action="store_true", help="write audio")
-    parser.add_argument("--picture", action="store_true", help="also NAME.png, the notes over the spectrogram")
-    parser.add_argument("--expressive", action="store_true", help="let fermatas and words such as rit. change the beat")
+    parser.add_argument("--midi", action="store_true", help="write MIDI (default: MIDI and audio)")
+    parser.add_argument("--wav", action="store_true", help="write audio (default: MIDI and audio)")
+    parser.add_argument("--picture", action="store_true", help="also write NAME.png, the notes over the spectrogram")
     parser.add_argument("--soundfont", type=Path, metavar="FILE", help="SoundFont to play with (.sf2, .sf3)")
-    parser.add_argument("--rate", type=int, default=44_100, metavar="HZ", help="sample rate of the audio (44100)")
-    parser.add_argument("--mono", action="store_true", help="one channel instead of two")
-    parser.add_argument("--quiet", action="store_true", help="no words on what was performed")
+    parser.add_argument("--rate", type=int, default=44_100, metavar="HZ", help="sample rate (default: 44100)")
+    parser.add_argument("--mono", action="store_true", help="write one channel instead of two")
+    parser.add_argument("--quiet", action="store_true", help="print no report")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Perform every score; one bad file does not stop the others, but makes the exit status 2."""
-    args = build_parser().parse_args(argv)
-    return run_main(lambda: _perform_all(args), name="performance")
+    """Perform all scores; a bad file does not stop the others, but makes the exit status 2."""
+    arguments = build_parser().parse_args(argv)
+    return run_main(lambda: _perform_all(arguments), name="performance")
 
 
-def _perform_all(args: argparse.Namespace) -> int:
-    soundfont = find_soundfont(args.soundfont)
-    check_rate(args.rate)
-    args.out.mkdir(parents=True, exist_ok=True)
-    reports: dict[str, dict[str, Any]] = {}
-    taken: set[str] = set()
-    inputs = {os.path.realpath(path) for path in args.scores}
-    for path in args.scores:
+def _perform_all(arguments: argparse.Namespace) -> int:
+    """Check the options, perform all scores, and return the exit status."""
+    soundfont = find_soundfont(arguments.soundfont)
+    check_rate(arguments.rate)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    reports: dict[str, dict[str, object]] = {}
+    stems: set[str] = set()
+    for path in arguments.scores:
         try:
-            reports[str(path)] = _write_one(path, _free_stem(path, taken), args, soundfont, inputs)
+            reports[str(path)] = _perform_one(path, _free_stem(path, stems), arguments, soundfont)
         except ValueError as error:
             reports[str(path)] = {"error": str(error)}
             print(f"performance: {printable(str(error))}", file=sys.stderr)
-    if args.json:
-        print(json.dumps({"files": reports, "failed": sum("error" in r for r in reports.values())}))
-    return 2 if any("error" in report for report in reports.values()) else 0
+    failed = sum("error" in report for report in reports.values())
+    if arguments.json:
+        print(json.dumps({"files": reports, "failed": failed}))
+    return 2 if failed else 0
 
 
 def _free_stem(path: Path, taken: set[str]) -> str:
-    """A file name no other score of this run uses: a/song.xml and b/song.mxl become song and song-2."""
+    """Return a file name that is new in this run: a/song.xml and b/song.mxl become song and song-2."""
     stem, number = path.stem, 1
     while stem in taken:
         number += 1
@@ -72,32 +71,29 @@ def _free_stem(path: Path, taken: set[str]) -> str:
     return stem
 
 
-def _write_one(
-    path: Path, stem: str, args: argparse.Namespace, soundfont: Path | None, inputs: set[str]
-) -> dict[str, Any]:
-    """Perform one score and write what was asked for, never over one of the inputs; returns its report."""
-    performance = perform(path, expressive=args.expressive)
-    report: dict[str, Any] = {"notes": len(performance.notes), "seconds": round(performance.seconds, 3)}
-    if args.midi or not args.wav:
-        target = args.out / f"{stem}.mid"
-        if os.path.realpath(target) in inputs:
-            raise ValueError(f"{path.name}: {target} would overwrite a score of this run; choose another --out")
-        write_midi(performance, target)
-        report["midi"] = str(target)
-    if args.wav or args.picture or not args.midi:
-        target = args.out / f"{stem}.wav"
-        sound = render(performance, args.rate, soundfont=soundfont, stereo=not args.mono)
-        write_wav(target, [sound.T], args.rate, channels=1 if args.mono else 2)
-        report["wav"] = str(target)
-        if args.picture:
-            from continuo.score.pictures import draw_performance  # brings torch
+def _perform_one(path: Path, stem: str, arguments: argparse.Namespace, soundfont: Path | None) -> dict[str, object]:
+    """Perform one score, write its files, and return its report; raise ValueError if a file would replace a score."""
+    performance = perform(path)
+    report: dict[str, object] = {"notes": len(performance.notes), "seconds": round(performance.seconds, 3)}
+    target = arguments.out / stem
+    midi, wav, picture = (target.with_name(f"{stem}{ending}") for ending in (".mid", ".wav", ".png"))
+    if arguments.midi or not arguments.wav:
+        if os.path.realpath(midi) in map(os.path.realpath, arguments.scores):
+            raise ValueError(f"{path.name}: {midi} would overwrite a score of this run; choose another --out")
+        write_midi(performance, midi)
+        report["midi"] = str(midi)
+    if arguments.wav or arguments.picture or not arguments.midi:
+        sound = render(performance, arguments.rate, soundfont=soundfont, stereo=not arguments.mono)
+        write_wav(wav, [sound.T], arguments.rate, channels=1 if arguments.mono else 2)
+        report["wav"] = str(wav)
+    if arguments.picture:
+        from continuo.score.pictures import draw_performance  # slow: imports torch
 
-            picture = target.with_suffix(".png")
-            draw_performance(performance, target, picture, printable(path.name))
-            report["picture"] = str(picture)
+        draw_performance(performance, wav, picture, printable(path.name))
+        report["picture"] = str(picture)
     report["warnings"] = list(performance.warnings)
-    if not (args.json or args.quiet):
-        print(f"{printable(path.name)}: {report['notes']} notes, {report['seconds']:.1f} s")
+    if not (arguments.json or arguments.quiet):
+        print(f"{printable(path.name)}: {report['notes']} notes, {performance.seconds:.1f} s")
         for warning in performance.warnings:
             print(f"  {printable(warning)}")
     return report

@@ -1,1 +1,1 @@
-"""Written music to timed notes, and timed notes to sound."""
+"""Scores (MusicXML, MIDI) to timed notes, and timed notes to audio and MIDI files."""

@@ -1,4 +1,4 @@
-"""Which General MIDI program or percussion key plays a part: from MIDI numbers in the score, else from names.
+"""General MIDI programs and percussion keys of parts: from MIDI numbers in the score, else from names.
 
 Source: General MIDI 1 sound set and percussion map, https://midi.org/general-midi.
 """
@@ -6,16 +6,20 @@ Source: General MIDI 1 sound set and percussion map, https://midi.org/general-mi
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
-from continuo.score.measures import Page, Staff
+from continuo.score.measures import Staff, WrittenScore
+
+if TYPE_CHECKING:
+    from music21.base import Music21Object
+    from music21.instrument import Instrument
+    from music21.stream import Stream
 
 PIANO = 0
 PIZZICATO = 45
-MUTED_TRUMPET = 59
 TRUMPET = 56
-BOWED = range(40, 45)
-STRING_ENSEMBLES = range(48, 52)
+MUTED_TRUMPET = 59
+STRINGS = (*range(40, 45), *range(48, 52))  # bowed instruments and string ensembles
 
 PERCUSSION_KEYS = (
     ("bass drum", 36), ("kick", 36), ("grosse trommel", 36), ("side stick", 37), ("rim", 37), ("snare", 38),
@@ -28,13 +32,13 @@ PERCUSSION_KEYS = (
     ("jingle", 83), ("sleigh", 83), ("castanet", 85), ("tam tam", 52), ("gong", 52), ("cajon", 36), ("surdo", 87),
     ("drum", 38),
 )  # fmt: skip
-"""Percussion keys by words in an instrument's name, the first match counts."""
+"""Percussion keys by words in the name of an instrument; the first match counts."""
 STAFF_KEYS = {
     ("D", 4): 44, ("E", 4): 35, ("F", 4): 36, ("G", 4): 41, ("A", 4): 43, ("B", 4): 45, ("C", 5): 38, ("D", 5): 47,
     ("E", 5): 50, ("F", 5): 51, ("G", 5): 42, ("A", 5): 49, ("B", 5): 57,
 }  # fmt: skip
-"""Percussion keys by place on a five-line staff (N. Weinberg, "Guidelines for Drumset Notation")."""
-DEFAULT_KEY = 38
+"""Percussion keys by position on a five-line staff (N. Weinberg, "Guidelines for Drumset Notation")."""
+DEFAULT_KEY = 38  # percussion key without a name or position: the snare drum
 
 NAMES = (
     (r"piano|klavier|keyboard|pian\.?$|pno", 0), (r"celesta", 8), (r"glocken", 9), (r"vibra", 11), (r"marimba", 12),
@@ -48,11 +52,11 @@ NAMES = (
     (r"flute|flöte|flauto|flûte", 73), (r"voice|voix|gesang|sing|stimme|sopran|alt|tenor|bass|choir|chor|vocal", 52),
     (r"banjo", 105), (r"sitar", 104), (r"mandolin", 25), (r"ukulele", 24), (r"lute|laute", 24), (r"whistle", 78),
 )  # fmt: skip
-"""General MIDI programs by words in a part's name, the first match counts."""
+"""General MIDI programs by patterns for the name of a part; the first match counts."""
 
 
 def program_of_name(name: str) -> int | None:
-    """The General MIDI program that a part's name asks for.
+    """Return the General MIDI program for the name of a part, None for an unknown name.
 
     >>> program_of_name("Violoncello II"), program_of_name("Part_1")
     (42, None)
@@ -61,7 +65,7 @@ def program_of_name(name: str) -> int | None:
 
 
 def percussion_key(names: str, step: str = "", octave: int = 0) -> int:
-    """A General MIDI percussion key by an instrument's name, else by the note's place on the staff.
+    """Return a General MIDI percussion key by the name of an instrument, else by the note's position on the staff.
 
     >>> percussion_key("Snare Drum"), percussion_key("", "G", 5), percussion_key("")
     (38, 42, 38)
@@ -71,34 +75,32 @@ def percussion_key(names: str, step: str = "", octave: int = 0) -> int:
     return found if found is not None else STAFF_KEYS.get((step, octave), DEFAULT_KEY)
 
 
-def programs(page: Page, staff: Staff) -> list[tuple[float, int, bool]]:
-    """From which place of the written line on which program plays: place, program, percussion channel or not.
+def read_programs(written: WrittenScore, staff: Staff) -> list[tuple[float, int, bool]]:
+    """Return the changes of program of a staff: position in quarter notes, General MIDI program, is_drum.
 
     The first entry holds from the beginning. "pizz." and "arco", "con sord." and "senza sord." change the program.
     """
     from music21.expressions import TextExpression
     from music21.instrument import Instrument
 
-    found: list[tuple[float, Any]] = [
-        (place, e) for place, e in _beside_measures(staff.stream) if isinstance(e, Instrument)
-    ]
-    found += page.marked(staff, Instrument)
+    found = [(q, e) for q, e in _outside_measures(staff.stream) if isinstance(e, Instrument)]
+    found += written.marked(staff, Instrument)
     own = [(0.0, PIANO, False)]
-    for place, instrument in sorted(found, key=lambda pair: pair[0]):
-        own.append((float(place), *_program(page, staff, instrument)))
-    words = [(place, e.content or "") for s in page.family(staff) for place, e in page.marked(s, TextExpression)]
+    for position_q, instrument in sorted(found, key=lambda mark: mark[0]):
+        own.append((position_q, *_program(written, staff, instrument)))
+    words = [(q, e.content or "") for s in written.family(staff) for q, e in written.marked(s, TextExpression)]
     changes = list(own)
-    for place, text in sorted(words):
-        _, base, is_drum = [change for change in own if change[0] <= place][-1]
-        program = _technique(text.lower(), base)
+    for position_q, text in sorted(words):
+        _, base, is_drum = [change for change in own if change[0] <= position_q][-1]
+        program = _program_of_technique(text.lower(), base)
         if program is not None and not is_drum:
-            changes.append((place, program, False))
+            changes.append((position_q, program, False))
     return sorted(changes, key=lambda change: change[0])
 
 
-def _technique(text: str, base: int) -> int | None:
-    """The program that a playing instruction asks for; None when it changes nothing."""
-    if base in BOWED or base in STRING_ENSEMBLES:
+def _program_of_technique(text: str, base: int) -> int | None:
+    """Return the program for a playing technique of the instrument `base`; None for other words."""
+    if base in STRINGS:
         if re.search(r"\bpizz", text):
             return PIZZICATO
         if re.search(r"\barco\b", text):
@@ -111,24 +113,26 @@ def _technique(text: str, base: int) -> int | None:
     return None
 
 
-def _program(page: Page, staff: Staff, instrument: Any) -> tuple[int, bool]:
-    """Program and percussion of a music21 instrument."""
+def _program(written: WrittenScore, staff: Staff, instrument: Instrument) -> tuple[int, bool]:
+    """Return the program of a music21 instrument, and whether it is percussion."""
     from music21.instrument import UnpitchedPercussion
 
-    is_drum = isinstance(instrument, UnpitchedPercussion) or instrument.midiChannel == 9
-    if is_drum:
+    if isinstance(instrument, UnpitchedPercussion) or instrument.midiChannel == 9:
         return PIANO, True
-    name = str(instrument.instrumentName or instrument.partName or staff.stream.partName or "")
-    if instrument.midiProgram is not None and not (instrument.midiProgram == PIANO and instrument.partName):
-        return min(max(int(instrument.midiProgram), 0), 127), False
+    stated = instrument.midiProgram
+    if stated is not None and not (stated == PIANO and instrument.partName):
+        return min(max(int(stated), 0), 127), False
     program = program_of_name(" ".join(filter(None, (instrument.partName, instrument.instrumentName))))
-    if program is None and instrument.midiProgram is None and name and name != "Instrument":
-        page.warn(f"the instrument '{name[:40]}' is not known; a piano plays it")
-    return (program if program is not None else int(instrument.midiProgram or PIANO)), False
+    if program is not None:
+        return program, False
+    name = str(instrument.instrumentName or instrument.partName or staff.stream.partName or "")
+    if stated is None and name and name != "Instrument":
+        written.warn(f"the instrument '{name[:40]}' is not known; a piano plays it")
+    return int(stated or PIANO), False
 
 
-def _beside_measures(part: Any) -> list[tuple[float, Any]]:
-    """What stands directly in a part, beside its measures, with its place."""
+def _outside_measures(part: Stream) -> list[tuple[float, Music21Object]]:
+    """Return the elements of a part that stand outside its measures, with their positions."""
     from music21.stream import Measure
 
     if not any(isinstance(element, Measure) for element in part.elements):

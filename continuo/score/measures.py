@@ -1,39 +1,40 @@
-"""A music21 score laid out on one written line: what stands in which bar of which staff, and how long the bars are.
+"""A music21 score laid out in bars: the notes and marks of each bar of each staff, and the lengths of the bars.
 
-Every bar has one place on the written line, in quarter notes from the beginning; repeats are not written out. Staves
-are aligned bar by bar, so a staff in a metre of its own, or with a badly filled bar, does not drift from the others.
-Nothing is copied inside music21, which is what makes this fast.
+Each bar has one position, in quarter notes from the beginning of the score as written; repeats are not unfolded here.
+All staves are aligned at every barline, so a staff in a meter of its own, or with a badly filled bar, does not drift.
+No music21 object is copied, which makes this fast.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from continuo.score.musicxml import HINT, MAX_PASSES, read_hint
-from continuo.score.repeats import Marks, playing_order, read_words
+from continuo.score.repeats import BarMarks, playing_order, read_words
 
 if TYPE_CHECKING:
-    from music21.stream import Score
+    from music21.base import Music21Object
+    from music21.note import GeneralNote
+    from music21.stream import Measure, Score, Stream
 
-ROUND_Q = 1e-4
-"""Places closer than this are the same place: MusicXML divisions of triplets are not exact."""
+ROUND_Q = 1e-4  # quarter notes; positions closer than this are equal, since MusicXML divides triplets inexactly
 
 
 @dataclass(slots=True)
-class Written:
-    """One note, chord or rest of the page.
+class WrittenNote:
+    """One note, chord or rest of the score as written.
 
     Attributes:
-        start_q, length_q: quarter notes, within its bar; a grace note has no length.
+        start_q, length_q: quarter notes from the beginning of the bar; a grace note has length 0.
         element: music21's Note, Chord, Unpitched, PercussionChord or Rest.
-        voice: name of the voice in its bar, "" without voices.
+        voice: name of the voice in its bar, "" in bars without voices.
     """
 
     start_q: float
     length_q: float
-    element: Any
+    element: GeneralNote
     voice: str
 
 
@@ -42,80 +43,78 @@ class Staff:
     """One music21 part.
 
     Attributes:
-        group: the instrument it belongs to; the staves of a piano share it.
-        bars: notes, chords and rests of each bar, by place.
-        marks: everything else in each bar, with its place in the bar.
-        hints: what `continuo.score.musicxml` left in each bar, with its place.
-        lengths: of each bar: whether by more than a bar-long rest, and the length in quarter notes.
-        metres_q: length of each bar when full, as the time signature in force says.
+        stream: the music21 part.
+        group: name of the instrument; the two staves of a piano share it.
+        bars: notes, chords and rests of each bar, sorted.
+        marks: all other elements of each bar, with their position in the bar.
+        hints: hints of `continuo.score.musicxml` in each bar, with their position in the bar.
+        lengths: for each bar, whether it holds more than a bar-long rest, and its length in quarter notes.
+        meters_q: quarter notes of each bar when full, according to the time signature.
     """
 
-    stream: Any
+    stream: Stream
     group: str = ""
-    bars: list[list[Written]] = field(default_factory=list)
-    marks: list[list[tuple[float, Any]]] = field(default_factory=list)
+    bars: list[list[WrittenNote]] = field(default_factory=list)
+    marks: list[list[tuple[float, Music21Object]]] = field(default_factory=list)
     hints: list[list[tuple[float, dict[str, str]]]] = field(default_factory=list)
     lengths: list[tuple[bool, float]] = field(default_factory=list)
     meters_q: list[float] = field(default_factory=list)
 
 
-class Page:
-    """A score on one written line.
+class WrittenScore:
+    """A score laid out in aligned bars.
 
     Attributes:
         staves: one for each part that has bars.
-        starts_q: where each bar begins, and one more for the end.
-        order: bars in playing order.
-        warnings: what is met and not performed; the values are unused, the keys keep their order.
+        starts_q: position of each bar, and of the end.
+        order: indices of the bars in playing order.
+        warnings: names of marks that are not performed, as keys, which keep their order; the values are unused.
     """
 
     def __init__(self, score: Score) -> None:
-        """Raises ValueError for repeats without end."""
+        """Lay out a score at sounding pitch; raise ValueError if its repeats never end."""
         self.warnings: dict[str, None] = {}
-        self.staves = [_read_staff(part) for part in _parts(score)]
+        parts = list(score.parts) if hasattr(score, "parts") else []
+        self.staves = [_read_staff(part) for part in parts or [score]]
         count = max((len(staff.bars) for staff in self.staves), default=0)
         self.starts_q = [0.0]
         for i in range(count):
             self.starts_q.append(self.starts_q[-1] + _align([s for s in self.staves if i < len(s.bars)], i))
-        self.order = playing_order(self._repeat_marks(count))
+        self.order = playing_order(self._bar_marks(count))
 
     def warn(self, text: str) -> None:
-        """Name something that is not performed; a second time changes nothing."""
+        """Name a mark that is not performed; repetitions are ignored."""
         self.warnings[text] = None
 
-    def place(self, bar: int, offset_q: float) -> float:
-        """A place in a bar on the written line."""
-        return self.starts_q[bar] + offset_q
-
     def family(self, staff: Staff) -> list[Staff]:
-        """All staves of the same instrument, this one last: where they disagree, its own marks come last."""
+        """Return all staves of an instrument, the given one last, so that its own marks win where they differ."""
         return [s for s in self.staves if s.group == staff.group and s is not staff] + [staff]
 
-    def marked(self, staff: Staff, kind: type) -> Iterator[tuple[float, Any]]:
-        """All marks of a music21 class in a staff, with their place on the written line."""
-        for i, marks in enumerate(staff.marks):
+    def marked(self, staff: Staff, kind: type) -> Iterator[tuple[float, Music21Object]]:
+        """Yield all marks of one music21 class in a staff, each with its position."""
+        for start_q, marks in zip(self.starts_q, staff.marks, strict=False):
             for offset_q, element in marks:
                 if isinstance(element, kind):
-                    yield self.starts_q[i] + offset_q, element
+                    yield start_q + offset_q, element
 
     def hinted(self, staff: Staff, name: str) -> Iterator[tuple[float, dict[str, str]]]:
-        """All hints of a name in a staff, with their place on the written line."""
-        for i, hints in enumerate(staff.hints):
+        """Yield all hints of one name in a staff, each with its position."""
+        for start_q, hints in zip(self.starts_q, staff.hints, strict=False):
             for offset_q, hint in hints:
                 if name in hint:
-                    yield self.starts_q[i] + offset_q, hint
+                    yield start_q + offset_q, hint
 
-    def notes(self, staff: Staff) -> Iterator[tuple[float, Written]]:
-        """All notes, chords and rests of a staff, with their place on the written line."""
-        for i, bar in enumerate(staff.bars):
-            for written in bar:
-                yield self.starts_q[i] + written.start_q, written
+    def notes(self, staff: Staff) -> Iterator[tuple[float, WrittenNote]]:
+        """Yield all notes, chords and rests of a staff, each with its position."""
+        for start_q, bar in zip(self.starts_q, staff.bars, strict=False):
+            for note in bar:
+                yield start_q + note.start_q, note
 
-    def _repeat_marks(self, count: int) -> list[Marks]:
-        """What the bars of all staves together say about their order."""
+    def _bar_marks(self, count: int) -> list[BarMarks]:
+        """Collect the marks of all staves that decide the order of the bars."""
         from music21 import expressions, repeat, spanner
 
-        marks = [Marks() for _ in range(count)]
+        marks = [BarMarks() for _ in range(count)]
         for staff in self.staves:
             measures = _measures(staff.stream)
             for i, measure in enumerate(measures):
@@ -126,19 +125,20 @@ class Page:
                         text = element.getText()
                     elif isinstance(element, expressions.TextExpression):
                         text = element.content or ""
+                    # A sign at the end of a bar marks the beginning of the next one.
+                    is_sign = text.strip().lower() in ("segno", "coda")
                     at_end = i + 1 < count and offset_q > 0 and offset_q >= staff.lengths[i][1] - ROUND_Q
-                    is_place = text.strip().lower() in ("segno", "coda")  # a place belongs to the bar that it begins
-                    read_words(text, marks[i + 1] if at_end and is_place else marks[i])
+                    read_words(text, marks[i + 1] if at_end and is_sign else marks[i])
             index = {id(measure): i for i, measure in enumerate(measures)}
             for bracket in staff.stream.getElementsByClass(spanner.RepeatBracket):
                 inside = [index[id(m)] for m in bracket.getSpannedElements() if id(m) in index]
                 for i in range(min(inside, default=0), max(inside, default=-1) + 1):
-                    marks[i].passes, marks[i].ending = frozenset(bracket.numberRange), min(inside)
+                    marks[i].passes = frozenset(bracket.numberRange)
         return marks
 
 
-def _read_barlines(measure: Any, marks: Marks) -> None:
-    """Repeat signs of one measure."""
+def _read_barlines(measure: Measure, marks: BarMarks) -> None:
+    """Enter the repeat signs of one measure into its marks."""
     from music21 import bar
 
     for line in (getattr(measure, "leftBarline", None), getattr(measure, "rightBarline", None)):
@@ -149,49 +149,41 @@ def _read_barlines(measure: Any, marks: Marks) -> None:
                 marks.times = max(marks.times, min(line.times or 2, MAX_PASSES))
 
 
-def _parts(score: Any) -> list[Any]:
-    """The part streams of a score; a stream without parts is its own part."""
-    parts = list(score.parts) if hasattr(score, "parts") else []
-    return parts or [score]
-
-
-def _measures(part: Any) -> list[Any]:
-    """A part's measures; a part without measures is one measure."""
+def _measures(part: Stream) -> list[Measure]:
+    """Return the measures of a part; a part without measures is one measure."""
     from music21.stream import Measure
 
     return list(part.getElementsByClass(Measure)) or [part]
 
 
-def _read_staff(part: Any) -> Staff:
-    """Sort what stands in each bar of a part."""
+def _read_staff(part: Stream) -> Staff:
+    """Sort the elements of each bar of a part into notes, marks and hints."""
     from music21.meter import TimeSignature
 
     staff = Staff(part, group=str(part.id).rsplit("-Staff", 1)[0])
-    metre_q = 4.0
+    meter_q = 4.0
     for measure in _measures(part):
-        notes: list[Written] = []
-        marks: list[tuple[float, Any]] = []
+        notes: list[WrittenNote] = []
+        marks: list[tuple[float, Music21Object]] = []
         _collect(measure, 0.0, "", notes, marks)
         notes.sort(key=lambda n: n.start_q)
-        hints = [(offset_q, read_hint(element)) for offset_q, element in marks]
-        hints = [(offset_q, hint) for offset_q, hint in hints if hint]
+        hints = [(offset_q, hint) for offset_q, element in marks if (hint := read_hint(element))]
         marks = [mark for mark in marks if not str(getattr(mark[1], "content", "")).startswith(HINT)]
-        metre_q = next((_metre(element) for _, element in marks if isinstance(element, TimeSignature)), metre_q)
+        signature = next((element for _, element in marks if isinstance(element, TimeSignature)), None)
+        if signature is not None:
+            meter_q = float(signature.barDuration.quarterLength) or 4.0  # 4 for music without a meter
         staff.bars.append(notes)
         staff.marks.append(marks)
         staff.hints.append(hints)
-        staff.meters_q.append(metre_q)
+        staff.meters_q.append(meter_q)
         staff.lengths.append(_bar_length(notes, hints))
     return staff
 
 
-def _metre(signature: Any) -> float:
-    """Quarter notes in a full bar; 4 for a senza-misura signature."""
-    return float(signature.barDuration.quarterLength) or 4.0
-
-
-def _collect(stream: Any, base_q: float, voice: str, notes: list[Written], marks: list[tuple[float, Any]]) -> None:
-    """Walk a measure and its voices."""
+def _collect(
+    stream: Stream, base_q: float, voice: str, notes: list[WrittenNote], marks: list[tuple[float, Music21Object]]
+) -> None:
+    """Append the elements of a measure and its voices to `notes` and `marks`."""
     from music21 import harmony
     from music21.note import GeneralNote
     from music21.stream import Stream
@@ -201,32 +193,40 @@ def _collect(stream: Any, base_q: float, voice: str, notes: list[Written], marks
         if isinstance(element, Stream):
             _collect(element, offset_q, str(element.id), notes, marks)
         elif isinstance(element, GeneralNote) and not isinstance(element, harmony.Harmony):
-            notes.append(Written(offset_q, float(element.duration.quarterLength), element, voice))
+            notes.append(WrittenNote(offset_q, float(element.duration.quarterLength), element, voice))
         else:
             marks.append((offset_q, element))
 
 
-def _align(staves: list[Staff], i: int) -> float:
-    """How long bar i is in all staves; a staff in a metre of its own (12/8 against 4/4) is first fitted to the others.
+def _bar_length(notes: list[WrittenNote], hints: list[tuple[float, dict[str, str]]]) -> tuple[bool, float]:
+    """Return whether a bar holds more than a bar-long rest, and its length: from the file, else from its notes."""
+    for _, hint in hints:
+        if "length" in hint or "rest" in hint:
+            return "length" in hint, float(hint.get("length") or hint["rest"])
+    ends_q = [n.start_q + n.length_q for n in notes if not (n.element.isRest and n.element.fullMeasure is True)]
+    return bool(ends_q), max(ends_q or [n.start_q + n.length_q for n in notes], default=0.0)
 
-    A filled bar decides before any bar of rest.
+
+def _align(staves: list[Staff], i: int) -> float:
+    """Stretch bar `i` of staves in a meter of their own (12/8 against 4/4) to the common meter; return its length.
+
+    The common meter is that of most filled bars; a bar with notes decides before a bar of rest.
     """
     meters_q = [staff.meters_q[i] for staff in staves]
     lengths_q = [staff.lengths[i][1] for staff in staves]
-    filled = {metre_q: sum(abs(length_q - metre_q) < ROUND_Q for length_q in lengths_q) for metre_q in meters_q}
-    common_q = max(reversed(meters_q), key=lambda metre_q: (filled[metre_q], meters_q.count(metre_q)))
-    agreeing = [staff.lengths[i] for staff, metre_q in zip(staves, meters_q, strict=True) if metre_q == common_q]
-    for staff, metre_q in zip(staves, meters_q, strict=True):
-        if metre_q != common_q:
-            _fit(staff, i, common_q / metre_q)
-    return max(agreeing)[1]
+    filled = {meter_q: sum(abs(length_q - meter_q) < ROUND_Q for length_q in lengths_q) for meter_q in meters_q}
+    common_q = max(reversed(meters_q), key=lambda meter_q: (filled[meter_q], meters_q.count(meter_q)))
+    for staff in staves:
+        if staff.meters_q[i] != common_q:
+            _stretch_bar(staff, i, common_q / staff.meters_q[i])
+    return max(staff.lengths[i] for staff in staves if staff.meters_q[i] == common_q)[1]
 
 
-def _fit(staff: Staff, i: int, ratio: float) -> None:
-    """Stretch a staff's bar by a ratio.
+def _stretch_bar(staff: Staff, i: int, ratio: float) -> None:
+    """Multiply the positions and lengths in a bar by a ratio.
 
-    MuseScore writes such bars with the durations of their rests stretched and those of their notes not. Where the
-    printed values fill the metre, they are taken instead of the durations.
+    MuseScore writes such bars with stretched durations of the rests and plain durations of the notes. Where the printed
+    note values fill the meter, they are taken instead of the durations.
     """
     ends_q: dict[str, float] = {}
     printed: list[tuple[float, float]] = []
@@ -244,8 +244,11 @@ def _fit(staff: Staff, i: int, ratio: float) -> None:
     staff.hints[i] = [(offset_q * ratio, hint) for offset_q, hint in staff.hints[i]]
 
 
-def _printed_length(element: Any) -> float:
-    """Quarter notes that a note's head, flags, dots and tuplets stand for; 0 for grace notes."""
+_TYPES_Q = {"breve": 8, "whole": 4, "half": 2, "quarter": 1, "eighth": 0.5, "16th": 0.25, "32nd": 0.125, "64th": 0.0625}
+
+
+def _printed_length(element: GeneralNote) -> float:
+    """Return the quarter notes of a note's printed value: head, flags, dots and tuplets; 0 for grace notes."""
     length = element.duration
     if length.isGrace or length.type not in _TYPES_Q:
         return 0.0 if length.isGrace else float(length.quarterLength)
@@ -253,19 +256,3 @@ def _printed_length(element: Any) -> float:
     for tuplet in length.tuplets:
         tuplets *= float(tuplet.tupletMultiplier())
     return float(_TYPES_Q[length.type] * (2 - 0.5**length.dots) * tuplets)
-
-
-_TYPES_Q = {"breve": 8, "whole": 4, "half": 2, "quarter": 1, "eighth": 0.5, "16th": 0.25, "32nd": 0.125, "64th": 0.0625}
-
-
-def _bar_length(notes: list[Written], hints: list[tuple[float, dict[str, str]]]) -> tuple[bool, float]:
-    """How long a bar is, and whether by more than a bar-long rest: as the file says, else by its notes."""
-    for _, hint in hints:
-        if "length" in hint or "rest" in hint:
-            return "length" in hint, float(hint.get("length") or hint["rest"])
-    ends = [n.start_q + n.length_q for n in notes if not _is_bar_rest(n.element)]
-    return bool(ends), max(ends or [n.start_q + n.length_q for n in notes], default=0.0)
-
-
-def _is_bar_rest(element: Any) -> bool:
-    return bool(element.isRest and element.fullMeasure is True)

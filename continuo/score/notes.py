@@ -1,23 +1,30 @@
-"""Timed notes: what a performance is, whoever made it and whatever plays it."""
+"""Timed notes: the result of performing a score, and the input of the synthesizer and of the symbolic codecs."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NamedTuple, TypedDict
+
+MAX_SECONDS = 3 * 3600.0  # longest performance; longer ones come from broken tempos, durations or repeats
+MAX_NOTES = 500_000  # notes of a performance; a long opera has a fifth of this
+MIN_NOTE_S = 0.01  # shortest sounding note; shorter ones are clicks
 
 
 @dataclass(frozen=True)
 class Note:
-    """One sounding note.
+    """One sounding note of a performance.
 
     Attributes:
         onset_s: seconds from the beginning of the performance, at least 0.
-        duration_s: how long the key is held, more than 0.
+        duration_s: seconds for which the key is held, more than 0.
         pitch: MIDI number, 60 is middle C; fractional for quarter tones. For drums a General MIDI percussion key.
         velocity: MIDI velocity, 1 to 127.
         program: General MIDI program, 0 to 127; 0 is the grand piano.
-        is_drum: whether it belongs to the percussion channel.
+        is_drum: True for the percussion channel.
     """
 
     onset_s: float
@@ -28,64 +35,181 @@ class Note:
     is_drum: bool
 
 
+@dataclass(slots=True)
+class DraftNote:
+    """A note under construction: mutable, with any values; `Performance.from_drafts` checks and rounds them."""
+
+    onset_s: float
+    end_s: float
+    pitch: float
+    velocity: float = 0.0
+    program: int = 0
+    is_drum: bool = False
+
+
+class PerformanceDict(TypedDict):
+    """A performance in JSON types; a note is its six attributes in order."""
+
+    notes: list[tuple[float, float, float, int, int, bool]]
+    seconds: float
+    warnings: list[str]
+
+
 @dataclass(frozen=True)
 class Performance:
-    """Timed notes.
+    """The notes of a whole score.
 
     Attributes:
         notes: sorted by onset, then pitch.
-        seconds: length as written, final rests included.
-        warnings: what the score says and this performance does not, once each.
+        seconds: length as written, including final rests.
+        warnings: marks of the score that are not performed, each named once.
     """
 
     notes: tuple[Note, ...]
     seconds: float
     warnings: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; `from_dict` gives the same performance back.
+    @classmethod
+    def from_drafts(cls, drafts: Iterable[DraftNote], seconds: float, warnings: Iterable[str]) -> Performance:
+        """Check, clip and sort notes that were read from a file; drop those that no MIDI key can play.
+
+        Args:
+            drafts: notes in any order.
+            seconds: length as written; the performance lasts longer if a note does.
+            warnings: marks that are not performed, with repetitions.
+
+        Raises:
+            ValueError: a time or pitch is not finite, or there are too many notes or seconds.
+        """
+        drafts = list(drafts)
+        check_count(len(drafts))
+        notes = []
+        for draft in drafts:
+            check_finite(draft)
+            if draft.end_s > draft.onset_s and 0 <= draft.pitch <= 127:
+                onset_s = max(draft.onset_s, 0.0)
+                duration_s = max(draft.end_s - onset_s, MIN_NOTE_S)
+                velocity = midi_velocity(draft.velocity)
+                notes.append(Note(onset_s, duration_s, draft.pitch, velocity, draft.program, draft.is_drum))
+        notes.sort(key=lambda n: (n.onset_s, n.pitch, n.program, n.duration_s))
+        seconds = max([seconds, *(n.onset_s + n.duration_s for n in notes)])
+        check_length(seconds)
+        return cls(tuple(notes), seconds, tuple(dict.fromkeys(warnings)))
+
+    def to_dict(self) -> PerformanceDict:
+        """Return plain JSON types, from which `from_dict` restores the performance.
 
         >>> p = Performance((Note(0.5, 1.0, 60.5, 80, 0, False),), 2.0)
         >>> Performance.from_dict(p.to_dict()) == p
         True
         """
-        notes = [[n.onset_s, n.duration_s, n.pitch, n.velocity, n.program, n.is_drum] for n in self.notes]
+        notes = [(n.onset_s, n.duration_s, n.pitch, n.velocity, n.program, n.is_drum) for n in self.notes]
         return {"notes": notes, "seconds": self.seconds, "warnings": list(self.warnings)}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Performance:
-        """The performance that `to_dict` described.
+    def from_dict(cls, data: PerformanceDict) -> Performance:
+        """Restore a performance from `to_dict`.
 
         Raises:
-            ValueError: the dictionary is of another kind.
+            ValueError: the dictionary describes something else.
         """
         try:
             return cls(tuple(Note(*values) for values in data["notes"]), data["seconds"], tuple(data["warnings"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a performance ({error})") from None
 
-    def transposed(self, semitones: float) -> Performance:
-        """Every pitched note higher (or, negative, lower); drums stay, and notes that would leave 0-127 are dropped."""
-        moved = (n if n.is_drum else replace(n, pitch=n.pitch + semitones) for n in self.notes)
-        return replace(self, notes=tuple(n for n in moved if 0 <= n.pitch <= 127))
-
-    def faster(self, factor: float) -> Performance:
-        """The same at `factor` times the tempo.
-
-        Raises:
-            ValueError: the factor is not positive and finite.
-        """
-        if not 0 < factor < math.inf:
-            raise ValueError(f"a tempo factor must be positive, not {factor}")
-        notes = (replace(n, onset_s=n.onset_s / factor, duration_s=n.duration_s / factor) for n in self.notes)
-        return replace(self, notes=tuple(notes), seconds=self.seconds / factor)
-
     def with_program(self, program: int) -> Performance:
-        """Every pitched note on one General MIDI program (0 to 127); drums stay.
+        """Return the performance with all pitched notes on one General MIDI program (0 to 127); drums stay.
 
         Raises:
-            ValueError: no such program.
+            ValueError: the program does not exist.
         """
         if not 0 <= program <= 127:
             raise ValueError(f"General MIDI programs are 0 to 127, not {program}")
         return replace(self, notes=tuple(n if n.is_drum else replace(n, program=program) for n in self.notes))
+
+
+class Transcript(NamedTuple):
+    """A piece in musical time; all times are quarter notes from the beginning.
+
+    Attributes:
+        notes: in any order; `onset_s` and `end_s` hold quarter notes, too.
+        length_q: length as written, including final rests.
+        tempos: `(position, quarter notes per minute)`, sorted.
+        meters: `(position, numerator, denominator)`, sorted.
+    """
+
+    notes: list[DraftNote]
+    length_q: float
+    tempos: list[tuple[float, float]]
+    meters: list[tuple[float, int, int]]
+
+
+def check_length(seconds: float) -> None:
+    """Raise ValueError if a performance lasts longer than `MAX_SECONDS`."""
+    if not seconds <= MAX_SECONDS:
+        hours = f"{seconds / 3600:.1f} hours; the most is {MAX_SECONDS / 3600:.0f}"
+        raise ValueError(f"it would last {hours}: correct its tempos or repeats, or split it")
+
+
+def check_count(notes: int) -> None:
+    """Raise ValueError if a performance has more than `MAX_NOTES` notes."""
+    if notes > MAX_NOTES:
+        raise ValueError(f"more than {MAX_NOTES} notes; split the score")
+
+
+def check_finite(draft: DraftNote) -> None:
+    """Raise ValueError if a time or the pitch of a note is infinite or not a number."""
+    if not (math.isfinite(draft.onset_s) and math.isfinite(draft.end_s) and math.isfinite(draft.pitch)):
+        raise ValueError("a note has no finite time or pitch; export the score again")
+
+
+def midi_velocity(velocity: float) -> int:
+    """Round a velocity and clip it to 1 to 127."""
+    return min(127, max(1, round(velocity)))
+
+
+def pedal_spans(changes: list[tuple[float, bool]]) -> list[tuple[float, float]]:
+    """Return the spans of time in which the sustain pedal is down, from its changes `(time, is_down)` in order.
+
+    A pedal that is never released stays down until infinity.
+
+    >>> pedal_spans([(0.0, True), (1.0, True), (2.0, False)])
+    [(0.0, 2.0)]
+    """
+    spans: list[tuple[float, float]] = []
+    down: float | None = None
+    for time, is_down in [*changes, (math.inf, False)]:
+        if is_down and down is None:
+            down = time
+        elif not is_down and down is not None:
+            spans.append((down, time))
+            down = None
+    return spans
+
+
+def hold_pedal(notes: list[DraftNote], spans: list[tuple[float, float]]) -> None:
+    """Lengthen notes whose key is released while the sustain pedal is down.
+
+    They last until the pedal is released or their key is struck again, and never beyond the end of the last note, so
+    that a pedal without release does no harm.
+
+    Args:
+        notes: the notes of one instrument, changed in place.
+        spans: seconds from which and until which the pedal is down, sorted.
+    """
+    if not spans or not notes:
+        return
+    last_s = max(note.end_s for note in notes)
+    released_s = list(itertools.accumulate((up_s for _, up_s in spans), max))  # latest release of the spans so far
+    by_pitch: dict[float, list[DraftNote]] = {}
+    for note in sorted(notes, key=lambda n: n.onset_s):
+        by_pitch.setdefault(note.pitch, []).append(note)
+    for same_pitch in by_pitch.values():
+        onsets_s = [note.onset_s for note in same_pitch]
+        for note in same_pitch:
+            k = bisect_right(released_s, note.end_s + 1e-6)  # the first span that ends later
+            if k < len(spans) and spans[k][0] < note.end_s - 1e-6:
+                following = bisect_right(onsets_s, note.onset_s)
+                next_s = onsets_s[following] if following < len(onsets_s) else math.inf
+                note.end_s = max(note.end_s, min(spans[k][1], next_s, last_s))

@@ -1,22 +1,22 @@
-"""A score as it will be heard: MusicXML or MIDI in, timed notes out.
+"""Perform a score: MusicXML or MIDI in, timed notes out.
 
-`perform` reads a file, `perform_score` a music21 score; both give a `Performance`, which is all that the synthesiser
-(`continuo.score.synth`) and the symbolic representations need. What is performed and how is in docs/SCORES.md.
+`perform` reads a file, `perform_score` a music21 score; both return a `Performance`, the input of the synthesizer
+(`continuo.score.synth`). `transcribe` returns the notes in musical time instead, for the symbolic representations.
+docs/SCORES.md lists what is performed and how.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from continuo.score.interpretation import interpret
+from continuo.score.interpretation import StaffPlayer
+from continuo.score.measures import ROUND_Q, Staff, WrittenScore
 from continuo.score.midi import read_midi
-from continuo.score.musicxml import at_sounding_pitch, explained, parse_score, read_bytes
-from continuo.score.notes import Note, Performance
-from continuo.score.sounds import Sound, check_count, check_length
+from continuo.score.musicxml import at_sounding_pitch, explain_errors, parse_score, read_bytes
+from continuo.score.notes import DraftNote, Performance, Transcript, check_length, hold_pedal, pedal_spans
+from continuo.score.tempo import TempoMap, read_fermatas, read_tempo_map
 from continuo.system import cache
 
 if TYPE_CHECKING:
@@ -24,36 +24,30 @@ if TYPE_CHECKING:
 
 MIDI_ENDINGS = frozenset({".mid", ".midi"})
 SCORE_ENDINGS = frozenset({".musicxml", ".xml", ".mxl"}) | MIDI_ENDINGS
-MIN_S = 0.01
-"""No sounding note is shorter; shorter ones are clicks."""
-CACHE_VERSION = 4
-"""Part of every cache key: raise it whenever a score would be performed differently."""
+CACHE_VERSION = 4  # part of every cache key; raise it whenever a score would be performed differently
+BarTimes = list[tuple[int, float]]  # index of each bar in playing order, and the seconds at which it begins
 
 
-def perform(path: Path, *, expressive: bool = False) -> Performance:
-    """Any score or MIDI file as timed notes; the second reading of the same content comes from a cache.
-
-    Args:
-        expressive: also perform what only words and signs say about time: ritardando, "Andante", fermatas that stop
-            the beat. Off, the beat is as exact as a notation program's.
+def perform(path: Path) -> Performance:
+    """Perform a score or MIDI file; the performance of a content is kept in the cache.
 
     Raises:
-        ValueError: one line saying why it cannot be performed: missing, empty, ill-formed, oversize, too nested.
+        ValueError: the file is missing, empty, ill-formed, too large, too deeply nested, or has nothing to perform.
     """
     path = Path(path)
     data, is_midi = score_bytes(path)
-    key = cache.key_of_values("performance", CACHE_VERSION, expressive, hashlib.sha256(data).hexdigest())
+    key = cache.key_of_bytes(data, "performance", CACHE_VERSION)
     found = cache.get_json(key)
     if found is not None:
         return Performance.from_dict(found)
-    with explained(path.name, "cannot be performed"):
-        performance = perform_midi(data) if is_midi else perform_score(parse_score(data), expressive=expressive)
+    with explain_errors(path.name, "cannot be performed"):
+        performance = perform_midi(data) if is_midi else perform_score(parse_score(data))
     cache.put_json(key, performance.to_dict())
     return performance
 
 
 def score_bytes(path: Path) -> tuple[bytes, bool]:
-    """The content of a score or MIDI file, and whether it is MIDI, whatever its name says.
+    """Return the content of a score or MIDI file, and whether it is MIDI, which the content decides before the name.
 
     Raises:
         ValueError: it has another ending, or cannot be read.
@@ -65,47 +59,151 @@ def score_bytes(path: Path) -> tuple[bytes, bool]:
 
 
 def perform_midi(data: bytes) -> Performance:
-    """The bytes of a MIDI file as timed notes.
+    """Perform the bytes of a MIDI file.
 
     Raises:
         ValueError: damaged, without notes, or too long.
     """
-    performance = _finish(*read_midi(data))
+    performance = Performance.from_drafts(*read_midi(data))
     if not performance.notes:
         raise ValueError("there is no note to perform")
     return performance
 
 
-def perform_score(score: Score, *, expressive: bool = False) -> Performance:
-    """A parsed music21 score as timed notes, transposing parts at sounding pitch; the score stays as it was.
+def perform_score(score: Score) -> Performance:
+    """Perform a music21 score, transposing parts at sounding pitch; the score itself does not change.
 
-    Args:
-        expressive: as in `perform`.
-
-    A score of rests alone is silence, and says so in its warnings.
+    A score of rests alone becomes silence, with a warning.
 
     Raises:
         ValueError: neither notes nor rests, repeats without end, too many notes, or too long.
     """
-    sounds, seconds, warnings = interpret(at_sounding_pitch(score), expressive=expressive)
-    if not sounds and not seconds:
+    drafts, seconds, warnings = interpret(at_sounding_pitch(score))
+    if not drafts and not seconds:
         raise ValueError("there is neither a note nor a rest to perform")
-    return _finish(sounds, seconds, warnings if sounds else [*warnings, "there is no note: silence"])
+    return Performance.from_drafts(drafts, seconds, warnings if drafts else [*warnings, "there is no note: silence"])
 
 
-def _finish(sounds: Iterable[Sound], seconds: float, warnings: Iterable[str]) -> Performance:
-    """Check, clip and sort what was read."""
-    sounds = list(sounds)
-    check_count(len(sounds))
-    notes = []
-    for s in sounds:
-        if not (math.isfinite(s.onset_s) and math.isfinite(s.end_s) and math.isfinite(s.pitch)):
-            raise ValueError("a note has no finite time or pitch; export the score again")
-        if s.end_s > s.onset_s and 0 <= s.pitch <= 127:
-            onset_s = max(s.onset_s, 0.0)
-            velocity = min(127, max(1, round(s.velocity)))
-            notes.append(Note(onset_s, max(s.end_s - onset_s, MIN_S), s.pitch, velocity, s.program, s.is_drum))
-    notes.sort(key=lambda n: (n.onset_s, n.pitch, n.program, n.duration_s))
-    seconds = max([seconds, *(n.onset_s + n.duration_s for n in notes)])
+def interpret(score: Score) -> tuple[list[DraftNote], float, list[str]]:
+    """Return the notes of a score at sounding pitch, its length in seconds, and the marks that are not performed.
+
+    Raises:
+        ValueError: repeats without end, or too long.
+    """
+    written = WrittenScore(score)
+    tempo = read_tempo_map(written)
+    times, seconds = _bar_times(written, tempo)
     check_length(seconds)
-    return Performance(tuple(notes), seconds, tuple(dict.fromkeys(warnings)))
+    last_fermata_q = _last_fermata(written)
+    by_instrument: dict[str, list[DraftNote]] = {}
+    for staff in written.staves:
+        player = StaffPlayer(written, staff, tempo, last_fermata_q=last_fermata_q)
+        by_instrument.setdefault(staff.group, []).extend(player.play(times))
+    for staff in {s.group: s for s in written.staves}.values():
+        hold_pedal(by_instrument[staff.group], _pedal_seconds(written, tempo, _read_pedal(written, staff), times))
+    return [note for notes in by_instrument.values() for note in notes], seconds, list(written.warnings)
+
+
+def transcribe(score: Score) -> Transcript:
+    """Return a score at sounding pitch in musical time: as written, with repeats played.
+
+    Articulations, slurs, pedal and fermatas do not change the lengths, and ornaments become their main note.
+
+    Raises:
+        ValueError: repeats without end, or too long.
+    """
+    written = WrittenScore(score)
+    quarters = TempoMap([(0.0, 60.0)])  # a quarter note lasts a second
+    times, length_q = _bar_times(written, quarters)
+    check_length(length_q / 4)  # at four quarter notes a second, which is fast
+    notes: list[DraftNote] = []
+    for staff in written.staves:
+        notes += StaffPlayer(written, staff, quarters, as_written=True).play(times)
+    return Transcript(notes, length_q, _tempos(written, times), _meters(written, times))
+
+
+def _bar_times(written: WrittenScore, tempo: TempoMap) -> tuple[BarTimes, float]:
+    """Return the bars in playing order with their beginnings, and the end, in seconds."""
+    times: BarTimes = []
+    now_s = 0.0
+    for i in written.order:
+        times.append((i, now_s))
+        now_s += tempo.seconds(written.starts_q[i + 1]) - tempo.seconds(written.starts_q[i])
+    return times, now_s
+
+
+def _tempos(written: WrittenScore, times: BarTimes) -> list[tuple[float, float]]:
+    """Return the changes of tempo in playing order, as `(position, quarter notes per minute)`."""
+    tempo = read_tempo_map(written)
+    found: list[tuple[float, float]] = []
+    for i, now_q in times:
+        begin_q, end_q = written.starts_q[i], written.starts_q[i + 1]
+        inside = [(q, qpm) for q, qpm in zip(tempo.positions_q, tempo.qpm, strict=True) if begin_q < q < end_q]
+        for position_q, qpm in [(begin_q, 60 / tempo.quarter_s(begin_q)), *inside]:
+            if not found or abs(found[-1][1] - qpm) > ROUND_Q:
+                found.append((now_q + position_q - begin_q, qpm))
+    return found
+
+
+def _meters(written: WrittenScore, times: BarTimes) -> list[tuple[float, int, int]]:
+    """Return the changes of meter in playing order, as `(position, numerator, denominator)`."""
+    from music21.meter import TimeSignature
+
+    marks = [mark for staff in written.staves for mark in written.marked(staff, TimeSignature)]
+    marks.sort(key=lambda mark: mark[0])
+    found: list[tuple[float, int, int]] = []
+    for i, now_q in times:
+        begin_q = written.starts_q[i]
+        signature = next((s for q, s in reversed(marks) if q <= begin_q + ROUND_Q), None)
+        if signature is not None:
+            meter = (signature.numerator, signature.denominator)
+            if not found or found[-1][1:] != meter:
+                found.append((now_q, *meter))
+    return found
+
+
+def _last_fermata(written: WrittenScore) -> float:
+    """Return the position of the fermata that ends the piece, infinity without; name the others, which are ignored."""
+    found = read_fermatas(written)
+    end_q = written.starts_q[written.order[-1] + 1] if written.order else 0.0
+    last = [begin_q for begin_q, until_q in found if until_q >= end_q - ROUND_Q]
+    if len(found) > len(last):
+        written.warn("fermatas within the piece do not stop the beat")
+    return min(last, default=math.inf)
+
+
+def _read_pedal(written: WrittenScore, staff: Staff) -> list[tuple[float, float]]:
+    """Return the spans of positions in which the sustain pedal of a staff's instrument is down."""
+    changes: list[tuple[float, int, bool]] = []  # position, order at one position, whether it is down
+    for member in written.family(staff):
+        for position_q, hint in written.hinted(member, "pedal"):
+            if hint["pedal"] == "sostenuto":
+                written.warn("the sostenuto pedal is not performed")
+            if hint["pedal"] in ("start", "stop", "change"):
+                changes.append((position_q, 0, False))
+            if hint["pedal"] in ("start", "change"):
+                changes.append((position_q, 1, True))
+    spans = pedal_spans([(position_q, is_down) for position_q, _, is_down in sorted(changes)])
+    return [(down_q, min(up_q, written.starts_q[-1])) for down_q, up_q in spans]
+
+
+def _pedal_seconds(
+    written: WrittenScore, tempo: TempoMap, spans: list[tuple[float, float]], times: BarTimes
+) -> list[tuple[float, float]]:
+    """Turn spans of positions with the pedal down into spans of seconds, in each pass of their bars."""
+    found: list[tuple[float, float]] = []
+    for begin_q, end_q in spans:
+        open_s = -1.0  # seconds at which the previous bar ended with the pedal down
+        for i, begin_s in times:
+            start_q = written.starts_q[i]
+            low_q, high_q = max(begin_q, start_q), min(end_q, written.starts_q[i + 1])
+            if low_q >= high_q:
+                continue
+            shift_s = begin_s - tempo.seconds(start_q)
+            down_s, up_s = shift_s + tempo.seconds(low_q), shift_s + tempo.seconds(high_q)
+            if found and open_s == begin_s and low_q == start_q:
+                found[-1] = (found[-1][0], up_s)
+            else:
+                found.append((down_s, up_s))
+            open_s = up_s if high_q < end_q else -1.0
+    return sorted(found)

@@ -1,4 +1,4 @@
-"""A picture of a performance: piano roll and spectrogram on one time axis (matplotlib)."""
+"""A picture of a performance: piano roll and spectrogram on one time axis."""
 
 from pathlib import Path
 
@@ -8,16 +8,18 @@ import soundfile
 from continuo.audio.pictures import draw_spectrogram, look, new_figure, save_figure
 from continuo.score.notes import Performance
 
+SHOWN_S = 40.0  # seconds of a performance in its picture, from the beginning
+
 
 def draw_performance(performance: Performance, wav: Path, picture: Path, title: str) -> None:
-    """A PNG of a performance's piano roll, by instrument, over the spectrogram of its rendering, on one time axis.
+    """Draw the piano roll of a performance, by instrument, over the spectrogram of its rendering `wav`, as a PNG.
 
-    At most the first 40 seconds are shown. The fundamentals of the notes are drawn into the spectrogram too.
+    The fundamentals of the notes are drawn into the spectrogram too.
     """
-    shown_s = min(40.0, soundfile.info(wav).duration)
-    sound = look(wav, 0.0, shown_s)
     from pretty_midi import program_to_instrument_name
 
+    shown_s = min(SHOWN_S, soundfile.info(wav).duration)
+    sound = look(wav, 0.0, shown_s)
     figure = new_figure(12, 8)
     roll, image = figure.subplots(2, 1, sharex=True)
     notes = [note for note in performance.notes if note.onset_s < shown_s]

@@ -1,9 +1,9 @@
 """The order in which the bars of a score are played: repeats, endings, da capo, dal segno, coda, fine.
 
-Practice followed (K. Stone, "Music Notation in the Twentieth Century", ch. 1; MusicXML 4.0, elements repeat, ending,
-sound): a repeat is played twice unless it says how often; an ending is played in the passes it is numbered for;
-after a da capo or dal segno repeats are not taken again and the last ending is played; "to coda" and "fine" are
-obeyed only after such a jump; after the coda sign repeats are taken again.
+Rules (K. Stone, "Music Notation in the Twentieth Century", ch. 1; MusicXML 4.0, elements repeat, ending, sound): a
+repeated section is played twice unless the score gives a number; an ending is played in the passes of its number; after
+a da capo or dal segno, repeats are not taken again and the last ending is played; "to coda" and "fine" count only after
+such a jump; after the coda sign repeats are taken again.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from continuo.score.musicxml import MAX_BARS
 
 
 @dataclass
-class Marks:
-    """What one bar says about the order of bars.
+class BarMarks:
+    """The marks of one bar that decide the order of the bars.
 
     Attributes:
-        starts: a forward repeat at its beginning.
-        times: how often the section is played that ends with this bar's backward repeat; 0 without one.
-        passes: the passes in which this bar is played as an ending; empty outside endings.
-        ending: an identity shared by the bars of one ending.
-        jump: "" or where to go after this bar: "capo" or "segno".
-        until: "" or how that jump ends: "fine" or "coda".
+        starts: a forward repeat at the beginning of the bar.
+        times: number of times to play the section that ends with the bar's backward repeat; 0 without a repeat.
+        passes: passes in which the bar is played as an ending; empty outside endings.
+        segno, coda: signs at the beginning of the bar.
+        to_coda, fine: signs at the end of the bar.
+        jump: destination after this bar: "capo", "segno" or "" for none.
+        until: end of the music after that jump: "fine", "coda" or "" for the last bar.
     """
 
     starts: bool = False
     times: int = 0
     passes: frozenset[int] = frozenset()
-    ending: int = -1
     segno: bool = False
     coda: bool = False
     to_coda: bool = False
@@ -39,78 +39,70 @@ class Marks:
     until: str = ""
 
 
-def read_words(text: str, marks: Marks) -> bool:
-    """Enter a jump written in words into `marks`; False when the words are no jump.
+def read_words(text: str, marks: BarMarks) -> None:
+    """Enter a jump or sign that is written in words into `marks`; other words change nothing.
 
-    >>> marks = Marks()
-    >>> read_words("D.S. al Coda", marks), marks.jump, marks.until
-    (True, 'segno', 'coda')
+    >>> marks = BarMarks()
+    >>> read_words("D.S. al Coda", marks)
+    >>> marks.jump, marks.until
+    ('segno', 'coda')
     """
     plain = re.sub(r"[^a-z]+", " ", text.lower()).strip()
     jump = re.fullmatch(r"(?:d ?c|da capo|d ?s|dal segno)(?: (?:sin |e poi |senza rep\w* )?al? (.*))?", plain)
     if jump:
         marks.jump = "segno" if plain.startswith(("d s", "ds", "dal")) else "capo"
-        aim = jump.group(1) or ""
-        marks.until = "coda" if "coda" in aim else "fine" if "fine" in aim else ""
-    elif plain in ("fine", "al fine"):
-        marks.fine = True
-    elif plain in ("to coda", "al coda", "alla coda", "a la coda"):
-        marks.to_coda = True
-    elif plain == "coda":
-        marks.coda = True
-    elif plain == "segno":
-        marks.segno = True
-    else:
-        return False
-    return True
+        goal = jump.group(1) or ""
+        marks.until = "coda" if "coda" in goal else "fine" if "fine" in goal else ""
+    marks.fine |= plain in ("fine", "al fine")
+    marks.to_coda |= plain in ("to coda", "al coda", "alla coda", "a la coda")
+    marks.coda |= plain == "coda"
+    marks.segno |= plain == "segno"
 
 
-def playing_order(bars: list[Marks]) -> list[int]:
-    """Indices of the bars in the order in which they are played.
+def playing_order(bars: list[BarMarks]) -> list[int]:
+    """Return the indices of the bars in playing order; raise ValueError if there are more than `MAX_BARS`.
 
-    Raises:
-        ValueError: the order is longer than `MAX_BARS`.
-
-    >>> playing_order([Marks(), Marks(passes=frozenset({1}), times=2), Marks(passes=frozenset({2}))])
+    >>> playing_order([BarMarks(), BarMarks(passes=frozenset({1}), times=2), BarMarks(passes=frozenset({2}))])
     [0, 1, 0, 2]
     """
     order: list[int] = []
-    groups = _groups(bars)
+    known_passes = _known_passes(bars)
     used_jumps: set[int] = set()
-    i, start, turn, jump = (0, 0, 1, -1)  # jump: the bar whose da capo or dal segno is being obeyed
+    i = section = 0  # this bar, and the first bar of the section that a repeat plays again
+    turn = 1  # pass of the section
+    jump = -1  # bar of the da capo or dal segno that was taken
     while i < len(bars):
         bar = bars[i]
-        if bar.starts and start != i:
-            start, turn = i, 1
-        if bar.passes and not _plays(bars[i], groups[i], turn, jump >= 0):
+        if bar.starts and section != i:
+            section, turn = i, 1
+        if bar.passes and not _is_played(bar, known_passes[i], turn, is_last=jump >= 0):
             i += 1
             continue
         order.append(i)
         if len(order) > MAX_BARS:
             raise ValueError(f"its repeats would play more than {MAX_BARS} bars")
+        coda = next((k for k in range(i + 1, len(bars)) if bars[k].coda), -1) if bar.to_coda else -1
         if jump >= 0 and bar.fine:
             break
-        if jump >= 0 and bar.to_coda and bars[jump].until != "fine":
-            coda = next((k for k in range(i + 1, len(bars)) if bars[k].coda), None)
-            if coda is not None:
-                i, start, turn, jump = coda, coda, 1, -1
-                continue
-        if bar.times and jump < 0 and turn < max(bar.times, max(groups[i], default=0)):
-            i, turn = start, turn + 1
-            continue
-        if bar.times or (bar.passes and (i + 1 == len(bars) or not bars[i + 1].passes)):
-            start, turn = (i + 1, 1) if not _more_endings(bars, i) else (start, turn)
-        if bar.jump and i not in used_jumps:
-            used_jumps.add(i)
-            target = 0 if bar.jump == "capo" else max((k for k in range(i + 1) if bars[k].segno), default=0)
-            i, start, turn, jump = target, target, 1, i
-            continue
-        i += 1
+        if jump >= 0 and coda >= 0 and bars[jump].until != "fine":
+            i, section, turn, jump = coda, coda, 1, -1
+        elif bar.times and jump < 0 and turn < max(bar.times, max(known_passes[i], default=0)):
+            i, turn = section, turn + 1
+        else:
+            has_next_ending = bool(bar.passes and i + 1 < len(bars) and bars[i + 1].passes)
+            if (bar.times or bar.passes) and not has_next_ending:
+                section, turn = i + 1, 1
+            i += 1
+            if bar.jump and i - 1 not in used_jumps:
+                used_jumps.add(i - 1)
+                jump = i - 1
+                i = 0 if bar.jump == "capo" else max((k for k in range(i) if bars[k].segno), default=0)
+                section, turn = i, 1
     return order
 
 
-def _groups(bars: list[Marks]) -> list[frozenset[int]]:
-    """Of each bar the passes that the endings around it know: those of a run of ending bars; none outside endings."""
+def _known_passes(bars: list[BarMarks]) -> list[frozenset[int]]:
+    """Return for each bar the passes of all endings in its run of ending bars; none outside endings."""
     found: list[frozenset[int]] = []
     while len(found) < len(bars):
         first = len(found)
@@ -121,13 +113,8 @@ def _groups(bars: list[Marks]) -> list[frozenset[int]]:
     return found
 
 
-def _plays(bar: Marks, known: frozenset[int], turn: int, last_only: bool) -> bool:
-    """Whether an ending bar sounds in this pass; a pass no ending is numbered for takes the last ending."""
-    if last_only or turn not in known:
+def _is_played(bar: BarMarks, known: frozenset[int], turn: int, *, is_last: bool) -> bool:
+    """Return True if an ending bar is played in a pass; a pass without an ending of its own takes the last ending."""
+    if is_last or turn not in known:
         return max(known) in bar.passes
     return turn in bar.passes
-
-
-def _more_endings(bars: list[Marks], i: int) -> bool:
-    """Whether another ending follows bar i directly."""
-    return bool(bars[i].passes) and i + 1 < len(bars) and bool(bars[i + 1].passes)

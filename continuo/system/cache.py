@@ -43,6 +43,11 @@ def key_of(path: Path, *parameters: object) -> str:
     return digest.hexdigest()
 
 
+def key_of_bytes(data: bytes, *parameters: object) -> str:
+    """Return the key that `key_of` returns for a file of this content."""
+    return hashlib.blake2b(repr((VERSION, *parameters)).encode() + data, digest_size=20).hexdigest()
+
+
 def entry(key: str, ending: str) -> Path:
     """Return the path of an entry, and create its folder."""
     path = folder() / key[:2] / f"{key}{ending}"

@@ -456,19 +456,6 @@ def test_damaged_prompts_are_refused_in_one_line(trained, tmp_path, capsys, name
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_expressive_prompts_slow_down_where_they_say_so(trained, tmp_path, capsys):
-    words = "<direction><direction-type><words>molto rit.</words></direction-type></direction>"
-    slow = PROMPT.read_text().replace('number="2">', f'number="2">{words}', 1)
-    assert words in slow
-    (tmp_path / "slow.musicxml").write_text(slow)
-    seconds = []
-    for flags in ((), ("--expressive",)):
-        out = tmp_path / f"{len(seconds)}.wav"
-        assert predict(trained, tmp_path / "slow.musicxml", out, "--frames", "2", "--json", *flags) == 0
-        seconds.append(json.loads(capsys.readouterr().out)["prompt_seconds"])
-    assert seconds[1] > seconds[0] + 0.3
-
-
 @pytest.mark.parametrize("flags", [["--frames", "abc"], ["--no-such-flag"], []])
 def test_impossible_flags_are_one_line(flags, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -24,8 +24,8 @@ from continuo.audio.files import decode_blocks
 from continuo.audio.resampling import MAX_TAPS, Resampler
 from continuo.model import checkpoint, metadata
 from continuo.score.musicxml import MAX_XML_BYTES, parse_score, parse_xml, unzip
+from continuo.score.notes import DraftNote, hold_pedal
 from continuo.score.soundfont import is_soundfont, repair
-from continuo.score.sounds import Sound, hold_pedal
 from continuo.system.text import MAX_LETTERS, one_line
 from model_definition import build_model, model_size
 
@@ -186,9 +186,9 @@ def test_a_tempo_that_makes_days_of_a_score_is_refused(refused, tmp_path):
 def test_thousands_of_strokes_in_a_held_pedal_take_no_time():
     """What took the square of their number took minutes for as many as a file may hold."""
     count = 100_000
-    sounds = [Sound(k * 0.01, k * 0.01 + 0.005, 60.0, 80, 0, False) for k in range(count)]
-    hold_pedal(sounds, [(k * 0.01 + 0.004, k * 0.01 + 0.009) for k in range(count)])
-    assert [round(s.end_s - s.onset_s, 6) for s in sounds[:3]] == [0.009, 0.009, 0.009]
+    notes = [DraftNote(k * 0.01, k * 0.01 + 0.005, 60.0, 80, 0, False) for k in range(count)]
+    hold_pedal(notes, [(k * 0.01 + 0.004, k * 0.01 + 0.009) for k in range(count)])
+    assert [round(s.end_s - s.onset_s, 6) for s in notes[:3]] == [0.009, 0.009, 0.009]
 
 
 # --- MIDI -------------------------------------------------------------------------------------------------------------

@@ -53,12 +53,12 @@ def agreement(a: Performance, b: Performance) -> float:
 
 
 EXPLAINED = {  # why verovio 6.4 and this project disagree on a song; see docs/SCORES.md
-    "Holm_s__Augusta_Mary_Anne_lc6017382": "staves in metres of their own, which verovio does not align",
-    "Chaminade__C_cile_lc4999590": "staves in metres of their own",
-    "Ja_ll__Marie_lc6156388": "staves in metres of their own",
-    "Corder__Frederick_lc6480349": "staves in metres of their own",
-    "Debussy__Claude_lc5060975": "staves in metres of their own",
-    "Holm_s__Augusta_Mary_Anne_lc5646201": "staves in metres of their own: bar 30",
+    "Holm_s__Augusta_Mary_Anne_lc6017382": "staves in meters of their own, which verovio does not align",
+    "Chaminade__C_cile_lc4999590": "staves in meters of their own",
+    "Ja_ll__Marie_lc6156388": "staves in meters of their own",
+    "Corder__Frederick_lc6480349": "staves in meters of their own",
+    "Debussy__Claude_lc5060975": "staves in meters of their own",
+    "Holm_s__Augusta_Mary_Anne_lc5646201": "staves in meters of their own: bar 30",
     "Lang__Josephine_lc5105152": "an ending for passes 1 and 2, which verovio plays once",
 }
 TWO_NOTE_TREMOLOS = {

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from notation import FIRST, PART, close, lengths, note, score
+from musicxml_text import FIRST, PART, close, lengths, note, score
 
 from continuo.performance import main
 from continuo.score.midi import check_bounds
-from continuo.score.notes import Note, Performance
-from continuo.score.performance import MIN_S, perform, perform_midi, score_bytes
-from continuo.score.sounds import MAX_SECONDS, Sound
+from continuo.score.notes import MAX_SECONDS, MIN_NOTE_S, DraftNote, Note, Performance
+from continuo.score.performance import perform, perform_midi, score_bytes
 from continuo.score.synth import write_midi
 
 
@@ -158,15 +157,15 @@ class TestCommand:
         assert (tmp_path / "out" / "good.wav").read_bytes()[:4] == b"RIFF"
 
 
-def sound(onset_s: float = 0.0, end_s: float = 1.0, pitch: float = 60.0, velocity: float = 80.0, **rest) -> Sound:
-    return Sound(onset_s, end_s, pitch, velocity, rest.get("program", 0), rest.get("is_drum", False))
+def sound(onset_s: float = 0.0, end_s: float = 1.0, pitch: float = 60.0, velocity: float = 80.0, **rest) -> DraftNote:
+    return DraftNote(onset_s, end_s, pitch, velocity, rest.get("program", 0), rest.get("is_drum", False))
 
 
 @pytest.fixture
 def performed(monkeypatch):
     """What becomes of sounds that were read from a MIDI file."""
 
-    def perform_sounds(*sounds: Sound, seconds: float = 0.0, warnings: tuple[str, ...] = ()) -> Performance:
+    def perform_sounds(*sounds: DraftNote, seconds: float = 0.0, warnings: tuple[str, ...] = ()) -> Performance:
         monkeypatch.setattr("continuo.score.performance.read_midi", lambda data: (sounds, seconds, warnings))
         return perform_midi(b"MThd")
 
@@ -193,7 +192,7 @@ class TestWhatWasRead:
         )
         assert [n.velocity for n in made.notes] == [1, 127, 80, 127]
         made = performed(sound(-0.5, 1), sound(2, 2.001))
-        assert [(n.onset_s, n.duration_s) for n in made.notes] == [(0, 1), (2, MIN_S)]
+        assert [(n.onset_s, n.duration_s) for n in made.notes] == [(0, 1), (2, MIN_NOTE_S)]
 
     def test_what_cannot_sound_is_left_out(self, performed):
         kept = [sound(pitch=0), sound(pitch=127), sound(pitch=60.5)]
@@ -208,13 +207,13 @@ class TestWhatWasRead:
     def test_it_lasts_as_long_as_the_score_or_the_last_note(self, performed):
         assert performed(sound(0, 1), sound(0.5, 3), sound(1, 2)).seconds == 3
         assert performed(sound(0, 1), seconds=5.0).seconds == 5
-        assert performed(sound(2, 2.001)).seconds == 2 + MIN_S
+        assert performed(sound(2, 2.001)).seconds == 2 + MIN_NOTE_S
 
     def test_there_are_most_hours_and_most_notes(self, performed, monkeypatch):
         assert performed(sound(), seconds=MAX_SECONDS).seconds == 3 * 3600
         with pytest.raises(ValueError, match=r"^it would last 3\.1 hours; the most is 3: correct .* split it$"):
             performed(sound(), seconds=MAX_SECONDS + 360)
-        monkeypatch.setattr("continuo.score.sounds.MAX_NOTES", 3)
+        monkeypatch.setattr("continuo.score.notes.MAX_NOTES", 3)
         assert len(performed(*[sound()] * 3).notes) == 3
         with pytest.raises(ValueError, match=r"^more than 3 notes; split the score$"):
             performed(*[sound()] * 4)
@@ -229,7 +228,7 @@ class TestWhatWasRead:
     def test_a_score_of_nothing_is_refused_and_one_of_rests_says_so_once(self, heard, monkeypatch):
         assert heard(score(note("R", 4))).warnings == ("there is no note: silence",)
         assert heard(score(note("C4", 4))).warnings == ()
-        monkeypatch.setattr("continuo.score.performance.interpret", lambda *_, **__: ([], 0.0, []))
+        monkeypatch.setattr("continuo.score.performance.interpret", lambda *_: ([], 0.0, []))
         with pytest.raises(ValueError, match=r"^song2\.musicxml: .*there is neither a note nor a rest to perform"):
             heard(score(note("D4", 4)), "song2.musicxml")
 
@@ -250,18 +249,17 @@ class TestWhatWasRead:
         with pytest.raises(ValueError, match=f"^g.txt: not a score; {known}$"):
             score_bytes(tmp_path / "g.txt")
 
-    def test_the_cache_tells_expressive_performances_from_plain_ones(self, tmp_path, monkeypatch):
+    def test_the_cache_replaces_damaged_entries_and_those_of_other_versions(self, tmp_path, monkeypatch):
         monkeypatch.setenv("CONTINUO_CACHE", str(tmp_path / "cache"))
         path = tmp_path / "song.musicxml"
-        path.write_text(score(note("D4", 2, inside="<fermata/>") + note("E4", 2)))
-        plain, free = perform(str(path)), perform(path, expressive=True)
-        assert free.notes[1].onset_s > plain.notes[1].onset_s + 0.5
-        assert (perform(path), perform(path, expressive=True)) == (plain, free)
+        path.write_text(score(note("D4", 2) + note("E4", 2)))
+        first = perform(str(path))
+        assert perform(path) == first
         for entry in (tmp_path / "cache").rglob("*.json"):
-            entry.write_text("{")  # a damaged entry is made anew
-        assert perform(path) == plain
+            entry.write_text("{")
+        assert perform(path) == first
         monkeypatch.setattr("continuo.score.performance.CACHE_VERSION", -1)
-        monkeypatch.setattr("continuo.score.performance.interpret", lambda *_, **__: ([], 4.0, []))
+        monkeypatch.setattr("continuo.score.performance.interpret", lambda *_: ([], 4.0, []))
         assert perform(path).notes == ()
 
 
@@ -325,12 +323,6 @@ class TestOptions:
         assert soundfile.info("there/tune.wav").samplerate == 44_100
         assert main(["tune.musicxml", "--out", "there", "--midi"]) == 0  # a folder that is there is fine
 
-    def test_expressive_changes_the_beat(self, command):
-        _, plain, _, _ = command("tune.musicxml", "--midi")
-        _, moved, _, _ = command("tune.musicxml", "--midi", "--expressive")
-        assert float(moved.split()[3]) > float(plain.split()[3])
-        assert len(moved.splitlines()) == 1
-
     def test_scores_of_one_name_keep_apart(self, command, tmp_path):
         for folder, step in [("a", "D4"), ("b", "E4")]:
             (tmp_path / folder).mkdir()
@@ -372,7 +364,7 @@ class TestOptions:
         with pytest.raises(SystemExit) as left:
             main(words)
         assert left.value.code == 2
-        end = "; python -m continuo.performance --help shows what there is\n"
+        end = "; python -m continuo.performance --help lists the options\n"
         assert capsys.readouterr().err == f"python -m continuo.performance: {said}{end}"
 
     def test_help_names_every_option(self, command, capsys):
@@ -382,9 +374,9 @@ class TestOptions:
         words = " ".join(capsys.readouterr().out.split())
         assert words.startswith("usage: python -m continuo.performance [-h] --out DIR [--midi] [--wav] [--picture]")
         for line in (
-            "Perform scores: write each as it will be heard.", "SCORE MusicXML or MIDI file", "--rate HZ sample rate",
-            "--out DIR folder for", "--midi write MIDI", "--wav write audio", "--picture also NAME.png",
-            "--expressive let fermatas", "--soundfont FILE SoundFont to play", "--mono one channel", "--json print one",
+            "Perform scores: write each as MIDI and audio.", "SCORE MusicXML or MIDI file", "--rate HZ sample rate",
+            "--out DIR folder for", "--midi write MIDI", "--wav write audio", "--picture also write NAME.png",
+            "--soundfont FILE SoundFont to play", "--mono write one channel", "--json print one",
         ):  # fmt: skip
             assert line in words
 

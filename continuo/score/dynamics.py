@@ -1,0 +1,160 @@
+"""Dynamics and hairpins of a written score: the MIDI velocity at each position."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from dataclasses import dataclass
+
+from continuo.score.measures import ROUND_Q, Staff, WrittenScore
+from continuo.score.musicxml import HINT, loudness_direction
+
+STEP = 16  # MIDI velocity from one dynamic to the next, and over a hairpin that no dynamic follows
+VELOCITIES = {name: 80 + STEP * k for k, name in enumerate(("ppp", "pp", "p", "mp", "mf", "f", "ff"), start=-4)} | {
+    "fff": 122, "ffff": 125, "fffff": 127, "ffffff": 127, "pppp": 10, "ppppp": 6, "pppppp": 4, "n": 1,
+}  # fmt: skip
+DEFAULT_VELOCITY = VELOCITIES["mf"]  # MIDI velocity without a mark, as in notation programs
+TWO_LEVELS = {
+    "fp": ("f", "p"), "sfp": ("ff", "p"), "sfpp": ("ff", "pp"), "ffp": ("ff", "p"), "mfp": ("mf", "p"),
+    "pf": ("p", "f"),
+}  # fmt: skip
+"""Dynamics of two levels: the level of the note that carries them, and the level that follows."""
+STRESSES = frozenset({"sf", "sfz", "sffz", "fz", "rf", "rfz", "sfzp"})  # they stress one note and change no level
+STRESS = 1.5 * STEP  # MIDI velocity that a stress adds
+NEAR_Q = 1.0  # quarter notes from the end of a hairpin to the dynamic that counts as its goal
+WORDS_Q = 16.0  # quarter notes that "cresc." in words reaches for the next dynamic; half of it if there is none
+
+
+@dataclass(frozen=True)
+class Hairpin:
+    """A crescendo (sign 1) or diminuendo (sign -1) between two positions."""
+
+    begin_q: float
+    end_q: float
+    sign: int
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """A hairpin with the velocities at its begin and its end."""
+
+    begin_q: float
+    end_q: float
+    start: float
+    goal: float
+
+
+class Dynamics:
+    """MIDI velocity as a function of the position, for one staff."""
+
+    def __init__(self, written: WrittenScore, staff: Staff) -> None:
+        from music21.dynamics import Dynamic
+
+        self.single: dict[float, float] = {}  # velocity of the notes at one position only
+        levels: dict[float, float] = {0.0: float(DEFAULT_VELOCITY)}
+        stressed: list[float] = []
+        for member in written.family(staff):
+            for position_q, mark in written.marked(member, Dynamic):
+                value = str(mark.value).strip().lower()
+                if value in STRESSES:
+                    stressed.append(position_q)
+                else:
+                    self._enter(written, levels, position_q, value)
+        self.ramps: list[Ramp] = []
+        for hairpin in read_hairpins(written, staff, levels):
+            self._enter_hairpin(levels, hairpin)
+        self.positions_q = sorted(levels)
+        self.levels = [levels[position_q] for position_q in self.positions_q]
+        for position_q in stressed:
+            self.single[position_q] = self.level(position_q) + STRESS
+
+    def _enter(self, written: WrittenScore, levels: dict[float, float], position_q: float, value: str) -> None:
+        """Enter one dynamic mark into `levels`."""
+        known = re.findall(r"\b(?:[pf]{1,6}|m[pf])\b", value)
+        if value in TWO_LEVELS:
+            here, after = TWO_LEVELS[value]
+            self.single[position_q] = VELOCITIES[here]
+            levels[position_q] = VELOCITIES[after]
+        elif value.startswith(f"{HINT}velocity="):
+            levels[position_q] = min(127.0, float(value.rpartition("=")[2]))
+        elif value in VELOCITIES:
+            levels[position_q] = VELOCITIES[value]
+        elif known and known[-1] in VELOCITIES:
+            levels[position_q] = VELOCITIES[known[-1]]
+        else:
+            written.warn(f"the dynamic '{value[:30]}' is not known")
+
+    def _enter_hairpin(self, levels: dict[float, float], hairpin: Hairpin) -> None:
+        """Enter a hairpin: its goal is the dynamic that follows it, or one step from its start."""
+        start = levels[max(q for q in levels if q <= hairpin.begin_q + ROUND_Q)]
+        inside = [q for q in levels if hairpin.begin_q + ROUND_Q < q < hairpin.end_q + NEAR_Q]
+        goal = levels[min(inside)] if inside else start
+        end_q = min([hairpin.end_q, *inside])
+        if (goal - start) * hairpin.sign <= 0:
+            goal = min(max(start + STEP * hairpin.sign, 10.0), 126.0)
+        self.ramps.append(Ramp(hairpin.begin_q, end_q, start, goal))
+        if not inside:
+            levels[end_q] = goal
+
+    def level(self, position_q: float) -> float:
+        """Return the velocity in force at a position, without stresses of single notes."""
+        k = bisect_right(self.ramps, position_q + ROUND_Q, key=lambda ramp: ramp.begin_q) - 1
+        if k >= 0:
+            ramp = self.ramps[k]
+            if position_q < ramp.end_q - ROUND_Q:
+                rise = (ramp.goal - ramp.start) * max(position_q - ramp.begin_q, 0.0)
+                return ramp.start + rise / (ramp.end_q - ramp.begin_q)
+        return self.levels[bisect_right(self.positions_q, position_q + ROUND_Q) - 1]
+
+    def velocity(self, position_q: float) -> float:
+        """Return the velocity of a note that begins at a position."""
+        return self.single.get(position_q, self.level(position_q))
+
+
+def read_hairpins(written: WrittenScore, staff: Staff, levels: dict[float, float]) -> list[Hairpin]:
+    """Return the hairpins of an instrument, and "cresc." and "dim." in words, by position and without overlaps.
+
+    Args:
+        levels: velocity by position of its dynamics; a crescendo in words ends at the next one.
+    """
+    from music21.dynamics import DynamicWedge
+    from music21.expressions import TextExpression
+
+    found: list[Hairpin] = []
+    for member in written.family(staff):
+        opened: dict[str, tuple[float, int]] = {}
+        for position_q, hint in written.hinted(member, "wedge"):
+            begin_q, sign = opened.pop(hint["number"], (position_q, 0))
+            if position_q > begin_q:
+                found.append(Hairpin(begin_q, position_q, sign))
+            if hint["wedge"] != "stop":
+                opened[hint["number"]] = (position_q, 1 if hint["wedge"] == "crescendo" else -1)
+        found += _spanning_hairpins(written, member, DynamicWedge)
+    for member in written.family(staff):
+        for position_q, mark in written.marked(member, TextExpression):
+            sign = loudness_direction(mark.content or "")
+            if sign and not any(abs(hairpin.begin_q - position_q) < NEAR_Q for hairpin in found):
+                following = [q for q in levels if position_q + ROUND_Q < q <= position_q + WORDS_Q]
+                others = [hairpin.begin_q for hairpin in found if hairpin.begin_q > position_q]
+                found.append(Hairpin(position_q, min([*following, *others, position_q + WORDS_Q / 2]), sign))
+    found.sort(key=lambda hairpin: (hairpin.begin_q, hairpin.end_q))
+    apart: list[Hairpin] = []
+    for hairpin in found:
+        if not apart or hairpin.begin_q >= apart[-1].end_q - ROUND_Q:
+            apart.append(hairpin)
+    return [hairpin for hairpin in apart if hairpin.end_q > hairpin.begin_q]
+
+
+def _spanning_hairpins(written: WrittenScore, staff: Staff, kind: type) -> list[Hairpin]:
+    """Return the hairpins that music21 holds as spanners over notes."""
+    spanners = list(staff.stream[kind])
+    if not spanners:
+        return []
+    spans = {id(note.element): (q, q + note.length_q) for q, note in written.notes(staff)}
+    found = []
+    for spanner in spanners:
+        ends = [spans[id(element)] for element in spanner.getSpannedElements() if id(element) in spans]
+        if ends:
+            sign = -1 if "Diminuendo" in spanner.classes else 1
+            found.append(Hairpin(min(begin_q for begin_q, _ in ends), max(end_q for _, end_q in ends), sign))
+    return found

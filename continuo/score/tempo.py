@@ -1,0 +1,140 @@
+"""Tempo: a map from musical time to seconds, and the tempo marks of a written score.
+
+Tempo marks with numbers are performed. Words alone (ritardando, "Andante") are not, because no two players and no two
+programs agree on their tempo; they are named in the warnings.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from continuo.score.measures import ROUND_Q, WrittenScore
+
+if TYPE_CHECKING:
+    from music21.tempo import MetricModulation, TempoIndication
+
+DEFAULT_QPM = 120.0  # quarter notes per minute without a mark, as notation programs play
+QPM_RANGE = (5.0, 1000.0)  # quarter notes per minute; tempos outside are mistakes and are ignored with a warning
+GRADUAL_Q = 8.0  # quarter notes after a ritardando or accelerando within which numbered tempos count as its execution
+NEAR_Q = 0.5  # quarter notes between a tempo word and the number that belongs to it
+
+_GRADUAL = re.compile(r"\b(rit|rall|slentando|allarg|accel|string(?!s)|animando|cédez|retenu|retard)", re.IGNORECASE)
+_FASTER = re.compile(r"\b(accel|string|animando)", re.IGNORECASE)
+_BACK = re.compile(r"\b(a tempo|in tempo|tempo (i|1|primo)\b|tempo 1)", re.IGNORECASE)
+_TEMPO_WORD = re.compile(
+    r"(grave|largo|lento|adagio|larghetto|andante|andantino|moderato|allegretto|allegro|vivace|presto|prestissimo"
+    r"|langsam|mässig|lebhaft|schnell|lent|modéré|animé|vif)\b",
+    re.IGNORECASE,
+)
+
+
+class TempoMap:
+    """Seconds as a function of musical time in quarter notes.
+
+    Attributes:
+        positions_q: where each tempo begins; the first is 0.
+        qpm: the tempos, in quarter notes per minute.
+
+    >>> tempo = TempoMap([(0.0, 120.0), (4.0, 60.0)])
+    >>> tempo.seconds(4.0), tempo.seconds(5.0), tempo.quarter_s(3.0)
+    (2.0, 3.0, 0.5)
+    """
+
+    def __init__(self, marks: Sequence[tuple[float, float]]) -> None:
+        """Take sorted pairs of position in quarter notes and quarter notes per minute; the first holds from 0."""
+        self.positions_q = [0.0]
+        self.qpm = [marks[0][1] if marks else DEFAULT_QPM]
+        self._seconds = [0.0]
+        for position_q, qpm in marks:
+            if position_q > 0.0:
+                self._seconds.append(self.seconds(position_q))
+                self.positions_q.append(position_q)
+                self.qpm.append(qpm)
+
+    def seconds(self, position_q: float) -> float:
+        """Return the seconds from the beginning to a position; after the last mark its tempo holds."""
+        k = max(bisect_right(self.positions_q, position_q) - 1, 0)
+        return self._seconds[k] + (position_q - self.positions_q[k]) * 60.0 / self.qpm[k]
+
+    def quarter_s(self, position_q: float) -> float:
+        """Return the seconds of a quarter note at a position."""
+        return 60.0 / self.qpm[max(bisect_right(self.positions_q, position_q + ROUND_Q) - 1, 0)]
+
+
+def read_tempo_map(written: WrittenScore) -> TempoMap:
+    """Return the tempo map of a written score; tempo words without a number go to its warnings."""
+    from music21.tempo import MetricModulation, TempoIndication
+
+    found: list[tuple[float, TempoIndication]] = []
+    for staff in written.staves:
+        found += written.marked(staff, TempoIndication)
+    tempos: dict[float, float] = {}
+    now_qpm = DEFAULT_QPM
+    # Of several marks at one position the last counts, and a tempo for playback outweighs the printed one.
+    for position_q, mark in sorted(found, key=lambda m: (m[0], getattr(m[1], "numberSounding", None) is not None)):
+        qpm = _modulated(mark, now_qpm) if isinstance(mark, MetricModulation) else mark.getQuarterBPM()
+        if qpm is None:
+            continue
+        if not math.isfinite(qpm) or not QPM_RANGE[0] <= qpm <= QPM_RANGE[1]:
+            written.warn(f"a tempo of {qpm:g} quarter notes per minute is ignored")
+            continue
+        now_qpm = tempos[position_q] = float(qpm)
+    # A mark after the pick-up, or over the first note, holds from the beginning; a later one does not.
+    if not tempos or min(tempos) > written.starts_q[min(2, len(written.starts_q) - 1)]:
+        tempos[0.0] = tempos.get(0.0, DEFAULT_QPM)
+    _warn_of_tempo_words(written, tempos)
+    return TempoMap(sorted(tempos.items()))
+
+
+def _modulated(mark: MetricModulation, now_qpm: float) -> float:
+    """Return the tempo after a metric modulation such as dotted quarter = quarter."""
+    old, new = mark.oldReferent, mark.newReferent
+    if old is None or new is None or not old.quarterLength:
+        return now_qpm
+    return now_qpm * float(new.quarterLength) / float(old.quarterLength)
+
+
+def _warn_of_tempo_words(written: WrittenScore, tempos: dict[float, float]) -> None:
+    """Name the tempo words that have no number: they are not performed."""
+    from music21.expressions import TextExpression
+
+    found = {(q, mark.content or "") for staff in written.staves for q, mark in written.marked(staff, TextExpression)}
+    unperformed: list[str] = []
+    for position_q, text in sorted(found):
+        if _GRADUAL.search(text):
+            is_performed = _is_written_out(tempos, position_q, faster=bool(_FASTER.search(text)))
+        elif _BACK.search(text) or _TEMPO_WORD.match(text):
+            near = [(q, qpm) for q, qpm in tempos.items() if abs(q - position_q) < NEAR_Q]
+            is_performed = any(mark != (0.0, DEFAULT_QPM) for mark in near)  # which is the tempo without a mark
+        else:
+            continue
+        if not is_performed:
+            unperformed.append(" ".join(text.split())[:30])
+    if unperformed:
+        names = ", ".join(dict.fromkeys(unperformed[:6]))
+        written.warn(f"tempo words without a number do not change the tempo: {names}")
+
+
+def _is_written_out(tempos: dict[float, float], position_q: float, *, faster: bool) -> bool:
+    """Return True if the next numbered tempo soon after a ritardando (or, `faster`, an accelerando) moves its way."""
+    before = [q for q in tempos if q <= position_q + ROUND_Q]
+    now_qpm = tempos[max(before)] if before else tempos[min(tempos)]
+    coming = [(q, qpm) for q, qpm in sorted(tempos.items()) if position_q < q <= position_q + GRADUAL_Q]
+    return bool(coming) and (coming[0][1] > now_qpm if faster else coming[0][1] < now_qpm)
+
+
+def read_fermatas(written: WrittenScore) -> list[tuple[float, float]]:
+    """Return where each fermata begins and ends, in quarter notes, once for all staves."""
+    from music21.expressions import Fermata
+
+    found: dict[float, float] = {}
+    for staff in written.staves:
+        for position_q, note in written.notes(staff):
+            if any(isinstance(mark, Fermata) for mark in note.element.expressions):
+                begin_q = round(position_q, 6)
+                found[begin_q] = max(found.get(begin_q, 0.0), begin_q + note.length_q)
+    return sorted(found.items())
