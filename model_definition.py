@@ -147,7 +147,7 @@ class LevelHead(CodeHead):
 
     def temperature(self, sampling: Sampling, level: int) -> float:
         """Return the temperature of a level: coarse and fine ones differ where later levels refine the first."""
-        return sampling.temperature * (sampling.of_level(level) if self.refining else 1.0)
+        return sampling.temperature * (sampling.level_temperature(level) if self.refining else 1.0)
 
     def sample(
         self, context: torch.Tensor, generator: torch.Generator | None, sampling: Sampling, allowed: torch.Tensor | None

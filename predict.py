@@ -95,7 +95,7 @@ def _run(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(1)  # a step is too small to share, and a training may want the other cores
     device, _ = choose(arguments.device)
     with Display(quiet=arguments.quiet) as display:
-        flags = {name: getattr(arguments, name) for name in Sampling.__dataclass_fields__}
+        flags = {name: getattr(arguments, name) for name in Sampling.model_fields}
         Sampling().but(**flags)  # refuses values out of range before anything is loaded
         predictor = Predictor.load(_model(arguments.meta), device)
         if predictor.modality == "notes":

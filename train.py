@@ -187,6 +187,7 @@ def _stopped_by_signals(trainer: "Trainer") -> Iterator[None]:
 def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
     """The checked metadata, created where it does not exist, and the path of the state."""
     from continuo.model import metadata as md
+    from continuo.model import presets
 
     flags = {
         "corpus.path": arguments.corpus,
@@ -201,7 +202,7 @@ def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
         overrides["training.steps"] = None
     if arguments.minutes is not None:
         overrides["training.epochs"] = None
-    overrides |= md.parse_assignments(arguments.set)
+    overrides |= presets.parse_assignments(arguments.set)
     path: Path = arguments.meta
     state = f"{path.stem}.safetensors"
     there = path if path.exists() else path.with_name(state)
@@ -219,10 +220,10 @@ def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
         if not arguments.start_from.is_file():
             missing = f"--from {arguments.start_from}: there is no such state"
             raise ValueError(f"{missing}{suggest_path(arguments.start_from)}; name a .safetensors file")
-        metadata = md.from_donor(_of_state(arguments.start_from), overrides, state=state)
+        metadata = presets.from_donor(_of_state(arguments.start_from), overrides, state=state)
     else:
-        metadata = md.from_preset(arguments.preset or md.DEFAULT_PRESET, overrides, state=state)
-    if goes_on and arguments.preset and not md.matches_preset(metadata, arguments.preset):
+        metadata = presets.from_preset(arguments.preset or presets.DEFAULT_PRESET, overrides, state=state)
+    if goes_on and arguments.preset and not presets.matches_preset(metadata, arguments.preset):
         raise ValueError(f"{there} exists and is not of the preset {arguments.preset}: choose another --meta")
     if not path.exists():
         check_writable(path, force=False)

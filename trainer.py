@@ -99,7 +99,7 @@ class Trainer:
                              f"begin one with another --meta and --from {state_path}")  # fmt: skip
         for path, state in ((state_path, saved), (start_from, donor)):
             if path and state:
-                check_same_model(metadata, state[1]["metadata"], path, anew=state is donor)
+                check_same_model(metadata, state[1]["metadata"], path, refitted=state is donor)
         self._check_memory(None)
         torch.manual_seed(metadata.training.seed)
         section = metadata.representation

@@ -145,12 +145,12 @@ def trainer(folder: Path, display: Display, **keys: Any) -> Any:
     """The default preset over the corpus in `folder`."""
     import torch
 
-    from continuo.model import metadata
+    from continuo.model import metadata, presets
     from trainer import Trainer
 
     values = {"corpus.path": str(folder / "corpus"), "corpus.transpose": 0, "training.steps": 10**6}
     values |= {"representation.postfilter_steps": 100} | {key.replace("__", "."): value for key, value in keys.items()}
-    made = metadata.from_preset(metadata.DEFAULT_PRESET, values, state="model.safetensors")
+    made = presets.from_preset(presets.DEFAULT_PRESET, values, state="model.safetensors")
     metadata.save(made, folder / "model.json")
     return Trainer(made, folder / "model.safetensors", torch.device("cpu"), display=display)
 

@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from continuo.model import metadata
+from continuo.model import metadata, presets
 from continuo.symbolic.song import QUARTER, Song, SongNote
 from continuo.system.command_line import Parser, run_main
 from continuo.system.device import choose
@@ -65,7 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
     source = arguments.train / FILE if arguments.train.is_dir() else arguments.train
     train, valid = read(source, "train"), read(source, "valid")
     test = read(arguments.test, arguments.split)
-    overrides = {"training.minutes": arguments.minutes} | metadata.parse_assignments(arguments.set)
+    overrides = {"training.minutes": arguments.minutes} | presets.parse_assignments(arguments.set)
     described = metadata.validated(MODEL, overrides, source="jsb.py")
     device, _ = choose(arguments.device)
     with Display(quiet=arguments.quiet) as display, tempfile.TemporaryDirectory() as temporary:

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import corpus
 from continuo.audio.phase import PhaseStream, centred, integrated, invert, levels, phasors
 from continuo.audio.stft import OverlapAdd
-from continuo.model import metadata
+from continuo.model import presets
 from continuo.model.metadata import CodebookSection
 from evaluation import audio_metrics
 from featurizer import CodebookFeaturizer
@@ -59,7 +59,7 @@ def frames(audio: np.ndarray) -> np.ndarray:
 
 def held_out_items(train: int, test: int, seed: int) -> list[Item]:
     """Ten seconds from the middle of `test` chorales, quantised by the default codec, fitted on `train` others."""
-    preset = metadata.from_preset(metadata.DEFAULT_PRESET, {"corpus.pieces": train + test}, state="unused.safetensors")
+    preset = presets.from_preset(presets.DEFAULT_PRESET, {"corpus.pieces": train + test}, state="unused.safetensors")
     loaded = corpus.load(preset.corpus, seed=seed)
     pieces, others = loaded.split(test / len(loaded.pieces), seed)
     section = preset.representation.model_copy(update={"n_fft": N_FFT, "hop": HOP})

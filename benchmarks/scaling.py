@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from chords import write_chords
 
-from continuo.model import metadata
+from continuo.model import metadata, presets
 from continuo.system.command_line import Parser, run_main
 from continuo.system.device import choose_precision
 from continuo.system.distributed import ProcessGroup
@@ -94,7 +94,7 @@ def prepare(folder: Path) -> Path:
     precision = str(choose_precision("auto", torch.device("cpu"))).removeprefix("torch.")
     values = {"corpus.path": str(music), "corpus.transpose": 0, "training.steps": 10**6}
     values |= {"training.precision": precision, "training.validation_frames": 64}
-    made = metadata.from_preset(metadata.DEFAULT_PRESET, values, state="model.safetensors")
+    made = presets.from_preset(presets.DEFAULT_PRESET, values, state="model.safetensors")
     metadata.save(made, folder / "model.json")
     return folder / "model.json"
 

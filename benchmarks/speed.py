@@ -31,7 +31,7 @@ from results import machine, write_section
 from scaling import ddp_efficiency
 
 from continuo.audio.piece import Piece
-from continuo.model import metadata
+from continuo.model import metadata, presets
 from continuo.model.sampling import Sampling
 from continuo.system.device import choose_precision
 from continuo.system.process_pool import process_map
@@ -120,8 +120,8 @@ def trainer_on_chords(folder: Path) -> Trainer:
     music = folder / "music"
     music.mkdir()
     write_chords(music, pieces=4, seconds=60)
-    made = metadata.from_preset(
-        metadata.DEFAULT_PRESET, {"corpus.path": str(music), "training.steps": 10**6}, state="model.safetensors"
+    made = presets.from_preset(
+        presets.DEFAULT_PRESET, {"corpus.path": str(music), "training.steps": 10**6}, state="model.safetensors"
     )
     metadata.save(made, folder / "model.json")
     return Trainer(made, folder / "model.safetensors", torch.device("cpu"))

@@ -21,7 +21,7 @@ import torch
 
 import continuo
 from continuo.audio.piece import Piece
-from continuo.model import checkpoint, metadata
+from continuo.model import checkpoint, metadata, presets
 from continuo.model.card import add_evaluation
 from continuo.model.training_log import draw_curves
 from continuo.symbolic.song import Song
@@ -125,12 +125,11 @@ class Evaluation(ABC, Generic[P]):
     def model(self) -> schema.ModelFacts:
         """Return the facts about the model and its corpus."""
         known = self.predictor.metadata
-        presets = sorted(path.stem for path in metadata.PRESETS.glob("*.json"))
         return {
             "name": self.meta_path.stem,
             "version": continuo.__version__,
             "hears": self.predictor.modality,
-            "preset": next((name for name in presets if metadata.matches_preset(known, name)), None),
+            "preset": next((name for name in presets.preset_names() if presets.matches_preset(known, name)), None),
             "hidden": known.architecture.hidden,
             "step": self.predictor.step,
             "weights_step": self.predictor.weights_step,

@@ -20,7 +20,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from continuo.model import metadata
+from continuo.model import presets
 from continuo.system.paths import EXAMPLES, WEB
 from web.models import DEMO_META, FROM_DEMO, Models, Training
 from web.processes import Answer, RequestWorker
@@ -100,8 +100,8 @@ class Studio:
         training = self.models.training
         choices = {
             "models": list(self.models.paths()),
-            "presets": [FROM_DEMO, *sorted(path.stem for path in metadata.PRESETS.glob("*.json"))],
-            "preset": metadata.DEFAULT_PRESET,
+            "presets": [FROM_DEMO, *presets.preset_names()],
+            "preset": presets.DEFAULT_PRESET,
             "examples": sorted(path.stem for path in EXAMPLES.glob("*.musicxml")),
             "max_upload_bytes": MAX_FILE_BYTES,
             "training": training is not None and training.process.running,

@@ -1,57 +1,47 @@
-"""Drawing classes from logits."""
+"""Draw classes from logits."""
 
-from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
+from pydantic import Field, ValidationError
 
-HOTTEST = 1e9  # two of them multiplied stay numbers in float32, and every class is as likely as any other
+from continuo.model.metadata import SamplingSection, Temperature, in_words
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How steps are drawn.
+class Sampling(SamplingSection):
+    """The settings of sampling: those of the metadata, which temper single levels, and these for all levels.
 
     Attributes:
-        temperature: 0 ... 1e9, as the two that follow; 1 is natural, 0 takes the likeliest.
-        coarse_temperature: times `temperature` for the first level of a refined stream: a little above 1
-            it makes as many onsets as music has.
-        fine_temperature: times `temperature` for the levels that refine the first: below 1 they are less
-            noisy than the model makes them.
-        top_p: above 0, at most 1; below 1 unlikely choices, onsets among them, are never made.
-
-    Raises:
-        ValueError: a value outside its range.
+        temperature: multiplies the temperatures of the levels; 1 is natural, 0 takes the likeliest class.
+        top_p: in (0, 1]; below 1 unlikely classes, onsets among them, are never drawn.
     """
 
-    temperature: float = 1.0
-    coarse_temperature: float = 1.08
-    fine_temperature: float = 0.7
-    top_p: float = 1.0
+    temperature: Temperature = 1.0
+    top_p: float = Field(1.0, gt=0, le=1)
 
-    def __post_init__(self) -> None:
-        for name in ("temperature", "coarse_temperature", "fine_temperature"):
-            if HOTTEST < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} {getattr(self, name):g} must be at most {HOTTEST:g} (1 is natural)")
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} {getattr(self, name)} must be at least 0 (1 is natural)")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p {self.top_p} must be above 0 and at most 1 (1 leaves the choice free)")
+    def but(self, **values: float | None) -> Self:
+        """Return these settings with the values that are not None changed.
 
-    def but(self, **values: float | None) -> "Sampling":
-        """This one, but for the values that are given and not None."""
-        return replace(self, **{name: value for name, value in values.items() if value is not None})
+        Raises:
+            ValueError: a value outside its range.
+        """
+        given = {name: value for name, value in values.items() if value is not None}
+        try:
+            return type(self).model_validate(self.model_dump() | given)
+        except ValidationError as error:
+            raise ValueError(in_words(error)) from None
 
-    def of_level(self, level: int) -> float:
-        """What `temperature` is multiplied by, for a level of a refined stream."""
+    def level_temperature(self, level: int) -> float:
+        """Return the factor of `temperature` for a level of a stream whose levels refine the first one."""
         return self.fine_temperature if level else self.coarse_temperature
 
 
 def draw(logits: torch.Tensor, generator: torch.Generator | None, temperature: float, top_p: float) -> torch.Tensor:
-    """One class per row, by the Gumbel-max method: the largest of logit + Gumbel noise is a sample of the softmax.
+    """Draw one class per row by the Gumbel-max method: the largest logit + Gumbel noise is a sample of the softmax.
 
     Args:
-        logits: any scale.
-        generator: on the logits' device.
+        logits: at any scale.
+        generator: on the logits' device; None draws from torch's own.
         temperature: at least 0; 0 takes the likeliest class.
         top_p: in (0, 1]; below 1 only the likeliest classes that together reach this probability can be drawn.
 

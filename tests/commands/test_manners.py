@@ -20,7 +20,7 @@ import evaluate
 import predict
 import train
 from continuo.audio.files import made_by_a_model
-from continuo.model import checkpoint, metadata
+from continuo.model import checkpoint, presets
 from continuo.model.card import card_path
 from continuo.performance import main as perform
 from continuo.system import paths
@@ -266,7 +266,7 @@ def small_trainer(folder, music):
     from conftest import SMALL_CODEBOOK
 
     values = SMALL_CODEBOOK | {"corpus.path": str(music), "training.steps": 12}
-    made = metadata.from_preset("codebook-lstm", values, state="model.safetensors")
+    made = presets.from_preset("codebook-lstm", values, state="model.safetensors")
     folder.mkdir(exist_ok=True)
     return Trainer(made, folder / "model.safetensors", torch.device("cpu"))
 

@@ -508,7 +508,7 @@ def test_a_model_that_is_being_prepared_is_said_to_be(tmp_path, prompt_wav, caps
     meta = tmp_path / "new.json"
     with locked(meta.with_suffix(".safetensors"), "held"):
         assert predict(meta, prompt_wav, tmp_path / "o.wav", "--frames", "5") == 2
-        assert "new.json is being prepared by a training" in capsys.readouterr().err
+        assert "new.json has not saved yet: try again after its first checkpoint" in capsys.readouterr().err
     assert predict(meta, prompt_wav, tmp_path / "o.wav", "--frames", "5") == 2
     assert "new.json does not exist; check --meta, or create it" in capsys.readouterr().err
 

@@ -14,7 +14,7 @@ import torch
 from conftest import RATE_HZ, ROOT, SMALL_CODEBOOK, SMALL_OF, melody, set_flags, train_small
 
 import trainer as trainer_module
-from continuo.model import checkpoint, metadata
+from continuo.model import checkpoint, metadata, presets
 from continuo.system import device
 from continuo.system.progress import Display
 from featurizer import StftFeaturizer
@@ -87,11 +87,9 @@ def test_A06_stopped_and_resumed_equals_never_stopped(tmp_path, music_folder, pr
 
 def train_small_metadata(folder, music, preset, steps, extra):
     """What `train_small` would train, as (metadata, state path), with the metadata file written."""
-    from continuo.model import metadata as md
-
     values = SMALL_OF[preset] | {"corpus.path": str(music), "training.steps": steps}
-    made = md.from_preset(preset, values | md.parse_assignments(extra[1::2]), state="model.safetensors")
-    md.save(made, folder / "model.json")
+    made = presets.from_preset(preset, values | presets.parse_assignments(extra[1::2]), state="model.safetensors")
+    metadata.save(made, folder / "model.json")
     return made, folder / "model.safetensors"
 
 
@@ -399,7 +397,7 @@ def test_a_state_of_another_model_is_refused(tmp_path, music_folder, capsys):
 def test_the_average_keeps_no_history_of_its_steps(tmp_path, music_folder):
     """It did once: 20 KB a step, 1.7 GB after a day of training."""
     wanted = SMALL_CODEBOOK | {"corpus.path": str(music_folder), "training.steps": 3}
-    made = metadata.from_preset("codebook-lstm", wanted, state="model.safetensors")
+    made = presets.from_preset("codebook-lstm", wanted, state="model.safetensors")
     trainer = Trainer(made, tmp_path / "model.safetensors", torch.device("cpu"))
     trainer.run()
     assert [name for name, weight in trainer.average.named_parameters() if weight.requires_grad or weight.grad_fn] == []

@@ -17,7 +17,7 @@ import predict
 import train
 from continuo import __main__ as together
 from continuo import performance
-from continuo.model import metadata
+from continuo.model import metadata, presets
 from continuo.symbolic.writing import write_musicxml, write_song_midi
 
 MAINS = {"train": train, "predict": predict, "evaluate": evaluate, "corpus": corpus}
@@ -100,8 +100,8 @@ def test_every_command_that_is_shown_is_understood(path, command):
         return
     arguments = parsed(words)
     if arguments is not None and hasattr(arguments, "set"):
-        flags = metadata.parse_assignments(arguments.set)
-        metadata.from_preset(arguments.preset or metadata.DEFAULT_PRESET, {}, state="x.safetensors")
+        flags = presets.parse_assignments(arguments.set)
+        presets.from_preset(arguments.preset or presets.DEFAULT_PRESET, {}, state="x.safetensors")
         assert [key for key in flags if key not in metadata.known_keys()] == []
 
 

@@ -23,7 +23,7 @@ from torchrun import torchrun, worker
 import corpus
 import predict
 import train
-from continuo.model import checkpoint, metadata
+from continuo.model import checkpoint, metadata, presets
 from continuo.model.metadata import CorpusSection
 from continuo.system import cache
 from predictor import Predictor
@@ -50,7 +50,7 @@ def begin(folder, music, steps, preset="codebook-lstm", **values):
     """A metadata file of a tiny model, and the words that train it, saving after every step."""
     folder.mkdir(exist_ok=True)
     values = SMALL_OF[preset] | {"corpus.path": str(music), "training.validate_every_steps": 20} | values
-    metadata.save(metadata.from_preset(preset, values, state="model.safetensors"), folder / "model.json")
+    metadata.save(presets.from_preset(preset, values, state="model.safetensors"), folder / "model.json")
     return words_for(folder / "model.json", steps)
 
 

@@ -12,7 +12,8 @@ from conftest import RATE_HZ, ROOT, melody
 
 from continuo.audio.piece import Piece
 from continuo.model.backbones import low_rank
-from continuo.model.metadata import LstmSection, MlpSection, from_preset
+from continuo.model.metadata import LstmSection, MlpSection
+from continuo.model.presets import from_preset
 from continuo.model.sampling import Sampling
 from continuo.model.stream import StreamSpec
 from export import main as export
@@ -77,7 +78,9 @@ def check_against_plain(model: SequenceModel) -> None:
     plain, ours = 0.0, 0.0
     with torch.inference_mode():
         for _ in range(STEPS):
-            codes = model.sample(context, generator=generator, sampling=Sampling(1, 1, 1))
+            codes = model.sample(
+                context, generator=generator, sampling=Sampling(coarse_temperature=1, fine_temperature=1)
+            )
             plain += model.head.nll(context[:, None], codes[:, None]).sum()
             drawn, _, flat, *found = steps(flat, never[None], forced(codes, classes)[None])
             ours += sum(

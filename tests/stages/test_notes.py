@@ -8,7 +8,7 @@ import torch
 from conftest import RATE_HZ, melody, set_flags
 from tunes import TINY, tune
 
-from continuo.model.metadata import PRESETS, from_preset
+from continuo.model.presets import from_preset, preset_names
 from continuo.symbolic.song import QUARTER, Song, SongNote
 from continuo.symbolic.transcription import read_song
 from continuo.symbolic.writing import write_musicxml, write_song_midi
@@ -399,7 +399,7 @@ def test_ties_of_one_pitch_in_two_voices_are_kept_apart(tmp_path):
 
 
 def test_presets_are_complete():
-    names = {path.stem for path in PRESETS.glob("*.json")}
+    names = set(preset_names())
     assert names == {"codebook-lstm", "spectral-lstm", *SYMBOLIC}
     for name in names:
         from_preset(name, {}, state="x.safetensors")

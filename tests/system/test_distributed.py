@@ -14,7 +14,7 @@ from conftest import SMALL_OF, train_small
 from small_models import KINDS, SECTIONS, model_of, stream
 from torchrun import torchrun, worker
 
-from continuo.model import checkpoint, metadata
+from continuo.model import checkpoint, metadata, presets
 from continuo.system.distributed import ProcessGroup
 from dataset import Batch, RowSampler
 from trainer import LossModule, Trainer
@@ -26,7 +26,7 @@ def prepared(folder: Path, music: Path, preset: str = "codebook-lstm", steps: in
     """A metadata file of a tiny model in a folder of its own."""
     folder.mkdir()
     sizes = SMALL_OF[preset] | {"corpus.path": str(music), "training.steps": steps} | values
-    metadata.save(metadata.from_preset(preset, sizes, state="model.safetensors"), folder / "model.json")
+    metadata.save(presets.from_preset(preset, sizes, state="model.safetensors"), folder / "model.json")
     return folder / "model.json"
 
 

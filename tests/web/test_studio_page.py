@@ -16,7 +16,7 @@ import pytest
 import soundfile
 from conftest import RATE_HZ, ROOT, SMALL_CODEBOOK, melody
 
-from continuo.model import metadata
+from continuo.model import metadata, presets
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -41,7 +41,7 @@ def home(tmp_path_factory, trained, music_folder) -> Path:
     for ending in ("json", "safetensors"):
         shutil.copy(trained.with_suffix(f".{ending}"), folder / f"model.{ending}")
     train = {"corpus.pieces": 6, "architecture.hidden": 16, "architecture.head_width": 16, "training.steps": 4}
-    section = metadata.from_preset("roll-conv", train, state="tunes.safetensors")
+    section = presets.from_preset("roll-conv", train, state="tunes.safetensors")
     metadata.save(section, folder / "tunes.json")
     shown = subprocess.run(
         [sys.executable, ROOT / "train.py", "--meta", "tunes.json", "--quiet"],
@@ -51,7 +51,7 @@ def home(tmp_path_factory, trained, music_folder) -> Path:
     )
     assert shown.returncode == 0, shown.stderr
     changes = SMALL_CODEBOOK | {"corpus.path": str(music_folder), "training.checkpoint_every_s": 1.0}
-    metadata.save(metadata.from_preset("codebook-lstm", changes, state="fresh.safetensors"), folder / "fresh.json")
+    metadata.save(presets.from_preset("codebook-lstm", changes, state="fresh.safetensors"), folder / "fresh.json")
     return folder
 
 
