@@ -13,14 +13,14 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from continuo.symbolic.codec import GridCodec
+from continuo.symbolic.codec import GridCodec, pitched_songs
 from continuo.symbolic.grid import effective_changes
 from continuo.symbolic.song import Song, SongNote
 
@@ -83,12 +83,11 @@ class ChordCodec(GridCodec):
         """
         if classes < FIRST_CHORD:
             raise ValueError(f"{classes} classes are too few: rest, tempos and single notes alone take {FIRST_CHORD}")
-        songs = cls.pitched(songs)
-        plain = cls(steps_per_quarter=steps_per_quarter)
-        counts = Counter(pitches for song in songs for _, _, pitches in _groups(plain._steps(song)))
+        songs = pitched_songs(songs)
+        codec = cls(steps_per_quarter=steps_per_quarter).with_usual_facts(songs)
+        counts = Counter(pitches for song in songs for _, _, pitches in _groups(codec._steps(song)))
         frequent = sorted((-count, pitches) for pitches, count in counts.items() if count > 1 and len(pitches) > 1)
-        chords = tuple(pitches for _, pitches in frequent[: classes - FIRST_CHORD])
-        return cls(steps_per_quarter=steps_per_quarter, chords=chords, **cls.usual(songs))
+        return replace(codec, chords=tuple(pitches for _, pitches in frequent[: classes - FIRST_CHORD]))
 
     @cached_property
     def vocabulary(self) -> tuple[int, ...]:
@@ -149,16 +148,13 @@ class ChordCodec(GridCodec):
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ChordCodec:
         try:
-            if data["kind"] != KIND:
-                raise ValueError(f"its kind is {data['kind']!r}")
-            numerator, denominator = data["meter"]
-            return cls(
-                steps_per_quarter=data["steps_per_quarter"],
-                chords=tuple(map(tuple, data["chords"])),
-                program=data["program"],
-                meter=(numerator, denominator),
-                qpm=data["qpm"],
-            )
+            facts = {**data}
+            kind = facts.pop("kind")
+            if kind != KIND:
+                raise ValueError(f"its kind is {kind!r}")
+            numerator, denominator = facts.pop("meter")
+            chords = tuple(map(tuple, facts.pop("chords")))
+            return cls(**facts, chords=chords, meter=(numerator, denominator))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not a chord codec ({error})") from None
 
@@ -200,14 +196,11 @@ class ChordCodec(GridCodec):
 
     def _song(self, steps: _Steps, like: Song) -> Song:
         """Return a song in grid steps as a song in ticks, with the facts of `like`."""
-        program = like.program()
-        notes = [
-            SongNote(at * self.step, pitch, length * self.step, program=program)
-            for (at, pitch), length in sorted(steps.notes.items())
-        ]
+        step, program = self.step, like.program()
+        notes = [SongNote(at * step, p, n * step, program=program) for (at, p), n in sorted(steps.notes.items())]
         exact = {_tempo_class(qpm): qpm for _, qpm in reversed(like.tempos)}
-        tempos = tuple((at * self.step, exact.get(k, TEMPOS_QPM[k])) for at, k in steps.tempos) or like.tempos
-        ticks = steps.end * self.step
+        tempos = tuple((at * step, exact.get(k, TEMPOS_QPM[k])) for at, k in steps.tempos) or like.tempos
+        ticks = steps.end * step
         return Song(like.id, like.source, tuple(notes), ticks, tempos, like.meters, has_ending=like.has_ending)
 
 

@@ -6,10 +6,10 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from statistics import median
-from typing import Any, Self, TypedDict
+from typing import Any, Self
 
 import numpy as np
 
@@ -56,7 +56,7 @@ class Codec(ABC):
         return self.decode(self.encode(song), song)
 
     def out_of_range(self, song: Song) -> int:
-        """Count the notes that encoding moves to another octave, because the corpus had no such pitches."""
+        """Count the notes that encoding moves by octaves, because the corpus has no such pitches."""
         return 0
 
     @abstractmethod
@@ -66,24 +66,12 @@ class Codec(ABC):
     @classmethod
     @abstractmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Return the codec that `to_dict` described.
-
-        Raises:
-            ValueError: the dictionary describes no such codec.
-        """
-
-
-class Usual(TypedDict):
-    """The most frequent program and meter of a corpus, and its median tempo in quarter notes per minute."""
-
-    program: int
-    meter: tuple[int, int]
-    qpm: float
+        """Return the codec that `to_dict` described; ValueError if it described none of this kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridCodec(Codec):
-    """A codec on a grid in time that keeps neither velocities nor drums, and one program of each song.
+    """A codec on a time grid that keeps no velocities, no drums, and one program of each song.
 
     Attributes:
         steps_per_quarter: steps of a quarter note, a divisor of 480.
@@ -101,26 +89,14 @@ class GridCodec(Codec):
         if not (0 <= self.program <= 127 and len(self.meter) == 2 and min(self.meter) > 0 and 0 < self.qpm < math.inf):
             raise ValueError(f"impossible program {self.program}, meter {self.meter} or tempo {self.qpm} qpm")
 
-    @staticmethod
-    def pitched(songs: Sequence[Song]) -> list[Song]:
-        """Return the songs that have pitched notes.
-
-        Raises:
-            ValueError: none has.
-        """
-        found = [song for song in songs if any(not note.is_drum for note in song.notes)]
-        if not found:
-            raise ValueError("there is no pitched note in the corpus")
-        return found
-
-    @staticmethod
-    def usual(songs: Sequence[Song]) -> Usual:
-        """Return the facts of songs from nothing; the meter is that of the middle, since an upbeat may have its own."""
-        return {
-            "program": Counter(song.program() for song in songs).most_common(1)[0][0],
-            "meter": Counter(song.meter_at(song.ticks // 2) for song in songs).most_common(1)[0][0],
-            "qpm": float(median(song.qpm_at(0) for song in songs)),
-        }
+    def with_usual_facts(self, songs: Sequence[Song]) -> Self:
+        """Return this codec with the most frequent program and meter of songs, and their median tempo."""
+        return replace(
+            self,
+            program=Counter(song.program() for song in songs).most_common(1)[0][0],
+            meter=Counter(song.meter_at(song.ticks // 2) for song in songs).most_common(1)[0][0],  # not of an upbeat
+            qpm=float(median(song.qpm_at(0) for song in songs)),
+        )
 
     @cached_property
     def step(self) -> int:
@@ -133,3 +109,11 @@ class GridCodec(Codec):
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def pitched_songs(songs: Sequence[Song]) -> list[Song]:
+    """Return the songs that have pitched notes; ValueError if none has."""
+    found = [song for song in songs if any(not note.is_drum for note in song.notes)]
+    if not found:
+        raise ValueError("there is no pitched note in the corpus")
+    return found

@@ -51,14 +51,8 @@ Meter = tuple[int, int, int]
 class RemiCodec(Codec):
     """Converts songs to REMI+ codes and back; made by `fit` or `from_dict`. There is one level.
 
-    Attributes:
-        follows: `(V, V)` bool, whether code b may follow code a by the token types of their ends in miditok's grammar;
-            a meter follows a bar line only, and padding follows nothing.
-        opens: `(V,)` bool, whether a song may begin with a code.
+    `follows` is the grammar of miditok, but a meter follows a bar line only. Padding follows nothing.
     """
-
-    follows: np.ndarray
-    opens: np.ndarray
 
     def __init__(self, tokenizer: REMI) -> None:
         self._tokenizer = tokenizer
@@ -315,13 +309,13 @@ def _grammar(graph: Mapping[str, set[str]], tokens: list[tuple[str, ...]]) -> tu
 @contextmanager
 def _native_output_hidden() -> Iterator[None]:
     """Discard what native code writes to standard output and error."""
-    kept = {number: os.dup(number) for number in (1, 2)}
+    kept = [os.dup(1), os.dup(2)]
     with open(os.devnull, "wb") as sink:
-        for number in kept:
-            os.dup2(sink.fileno(), number)
-        try:
-            yield
-        finally:
-            for number, copy in kept.items():
-                os.dup2(copy, number)
-                os.close(copy)
+        os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
+    try:
+        yield
+    finally:
+        for number, copy in enumerate(kept, start=1):
+            os.dup2(copy, number)
+            os.close(copy)

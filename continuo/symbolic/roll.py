@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
@@ -12,23 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from continuo.symbolic.codec import GridCodec
+from continuo.symbolic.codec import GridCodec, pitched_songs
 from continuo.symbolic.song import Song, SongNote
 
-STOP = 0
-Span = tuple[int, int, int]
-"""The pitch of a note, and the steps at which it begins and ends."""
+STOP = 0  # code after the last pitch of a step
+HELD, ONSET = 1, 2  # states of a pitch in a step; 0 where it is silent
 
 
 @dataclass(frozen=True, kw_only=True)
 class RollCodec(GridCodec):
     """Converts songs to piano rolls and back.
 
-    A step is the set of pitches that sound in it, the lowest first, then a stop; silence is a stop alone. Every set has
-    exactly one form, so that no combination is unknown. With `strikes` each pitch has two codes, held from the step
-    before and attacked in this step; without, touching notes of one pitch become one. Times are rounded to the grid,
-    halves up, and a note lasts at least one step. A pitch out of range moves to the nearest octave in range. Of more
-    pitches than levels the highest and the lowest ones are kept. Codes hold no velocities, programs, drums or tempos.
+    A step is the set of pitches that sound in it, the lowest first, then a stop; silence is a stop alone. So no
+    combination of pitches is unknown. With `strikes` each pitch has two codes, held from the step before and begun in
+    this step; without, touching notes of one pitch become one. Times are rounded to the grid, halves up, and a note
+    lasts at least one step. A pitch out of range moves to the nearest octave in range. Of more pitches than levels the
+    highest and the lowest ones are kept. Codes hold no velocities, programs, drums or tempos.
 
     Attributes:
         strikes: whether re-attacks differ from held notes.
@@ -50,32 +48,24 @@ class RollCodec(GridCodec):
     def fit(
         cls, songs: Sequence[Song], *, steps_per_quarter: int = 4, strikes: bool = True, most: int = 32
     ) -> RollCodec:
-        """Return the codec for a corpus, with its range of pitches and its polyphony, `most` pitches at the most.
+        """Return the codec for a corpus: its range of pitches, and its polyphony up to `most` pitches.
 
         Raises:
             ValueError: there is no pitched note, or the grid does not divide a quarter note.
         """
-        songs = cls.pitched(songs)
+        songs = pitched_songs(songs)
         pitches = [note.pitch for song in songs for note in song.notes if not note.is_drum]
-        codec = cls(
-            steps_per_quarter=steps_per_quarter,
-            strikes=strikes,
-            lowest=min(pitches),
-            highest=max(pitches),
-            levels=1,
-            **cls.usual(songs),
-        )
-        polyphony = max(len(notes) for song in songs for notes in codec._sounding(song))
-        return replace(codec, levels=min(polyphony, most))
+        low, high = min(pitches), max(pitches)
+        codec = cls(steps_per_quarter=steps_per_quarter, strikes=strikes, lowest=low, highest=high, levels=1)
+        polyphony = max(int((codec._roll(song) > 0).sum(axis=1).max()) for song in songs)
+        return replace(codec, levels=min(polyphony, most)).with_usual_facts(songs)
 
     @cached_property
     def vocabulary(self) -> tuple[int, ...]:
-        """The number of codes V, for each of the L levels."""
         return (len(self.ranks),) * self.levels
 
     @cached_property
     def ranks(self) -> np.ndarray:
-        """The rank of each code, `(V,)`: codes of a step ascend strictly, up to the stop."""
         pitches = self.highest - self.lowest + 1
         return np.concatenate([[pitches], np.repeat(np.arange(pitches), self._codes_per_pitch)])
 
@@ -87,49 +77,41 @@ class RollCodec(GridCodec):
         return sum(not n.is_drum and not self.lowest <= n.pitch <= self.highest for n in song.notes)
 
     def _in_range(self, pitch: int) -> int:
-        """Return the pitch, or its nearest octave in range; the edge of a range that is narrower than an octave."""
+        """Return the pitch or its nearest octave in range; an edge if the range is narrower than an octave."""
         if pitch < self.lowest:
-            pitch += 12 * math.ceil((self.lowest - pitch) / 12)
-        elif pitch > self.highest:
-            pitch -= 12 * math.ceil((pitch - self.highest) / 12)
-        return min(max(pitch, self.lowest), self.highest)
+            return min(self.lowest + (pitch - self.lowest) % 12, self.highest)
+        if pitch > self.highest:
+            return max(self.highest - (self.highest - pitch) % 12, self.lowest)
+        return pitch
 
-    def _spans(self, song: Song) -> list[Span]:
-        """Round notes to the grid; the next onset of a pitch ends the note before."""
-        ends: dict[int, dict[int, int]] = defaultdict(dict)  # by pitch and onset
+    def _roll(self, song: Song) -> np.ndarray:
+        """Return the state of each pitch from the lowest to the highest in each step, `(T, P)`."""
+        spans = []
         for note in song.notes:
             if not note.is_drum:
                 onset = self.nearest_step(note.onset)
                 end = max(self.nearest_step(note.end), onset + 1)
-                notes = ends[self._in_range(note.pitch)]
-                notes[onset] = max(notes.get(onset, 0), end)
-        spans = []
-        for pitch, notes in sorted(ends.items()):
-            onsets = sorted(notes)
-            for onset, following in zip(onsets, [*onsets[1:], notes[onsets[-1]]], strict=True):
-                spans.append((pitch, onset, min(notes[onset], following)))
-        return spans
-
-    def _sounding(self, song: Song) -> list[list[tuple[int, bool]]]:
-        """Return for each step the ascending pitches that sound, and whether they begin there."""
-        spans = self._spans(song)
-        steps = max([math.ceil(song.ticks / self.step), *(end for _, _, end in spans)])
-        sounding: list[list[tuple[int, bool]]] = [[] for _ in range(steps)]
-        for pitch, onset, end in spans:
-            for step in range(onset, end):
-                sounding[step].append((pitch, step == onset))
-        return sounding
+                spans.append((onset, end, self._in_range(note.pitch) - self.lowest))
+        steps = max([math.ceil(song.ticks / self.step), *(end for _, end, _ in spans)])
+        roll = np.zeros((steps, self.highest - self.lowest + 1), np.int8)
+        next_onset: dict[int, int] = {}  # of each pitch; it ends the note before
+        for onset, end, place in sorted(spans, reverse=True):
+            roll[onset : min(end, next_onset.get(place, end)), place] = HELD
+            roll[onset, place] = ONSET
+            next_onset[place] = onset
+        return roll
 
     def encode(self, song: Song) -> np.ndarray:
         """Return the codes `(T, L)` int64 of a song, its length rounded up to the grid."""
-        sounding = self._sounding(song)
-        codes = np.full((len(sounding), self.levels), STOP, dtype=np.int64)
+        roll = self._roll(song)
+        codes = np.full((len(roll), self.levels), STOP, dtype=np.int64)
         low = self.levels // 2
-        for row, notes in zip(codes, sounding, strict=True):
-            if len(notes) > self.levels:
-                notes = notes[:low] + notes[len(notes) - (self.levels - low) :]
-            for level, (pitch, is_onset) in enumerate(notes):
-                row[level] = 1 + self._codes_per_pitch * (pitch - self.lowest) + (is_onset and self.strikes)
+        for row, states in zip(codes, roll, strict=True):
+            places = np.flatnonzero(states)
+            if len(places) > self.levels:
+                places = np.concatenate([places[:low], places[low - self.levels :]])
+            begun = (states[places] == ONSET) & self.strikes
+            row[: len(places)] = 1 + self._codes_per_pitch * places + begun
         return codes
 
     def decode(self, codes: np.ndarray, like: Song | None = None) -> Song:
@@ -138,10 +120,10 @@ class RollCodec(GridCodec):
         A pitch that is held although it did not sound begins; codes after a stop are ignored.
         """
         notes: list[SongNote] = []
-        onsets: dict[int, int] = {}  # of the notes that sound
+        onsets: dict[int, int] = {}  # of the pitches that sound
         program = like.program() if like else self.program
         for step, row in enumerate([*codes, []]):
-            sounding = dict(self._pitch_and_onset(row))
+            sounding = dict(self._pitches(row))
             for pitch in [pitch for pitch in onsets if sounding.get(pitch, True)]:
                 onset = onsets.pop(pitch)
                 notes.append(SongNote(onset * self.step, pitch, (step - onset) * self.step, program=program))
@@ -151,11 +133,11 @@ class RollCodec(GridCodec):
         meters = like.meters if like else ((0, *self.meter),)
         return Song("roll", "roll", tuple(sorted(notes)), len(codes) * self.step, tempos, meters)
 
-    def _pitch_and_onset(self, row: Iterable[int]) -> Iterable[tuple[int, bool]]:
-        """Yield the pitches of a step, and whether they begin in it, up to the stop."""
+    def _pitches(self, row: Iterable[int]) -> Iterator[tuple[int, bool]]:
+        """Yield the pitches of a step up to the stop, and whether they begin in it."""
         for code in takewhile(lambda code: code != STOP, row):
-            place, is_onset = divmod(int(code) - 1, self._codes_per_pitch)
-            yield self.lowest + place, bool(is_onset)
+            place, begun = divmod(int(code) - 1, self._codes_per_pitch)
+            yield self.lowest + place, bool(begun)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> RollCodec:

@@ -47,7 +47,6 @@ class SongNote:
 
     @property
     def end(self) -> int:
-        """The tick at which the note ends."""
         return self.onset + self.length
 
 
@@ -87,7 +86,6 @@ class Song:
 
     @property
     def seconds(self) -> float:
-        """Length in seconds."""
         return self.second(self.ticks)
 
     @property
@@ -133,12 +131,10 @@ class Song:
         return dict(sorted(found.items())) or {(False, 0): []}
 
     def best_scale(self) -> tuple[int, float]:
-        """Find the major scale with most of the pitched notes in it; of several, the one with fewest accidentals.
+        """Find the major scale with most pitched notes in it, of several the one with fewest accidentals.
 
-        A natural minor scale has the notes of the major scale three semitones above it.
-
-        Returns:
-            The pitch class of its tonic, 0 to 11 where 0 is C, and the fraction of the notes in it, or nan.
+        Return the pitch class of its tonic (0 to 11, C is 0) and the fraction of the notes in it, which is nan without
+        notes. A natural minor scale has the notes of the major scale three semitones above it.
         """
         counts = self.pitch_classes()
         inside = {k * 7 % 12: counts[[(k * 7 + step) % 12 for step in MAJOR]].sum() for k in FIFTHS}
@@ -151,11 +147,8 @@ class Song:
 
     def performance(self) -> Performance:
         """Return the song in seconds, as it is played."""
-        notes = []
-        for n in self.notes:
-            start_s = self.second(n.onset)
-            duration_s = self.second(n.end) - start_s
-            notes.append(Note(start_s, duration_s, float(n.pitch), n.velocity, n.program, n.is_drum))
+        spans = [(self.second(n.onset), self.second(n.end), n) for n in self.notes]
+        notes = [Note(a, b - a, float(n.pitch), n.velocity, n.program, n.is_drum) for a, b, n in spans]
         return Performance(tuple(sorted(notes, key=lambda n: (n.onset_s, n.pitch, n.program))), self.seconds)
 
     def transposed(self, semitones: int) -> Song:
@@ -173,11 +166,8 @@ class Song:
 
     def excerpt(self, start: int, stop: int, name: str) -> Song:
         """Return ticks `start` to `stop` as a song: the notes that begin there, cut at its end."""
-        notes = tuple(
-            replace(n, onset=n.onset - start, length=min(n.length, stop - n.onset))
-            for n in self.notes
-            if start <= n.onset < stop
-        )
+        inside = (n for n in self.notes if start <= n.onset < stop)
+        notes = tuple(replace(n, onset=n.onset - start, length=min(n.length, stop - n.onset)) for n in inside)
         tempos = ((0, self.qpm_at(start)), *((at - start, qpm) for at, qpm in self.tempos if start < at < stop))
         meters = ((0, *self.meter_at(start)), *((at - start, n, d) for at, n, d in self.meters if start < at < stop))
         return replace(
@@ -245,8 +235,7 @@ class Song:
     def to_symusic(self, ticks_per_quarter: int = QUARTER) -> symusic.Score:
         """Return a symusic score with a track for each program, in the order of `by_program`.
 
-        The first tempo and meter hold from the beginning. Meters whose denominator is not a power of two are left out,
-        because MIDI has no code for them.
+        The first tempo and meter hold from the beginning; meters that MIDI cannot say (4/3) are left out.
         """
         import symusic
 
