@@ -1,4 +1,4 @@
-"""Two half moons that no straight line parts: the perceptron of `continuo.engine.network` learns which is which.
+"""Train the perceptron of `continuo.engine.network` to separate two half moons that no straight line separates.
 
     python examples/perceptron.py [--epochs 60] [--save moons.safetensors]
 
@@ -13,11 +13,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from continuo.engine.network import MLP, AdamW, Trainer, Value
+from continuo.engine.network import MLP, AdamW, Trainer
+from continuo.engine.value import Value
 
 
 def moons(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points `(count, 2)` and which moon, 0 or 1, each is of `(count, 1)`."""
+    """Draw points `(count, 2)` and the moon, 0 or 1, to which each belongs, `(count, 1)`."""
     rng = np.random.default_rng(seed)
     moon = rng.integers(0, 2, count)
     angle = np.pi * (rng.random(count) + moon)
@@ -26,16 +27,16 @@ def moons(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def picture(model: MLP) -> str:
-    """Where the model sees which moon: # for one, . for the other, blank where it is in doubt."""
+    """Return the predictions over the plane as text: # for one moon, . for the other, blank where both are likely."""
     grid = np.stack(np.meshgrid(np.linspace(-1.5, 2.5, 64), np.linspace(1.5, -1.2, 18)), -1)  # (18, 64, 2)
-    sure = model.predict(grid)[..., 0]
-    return "\n".join("".join("." if p < 0.1 else "#" if p > 0.9 else " " for p in row) for row in sure)
+    probability = model.predict(grid)[..., 0]
+    return "\n".join("".join("." if p < 0.1 else "#" if p > 0.9 else " " for p in row) for row in probability)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--save", type=Path, help="write the parameters here, as safetensors")
+    parser.add_argument("--epochs", type=int, default=60, help="passes through the training points (default: 60)")
+    parser.add_argument("--save", type=Path, help="safetensors file to write the parameters to")
     arguments = parser.parse_args(argv)
 
     x = Value(3.0)

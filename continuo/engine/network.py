@@ -1,10 +1,10 @@
-"""Learning from scratch, in NumPy alone: perceptrons made of differentiable values, and what trains and tests them.
+"""Learn from scratch in NumPy alone: perceptrons of differentiable values, losses, optimizers, a trainer and a test.
 
     model = MLP((2, 8, 3), task="softmax", seed=0)
     trainer = Trainer(model, model.loss, SGD(model.parameters(), 0.1, momentum=0.9), seed=0)
     trainer.fit(x, classes, epochs=50, batch_size=32)
 
-A model of another make is a `Module` with values for attributes and a `__call__`.
+Any other model is a `Module` with values as attributes and a `__call__`.
 """
 
 import math
@@ -12,71 +12,65 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from continuo.engine.value import Array, Operand, Value, concatenate, layer_norm, maximum, where
+from continuo.engine.value import Array, Operand, Value
 from continuo.system.files import atomic_write
-
-__all__ = [
-    "MLP", "SGD", "AdamW", "Layer", "Metrics", "Module", "Neuron", "Optimizer", "Trainer", "Value",
-    "binary_cross_entropy", "clip_norm", "concatenate", "cross_entropy", "evaluate", "layer_norm", "maximum",
-    "squared_error", "where",
-]  # fmt: skip
 
 Choice = TypeVar("Choice")
 
-# Losses: means over all examples. Those of classification take logits, so that no logarithm of 0 can occur.
+# Losses are means over all examples. Those of classification take logits, so that no logarithm of 0 can occur.
 
 
 def squared_error(values: Value, targets: npt.ArrayLike) -> Value:
-    """Mean of (value - target)^2, both of one shape."""
-    return ((values - _alike(values, targets)) ** 2).mean()
+    """Return the mean of (value - target)^2, both of one shape."""
+    return ((values - _of_same_shape(targets, values)) ** 2).mean()
 
 
 def binary_cross_entropy(logits: Value, targets: npt.ArrayLike) -> Value:
-    """-log p of targets between 0 and 1, in nats, both of one shape: log(1 + e^z) - t z."""
-    wanted = _alike(logits, targets)
-    if not ((wanted >= 0) & (wanted <= 1)).all():
-        raise ValueError(f"targets must lie between 0 and 1, not between {wanted.min():g} and {wanted.max():g}")
-    return (logits.softplus() - logits * wanted).mean()
+    """Return -log p of targets from 0 to 1 in nats, log(1 + e^z) - t z, both of one shape."""
+    array = _of_same_shape(targets, logits)
+    if not ((array >= 0) & (array <= 1)).all():
+        raise ValueError(f"targets must lie between 0 and 1, not between {array.min():g} and {array.max():g}")
+    return (logits.softplus() - logits * array).mean()
 
 
 def cross_entropy(logits: Value, classes: npt.ArrayLike) -> Value:
-    """-log p of the right class, in nats. Shape: logits `(..., C)`, classes `(...)` integers from 0 to C - 1.
+    """Return -log p of the right class in nats. Shape: logits `(..., C)`, classes `(...)` integers from 0 to C - 1.
 
     >>> round(cross_entropy(Value([[0.0, 0.0], [1000.0, -1000.0]]), [1, 0]).item(), 4)  # (log 2 + 0) / 2
     0.3466
     """
-    right, known = np.asarray(classes), logits.shape[-1]
+    right, count = np.asarray(classes), logits.shape[-1]
     if right.dtype.kind not in "iu" or right.shape != logits.shape[:-1]:
         expected = f"logits of shape {logits.shape} need integer classes of shape {logits.shape[:-1]}"
         raise ValueError(f"{expected}, not {right.dtype} of shape {right.shape}")
-    outside = right[(right < 0) | (right >= known)]
+    outside = right[(right < 0) | (right >= count)]
     if outside.size:
-        raise ValueError(f"class {outside[0]} is out of range: these logits know 0 to {known - 1}")
-    return -logits.log_softmax().reshape(-1, known)[np.arange(right.size), right.ravel()].mean()
+        raise ValueError(f"class {outside[0]} is out of range: these logits know 0 to {count - 1}")
+    return -logits.log_softmax().reshape(-1, count)[np.arange(right.size), right.ravel()].mean()
 
 
-def _alike(values: Value, targets: npt.ArrayLike) -> Array:
-    """The targets as an array; broadcasting `(N,)` against `(N, 1)` would learn nonsense."""
-    wanted = np.asarray(targets, values.data.dtype)
-    if wanted.shape != values.shape:
-        raise ValueError(f"targets of shape {wanted.shape} do not match the output of the model, {values.shape}")
-    return wanted
+def _of_same_shape(targets: npt.ArrayLike, values: Value) -> Array:
+    """Return targets as an array; broadcasting `(N,)` against `(N, 1)` would train on wrong pairs."""
+    array = np.asarray(targets, values.data.dtype)
+    if array.shape != values.shape:
+        raise ValueError(f"targets of shape {array.shape} do not match the output of the model, {values.shape}")
+    return array
 
 
-Loss: TypeAlias = Callable[[Value, Any], Value]
-TASKS: dict[str, tuple[Loss, Callable[[Value], Value]]] = {  # the loss on logits, and what turns logits to an answer
+Loss: TypeAlias = Callable[[Value, Array], Value]
+TASKS: dict[str, tuple[Loss, Callable[[Value], Value]]] = {  # loss of logits, and the function from logits to an answer
     "softmax": (cross_entropy, Value.softmax),
     "sigmoid": (binary_cross_entropy, Value.sigmoid),
     "regression": (squared_error, lambda values: values),
 }
-ACTIVATIONS: dict[str, tuple[Callable[[Value], Value], int]] = {  # and the variance of weights it wants, over inputs
+ACTIVATIONS: dict[str, tuple[Callable[[Value], Value], int]] = {  # with the variance of weights times their inputs
     "tanh": (Value.tanh, 1),
     "relu": (Value.relu, 2),  # He et al. 2015
     "silu": (Value.silu, 2),
@@ -91,10 +85,10 @@ def _choice(kind: str, name: str, table: Mapping[str, Choice]) -> Choice:
 
 
 class Module(ABC):
-    """What holds parameters: attributes that are values, modules, or lists of them, named by the way to them."""
+    """Holds parameters: values, modules and lists of them among its attributes, named by the path to them."""
 
     @abstractmethod
-    def __call__(self, x: Any) -> Value: ...
+    def __call__(self, x: Operand) -> Value: ...
 
     def named_parameters(self) -> Iterator[tuple[str, Value]]:
         for name, held in vars(self).items():
@@ -109,28 +103,28 @@ class Module(ABC):
         return list(dict.fromkeys(value for _, value in self.named_parameters()))
 
     def state(self) -> dict[str, Array]:
-        """A copy of every parameter's numbers."""
+        """Return a copy of every parameter."""
         return {name: value.data.copy() for name, value in self.named_parameters()}
 
     def load_state(self, state: Mapping[str, npt.ArrayLike]) -> None:
-        """Take over the numbers of a model of the same make; ValueError, and no change, if it is of another."""
-        mine = dict(self.named_parameters())
-        theirs = {name: np.array(array) for name, array in state.items()}
-        if odd := sorted(mine.keys() ^ theirs.keys()):
-            raise ValueError(f"the state is of another model: {', '.join(odd)} stands on one side only")
-        for name, value in mine.items():
-            if theirs[name].shape != value.shape:
-                raise ValueError(f"the state is of another model: {name} is {theirs[name].shape}, not {value.shape}")
-        for name, value in mine.items():
-            value.data = theirs[name].astype(value.data.dtype)
+        """Load the parameters of a model of the same shape; raise ValueError and change nothing for another one."""
+        values = dict(self.named_parameters())
+        arrays = {name: np.array(array) for name, array in state.items()}
+        if unmatched := sorted(values.keys() ^ arrays.keys()):
+            raise ValueError(f"the state is of another model: {', '.join(unmatched)} stands on one side only")
+        for name, value in values.items():
+            if arrays[name].shape != value.shape:
+                raise ValueError(f"the state is of another model: {name} is {arrays[name].shape}, not {value.shape}")
+        for name, value in values.items():
+            value.data = arrays[name].astype(value.data.dtype)
 
     def save(self, path: str | Path) -> None:
-        """Write the state as safetensors, whole or not at all."""
+        """Write the parameters to a safetensors file, whole or not at all."""
         with atomic_write(Path(path)) as temporary:
             safetensors.numpy.save_file(self.state(), temporary)
 
     def load(self, path: str | Path) -> None:
-        """Take over the state that `save` wrote; ValueError if the file holds something else."""
+        """Load the parameters that `save` wrote; ValueError if the file holds something else."""
         try:
             self.load_state(safetensors.numpy.load_file(path))
         except SafetensorError as error:
@@ -138,7 +132,7 @@ class Module(ABC):
 
 
 class Neuron(Module):
-    """One unit: activation(x . weight + bias), `(..., inputs)` to `(...)`."""
+    """One unit, activation(x . weight + bias): `(..., inputs)` to `(...)`."""
 
     def __init__(self, inputs: int, activation: str, rng: np.random.Generator) -> None:
         self.activate, variance = _choice("activation", activation, ACTIVATIONS)
@@ -150,7 +144,7 @@ class Neuron(Module):
 
 
 class Layer(Module):
-    """As many neurons, drawn one after another, but worked out at once: `(..., inputs)` to `(..., outputs)`."""
+    """Neurons as one matrix product, with the weights of neurons drawn in turn: `(..., inputs)` to `(..., outputs)`."""
 
     def __init__(self, inputs: int, outputs: int, activation: str, rng: np.random.Generator) -> None:
         self.activate, variance = _choice("activation", activation, ACTIVATIONS)
@@ -165,16 +159,16 @@ class Layer(Module):
 
 
 class MLP(Module):
-    """Layers one after another, the last of them linear.
+    """A multi-layer perceptron; the last layer is linear.
 
     Args:
-        widths: inputs, hidden units of each layer, outputs.
+        widths: numbers of inputs, of hidden units in each layer, and of outputs.
         task: "softmax" (one class of several), "sigmoid" (yes or no for each output) or "regression".
         activation: of the hidden layers, "tanh", "relu", "silu" or "linear".
-        dtype: of the parameters; float32 input stays float32 in a float32 model.
+        dtype: precision of the parameters; float32 input stays float32 in a float32 model.
 
     Attributes:
-        loss: the loss that belongs to the task.
+        loss: the loss of the task.
     """
 
     def __init__(
@@ -196,7 +190,7 @@ class MLP(Module):
             value.data = value.data.astype(dtype)
 
     def __call__(self, x: Operand) -> Value:
-        """Logits, or the values of a regression: `(..., inputs)` to `(..., outputs)`."""
+        """Return logits, or the values of a regression: `(..., inputs)` to `(..., outputs)`."""
         first, *others = self.layers
         values = first(x)
         for layer in others:
@@ -204,7 +198,7 @@ class MLP(Module):
         return values
 
     def predict(self, x: Operand) -> Array:
-        """Probabilities, or the values of a regression."""
+        """Return probabilities, or the values of a regression: `(..., inputs)` to `(..., outputs)`."""
         return self.answer(self(x)).data
 
 
@@ -212,8 +206,8 @@ class Optimizer(ABC):
     """Moves parameters against their gradients.
 
     Args:
-        parameters: what to move.
-        learning_rate: above 0; an attribute, which may be changed between steps.
+        parameters: the values to move.
+        learning_rate: above 0; an attribute that may change between steps.
     """
 
     def __init__(self, parameters: Iterable[Value], learning_rate: float) -> None:
@@ -228,7 +222,7 @@ class Optimizer(ABC):
             parameter.gradient = None
 
     def step(self) -> None:
-        """Move once every parameter that has a gradient. Arrays are replaced, never written to."""
+        """Move every parameter that has a gradient once. Arrays are replaced, never written to."""
         for index, parameter in enumerate(self.parameters):
             if parameter.gradient is not None:
                 moved = parameter.data - self._change(index, parameter.data, parameter.gradient)
@@ -236,13 +230,13 @@ class Optimizer(ABC):
 
     @abstractmethod
     def _change(self, index: int, data: Array, gradient: Array) -> Array:
-        """What to take off the data of parameter `index`."""
+        """Return what to subtract from parameter `index`."""
 
 
 class SGD(Optimizer):
-    """Steepest descent; decay counts as gradient, and `momentum` is the share of the last change that goes on.
+    """Gradient descent with momentum (Polyak 1964); weight decay counts as gradient.
 
-    Polyak 1964. What one step hands to the next is in `velocities`, an array for each parameter.
+    `velocities`, an array for each parameter, is the state between steps.
     """
 
     def __init__(
@@ -253,15 +247,14 @@ class SGD(Optimizer):
         self.velocities = [np.zeros_like(parameter.data) for parameter in self.parameters]
 
     def _change(self, index: int, data: Array, gradient: Array) -> Array:
-        velocity = self.momentum * self.velocities[index] + gradient + self.weight_decay * data
-        self.velocities[index] = velocity
-        return self.learning_rate * velocity
+        self.velocities[index] = self.momentum * self.velocities[index] + gradient + self.weight_decay * data
+        return self.learning_rate * self.velocities[index]
 
 
 class AdamW(Optimizer):
-    """Adam with decay apart from the gradient (Loshchilov and Hutter 2019).
+    """Adam with weight decay apart from the gradient (Loshchilov and Hutter 2019).
 
-    What one step hands to the next is in `moments`: steps, mean of the gradient and of its square, for each parameter.
+    `moments`, for each parameter the steps and the means of the gradient and of its square, is the state between steps.
     """
 
     def __init__(
@@ -282,23 +275,23 @@ class AdamW(Optimizer):
         steps, mean = steps + 1, beta1 * mean + (1 - beta1) * gradient
         square = beta2 * square + (1 - beta2) * gradient**2
         self.moments[index] = steps, mean, square
-        # both begin at 0: divided by the weight of what they have seen
+        # Both means begin at 0, so they are divided by the sum of their weights.
         direction = mean / (1 - beta1**steps) / (np.sqrt(square / (1 - beta2**steps)) + self.epsilon)
         return self.learning_rate * (direction + self.weight_decay * data)
 
 
-def clip_norm(parameters: Iterable[Value], most: float) -> float:
-    """Shorten all gradients together to the length `most` where they are longer; returns the length before."""
+def clip_norm(parameters: Iterable[Value], max_norm: float) -> float:
+    """Scale all gradients together so that their norm is at most `max_norm`; return the norm before."""
     held = [(parameter, parameter.gradient) for parameter in parameters if parameter.gradient is not None]
     norm = math.sqrt(math.fsum(np.vdot(gradient, gradient) for _, gradient in held))
     for parameter, gradient in held:
-        parameter.gradient = gradient * min(1.0, most / (norm + 1e-6))
+        parameter.gradient = gradient * min(1.0, max_norm / (norm + 1e-6))
     return norm
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Mean loss over all examples, and the share of right answers; None where the loss knows no right answer."""
+    """The mean loss over all examples, and the fraction of right answers or None where the loss has none."""
 
     loss: float
     accuracy: float | None
@@ -308,32 +301,32 @@ class Metrics:
         return f"loss {self.loss:.4f}{right}"
 
 
-HITS: dict[Loss, Callable[[Array, Array], Array]] = {
+IS_RIGHT: dict[Loss, Callable[[Array, Array], Array]] = {
     cross_entropy: lambda logits, classes: logits.argmax(-1) == classes,
     binary_cross_entropy: lambda logits, targets: (logits > 0) == (targets > 0.5),
 }
 
 
 def evaluate(model: Module, loss: Loss, x: npt.ArrayLike, y: npt.ArrayLike, *, batch_size: int = 1024) -> Metrics:
-    """Loss and accuracy of a model on examples that it need not have seen; rows as in `Trainer.fit`."""
+    """Return loss and accuracy of a model on examples; rows as in `Trainer.fit`."""
     inputs, targets = _examples(x, y, batch_size)
-    losses, hits = [], []
+    losses, right = [], []
     for start in range(0, len(inputs), batch_size):
         batch = slice(start, start + batch_size)
         logits = model(inputs[batch])
         losses.append(loss(logits, targets[batch]).item() * len(inputs[batch]))
-        if loss in HITS:
-            hits.append(HITS[loss](logits.data, targets[batch]).ravel())
-    return Metrics(math.fsum(losses) / len(inputs), float(np.concatenate(hits).mean()) if hits else None)
+        if loss in IS_RIGHT:
+            right.append(IS_RIGHT[loss](logits.data, targets[batch]).ravel())
+    return Metrics(math.fsum(losses) / len(inputs), float(np.concatenate(right).mean()) if right else None)
 
 
 class Trainer:
     """Trains a model on shuffled mini-batches.
 
     Args:
-        model, loss, optimizer: what is trained, on what, and how.
-        seed: of the order of the examples.
-        most: length that the gradient is clipped to.
+        model, loss, optimizer: the model, the loss to minimize, and the optimizer of its parameters.
+        seed: seed of the order of the examples.
+        most: norm to which the gradient is clipped.
     """
 
     def __init__(self, model: Module, loss: Loss, optimizer: Optimizer, *, seed: int, most: float = math.inf) -> None:
@@ -341,12 +334,12 @@ class Trainer:
         self._rng = np.random.default_rng(seed)
 
     def fit(self, x: npt.ArrayLike, y: npt.ArrayLike, epochs: int, batch_size: int) -> list[float]:
-        """Go through all examples `epochs` times; a later call goes on. Returns the mean loss of every epoch.
+        """Train on all examples `epochs` times, continuing earlier calls; return the mean loss of every epoch.
 
-        Shape: x `(N, ...)`, y `(N, ...)`, a row an example.
+        Shape: x `(N, ...)`, y `(N, ...)`, one example per row.
 
         Raises:
-            ValueError: no examples, not as many of x as of y, a batch of none, or a loss that is no longer finite.
+            ValueError: x and y have no rows or differ in number, the batch is empty, or the loss is not finite.
         """
         inputs, targets = _examples(x, y, batch_size)
         history = []
@@ -358,6 +351,7 @@ class Trainer:
         return history
 
     def _step(self, x: Array, y: Array) -> float:
+        """Take one step and return the loss before it."""
         self.optimizer.zero()
         loss = self.loss(self.model(x), y)
         if not math.isfinite(loss.item()):
@@ -369,6 +363,7 @@ class Trainer:
         return loss.item()
 
     def test(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Metrics:
+        """Return loss and accuracy on examples."""
         return evaluate(self.model, self.loss, x, y)
 
 

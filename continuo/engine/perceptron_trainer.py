@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from continuo.engine.network import AdamW, Value, clip_norm, concatenate, layer_norm
-from continuo.engine.value import Array
+from continuo.engine.network import AdamW, clip_norm
+from continuo.engine.value import Array, Value, concatenate, layer_norm
 
 Moments = dict[int, dict[str, torch.Tensor]]  # as in the state of torch's AdamW
 MASKED = np.float32(-1e9)  # logit of a code that a level does not have

@@ -1,29 +1,32 @@
-"""Numbers that know their derivatives.
+"""Differentiable numbers: a `Value` remembers how it was computed, so that `backward` finds the derivatives.
 
-A `Value` remembers what it was made from and, for each of these, how a gradient goes back to it (reverse mode:
-Linnainmaa 1970). Only values are differentiated; plain numbers and arrays are constants, on either side of an operator.
+For each operand a value keeps a function from its own gradient to that of the operand (reverse mode: Linnainmaa 1970).
+Only values are differentiated; plain numbers and arrays are constants, on either side of an operator.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, Union
+from typing import Any, TypeAlias, Union, cast
 
 import numpy as np
 import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[Any]
+Array: TypeAlias = npt.NDArray[np.floating]
 Operand: TypeAlias = Union["Value", npt.ArrayLike]
 Axis: TypeAlias = int | tuple[int, ...] | None
-Pull: TypeAlias = Callable[[Array], Array]  # the gradient of a result to that of one of its operands
+Pull: TypeAlias = Callable[[Array], Array]  # from the gradient of a result to that of an operand
+UnaryPull: TypeAlias = Callable[[Array, Array, Array], Array]  # of y at x, from the gradient of y, x and y
+BinaryPull: TypeAlias = Callable[[Array, Array, Array, Array], Array]  # of y at a and b, from the gradient, a, b and y
+Binary: TypeAlias = Callable[[Operand, Operand], "Value"]
 
 
-def _raw(operand: Operand) -> Any:
-    """The numbers of an operand. A single constant becomes Python's own, which takes the precision of what it meets."""
+def _raw(operand: Operand) -> Array:
+    """Return the numbers of an operand; a constant becomes a float of Python, which takes any precision it meets."""
     if isinstance(operand, Value):
         return operand.data
-    return float(operand) if isinstance(operand, int | float | np.integer) else np.asarray(operand)
+    return cast("Array", float(operand)) if isinstance(operand, int | float | np.integer) else np.asarray(operand)
 
 
 def _result(data: npt.ArrayLike, *edges: tuple[Operand, Pull]) -> Value:
@@ -32,8 +35,8 @@ def _result(data: npt.ArrayLike, *edges: tuple[Operand, Pull]) -> Value:
     return value
 
 
-def _of_each(function: Callable[[Array], Array], pull: Callable[[Any, Any, Any], Array]) -> Callable[[Value], Value]:
-    """A function y of each number x. `pull` takes g, the gradient of y, and x and y, and returns the gradient of x."""
+def _unary(function: Callable[[Array], Array], pull: UnaryPull) -> Callable[[Value], Value]:
+    """Return an operation on each number; `pull` returns the gradient of x."""
 
     def apply(value: Value) -> Value:
         x, y = value.data, function(value.data)
@@ -42,12 +45,8 @@ def _of_each(function: Callable[[Array], Array], pull: Callable[[Any, Any, Any],
     return apply
 
 
-Binary: TypeAlias = Callable[[Operand, Operand], "Value"]
-Pull2: TypeAlias = Callable[[Any, Any, Any, Any], Array]
-
-
-def _of_both(function: Callable[[Any, Any], Any], pull_a: Pull2, pull_b: Pull2) -> tuple[Binary, Binary]:
-    """A function y of a and b, and the same with its operands reversed. The pulls take g, a, b and y."""
+def _binary(function: Callable[..., Array], pull_a: BinaryPull, pull_b: BinaryPull) -> tuple[Binary, Binary]:
+    """Return an operation on two operands, and the same with its operands reversed."""
 
     def apply(left: Operand, right: Operand) -> Value:
         a, b = _raw(left), _raw(right)
@@ -58,7 +57,7 @@ def _of_both(function: Callable[[Any, Any], Any], pull_a: Pull2, pull_b: Pull2) 
 
 
 def _fit(gradient: Array, operand: Array) -> Array:
-    """Undo broadcasting: a number that was used in many places gets the sum of their gradients."""
+    """Undo broadcasting: sum the gradients of all places where a number was used."""
     if gradient.shape != operand.shape:
         new = gradient.ndim - operand.ndim
         stretched = (axis for axis, n in enumerate(gradient.shape) if axis < new or n != operand.shape[axis - new])
@@ -67,7 +66,7 @@ def _fit(gradient: Array, operand: Array) -> Array:
 
 
 def _matrices(g: Array, a: Array, b: Array) -> tuple[Array, Array, Array]:
-    """A vector is a row on the left and a column on the right: g `(..., N, M)`, a `(..., N, K)`, b `(..., K, M)`."""
+    """Return g `(..., N, M)`, a `(..., N, K)`, b `(..., K, M)`; a vector is a row on the left, a column on the right."""
     if b.ndim == 1:
         g, b = g[..., None], b[:, None]
     return (g[..., None, :], a[None], b) if a.ndim == 1 else (g, a, b)
@@ -81,38 +80,38 @@ def _product_to_left(g: Array, a: Array, b: Array, _: Array) -> Array:
 def _product_to_right(g: Array, a: Array, b: Array, _: Array) -> Array:
     vector = b.ndim == 1
     g, a, b = _matrices(g, a, b)
-    if b.ndim == 2:  # one product over all rows, instead of one for each matrix and then their sum
+    if b.ndim == 2:  # one product over all rows instead of one for each matrix and then their sum
         a, g = a.reshape(-1, a.shape[-1]), g.reshape(-1, g.shape[-1])
     product = a.swapaxes(-1, -2) @ g
     return product[..., 0] if vector else product
 
 
-def _exp(x: Array) -> Any:
-    """Flat above 709 (float32: 88): the next whole power of e would be infinite."""
-    return np.exp(np.minimum(x, _top(x)))
+def _exp(x: Array) -> Array:
+    """Return e^x, constant above the last whole exponent that is finite: 709, or 88 in float32."""
+    return np.exp(np.minimum(x, _max_exponent(x)))
 
 
-def _top(x: Array) -> Any:
-    return np.floor(np.log(np.finfo(x.dtype).max))
+def _max_exponent(x: Array) -> float:
+    return float(np.floor(np.log(np.finfo(x.dtype).max)))
 
 
-def _sigmoid(x: Array) -> Any:
+def _sigmoid(x: Array) -> Array:
     small = np.exp(-np.abs(x))
     return np.where(x < 0, small, 1) / (1 + small)
 
 
-def _log_softmax(x: Array, axis: int) -> Any:
+def _log_softmax(x: Array, axis: int) -> Array:
     below = x - x.max(axis, keepdims=True)  # at most 0
     return below - np.log(np.exp(below).sum(axis, keepdims=True))
 
 
 class Value:
-    """A number or an array of numbers, float64 unless given as float32, with the gradient of what was made from it.
+    """A number or an array of numbers with a gradient; float64 unless given as float32.
 
     Attributes:
         data: the numbers.
-        gradient: of the shape of `data`, summed over the calls of `backward`; None before, and None for good in
-            values that were computed from others.
+        gradient: the sum over the calls of `backward`, of the shape of `data`; None before, and always None in values
+            that were computed from others.
 
     >>> x = Value([1.0, 2.0])
     >>> (x * x + 1).sum().backward()
@@ -121,7 +120,7 @@ class Value:
     """
 
     __slots__ = ("__weakref__", "_edges", "data", "gradient")
-    __array_ufunc__ = None  # so that array + value is left to Value.__radd__
+    __array_ufunc__ = None  # leaves array + value to Value.__radd__
 
     def __init__(self, data: npt.ArrayLike) -> None:
         array = np.asarray(data)
@@ -137,14 +136,14 @@ class Value:
         return self.data.shape
 
     def item(self) -> float:
-        """The one number in it."""
+        """Return the number of a value that holds one."""
         return float(self.data.item())
 
     def backward(self) -> None:
-        """Add the derivative of this number by every value that it was made from to their `gradient`.
+        """Add the derivatives of this number to the `gradient` of every value that it was computed from.
 
-        A value passes its gradient on once all that was made from it have passed theirs. No recursion: a graph may be
-        as long as memory allows. It may be gone through again, and is freed with the last value that refers to it.
+        A value passes its gradient on after everything computed from it has. There is no recursion, so a graph may be
+        as long as memory allows. It stays usable, and is freed with the last value that refers to it.
 
         Raises:
             ValueError: this is more than one number.
@@ -172,27 +171,27 @@ class Value:
                 if not awaited[operand]:
                     ready.append(operand)
 
-    # The table of derivatives: the function, then how the gradient g of its result y goes back to each operand.
+    # Derivatives: a function, then the gradients of its operands from the gradient g of its result y.
 
-    __add__, __radd__ = _of_both(np.add, lambda g, a, b, y: g, lambda g, a, b, y: g)
-    __sub__, __rsub__ = _of_both(np.subtract, lambda g, a, b, y: g, lambda g, a, b, y: -g)
-    __mul__, __rmul__ = _of_both(np.multiply, lambda g, a, b, y: g * b, lambda g, a, b, y: g * a)
-    __truediv__, __rtruediv__ = _of_both(np.divide, lambda g, a, b, y: g / b, lambda g, a, b, y: -g * y / b)
-    __pow__, __rpow__ = _of_both(
+    __add__, __radd__ = _binary(np.add, lambda g, a, b, y: g, lambda g, a, b, y: g)
+    __sub__, __rsub__ = _binary(np.subtract, lambda g, a, b, y: g, lambda g, a, b, y: -g)
+    __mul__, __rmul__ = _binary(np.multiply, lambda g, a, b, y: g * b, lambda g, a, b, y: g * a)
+    __truediv__, __rtruediv__ = _binary(np.divide, lambda g, a, b, y: g / b, lambda g, a, b, y: -g * y / b)
+    __pow__, __rpow__ = _binary(
         np.power,
         lambda g, a, b, y: g * b * a ** (b - (b != 0)),  # 0 where b is 0, even at a = 0
         lambda g, a, b, y: g * y * np.log(np.where(a == 0, 1, a)),
     )
-    __matmul__, __rmatmul__ = _of_both(np.matmul, _product_to_left, _product_to_right)
+    __matmul__, __rmatmul__ = _binary(np.matmul, _product_to_left, _product_to_right)
 
-    __neg__ = _of_each(np.negative, lambda g, x, y: -g)
-    exp = _of_each(_exp, lambda g, x, y: g * y * (x <= _top(x)))
-    log = _of_each(np.log, lambda g, x, y: g / x)
-    sqrt = _of_each(np.sqrt, lambda g, x, y: g / (2 * y))
-    tanh = _of_each(np.tanh, lambda g, x, y: g * (1 - y * y))
-    relu = _of_each(lambda x: np.maximum(x, 0), lambda g, x, y: g * (x > 0))
-    sigmoid = _of_each(_sigmoid, lambda g, x, y: g * y * (1 - y))
-    softplus = _of_each(lambda x: np.logaddexp(0, x), lambda g, x, y: g * _sigmoid(x))  # log(1 + e^x)
+    __neg__ = _unary(np.negative, lambda g, x, y: -g)
+    exp = _unary(_exp, lambda g, x, y: g * y * (x <= _max_exponent(x)))
+    log = _unary(np.log, lambda g, x, y: g / x)
+    sqrt = _unary(np.sqrt, lambda g, x, y: g / (2 * y))
+    tanh = _unary(np.tanh, lambda g, x, y: g * (1 - y * y))
+    relu = _unary(lambda x: np.maximum(x, 0), lambda g, x, y: g * (x > 0))
+    sigmoid = _unary(_sigmoid, lambda g, x, y: g * y * (1 - y))
+    softplus = _unary(lambda x: np.logaddexp(0, x), lambda g, x, y: g * _sigmoid(x))  # log(1 + e^x)
 
     def silu(self) -> Value:
         return self * self.sigmoid()
@@ -207,7 +206,7 @@ class Value:
         return total * (total.data.size / self.data.size)
 
     def cumsum(self, axis: int = -1) -> Value:
-        # a number is part of all later sums, so that its gradient is a sum from the end
+        # A number is part of all later sums, so its gradient is a sum from the end.
         return _result(self.data.cumsum(axis), (self, lambda g: np.flip(np.flip(g, axis).cumsum(axis), axis)))
 
     def softmax(self, axis: int = -1) -> Value:
@@ -222,22 +221,22 @@ class Value:
         return _result(self.data.reshape(shape), (self, lambda g: g.reshape(self.shape)))
 
     def transpose(self, *axes: int) -> Value:
-        """The axes in the order given, or in reverse."""
+        """Return the axes in the order given, or in reverse."""
         order = [axis % self.data.ndim for axis in axes] or [*range(self.data.ndim)][::-1]
         return _result(self.data.transpose(order), (self, lambda g: g.transpose(np.argsort(order))))
 
     def __getitem__(self, index: Any) -> Value:
-        """Slices, masks, and integer arrays: `table[tokens]` are rows of an embedding."""
+        """Return slices, masked numbers, or rows of an embedding as in `table[tokens]`."""
 
         def scatter(g: Array) -> Array:
             full = np.zeros_like(self.data)
-            np.add.at(full, index, g)  # what was taken twice gets both gradients
+            np.add.at(full, index, g)  # numbers that were taken twice get both gradients
             return full
 
         return _result(self.data[index], (self, scatter))
 
 
-maximum, _ = _of_both(  # equals share the gradient
+maximum, _ = _binary(  # equal numbers share the gradient
     np.maximum,
     lambda g, a, b, y: g * ((a > b) + 0.5 * (a == b)),
     lambda g, a, b, y: g * ((b > a) + 0.5 * (a == b)),
@@ -245,13 +244,13 @@ maximum, _ = _of_both(  # equals share the gradient
 
 
 def where(mask: npt.ArrayLike, chosen: Operand, otherwise: Operand) -> Value:
-    """`chosen` where the mask is true; the gradient goes only to what was taken."""
+    """Return `chosen` where the mask is true, else `otherwise`; the gradient goes only to the numbers taken."""
     taken = np.where(mask, _raw(chosen), _raw(otherwise))
     return _result(taken, (chosen, lambda g: np.where(mask, g, 0)), (otherwise, lambda g: np.where(mask, 0, g)))
 
 
 def concatenate(parts: Sequence[Operand], axis: int = 0) -> Value:
-    """Join along an axis that is there already."""
+    """Join values along an existing axis."""
     data = [_raw(part) for part in parts]
     ends = np.cumsum([array.shape[axis] for array in data])
 
@@ -262,6 +261,6 @@ def concatenate(parts: Sequence[Operand], axis: int = 0) -> Value:
 
 
 def layer_norm(x: Value, scale: Operand = 1.0, shift: Operand = 0.0, *, epsilon: float = 1e-5) -> Value:
-    """Mean 0 and variance 1 along the last axis, then `scale` and `shift` (Ba, Kiros and Hinton 2016)."""
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / ((centred**2).mean(-1, keepdims=True) + epsilon).sqrt() * scale + shift
+    """Normalize the last axis to mean 0 and variance 1, then scale and shift it (Ba, Kiros and Hinton 2016)."""
+    centered = x - x.mean(-1, keepdims=True)
+    return centered / ((centered**2).mean(-1, keepdims=True) + epsilon).sqrt() * scale + shift

@@ -24,17 +24,13 @@ from continuo.engine.network import (
     Module,
     Neuron,
     Trainer,
-    Value,
     binary_cross_entropy,
     clip_norm,
-    concatenate,
     cross_entropy,
     evaluate,
-    layer_norm,
-    maximum,
     squared_error,
-    where,
 )
+from continuo.engine.value import Value, concatenate, layer_norm, maximum, where
 
 XOR = np.array([[0.0, 0], [0, 1], [1, 0], [1, 1]]), np.array([[0.0], [1], [1], [0]])
 
