@@ -1,11 +1,11 @@
-"""How good is a trained model? Held-out music, free runs, a long run, novelty, and a verdict in words, as one page.
+"""Measure how good a trained model is, and write the figures, sounds and a diagnosis in words to one page.
 
 python evaluate.py
 python evaluate.py --meta piano.json --out piano.evaluation --pieces 8 --long 60
 python evaluate.py --meta big.json --beside model.json baseline.json
 
-Models of sound and of notes are measured alike as far as they are alike; bits per second of held-out music stand for
-both. It needs the corpus that the model was trained on. DIR/report.html is for people, DIR/report.json for programs.
+The model predicts held-out music, continues excerpts of it, plays for long, and is compared with its training music.
+The corpus of the training must still be there. DIR/report.html is for people, DIR/report.json for programs.
 """
 
 import argparse
@@ -27,24 +27,25 @@ TIMES = {"sound": (6.0, 4.0), "notes": (20.0, 8.0)}  # default seconds of a cont
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser("evaluate", __doc__)
-    parser.add_argument("--meta", type=Path, default=Path("model.json"), help="metadata file (default: model.json)")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the report (default: MODEL.evaluation, here)"
+    add = parser.add_argument
+    add("--meta", type=Path, default=Path("model.json"), help="metadata file of the model (default: model.json)")
+    add("--out", type=Path, metavar="DIR", help="folder for the report (default: MODEL.evaluation, in this folder)")
+    add("--pieces", type=int, default=16, metavar="N", help="number of excerpts to continue (default: 16)")
+    add("--seconds", type=float, help="length of each continuation (default: 6 for sound, 20 for notes)")
+    add("--prompt-seconds", type=float, help="length of each prompt (default: 4 for sound, 8 for notes)")
+    add(
+        "--long",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="length of one long run, or 0 for none (default: 120)",
     )
-    parser.add_argument("--pieces", type=int, default=16, metavar="N", help="excerpts that are continued (default: 16)")
-    parser.add_argument("--seconds", type=float, help="of each continuation (default: 6, or 20 of notes)")
-    parser.add_argument("--prompt-seconds", type=float, help="of each prompt (default: 4, or 8 of notes)")
-    parser.add_argument(
-        "--long", type=float, default=120.0, metavar="SECONDS", help="of one long run; 0 skips it (default: 120)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of all sampling (default: 0)")
-    parser.add_argument(
-        "--beside", type=Path, nargs="+", default=[], metavar="META", help="other models, to stand in the same tables"
-    )
-    parser.add_argument("--device", default="cpu", help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu (default)")
-    parser.add_argument("--force", action="store_true", help="overwrite a report that exists")
-    parser.add_argument("--quiet", action="store_true", help="no progress and no words")
-    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object on the last line")
+    add("--seed", type=int, default=0, help="seed of all sampling (default: 0)")
+    add("--beside", type=Path, nargs="+", default=[], metavar="META", help="other models to show in the same tables")
+    add("--device", default="cpu", help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu (default: cpu)")
+    add("--force", action="store_true", help="overwrite an existing report")
+    add("--quiet", action="store_true", help="show no progress and no findings")
+    add("--json", action="store_true", help="print the figures as one JSON object on the last line")
     return parser
 
 
@@ -67,7 +68,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from predictor import Predictor
 
     torch.set_num_threads(1)  # a training on the same machine may need the other cores
-    plans = {kind: _plan(arguments, kind) for kind in TIMES}
+    plans = {modality: _plan(arguments, modality) for modality in TIMES}
     device, _ = choose(arguments.device)
     with Display(quiet=arguments.quiet) as display:
 
@@ -76,11 +77,8 @@ def _run(arguments: argparse.Namespace) -> int:
             return kind(meta, predictor, plans[predictor.modality], display)
 
         loaded = [(meta, Predictor.load(meta, device)) for meta in (arguments.meta, *arguments.beside)]
-        evaluation, *others = (evaluation_of(meta, predictor) for meta, predictor in loaded)
-        measured = evaluation.report()
-        measured["beside"] = [other.brief() for other in others]
-        measured["notes"] += [note for other in others for note in evaluation.notes_on(other)]
-        report: SoundReport | NotesReport = json.loads(json.dumps(measured), parse_constant=lambda name: None)
+        evaluation, *others = [evaluation_of(meta, predictor) for meta, predictor in loaded]
+        report = _finite(evaluation.report(others))
         html = page(report, evaluation.draw(report), evaluation.sounds())
         out.mkdir(exist_ok=True)
         write_text(out / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
@@ -96,6 +94,12 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _finite(report: "SoundReport | NotesReport") -> "SoundReport | NotesReport":
+    """Replace NaN and infinity, which JSON does not have, by None."""
+    finite: SoundReport | NotesReport = json.loads(json.dumps(report), parse_constant=lambda name: None)
+    return finite
+
+
 def _plan(arguments: argparse.Namespace, modality: str) -> "Plan":
     from evaluation.base import Plan
 
@@ -106,7 +110,7 @@ def _plan(arguments: argparse.Namespace, modality: str) -> "Plan":
 
 
 def _check_out(out: Path, *, force: bool) -> None:
-    """Refuse, before any work, a folder that cannot hold the report, or holds one."""
+    """Check, before any work, that the report can be written and that none exists; `force` allows to overwrite one."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file: name a folder")
     if not out.is_dir():

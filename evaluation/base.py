@@ -96,8 +96,8 @@ class Evaluation(ABC, Generic[P]):
         self.train, self.held_out, self.notes = load_split(predictor, meta_path, self.load, display)
         self.training_sample: list[P] = bounded(self.train, MAX_TRAINING_S, plan.seed)
 
-    def report(self) -> schema.SoundReport | schema.NotesReport:
-        """Measure everything and return it as plain JSON types."""
+    def report(self, others: Sequence["AnyEvaluation"] = ()) -> schema.SoundReport | schema.NotesReport:
+        """Measure everything and return it as plain JSON types; `others` are models for the same tables."""
         report = {
             "model": self.model(),
             "plan": asdict(self.plan),
@@ -116,6 +116,8 @@ class Evaluation(ABC, Generic[P]):
         found = cast("schema.SoundReport | schema.NotesReport", report)
         found["verdict"] = [finding._asdict() for finding in diagnose(found)]
         found["seconds_taken"] = round(time.monotonic() - self.started, 1)
+        found["beside"] = [other.brief() for other in others]
+        self.notes += [note for other in others for note in self._notes_on(other)]
         return found
 
     def brief(self) -> schema.Brief:
@@ -180,7 +182,7 @@ class Evaluation(ABC, Generic[P]):
         if os.access(state.parent, os.W_OK):
             add_evaluation(state, self.predictor.facts, {**report})
 
-    def notes_on(self, other: "Evaluation[Piece] | Evaluation[Song]") -> list[str]:
+    def _notes_on(self, other: "AnyEvaluation") -> list[str]:
         """Return what a reader should know if another model stands in the same tables."""
         notes, path = [], other.predictor.metadata.corpus.path
         if path != self.predictor.metadata.corpus.path:
@@ -289,3 +291,6 @@ def _loss(nats: np.ndarray, steps: int, seconds: float, beats: float | None) -> 
         "bits_per_second": bits / seconds,
         "bits_per_beat": bits / beats if beats else None,
     }
+
+
+AnyEvaluation = Evaluation[Piece] | Evaluation[Song]

@@ -1,9 +1,9 @@
-"""What a stream costs without any model of time: the figures that a trained model must beat.
+"""Two simple models of a stream that do not know what came before the last step; a trained model must beat them.
 
-Categorical streams: `unigram` knows how frequent each code is (add-one smoothing), and nothing of what came before;
-`copy_last` says "the same code as in the last step" with a probability fitted for each level on training music, and
-falls back on the unigram. Continuous streams: Gaussians of unit deviation, in standardised units, around the mean
-(called `unigram`) and around the last step (`copy_last`); these are densities, as the nats of the model are.
+For categorical streams, `unigram` knows how frequent each code is (add-one smoothing), and `copy_last` repeats the code
+of the last step with a probability fitted to each level, or else draws from the unigram. For continuous streams they
+are Gaussians of unit deviation, in standardized units, around the mean and around the last step. Those losses are
+densities, as are those of the trained model.
 """
 
 import math
@@ -14,15 +14,15 @@ import torch
 
 from continuo.model.stream import StreamSpec
 
-PASSES = 50  # of expectation-maximisation, for one number per level
+EM_PASSES = 50  # of expectation-maximization, for one number per level
 
 
 class Baselines:
     """The two baselines of a stream.
 
     Args:
-        spec: of the stream.
-        streams: of training pieces, `(T, L)` integers each; unused for a continuous stream.
+        spec: describes the stream.
+        streams: training pieces, `(T, L)` integers each; not used for a continuous stream.
     """
 
     def __init__(self, spec: StreamSpec, streams: Iterable[np.ndarray]) -> None:
@@ -33,24 +33,22 @@ class Baselines:
             self.same = [self._fit_same([stream[:, level] for stream in kept], level) for level in range(spec.levels)]
 
     def _fit_same(self, columns: Sequence[np.ndarray], level: int) -> float:
-        """The probability of "as before" under which training steps are likeliest, by expectation-maximisation.
-
-        The likelihood is concave in it, so that the passes climb to the one maximum.
-        """
+        """Fit the probability of repeating a code by expectation-maximization; the likelihood has one maximum."""
         before, after = (np.concatenate([column[part] for column in columns]) for part in (np.s_[:-1], np.s_[1:]))
         same, other = before == after, np.exp(self.logs[level])[after]
-        share = 0.5
-        for _ in range(PASSES):
-            share = float(np.mean(share * same / (share * same + (1 - share) * other))) if len(same) else 0.0
-        return share
+        probability = 0.5
+        for _ in range(EM_PASSES if len(same) else 0):
+            repeats = probability * same
+            probability = float(np.mean(repeats / (repeats + (1 - probability) * other)))
+        return probability if len(same) else 0.0
 
     def nll(self, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Negative log-likelihood by step and level: `(..., L)` for `(..., L)`, `(..., 1)` for `(..., F)`."""
+        """Return the negative log-likelihoods of steps: `(..., L)` for codes `(..., L)`, `(..., 1)` for `(..., F)`."""
         if self.spec.continuous:
             assert self.spec.mean is not None
             assert self.spec.deviation is not None
             last, now = ((x - self.spec.mean) / self.spec.deviation for x in (inputs, targets))
-            return {"unigram": _gaussian(now), "copy_last": _gaussian(now - last)}
+            return {"unigram": _gaussian_nll(now), "copy_last": _gaussian_nll(now - last)}
         alone, copied = [], []
         for level, (logs, same) in enumerate(zip(self.logs, self.same, strict=True)):
             log = torch.from_numpy(logs)[targets[..., level]]
@@ -60,7 +58,7 @@ class Baselines:
 
 
 def unigram(columns: Sequence[np.ndarray], vocabulary: int) -> np.ndarray:
-    """Logarithms of the smoothed frequencies of the codes, `(V,)`: one is added to every count.
+    """Return the logarithms of the frequencies of codes, `(V,)`, with one added to every count.
 
     >>> np.exp(unigram([np.array([0, 0, 1])], 3)).round(3).tolist()
     [0.5, 0.333, 0.167]
@@ -69,5 +67,5 @@ def unigram(columns: Sequence[np.ndarray], vocabulary: int) -> np.ndarray:
     return np.asarray(np.log(counts / counts.sum()))
 
 
-def _gaussian(distance: torch.Tensor) -> torch.Tensor:
+def _gaussian_nll(distance: torch.Tensor) -> torch.Tensor:
     return 0.5 * (distance.square() + math.log(2 * math.pi)).sum(-1, keepdim=True)

@@ -1,8 +1,8 @@
-"""Is it copied? Stretches that a song shares with training songs, in whatever key.
+"""Find the stretches that a song shares with training songs, in any key.
 
-An event is a step from one onset to the next: the pitches that begin, counted from the lowest pitch of the onset before
-it, and the time in between in 1/12 quarter. So a transposed copy has the same events, and a copy of k onsets shares
-k - 1 of them, the first has come from elsewhere. Lengths, velocities, programs and percussion do not count.
+An event is the way from one onset to the next: the pitches that start, counted from the lowest pitch of the onset
+before, and the time in between in 1/12 quarter. So a transposed copy has the same events, and a copy of k onsets shares
+k - 1 of them. Lengths, velocities, programs and percussion do not count.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from itertools import pairwise
 
 from continuo.symbolic.song import QUARTER, Song
 
-UNIT = QUARTER // 12
-"""Ticks; notes that begin within half of it of the first are one onset."""
+UNIT = QUARTER // 12  # ticks; notes that start within half of it of the first are one onset
+END, UNKNOWN = "\0", "\1"  # characters for the end of a training song and for events that no training song has
+FIRST = 2  # number of the first event
 Event = tuple[int, tuple[int, ...]]
-END, UNKNOWN, FIRST = "\0", "\1", 2
-"""Characters: after each training song; for events not met in training; number of the first event."""
 
 
 def events(song: Song) -> list[Event]:
-    """One event for each onset but the first: units since the onset before, sorted semitones above its lowest pitch.
+    """Return one event for each onset but the first: units since the last onset, sorted semitones over its lowest note.
 
     >>> from continuo.symbolic.song import SongNote
     >>> notes = SongNote(0, 60, 480), SongNote(0, 64, 480), SongNote(480, 62, 240), SongNote(720, 59, 240)
@@ -42,10 +41,10 @@ def events(song: Song) -> list[Event]:
 
 
 class Copies:
-    """The training songs as one text of one character per event, in which a stretch is looked up as a word.
+    """An index of training songs: one text with one character per event, in which a stretch is searched as a word.
 
     Raises:
-        ValueError: the songs hold more than a million different events; there are no more characters.
+        ValueError: the songs have more than a million different events, for which there are not enough characters.
     """
 
     def __init__(self, training: Sequence[Song]) -> None:
@@ -61,9 +60,9 @@ class Copies:
         self._text = "".join(texts)
 
     def longest(self, song: Song) -> tuple[int, str]:
-        """Events of the longest stretch that some training song has too, and that song's id; (0, "") if there is none.
+        """Return the events of the longest stretch that a training song has too, and that song's id; else (0, "").
 
-        Of stretches alike the first one counts.
+        If there are several such stretches, the first one counts.
         """
         word = self._word(song)
         best = first = 0
@@ -75,11 +74,11 @@ class Copies:
         place = self._text.find(word[first : first + best])
         return best, self._names[bisect_right(self._starts, place) - 1]
 
-    def share(self, song: Song, n: int = 8) -> float:
-        """Share (0 to 1) of the song's stretches of n events (at least 1) that occur in training; nan if it has none.
+    def fraction(self, song: Song, n: int = 8) -> float:
+        """Return the fraction of a song's stretches of `n` events that training songs have; NaN if it has none.
 
         Raises:
-            ValueError: n is less than 1.
+            ValueError: `n` is less than 1.
         """
         if n < 1:
             raise ValueError(f"a stretch has at least 1 event, not {n}")
@@ -88,5 +87,5 @@ class Copies:
         return sum(stretch in self._text for stretch in stretches) / len(stretches) if stretches else math.nan
 
     def _word(self, song: Song) -> str:
-        """A song's events as characters of the training text."""
+        """Return a song's events as characters of the training text."""
         return "".join(chr(self._numbers[e]) if e in self._numbers else UNKNOWN for e in events(song))

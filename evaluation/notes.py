@@ -53,13 +53,13 @@ def repeated(song: Song) -> float | None:
     """Return the fraction of the stretches in a song's second half that its first half has too."""
     half = song.ticks // 2
     first_half = ngrams.Copies([song.excerpt(0, half, "first half")])
-    return _finite(first_half.share(song.excerpt(half, song.ticks, "second half"), STRETCH))
+    return _finite(first_half.fraction(song.excerpt(half, song.ticks, "second half"), STRETCH))
 
 
 def copied_fraction(training: ngrams.Copies, songs: Sequence[Song]) -> float | None:
     """Return the fraction of all stretches of songs that training songs have too; None if there is no stretch."""
     counts = [max(len(ngrams.events(song)) - STRETCH + 1, 0) for song in songs]
-    copied = [training.share(song, STRETCH) * count for song, count in zip(songs, counts, strict=True) if count]
+    copied = [training.fraction(song, STRETCH) * count for song, count in zip(songs, counts, strict=True) if count]
     return sum(copied) / sum(counts) if copied else None
 
 

@@ -136,7 +136,7 @@ def test_A12_harmony_is_compared_in_any_key():
     np.testing.assert_allclose(same, fifth)
     rows = novelty.grouped(novelty.blocks(tune, 8000, chroma=True), novelty.SECOND, every=16)
     turned = np.roll(rows.reshape(len(rows), novelty.SECOND, 12), 7, axis=2).reshape(len(rows), -1)
-    plain = chroma.seconds.ask(turned, 1)[0]
+    plain = chroma.seconds.nearest(turned, 1)[0]
     assert np.median(same) < 0.5 * np.median(plain)
 
 

@@ -59,8 +59,8 @@ def test_a_planted_copy_is_found_in_any_key(semitones):
     song = joined(chance(1000, 40), planted, chance(1001, 40))
     assert COPIES.longest(song) == (49, "song17")  # 50 onsets are 49 steps from one to the next
     assert COPIES.longest(planted) == (49, "song17")
-    assert COPIES.share(planted) == 1
-    assert COPIES.share(song) == pytest.approx((49 - 7) / (len(events(song)) - 7), abs=0.02)
+    assert COPIES.fraction(planted) == 1
+    assert COPIES.fraction(song) == pytest.approx((49 - 7) / (len(events(song)) - 7), abs=0.02)
 
 
 def test_a_change_within_it_breaks_a_copy():
@@ -91,8 +91,8 @@ def test_music_of_its_own_has_almost_nothing_in_common():
     for seed in range(2000, 2010):
         song = chance(seed, 300)
         assert COPIES.longest(song)[0] <= 4
-        assert COPIES.share(song) == 0
-        assert COPIES.share(song, n=1) > 0.05  # single steps are common property
+        assert COPIES.fraction(song) == 0
+        assert COPIES.fraction(song, n=1) > 0.05  # single steps are common property
 
 
 def test_stretches_do_not_go_on_from_one_training_song_into_the_next():
@@ -103,12 +103,12 @@ def test_stretches_do_not_go_on_from_one_training_song_into_the_next():
 def test_what_is_too_short():
     assert COPIES.longest(Song("s", "s", (), 480)) == (0, "")
     assert COPIES.longest(Song("s", "s", (SongNote(0, 60, 480),), 480)) == (0, "")
-    assert math.isnan(COPIES.share(cut(TRAINING[0], 0, 8)))  # eight onsets, seven steps
-    assert COPIES.share(cut(TRAINING[0], 0, 9)) == 1
+    assert math.isnan(COPIES.fraction(cut(TRAINING[0], 0, 8)))  # eight onsets, seven steps
+    assert COPIES.fraction(cut(TRAINING[0], 0, 9)) == 1
     assert Copies([]).longest(TRAINING[0]) == (0, "")
-    assert Copies([]).share(TRAINING[0]) == 0
+    assert Copies([]).fraction(TRAINING[0]) == 0
     with pytest.raises(ValueError, match="at least 1 event, not 0"):
-        COPIES.share(TRAINING[0], n=0)
+        COPIES.fraction(TRAINING[0], n=0)
 
 
 @settings(max_examples=40, deadline=None)
@@ -144,5 +144,5 @@ def test_each_event_is_looked_up_twice_at_most_even_where_everything_repeats():
     assert copies.longest(cut(ticking, 0, 500)) == (499, "tick")
     assert copies.longest(chance(5000, 500))[0] < 6
     assert Counted.searches <= 2 * 2 * 499
-    copies.share(chance(5001, 500))
+    copies.fraction(chance(5001, 500))
     assert Counted.searches <= 5 * 499
