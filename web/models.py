@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from pydantic import Field
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
@@ -15,7 +16,7 @@ from continuo.model import metadata
 from continuo.system.paths import HOME, MODELS
 from continuo.system.text import printable
 from web.processes import BackgroundProcess, complete_lines
-from web.requests import NotFound, PageRequest, parse
+from web.requests import PageRequest, parse
 from web.security import REPORT_HEADERS
 
 DEMO, DEMO_META = "demo", MODELS / "demo" / "chorales.json"
@@ -45,22 +46,22 @@ class ReportRequest(PageRequest):
 
 
 class Sample(TypedDict):
-    """A take of a model in training: the step of its weights, and the second from which to play it."""
+    """A take of a model in training."""
 
     id: str
-    step: int
-    from_s: float
+    step: int  # of the weights
+    from_s: float  # from which the page plays it
 
 
 @dataclass
 class Training:
-    """A training and the samples of its model; `sampled_ns`: when the state of the last one was written."""
+    """A training and the samples of its model."""
 
     name: str
     process: BackgroundProcess
-    journal: Path
+    journal: Path  # lines of JSON that train.py writes for programs
     wants_samples: bool
-    sampled_ns: int
+    sampled_ns: int  # time at which the state of the last sample was written
     samples: list[Sample] = field(default_factory=list)
 
 
@@ -167,7 +168,7 @@ class Models:
         """Answer with the report on a model."""
         page = self._report(request.path_params["model"])
         if not page.is_file():
-            raise NotFound("there is no report on this model yet")
+            raise HTTPException(404, "there is no report on this model yet")
         return FileResponse(page, headers=REPORT_HEADERS)
 
     def _report(self, name: str) -> Path:

@@ -27,19 +27,12 @@ SUFFIXES = SCORE_ENDINGS | AUDIO_ENDINGS
 
 
 class Preview(TypedDict):
-    """What the page shows of a file.
-
-    Attributes:
-        seconds: its length.
-        notes: rows of onset (s), duration (s) and MIDI pitch, at most `MAX_NOTES`; empty for a recording.
-        warnings: what the performance of a score leaves out.
-        pages: the number of engraved pages.
-    """
+    """The facts about a file that the page shows."""
 
     seconds: float
-    notes: list[tuple[float, float, float]]
+    notes: list[tuple[float, float, float]]  # onset (s), duration (s), MIDI pitch; empty for a recording
     warnings: list[str]
-    pages: int
+    pages: int  # number of engraved pages
 
 
 def read_preview(path: Path, folder: Path, width: int) -> Preview:

@@ -17,7 +17,7 @@ NICENESS = 5  # added to that of the studio, so that the page answers while a tr
 TAIL_BYTES = 1 << 18  # of a file that grows while it is read
 MAX_SILENCE_S = 90.0  # without an answer, after which a worker counts as stuck
 MAX_CANCEL_S = 5.0  # for a worker to give up a request
-MAX_LINE_BYTES = 1 << 24
+MAX_LINE_BYTES = 1 << 24  # of one answer
 LAST_KINDS = {"done", "failed", "cancelled"}
 
 

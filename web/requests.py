@@ -1,4 +1,7 @@
-"""Requests of the page: their JSON bodies, and the errors that answer them."""
+"""Read the JSON body of a request, and answer errors.
+
+Functions that serve the page raise ValueError for bad input (status 400), and HTTPException for other status codes.
+"""
 
 from typing import TypeVar
 
@@ -8,14 +11,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 MAX_BODY_BYTES = 1 << 16  # of a request other than an upload
-
-
-class TooLarge(ValueError):
-    """A request or a file is larger than its limit."""
-
-
-class NotFound(ValueError):
-    """A file or a page does not exist."""
 
 
 class PageRequest(BaseModel):
@@ -28,12 +23,12 @@ Body = TypeVar("Body", bound=PageRequest)
 
 
 async def parse(request: Request, kind: type[Body]) -> Body:
-    """Read the body of a request. Raises ValueError, TooLarge among them."""
+    """Return the body of a request. Raises ValueError, or HTTPException if it is too large."""
     body = b""
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY_BYTES:
-            raise TooLarge(f"the request is larger than {MAX_BODY_BYTES >> 10} KiB")
+            raise HTTPException(413, f"the request is larger than {MAX_BODY_BYTES >> 10} KiB")
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
@@ -42,8 +37,7 @@ async def parse(request: Request, kind: type[Body]) -> Body:
 
 
 async def error_response(request: Request, error: Exception) -> Response:
-    """Answer with the message of an error and its status code."""
+    """Answer with the message of an error."""
     if isinstance(error, HTTPException):
         return JSONResponse({"error": error.detail}, error.status_code)
-    status = 404 if isinstance(error, NotFound) else 413 if isinstance(error, TooLarge) else 400
-    return JSONResponse({"error": str(error)}, status)
+    return JSONResponse({"error": str(error)}, 400)

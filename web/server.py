@@ -24,7 +24,7 @@ from continuo.model import presets
 from continuo.system.paths import EXAMPLES, WEB
 from web.models import DEMO_META, FROM_DEMO, Models, Training
 from web.processes import Answer, RequestWorker
-from web.requests import NotFound, PageRequest, error_response, parse
+from web.requests import PageRequest, error_response, parse
 from web.security import MIDDLEWARE, SCORE_HEADERS
 from web.uploads import MAX_FILE_BYTES, FileStore, StoredFile
 
@@ -36,22 +36,16 @@ DEFAULT_WIDTH = 1000  # of an engraved page in pixels
 
 
 class TakeRequest(PageRequest):
-    """A take to make.
+    """A take to make."""
 
-    Attributes:
-        source: identifier of the file to continue.
-        coarse, fine: temperatures relative to `temperature`; None: as the model's metadata say.
-        lead_s: seconds before the join from which on sound is sent.
-    """
-
-    source: str
+    source: str  # identifier of the file to continue
     model: str
     seconds: float = Field(gt=0, le=MAX_TAKE_S)
     temperature: float = Field(1.0, ge=0, le=5)
-    coarse: float | None = Field(None, ge=0, le=5)
+    coarse: float | None = Field(None, ge=0, le=5)  # relative to `temperature`; None: as the model's metadata say
     fine: float | None = Field(None, ge=0, le=5)
     seed: int = Field(0, ge=0, lt=2**53)
-    lead_s: float = Field(5.0, ge=0, le=1e6)
+    lead_s: float = Field(5.0, ge=0, le=1e6)  # of the prompt before the join that the page plays
 
 
 class Studio:
@@ -117,7 +111,7 @@ class Studio:
         """Answer with the preview of an example."""
         path = EXAMPLES / f"{Path(request.path_params['name']).name}.musicxml"
         if not path.is_file():
-            raise NotFound("there is no such example")
+            raise HTTPException(404, "there is no such example")
         with self.files.new_folder() as folder:
             file = StoredFile(folder.name, path, path.name)
             return JSONResponse(await self.files.preview(file, page_width(request)))

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from starlette.exceptions import HTTPException
+
 from continuo.system.paths import child_environment
 from continuo.system.text import printable
-from web.requests import NotFound, TooLarge
 
 MAX_FILE_BYTES = 200 << 20  # of one upload
 MAX_TOTAL_BYTES = 4 << 30  # of all files together
@@ -26,17 +27,11 @@ SERVED_SUFFIXES = {".wav", ".mid", ".musicxml", ".svg"}
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A piece of music that can be played and continued.
+    """A piece of music that can be played and continued."""
 
-    Attributes:
-        id: its identifier, which is also the name of its folder.
-        path: the file that a model continues.
-        name: the name that the page shows.
-    """
-
-    id: str
-    path: Path
-    name: str
+    id: str  # also the name of its folder
+    path: Path  # the file that a model continues
+    name: str  # as the page shows it
 
     def public(self, text: str) -> str:
         """Return `text` with this file's path replaced by its name."""
@@ -49,20 +44,19 @@ class FileStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files: dict[str, StoredFile] = {}
-        self.reading = asyncio.Lock()
 
     def get(self, file_id: str) -> StoredFile:
-        """Return a file by its identifier. Raises NotFound."""
+        """Return a file by its identifier. Raises HTTPException (404)."""
         try:
             return self.files[file_id]
         except KeyError:
-            raise NotFound("the studio does not have this file any more: was it restarted?") from None
+            raise HTTPException(404, "the studio does not have this file any more: was it restarted?") from None
 
     def path(self, file_id: str, name: str) -> Path:
-        """Return the path of a sound, score or engraved page in a file's folder. Raises NotFound."""
+        """Return the path of a sound, score or engraved page in a file's folder. Raises HTTPException (404)."""
         path = self.folder / self.get(file_id).id / Path(name).name
         if path.suffix not in SERVED_SUFFIXES or not path.is_file():
-            raise NotFound("there is no such file")
+            raise HTTPException(404, "there is no such file")
         return path
 
     @contextlib.contextmanager
@@ -86,7 +80,8 @@ class FileStore:
         """Store an uploaded file and return its preview, as `preview` does.
 
         Raises:
-            ValueError: its name has no suffix, it is too large, or it cannot be read.
+            ValueError: its name has no suffix, or it cannot be read.
+            HTTPException: it is larger than `MAX_FILE_BYTES` (413).
         """
         name = printable(Path(name).name)[-MAX_NAME_LENGTH:]
         suffix = Path(name).suffix
@@ -98,7 +93,7 @@ class FileStore:
                 async for chunk in chunks:
                     file.write(chunk)
                     if file.tell() > MAX_FILE_BYTES:
-                        raise TooLarge(f"{name} is too large: {MAX_FILE_BYTES >> 20} MB at most")
+                        raise HTTPException(413, f"{name} is too large: {MAX_FILE_BYTES >> 20} MB at most")
             return await self.preview(StoredFile(folder.name, path, name), width)
 
     async def preview(self, file: StoredFile, width: int) -> dict[str, object]:
@@ -117,11 +112,10 @@ class FileStore:
         shown = written if written.is_file() else file.path
         command = [sys.executable, "-m", "web.preview", str(shown), str(self.folder / file.id), str(width)]
         run = partial(subprocess.run, capture_output=True, text=True, errors="replace", timeout=MAX_READ_S)
-        async with self.reading:
-            try:
-                child = await asyncio.to_thread(run, command, env=child_environment())
-            except subprocess.TimeoutExpired:
-                raise ValueError(f"{file.name} took longer than {MAX_READ_S:.0f} s to read: try a part of it") from None
+        try:
+            child = await asyncio.to_thread(run, command, env=child_environment())
+        except subprocess.TimeoutExpired:
+            raise ValueError(f"{file.name} took longer than {MAX_READ_S:.0f} s to read: try a part of it") from None
         if child.returncode:
             last_line = child.stderr.strip().rpartition("\n")[2]
             reason = file.public(last_line.partition(": ")[2]) if child.returncode == 2 else ""

@@ -1,16 +1,17 @@
-// Sound that is heard and seen while it comes: a player for blocks of samples, and a spectrogram that grows with them.
+// Sound while it is made: a player for blocks of samples, and a spectrogram that grows with them.
 
-const WINDOW = 1024, LOWEST_HZ = 60, HIGHEST_HZ = 8000, ROWS = 96, FLOOR_DB = -85, TOP_DB = -15;
-const STOPS = [[12, 10, 18], [59, 15, 112], [140, 41, 129], [222, 73, 104], [254, 159, 109], [252, 253, 191]];
-const SEAM = "#38d6c0", HEAD = "#fff";
+import { make } from "./page.js";
 
-/** Plays blocks one after the other; after a gap in what comes it goes on as soon as it can. */
+const COLUMNS = 900, ROWS = 96, MIN_HZ = 60, MAX_HZ = 8000, FLOOR_DB = -85, TOP_DB = -15;
+const WINDOW = 1024, PERIODS = 24; // samples that a column needs; periods of a row's pitch in its window
+const COLORS = [[12, 10, 18], [59, 15, 112], [140, 41, 129], [222, 73, 104], [254, 159, 109], [252, 253, 191]];
+
+/** Plays blocks of samples one after another; if a block comes too late, playback pauses until it is there. */
 export class Player {
   constructor(rate) {
     this.rate = rate;
     this.context = new AudioContext();
-    this.due = this.context.currentTime + 0.1;
-    this.blocks = [];
+    this.end = this.context.currentTime + 0.1; // time at which all blocks have been played
     this.length = 0;
   }
 
@@ -21,18 +22,15 @@ export class Player {
     const source = this.context.createBufferSource();
     source.buffer = buffer;
     source.connect(this.context.destination);
-    if (this.due < this.context.currentTime) this.due = this.context.currentTime + 0.2;
-    source.start(this.due);
-    this.blocks.push([this.due, this.length]);
-    this.due += buffer.duration;
+    if (this.end < this.context.currentTime) this.end = this.context.currentTime + 0.2;
+    source.start(this.end);
+    this.end += buffer.duration;
     this.length += buffer.duration;
   }
 
-  /** Seconds of what came that have been heard. */
+  /** Seconds that have been played. */
   get position() {
-    const now = this.context.currentTime;
-    const block = this.blocks.findLast(([at]) => at <= now);
-    return block ? Math.min(block[1] + now - block[0], this.length) : 0;
+    return Math.min(Math.max(this.context.currentTime - this.end + this.length, 0), this.length);
   }
 
   get closed() {
@@ -40,7 +38,7 @@ export class Player {
   }
 
   get ended() {
-    return this.closed || this.context.currentTime > this.due;
+    return this.closed || this.context.currentTime > this.end;
   }
 
   stop() {
@@ -48,94 +46,76 @@ export class Player {
   }
 }
 
-/** A spectrogram of `seconds` on a canvas, drawn as far as samples have come, with the seam and where one listens. */
+/**
+ * A spectrogram of `seconds` that is drawn as far as samples have come, with lines at the join and at the playhead.
+ * It has its own transform, because an AnalyserNode sees sound only when it is played, and this comes faster.
+ */
 export class Spectrogram {
-  constructor(canvas, rate, seconds, seam) {
-    Object.assign(this, { canvas, rate, seconds, seam, head: null, count: 0, drawn: 0 });
-    canvas.width = 900;
-    canvas.height = ROWS;
-    canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", `Spectrogram; the continuation begins at ${seam.toFixed(1)} of ${seconds.toFixed(1)} seconds`);
-    this.image = new OffscreenCanvas(canvas.width, ROWS);
+  constructor(rate, seconds, join) {
+    Object.assign(this, { rate, seconds, count: 0, drawn: 0, kernels: constantQ(rate) });
     this.samples = new Float32Array(Math.ceil((seconds + 1) * rate) + WINDOW);
-    const top = Math.min(HIGHEST_HZ, rate / 2);
-    this.bins = Array.from({ length: ROWS + 1 }, (_, k) => (LOWEST_HZ * (top / LOWEST_HZ) ** (k / ROWS) * WINDOW) / rate);
-    this.draw();
+    const ariaLabel = `Spectrogram; the continuation begins at ${join.toFixed(1)} of ${seconds.toFixed(1)} seconds`;
+    this.canvas = make("canvas", { width: COLUMNS, height: ROWS, role: "img", ariaLabel });
+    this.playhead = make("i", { className: "playhead", hidden: true });
+    const line = make("i", { className: "join", hidden: join <= 0 });
+    this.element = make("div", { className: "spectrogram" }, this.canvas, line, this.playhead);
+    this.place(line, join);
+  }
+
+  place(line, seconds) {
+    line.style.left = `${(100 * seconds) / this.seconds}%`;
   }
 
   push(samples) {
-    samples = samples.subarray(0, this.samples.length - this.count);
-    this.samples.set(samples, this.count);
-    this.count += samples.length;
-    const pen = this.image.getContext("2d"), width = this.canvas.width;
-    for (; this.drawn < width; this.drawn++) {
-      const start = Math.round((this.drawn / width) * this.seconds * this.rate);
-      if (start + WINDOW > this.count) break;
-      pen.putImageData(this.column(start), this.drawn, 0);
+    const block = samples.subarray(0, this.samples.length - this.count);
+    this.samples.set(block, this.count);
+    this.count += block.length;
+    for (; this.drawn < COLUMNS; this.drawn++) {
+      const start = Math.round((this.drawn / COLUMNS) * this.seconds * this.rate);
+      if (start + WINDOW > this.count) return;
+      this.canvas.getContext("2d").putImageData(this.column(start), this.drawn, 0);
     }
-    this.draw();
   }
 
-  /** Nothing more comes: the last columns see silence after it. */
+  /** Draws the last columns, with silence after the end. */
   end() {
     this.push(new Float32Array(WINDOW));
   }
 
-  /** One column of the picture: the levels of a window in bands that are evenly spaced for the ear. */
   column(start) {
-    const power = spectrum(this.samples.subarray(start, start + WINDOW)), column = new ImageData(1, ROWS);
-    for (let row = 0; row < ROWS; row++) {
-      const first = Math.min(Math.floor(this.bins[row]), power.length - 1);
-      const last = Math.min(Math.max(first, Math.ceil(this.bins[row + 1]) - 1), power.length - 1);
-      let most = 0;
-      for (let bin = first; bin <= last; bin++) most = Math.max(most, power[bin]);
-      const share = (10 * Math.log10(most + 1e-12) - FLOOR_DB) / (TOP_DB - FLOOR_DB);
-      column.data.set([...colour(share), 255], 4 * (ROWS - 1 - row));
-    }
+    const column = new ImageData(1, ROWS);
+    this.kernels.forEach(({ offset, cos, sin }, row) => {
+      let re = 0, im = 0;
+      for (let i = 0; i < cos.length; i++) {
+        re += this.samples[start + offset + i] * cos[i];
+        im += this.samples[start + offset + i] * sin[i];
+      }
+      const level = (10 * Math.log10(re * re + im * im + 1e-12) - FLOOR_DB) / (TOP_DB - FLOOR_DB);
+      column.data.set([...color(level), 255], 4 * (ROWS - 1 - row));
+    });
     return column;
   }
 
-  draw() {
-    const pen = this.canvas.getContext("2d"), { width, height } = this.canvas;
-    const thick = Math.max(2, Math.round((2 * width) / (this.canvas.clientWidth || width))); // on narrow screens too
-    const line = (seconds, colour) => {
-      pen.fillStyle = colour;
-      pen.fillRect(Math.round((seconds / this.seconds) * width - thick / 2), 0, thick, height);
-    };
-    pen.clearRect(0, 0, width, height);
-    pen.drawImage(this.image, 0, 0);
-    if (this.seam > 0) line(this.seam, SEAM);
-    if (this.head !== null) line(this.head, HEAD);
-  }
-
-  listenAt(seconds) {
-    this.head = seconds;
-    this.draw();
+  showPlayhead(seconds) {
+    this.playhead.hidden = false;
+    this.place(this.playhead, seconds);
   }
 }
 
-function colour(share) {
-  const place = Math.min(Math.max(share, 0), 0.9999) * (STOPS.length - 1), low = Math.floor(place);
-  return STOPS[low].map((value, k) => value + (place - low) * (STOPS[low + 1][k] - value));
+/** Kernels of a constant-Q transform (Brown, 1991): windowed waves at equal intervals of pitch; a full sine gives 1. */
+function constantQ(rate) {
+  const top = Math.min(MAX_HZ, rate / 2);
+  return Array.from({ length: ROWS }, (_, row) => {
+    const hz = MIN_HZ * (top / MIN_HZ) ** ((row + 0.5) / ROWS);
+    const size = Math.min(WINDOW, Math.round((PERIODS * rate) / hz));
+    const hann = (i) => ((1 - Math.cos((2 * Math.PI * i) / size)) * 2) / size;
+    const wave = (f) => Float32Array.from({ length: size }, (_, i) => hann(i) * f((2 * Math.PI * hz * i) / rate));
+    return { offset: (WINDOW - size) >> 1, cos: wave(Math.cos), sin: wave(Math.sin) };
+  });
 }
 
-/** Power of a Hann window of samples, 1 for a full-scale sine, by a radix-2 transform. */
-function spectrum(samples) {
-  const n = samples.length, re = new Float32Array(n), im = new Float32Array(n);
-  for (let i = 0, j = 0; i < n; i++) {
-    re[j] = (samples[i] * (1 - Math.cos((2 * Math.PI * i) / n)) * 2) / n;
-    let bit = n >> 1;
-    for (; j & bit; bit >>= 1) j ^= bit;
-    j ^= bit;
-  }
-  for (let half = 1; half < n; half *= 2) {
-    for (let k = 0; k < half; k++) {
-      const c = Math.cos((Math.PI * k) / half), s = -Math.sin((Math.PI * k) / half);
-      for (let a = k; a < n; a += 2 * half) {
-        const b = a + half, x = re[b] * c - im[b] * s, y = re[b] * s + im[b] * c;
-        re[b] = re[a] - x; im[b] = im[a] - y; re[a] += x; im[a] += y;
-      }
-    }
-  }
-  return re.subarray(0, n / 2).map((x, k) => x * x + im[k] * im[k]);
+/** The color of a level from 0 to 1, interpolated in `COLORS`. */
+function color(level) {
+  const place = Math.min(Math.max(level, 0), 0.9999) * (COLORS.length - 1), low = Math.floor(place);
+  return COLORS[low].map((value, k) => value + (place - low) * (COLORS[low + 1][k] - value));
 }
