@@ -33,7 +33,7 @@ from continuo.model.metadata import (
 )
 from continuo.model.stream import StreamSpec
 from continuo.symbolic.chords import ChordCodec
-from continuo.symbolic.codec import Codec as NoteCodec
+from continuo.symbolic.codec import NoteCodec
 from continuo.symbolic.remi import RemiCodec
 from continuo.symbolic.roll import RollCodec
 from continuo.symbolic.song import Song
@@ -369,7 +369,7 @@ class RollFeaturizer(NotesFeaturizer):
 
     def fit_codec(self, songs: Sequence[Song]) -> RollCodec:
         s = self.section
-        return RollCodec.fit(songs, steps_per_quarter=s.steps_per_quarter, strikes=s.strikes, most=s.most)
+        return RollCodec.fit(songs, steps_per_quarter=s.steps_per_quarter, reattacks=s.strikes, max_notes=s.most)
 
 
 class RemiFeaturizer(NotesFeaturizer):

@@ -326,11 +326,13 @@ class Trainer:
     Args:
         model, loss, optimizer: the model, the loss to minimize, and the optimizer of its parameters.
         seed: seed of the order of the examples.
-        most: norm to which the gradient is clipped.
+        max_norm: norm to which the gradient is clipped.
     """
 
-    def __init__(self, model: Module, loss: Loss, optimizer: Optimizer, *, seed: int, most: float = math.inf) -> None:
-        self.model, self.loss, self.optimizer, self.most = model, loss, optimizer, most
+    def __init__(
+        self, model: Module, loss: Loss, optimizer: Optimizer, *, seed: int, max_norm: float = math.inf
+    ) -> None:
+        self.model, self.loss, self.optimizer, self.max_norm = model, loss, optimizer, max_norm
         self._rng = np.random.default_rng(seed)
 
     def fit(self, x: npt.ArrayLike, y: npt.ArrayLike, epochs: int, batch_size: int) -> list[float]:
@@ -357,8 +359,8 @@ class Trainer:
         if not math.isfinite(loss.item()):
             raise ValueError(f"the loss became {loss.item()}: lower the learning rate, or look for odd numbers in x")
         loss.backward()
-        if math.isfinite(self.most):
-            clip_norm(self.optimizer.parameters, self.most)
+        if math.isfinite(self.max_norm):
+            clip_norm(self.optimizer.parameters, self.max_norm)
         self.optimizer.step()
         return loss.item()
 

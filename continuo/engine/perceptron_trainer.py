@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from continuo.engine.network import AdamW, clip_norm
-from continuo.engine.value import Array, Value, concatenate, layer_norm
+from continuo.engine.value import Value, concatenate, layer_norm
 
 Moments = dict[int, dict[str, torch.Tensor]]  # as in the state of torch's AdamW
 MASKED = np.float32(-1e9)  # logit of a code that a level does not have
@@ -40,13 +40,13 @@ class PerceptronTrainer:
         if any(isinstance(part, nn.Dropout) and part.p > 0 for part in model.modules()):
             raise ValueError("training.engine scratch has no dropout: set architecture.dropout=0, or the engine torch")
         self.values = {name: Value(p.detach().numpy().copy()) for name, p in self.torch_parameters.items()}
-        self.unused: Array = model.get_buffer("head.unused").numpy()
+        self.unused: np.ndarray = model.get_buffer("head.unused").numpy()
         self.optimizer = AdamW(self.values.values(), learning_rate, betas=betas, weight_decay=weight_decay)
         self.layers = sum(name.startswith("backbone.layers.") for name in names) // 2
 
     def step(
-        self, batch: Iterable[torch.Tensor], state: Array, *, learning_rate: float, clip: float
-    ) -> tuple[float, Array]:
+        self, batch: Iterable[torch.Tensor], state: np.ndarray, *, learning_rate: float, clip: float
+    ) -> tuple[float, np.ndarray]:
         """Train on one batch; return the loss (nats per step) before it, and the state after it.
 
         Args:
@@ -68,8 +68,14 @@ class PerceptronTrainer:
         return loss.item(), state
 
     def nll(
-        self, inputs: Array, targets: Array, ends: Array, mask: Array, first: Array, state: Array
-    ) -> tuple[Value, int, Array]:
+        self,
+        inputs: np.ndarray,
+        targets: np.ndarray,
+        ends: np.ndarray,
+        mask: np.ndarray,
+        first: np.ndarray,
+        state: np.ndarray,
+    ) -> tuple[Value, int, np.ndarray]:
         """Return the negative log-likelihood in nats summed over a batch, its number of steps, and the state after."""
         vectors = self._partial_sums(inputs)[-1]
         entered = concatenate([state, self._linear("in_proj", vectors)], axis=1)
@@ -90,13 +96,13 @@ class PerceptronTrainer:
             total = total + self._step_nll(bos_context, begun).sum()
         return total, int(mask.sum()) + len(begun), entered.data[:, steps:].copy()
 
-    def _partial_sums(self, codes: Array) -> Value:
+    def _partial_sums(self, codes: np.ndarray) -> Value:
         """Return the sums `(L, ..., P)` of the vectors of levels 0 to l, for codes `(..., L)`."""
         table = self.values["head.embedding.vectors"]
         level = np.arange(codes.shape[-1]).reshape(-1, *[1] * (codes.ndim - 1))
         return table[level, np.moveaxis(codes, -1, 0)].cumsum(0) * math.sqrt(table.shape[-1])
 
-    def _step_nll(self, context: Value, target: Array) -> Value:
+    def _step_nll(self, context: Value, target: np.ndarray) -> Value:
         """Return the negative log-likelihood of steps, `(N,)`: context `(N, W)`, target `(N, L)`."""
         levels, count = target.shape[1], len(target)
         partial = self._partial_sums(target)[: levels - 1]

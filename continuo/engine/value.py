@@ -66,7 +66,7 @@ def _fit(gradient: Array, operand: Array) -> Array:
 
 
 def _matrices(g: Array, a: Array, b: Array) -> tuple[Array, Array, Array]:
-    """Return g `(..., N, M)`, a `(..., N, K)`, b `(..., K, M)`; a vector is a row on the left, a column on the right."""
+    """Return g `(..., N, M)`, a `(..., N, K)`, b `(..., K, M)`: vectors are rows on the left, columns on the right."""
     if b.ndim == 1:
         g, b = g[..., None], b[:, None]
     return (g[..., None, :], a[None], b) if a.ndim == 1 else (g, a, b)

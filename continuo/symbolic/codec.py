@@ -17,7 +17,7 @@ from continuo.symbolic.grid import nearest_step
 from continuo.symbolic.song import QUARTER, Song
 
 
-class Codec(ABC):
+class NoteCodec(ABC):
     """Converts songs to codes and back. `ChordCodec`, `RollCodec` and `RemiCodec` are codecs.
 
     Attributes:
@@ -70,7 +70,7 @@ class Codec(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GridCodec(Codec):
+class GridCodec(NoteCodec):
     """A codec on a time grid that keeps no velocities, no drums, and one program of each song.
 
     Attributes:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from continuo.symbolic.codec import Codec
+from continuo.symbolic.codec import NoteCodec
 from continuo.symbolic.grid import effective_changes, nearest_step
 from continuo.symbolic.song import DEFAULT_METER, DEFAULT_QPM, QUARTER, Song, SongNote
 
@@ -48,7 +48,7 @@ Meter = tuple[int, int, int]
 """The tick, numerator and denominator of a change of meter."""
 
 
-class RemiCodec(Codec):
+class RemiCodec(NoteCodec):
     """Converts songs to REMI+ codes and back; made by `fit` or `from_dict`. There is one level.
 
     `follows` is the grammar of miditok, but a meter follows a bar line only. Padding follows nothing.

@@ -23,18 +23,18 @@ class RollCodec(GridCodec):
     """Converts songs to piano rolls and back.
 
     A step is the set of pitches that sound in it, the lowest first, then a stop; silence is a stop alone. So no
-    combination of pitches is unknown. With `strikes` each pitch has two codes, held from the step before and begun in
+    combination of pitches is unknown. With `reattacks` each pitch has two codes, held from the step before and begun in
     this step; without, touching notes of one pitch become one. Times are rounded to the grid, halves up, and a note
     lasts at least one step. A pitch out of range moves to the nearest octave in range. Of more pitches than levels the
     highest and the lowest ones are kept. Codes hold no velocities, programs, drums or tempos.
 
     Attributes:
-        strikes: whether re-attacks differ from held notes.
+        reattacks: whether repeated notes differ from held ones.
         lowest, highest: range of the pitches, MIDI numbers.
         levels: the largest number of pitches in a step, L.
     """
 
-    strikes: bool
+    reattacks: bool
     lowest: int
     highest: int
     levels: int
@@ -46,9 +46,9 @@ class RollCodec(GridCodec):
 
     @classmethod
     def fit(
-        cls, songs: Sequence[Song], *, steps_per_quarter: int = 4, strikes: bool = True, most: int = 32
+        cls, songs: Sequence[Song], *, steps_per_quarter: int = 4, reattacks: bool = True, max_notes: int = 32
     ) -> RollCodec:
-        """Return the codec for a corpus: its range of pitches, and its polyphony up to `most` pitches.
+        """Return the codec for a corpus: its range of pitches, and its polyphony up to `max_notes`.
 
         Raises:
             ValueError: there is no pitched note, or the grid does not divide a quarter note.
@@ -56,9 +56,9 @@ class RollCodec(GridCodec):
         songs = pitched_songs(songs)
         pitches = [note.pitch for song in songs for note in song.notes if not note.is_drum]
         low, high = min(pitches), max(pitches)
-        codec = cls(steps_per_quarter=steps_per_quarter, strikes=strikes, lowest=low, highest=high, levels=1)
+        codec = cls(steps_per_quarter=steps_per_quarter, reattacks=reattacks, lowest=low, highest=high, levels=1)
         polyphony = max(int((codec._roll(song) > 0).sum(axis=1).max()) for song in songs)
-        return replace(codec, levels=min(polyphony, most)).with_usual_facts(songs)
+        return replace(codec, levels=min(polyphony, max_notes)).with_usual_facts(songs)
 
     @cached_property
     def vocabulary(self) -> tuple[int, ...]:
@@ -71,7 +71,7 @@ class RollCodec(GridCodec):
 
     @cached_property
     def _codes_per_pitch(self) -> int:
-        return 2 if self.strikes else 1
+        return 2 if self.reattacks else 1
 
     def out_of_range(self, song: Song) -> int:
         return sum(not n.is_drum and not self.lowest <= n.pitch <= self.highest for n in song.notes)
@@ -110,7 +110,7 @@ class RollCodec(GridCodec):
             places = np.flatnonzero(states)
             if len(places) > self.levels:
                 places = np.concatenate([places[:low], places[low - self.levels :]])
-            begun = (states[places] == ONSET) & self.strikes
+            begun = (states[places] == ONSET) & self.reattacks
             row[: len(places)] = 1 + self._codes_per_pitch * places + begun
         return codes
 
@@ -139,9 +139,14 @@ class RollCodec(GridCodec):
             place, begun = divmod(int(code) - 1, self._codes_per_pitch)
             yield self.lowest + place, bool(begun)
 
+    def to_dict(self) -> dict[str, Any]:
+        facts = super().to_dict()
+        return {"strikes": facts.pop("reattacks"), **facts}
+
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> RollCodec:
         try:
-            return cls(**{**data, "meter": tuple(data["meter"])})
+            facts = {**data}
+            return cls(reattacks=facts.pop("strikes"), meter=tuple(facts.pop("meter")), **facts)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a roll codec ({error})") from None

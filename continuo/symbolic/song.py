@@ -13,13 +13,13 @@ import numpy as np
 import regex
 
 from continuo.score.notes import Note, Performance
+from continuo.score.tempo import DEFAULT_QPM, TempoMap
 from continuo.symbolic.grid import change_in_force
 
 if TYPE_CHECKING:
     import symusic
 
 QUARTER = 480  # ticks of a quarter note; all times of a song are ticks from its beginning
-DEFAULT_QPM = 120.0  # quarter notes per minute
 DEFAULT_METER = (4, 4)
 MAJOR = (0, 2, 4, 5, 7, 9, 11)  # semitones above the tonic
 FIFTHS = (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6)  # sharps of the major keys, flats below 0; few accidentals first
@@ -94,21 +94,12 @@ class Song:
         return self.ticks / QUARTER
 
     @cached_property
-    def _tempo_map(self) -> tuple[list[int], list[float], list[float]]:
-        """Ticks of the tempo changes, the same times in seconds, and the seconds per tick from there on."""
-        ticks, seconds, pace = [0], [0.0], [60 / self.qpm_at(0) / QUARTER]
-        for tick, qpm in self.tempos:
-            if tick > 0:
-                seconds.append(seconds[-1] + (tick - ticks[-1]) * pace[-1])
-                ticks.append(tick)
-                pace.append(60 / qpm / QUARTER)
-        return ticks, seconds, pace
+    def _tempo_map(self) -> TempoMap:
+        return TempoMap([(tick / QUARTER, qpm) for tick, qpm in self.tempos])
 
     def second(self, tick: int) -> float:
         """Return the seconds from the beginning of the song to a tick."""
-        ticks, seconds, pace = self._tempo_map
-        k = max(bisect_right(ticks, tick) - 1, 0)
-        return seconds[k] + (tick - ticks[k]) * pace[k]
+        return self._tempo_map.seconds(tick / QUARTER)
 
     def qpm_at(self, tick: int) -> float:
         """Return the tempo in force at a tick, in quarter notes per minute."""
@@ -191,8 +182,8 @@ class Song:
             found += range(at, min(stop, self.ticks), max(1, numerator * 4 * QUARTER // denominator))
         return found
 
-    def text(self, most: int | None = None) -> str:
-        """Describe the song in text, one line for the notes of one onset and length; at most `most` lines.
+    def text(self) -> str:
+        """Describe the song, one line for the notes of one onset and length.
 
         >>> notes = SongNote(0, 60, 480), SongNote(0, 64, 480), SongNote(480, 67, 240)
         >>> print(Song("s", "s", notes, 960).text())
@@ -205,7 +196,7 @@ class Song:
             groups[n.onset, n.length] = f"{groups.get((n.onset, n.length), '')} {name}".strip()
         lines = []
         width = max(map(len, groups.values()), default=0)
-        for (onset, length), names in list(groups.items())[:most]:
+        for (onset, length), names in groups.items():
             bar = max(bisect_right(starts, onset), 1)
             beat = f"{1 + (onset - starts[bar - 1]) / QUARTER:g}"
             quarters = f"{length / QUARTER:g} quarter{'s' * (length != QUARTER)}"

@@ -569,15 +569,15 @@ def test_E04_an_optimizer_that_is_given_the_memory_of_another_goes_on_as_it(make
     assert (one.data < [1, 2]).all()
 
 
-@pytest.mark.parametrize("most", [0.01, 1.0, 1e6])
-def test_E04_clip_norm(most):
+@pytest.mark.parametrize("max_norm", [0.01, 1.0, 1e6])
+def test_E04_clip_norm(max_norm):
     arrays = [rng(i).standard_normal(shape) for i, shape in enumerate([(3, 4), (4,), ()])]
     values, tensors = [Value(array) for array in [*arrays, arrays[0]]], [tensor(array) for array in arrays]
     for value, leaf in zip(values, tensors, strict=False):
         (value**3).sum().backward()
         (leaf**3).sum().backward()
-    want = torch.nn.utils.clip_grad_norm_(tensors, most)
-    assert clip_norm(values, most) == pytest.approx(want.item(), rel=1e-12)
+    want = torch.nn.utils.clip_grad_norm_(tensors, max_norm)
+    assert clip_norm(values, max_norm) == pytest.approx(want.item(), rel=1e-12)
     for value, leaf in zip(values, tensors, strict=False):
         np.testing.assert_allclose(value.gradient, leaf.grad, rtol=1e-12)
     assert values[-1].gradient is None
@@ -628,7 +628,7 @@ def test_E05_learns_three_classes_and_knows_unseen_points():
 def test_E05_learns_a_regression_in_float32():
     x = np.linspace(-3, 3, 200, dtype=np.float32)[:, None]
     model = MLP((1, 32, 1), task="regression", seed=0, dtype=np.float32)
-    trainer = Trainer(model, model.loss, AdamW(model.parameters(), 0.02), seed=0, most=1.0)
+    trainer = Trainer(model, model.loss, AdamW(model.parameters(), 0.02), seed=0, max_norm=1.0)
     trainer.fit(x, np.sin(x), epochs=150, batch_size=50)
     assert trainer.test(x, np.sin(x)).loss < 5e-3
     assert trainer.test(x, np.sin(x)).accuracy is None
@@ -671,7 +671,7 @@ def test_E05_the_history_weighs_every_example_alike():
 def test_E05_clips_when_told_to():
     x = np.full((4, 1), 1000.0)
     model = Recorder()
-    Trainer(model, squared_error, SGD(model.parameters(), 0.1), seed=0, most=1.0).fit(x, 0 * x, 1, 4)
+    Trainer(model, squared_error, SGD(model.parameters(), 0.1), seed=0, max_norm=1.0).fit(x, 0 * x, 1, 4)
     assert model.weight.item() == pytest.approx(0.9)
 
 

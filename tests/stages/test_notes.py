@@ -177,7 +177,7 @@ def test_one_instrument_of_many_and_one_voice_of_many(tmp_path):
     assert [song.id for song in corpus.pieces] == ["band.mid"]
     assert {note.pitch for note in corpus.pieces[0].notes} == {40}
     assert any("no note of the programs 33" in reason for _, reason in corpus.skipped)
-    codec = RollCodec.fit([tune(0)], most=1)
+    codec = RollCodec.fit([tune(0)], max_notes=1)
     assert codec.vocabulary == (codec.vocabulary[0],)
     alone = codec.decode(codec.encode(tune(0)))
     tops = [max(t.pitch for t in tune(0).notes if t.onset <= at < t.end) for at in range(0, tune(0).ticks, 240)

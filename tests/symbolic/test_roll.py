@@ -26,14 +26,14 @@ SONGS = st.builds(
     st.lists(TONES, max_size=25),
     st.integers(0, 2000),
 )
-GRIDS = pytest.mark.parametrize(("steps", "strikes"), [(1, False), (4, True), (4, False), (12, True)])
+GRIDS = pytest.mark.parametrize(("steps", "reattacks"), [(1, False), (4, True), (4, False), (12, True)])
 
 
 def same(a: Song, b: Song) -> bool:
     return (a.notes, a.ticks, a.tempos, a.meters) == (b.notes, b.ticks, b.tempos, b.meters)
 
 
-def rounded(song: Song, steps_per_quarter: int, *, strikes: bool) -> list[tuple[int, int, int]]:
+def rounded(song: Song, steps_per_quarter: int, *, reattacks: bool) -> list[tuple[int, int, int]]:
     """Onset, pitch and length in ticks of what a roll keeps of a song, found without any codes."""
     step = QUARTER // steps_per_quarter
     ends: dict[tuple[int, int], int] = {}
@@ -45,7 +45,7 @@ def rounded(song: Song, steps_per_quarter: int, *, strikes: bool) -> list[tuple[
     for (pitch, onset), end in sorted(ends.items()):
         if found and found[-1][0] == pitch and found[-1][2] >= onset:
             found[-1][2] = onset
-            if not strikes:
+            if not reattacks:
                 found[-1][2] = max(found[-1][2], end)
                 continue
         found.append([pitch, onset, end])
@@ -55,11 +55,11 @@ def rounded(song: Song, steps_per_quarter: int, *, strikes: bool) -> list[tuple[
 @GRIDS
 @settings(max_examples=60, deadline=None)
 @given(song=SONGS)
-def test_decode_of_encode_gives_the_rounded_song(steps, strikes, song):
-    codec = RollCodec.fit([song], steps_per_quarter=steps, strikes=strikes)
+def test_decode_of_encode_gives_the_rounded_song(steps, reattacks, song):
+    codec = RollCodec.fit([song], steps_per_quarter=steps, reattacks=reattacks)
     codes = codec.encode(song)
     decoded = codec.decode(codes, like=song)
-    assert [(n.onset, n.pitch, n.length) for n in decoded.notes] == rounded(song, steps, strikes=strikes)
+    assert [(n.onset, n.pitch, n.length) for n in decoded.notes] == rounded(song, steps, reattacks=reattacks)
     assert decoded.ticks == max([-(-song.ticks * steps // QUARTER) * QUARTER // steps, *(n.end for n in decoded.notes)])
     assert (decoded.tempos, decoded.meters) == (song.tempos, song.meters)
     assert same(decoded, codec.round_trip(song))
@@ -82,9 +82,9 @@ def test_onsets_and_ends_are_rounded_half_up_and_a_repeated_note_is_struck():
     ]
 
 
-def test_without_strikes_notes_that_touch_are_one():
+def test_without_reattacks_notes_that_touch_are_one():
     song = Song("s", "s", (SongNote(0, 60, 480), SongNote(480, 60, 480)), 960)
-    codec = RollCodec.fit([song], strikes=False)
+    codec = RollCodec.fit([song], reattacks=False)
     assert [(t.onset, t.length) for t in codec.decode(codec.encode(song)).notes] == [(0, 960)]
 
 
@@ -156,8 +156,8 @@ def test_real_files_come_back():
         except ValueError:
             continue
         if any(not t.is_drum for t in song.notes):
-            codec = RollCodec.fit([song], most=64)
+            codec = RollCodec.fit([song], max_notes=64)
             decoded = codec.decode(codec.encode(song), like=song)
-            assert [(n.onset, n.pitch, n.length) for n in decoded.notes] == rounded(song, 4, strikes=True), path
+            assert [(n.onset, n.pitch, n.length) for n in decoded.notes] == rounded(song, 4, reattacks=True), path
             read += 1
     assert read > 40
