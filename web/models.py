@@ -16,7 +16,7 @@ from continuo.model import metadata
 from continuo.system.paths import HOME, MODELS
 from continuo.system.text import printable
 from web.processes import BackgroundProcess, complete_lines
-from web.requests import PageRequest, parse
+from web.requests import RequestBody, parse
 from web.security import REPORT_HEADERS
 
 DEMO, DEMO_META = "demo", MODELS / "demo" / "chorales.json"
@@ -28,8 +28,8 @@ THOROUGH_REPORT = ["--pieces", "16", "--long", "120"]
 Curve = list[tuple[float, float]]  # steps and losses
 
 
-class TrainingRequest(PageRequest):
-    """A training to start or resume. A model that exists keeps its corpus and its preset."""
+class TrainingBody(RequestBody):
+    """The settings of a training. A model that exists keeps its corpus and its preset."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$")
     corpus: str = Field("", max_length=4096)
@@ -38,8 +38,8 @@ class TrainingRequest(PageRequest):
     samples: bool = True
 
 
-class ReportRequest(PageRequest):
-    """A report to make."""
+class ReportBody(RequestBody):
+    """The settings of a report."""
 
     model: str
     thorough: bool = False
@@ -100,7 +100,7 @@ class Models:
 
     async def train(self, request: Request) -> Response:
         """Start or resume a training."""
-        wanted, last = await parse(request, TrainingRequest), self.training
+        wanted, last = await parse(request, TrainingBody), self.training
         name = wanted.name
         if last and last.process.running:
             raise ValueError(f"{last.name} is being trained: pause it first")
@@ -146,7 +146,7 @@ class Models:
 
     async def measure(self, request: Request) -> Response:
         """Start evaluate.py for a model."""
-        wanted = await parse(request, ReportRequest)
+        wanted = await parse(request, ReportBody)
         meta = self.path(wanted.model)
         if any(process.running for process in self.reports.values()):
             raise ValueError("another report is being made: wait until it is ready")
@@ -177,7 +177,7 @@ class Models:
         return self.folder / f"{name}.evaluation" / "report.html"
 
 
-def _new_model_flags(request: TrainingRequest) -> list[str]:
+def _new_model_flags(request: TrainingBody) -> list[str]:
     """Return the flags of train.py that a new model needs. Raises ValueError if the corpus is not a folder."""
     corpus = request.corpus.strip()
     if not corpus:

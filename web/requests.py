@@ -13,13 +13,13 @@ from starlette.responses import JSONResponse, Response
 MAX_BODY_BYTES = 1 << 16  # of a request other than an upload
 
 
-class PageRequest(BaseModel):
-    """The body of a request, without unknown keys."""
+class RequestBody(BaseModel):
+    """The JSON object in the body of a request; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-Body = TypeVar("Body", bound=PageRequest)
+Body = TypeVar("Body", bound=RequestBody)
 
 
 async def parse(request: Request, kind: type[Body]) -> Body:

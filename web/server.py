@@ -6,7 +6,6 @@ The server imports no torch and stays responsive: child processes read files, ma
 import asyncio
 import contextlib
 import json
-import re
 import shutil
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -24,7 +23,7 @@ from continuo.model import presets
 from continuo.system.paths import EXAMPLES, WEB
 from web.models import DEMO_META, FROM_DEMO, Models, Training
 from web.processes import Answer, RequestWorker
-from web.requests import PageRequest, error_response, parse
+from web.requests import RequestBody, error_response, parse
 from web.security import MIDDLEWARE, SCORE_HEADERS
 from web.uploads import MAX_FILE_BYTES, FileStore, StoredFile
 
@@ -35,8 +34,8 @@ END_TIMEOUT_S = 60.0  # for a training to save when the studio ends
 DEFAULT_WIDTH = 1000  # of an engraved page in pixels
 
 
-class TakeRequest(PageRequest):
-    """A take to make."""
+class TakeBody(RequestBody):
+    """The settings of a take."""
 
     source: str  # identifier of the file to continue
     model: str
@@ -129,11 +128,11 @@ class Studio:
 
     async def take(self, request: Request) -> Response:
         """Answer with lines of JSON while a take is made; the take is cancelled if the page closes the connection."""
-        wanted = await parse(request, TakeRequest)
+        wanted = await parse(request, TakeBody)
         answers = self.make_take(self.files.get(wanted.source), self.models.path(wanted.model), wanted)
         return StreamingResponse(json_lines(answers), media_type="application/x-ndjson")
 
-    async def make_take(self, source: StoredFile, meta: Path, wanted: TakeRequest) -> AsyncGenerator[Answer]:
+    async def make_take(self, source: StoredFile, meta: Path, wanted: TakeBody) -> AsyncGenerator[Answer]:
         """Yield the worker's answers while it makes a take, and store the take.
 
         Raises:
@@ -172,7 +171,7 @@ class Studio:
 
     async def _make_sample(self, training: Training) -> None:
         source = StoredFile("", SAMPLE_PROMPT, SAMPLE_PROMPT.name)
-        wanted = TakeRequest(source="", model=training.name, seconds=SAMPLE_S, lead_s=0)
+        wanted = TakeBody(source="", model=training.name, seconds=SAMPLE_S, lead_s=0)
         async for answer in self.make_take(source, self.models.folder / f"{training.name}.json", wanted):
             if answer["kind"] == "done":
                 from_s = max(0.0, answer["seam_s"] - SAMPLE_LEAD_S)
@@ -190,6 +189,5 @@ async def json_lines(answers: AsyncGenerator[Answer]) -> AsyncIterator[str]:
 
 
 def page_width(request: Request) -> int:
-    """Return the width in pixels that the page has for a score."""
-    width = request.query_params.get("width", "")
-    return int(width) if re.fullmatch(r"[0-9]{1,5}", width) else DEFAULT_WIDTH
+    """Return the width in pixels that the page has for a score. Raises ValueError."""
+    return int(request.query_params.get("width", DEFAULT_WIDTH))

@@ -1,4 +1,4 @@
-"""The studio: its server alone, then the page in a real browser."""
+"""The server of the studio, its child processes and its command line; test_studio_page.py tests the page."""
 
 import asyncio
 import contextlib
@@ -49,20 +49,20 @@ def uploaded(client, name: str, content: bytes):
     return client.post("/api/upload", params={"name": name}, content=content)
 
 
-# --- who may ask ------------------------------------------------------------------------------------------------------
+# --- security ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "192.168.1.5:8642", ""])
-def test_other_names_for_this_computer_are_refused(client, host):
+def test_request_with_another_host_name_is_refused(client, host):
     assert client.get("/api/choices", headers={"host": host}).status_code == 400
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8642", "localhost:9000", "[::1]:8642"])
-def test_this_computer_is_answered(client, host):
+def test_request_with_a_loopback_host_is_answered(client, host):
     assert client.get("/api/choices", headers={"host": host}).status_code == 200
 
 
-def test_pages_of_other_sites_cannot_post(server, client):
+def test_post_from_another_site_is_refused(server, client):
     plain = TestClient(server.app(), base_url="http://127.0.0.1:8642")
     assert plain.post("/api/examples/hymn").status_code == 403
     for origin in ("http://evil.example", "http://127.0.0.1:9999", "null"):
@@ -70,7 +70,7 @@ def test_pages_of_other_sites_cannot_post(server, client):
     assert client.post("/api/training/pause", headers={"origin": "http://127.0.0.1:8642"}).status_code == 200
 
 
-def test_every_answer_forbids_other_hosts(client):
+def test_answer_of_any_path_forbids_other_hosts(client):
     for path in ("/", "/studio.js", "/api/choices", "/api/files/x/take.wav"):
         headers = client.get(path).headers
         assert "default-src 'none'" in headers["content-security-policy"]
@@ -78,16 +78,16 @@ def test_every_answer_forbids_other_hosts(client):
         assert headers["x-content-type-options"] == "nosniff"
 
 
-def test_the_page_names_no_other_host():
+def test_page_names_no_other_host():
     for path in WEB.iterdir():
         text = path.read_text().replace("http://www.w3.org/2000/svg", "")
         assert not re.search(r"https?:|//[a-z]+\.[a-z]", text), path
 
 
-# --- what is brought along --------------------------------------------------------------------------------------------
+# --- uploads and previews ---------------------------------------------------------------------------------------------
 
 
-def test_an_example_is_engraved_and_its_notes_are_there(client):
+def test_example_is_engraved_and_has_its_notes(client):
     found = client.post("/api/examples/hymn").json()
     assert found["name"] == "hymn.musicxml"
     assert found["seconds"] == pytest.approx(16 * 60 / 72)
@@ -99,7 +99,7 @@ def test_an_example_is_engraved_and_its_notes_are_there(client):
     assert page.text.count('class="note"') == 62
 
 
-def test_a_narrow_page_has_more_lines(tmp_path):
+def test_engrave_narrow_page_has_more_systems(tmp_path):
     def systems(width):
         preview.engrave(ROOT / "examples" / "prompt.musicxml", tmp_path, width)
         return (tmp_path / "page-1.svg").read_text().count('class="system"')
@@ -107,7 +107,7 @@ def test_a_narrow_page_has_more_lines(tmp_path):
     assert systems(320) > systems(1200) >= 1
 
 
-def test_recordings_and_midi_are_looked_at_too(client, tmp_path):
+def test_upload_of_recording_or_midi_is_previewed(client, tmp_path):
     soundfile.write(tmp_path / "tune.wav", melody(1), RATE_HZ)
     found = uploaded(client, "tune.WAV", (tmp_path / "tune.wav").read_bytes()).json()
     assert (found["seconds"], found["notes"], found["pages"]) == (3.0, [], 0)
@@ -133,17 +133,17 @@ def test_recordings_and_midi_are_looked_at_too(client, tmp_path):
         ("", b"x", "whose name ends like song.mid"),
     ],
 )
-def test_what_cannot_be_read_is_refused_in_one_line(server, client, name, content, words):
+def test_upload_unreadable_is_refused_in_one_line(server, client, name, content, words):
     answer = uploaded(client, name, content)
     assert answer.status_code == 400
     text = answer.json()["error"]
     assert words in text
     assert "\n" not in text
     assert str(server.files.folder) not in text
-    assert not list(server.files.folder.iterdir()), "nothing half-read is kept"
+    assert not list(server.files.folder.iterdir()), "no file is left after a failure"
 
 
-def test_too_large_a_file_is_refused_while_it_comes(server, client, monkeypatch):
+def test_upload_too_large_is_refused_while_it_arrives(server, client, monkeypatch):
     monkeypatch.setattr(uploads, "MAX_FILE_BYTES", 1000)
     answer = uploaded(client, "long.wav", bytes(2000))
     assert answer.status_code == 413
@@ -151,18 +151,18 @@ def test_too_large_a_file_is_refused_while_it_comes(server, client, monkeypatch)
     assert not list(server.files.folder.iterdir())
 
 
-def test_nothing_more_is_kept_than_there_is_room_for(server, client, monkeypatch):
+def test_file_store_full_refuses_new_files(server, client, monkeypatch):
     monkeypatch.setattr(uploads, "MAX_TOTAL_BYTES", 10)
     (server.files.folder / "old.wav").write_bytes(bytes(11))
     assert "download what you want to keep" in client.post("/api/examples/hymn").json()["error"]
 
 
-def test_a_file_that_takes_too_long_is_given_up(client, monkeypatch):
+def test_preview_too_slow_is_cancelled(client, monkeypatch):
     monkeypatch.setattr(uploads, "MAX_READ_S", 0.01)
     assert "took longer than" in client.post("/api/examples/hymn").json()["error"]
 
 
-def test_names_are_harmless(server, client):
+def test_upload_with_a_hostile_name_is_harmless(server, client):
     name = "../../<img src=x onerror=alert(1)>\x1b[31m.musicxml"
     found = uploaded(client, name, HYMN.read_bytes()).json()
     assert found["name"] == "<img src=x onerror=alert(1)>\\x1b[31m.musicxml"  # shown as text, never as HTML
@@ -170,7 +170,7 @@ def test_names_are_harmless(server, client):
     assert (server.files.folder / found["id"] / "prompt.musicxml").is_file()
 
 
-def test_only_what_was_made_is_served(server, client):
+def test_file_outside_the_store_is_not_served(server, client):
     found = client.post("/api/examples/hymn").json()
     for path in (
         "/api/files/nobody/take.wav",
@@ -184,7 +184,7 @@ def test_only_what_was_made_is_served(server, client):
     assert client.post("/api/examples/..%2F..%2Fetc").status_code in (404, 405)
 
 
-# --- questions --------------------------------------------------------------------------------------------------------
+# --- bodies of requests -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_only_what_was_made_is_served(server, client):
         ({"unknown": 1}, "unknown"),
     ],
 )
-def test_impossible_takes_are_refused(client, changes, words):
+def test_take_with_impossible_values_is_refused(client, changes, words):
     found = client.post("/api/examples/hymn").json()
     answer = client.post("/api/takes", json={"source": found["id"], "model": "demo", "seconds": 1} | changes)
     assert answer.status_code == 400
@@ -206,7 +206,7 @@ def test_impossible_takes_are_refused(client, changes, words):
 
 
 @pytest.mark.parametrize("body", [b"", b"[1]", b"{", b'{"seconds": NaN}', b"x" * 100_000])
-def test_what_is_no_question_is_refused(client, body):
+def test_take_with_a_broken_body_is_refused(client, body):
     assert client.post("/api/takes", content=body).status_code in (400, 413)
 
 
@@ -221,7 +221,7 @@ def test_what_is_no_question_is_refused(client, body):
         ({"corpus": "relative"}, "is not a folder"),
     ],
 )
-def test_impossible_trainings_are_refused(client, changes, words):
+def test_training_with_impossible_values_is_refused(client, changes, words):
     body = {"name": "mine", "corpus": "music21:bach", "preset": "codebook-lstm", "minutes": 1} | changes
     answer = client.post("/api/training", json=body)
     assert answer.status_code == 400
@@ -229,7 +229,7 @@ def test_impossible_trainings_are_refused(client, changes, words):
     assert client.get("/api/training").json() == {"state": "idle"}
 
 
-def test_models_are_those_with_a_state(server, client, trained):
+def test_choices_models_are_those_with_a_state(server, client, trained):
     assert client.get("/api/choices").json()["models"] == ["demo"]
     (server.models.folder / "bare.json").write_text(
         json.dumps(json.loads(trained.read_text()) | {"state": "bare.safetensors"})
@@ -240,13 +240,13 @@ def test_models_are_those_with_a_state(server, client, trained):
     assert client.get("/api/choices").json()["models"] == ["good", "demo"]
 
 
-def test_reports_are_of_models(client):
+def test_report_of_an_unknown_model_is_refused(client):
     assert client.get("/report/demo").status_code == 404
     assert client.get("/api/report", params={"model": "demo"}).json() == {"state": "none", "log": [], "page": False}
     assert client.get("/report/secret").status_code == 400
 
 
-# --- the child process ------------------------------------------------------------------------------------------------
+# --- the worker ------------------------------------------------------------------------------------------------------
 
 ECHO = """
 import json, signal, sys, time
@@ -264,7 +264,7 @@ for line in sys.stdin:
 """
 
 
-def asked_of(requests, *, cancel_after: float | None = None, script: str = ECHO):
+def ask_worker(requests, *, cancel_after: float | None = None, script: str = ECHO):
     """Return a worker's answers to requests that are made at once, and the process ids it used."""
 
     async def go():
@@ -291,43 +291,80 @@ def asked_of(requests, *, cancel_after: float | None = None, script: str = ECHO)
     return asyncio.run(go())
 
 
-def test_requests_are_answered_one_after_the_other():
-    heard, pids = asked_of([{"n": 1, "sleeps": 0.1}, {"n": 2}])
-    assert [answer["kind"] for answer in heard[0]] == ["begins", "done"]
-    assert [answer["kind"] for answer in heard[1]] == ["queued", "begins", "done"]
-    assert heard[1][-1]["of"] == 2
+def test_worker_requests_are_answered_one_after_the_other():
+    answers, pids = ask_worker([{"n": 1, "sleeps": 0.1}, {"n": 2}])
+    assert [answer["kind"] for answer in answers[0]] == ["begins", "done"]
+    assert [answer["kind"] for answer in answers[1]] == ["queued", "begins", "done"]
+    assert answers[1][-1]["of"] == 2
     assert pids[0] == pids[1]
 
 
 def test_worker_started_in_another_folder_finds_the_project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    heard, _ = asked_of([{"n": 1}], script="import web.security\n" + ECHO)
-    assert heard[0][-1] == {"kind": "done", "of": 1}
+    answers, _ = ask_worker([{"n": 1}], script="import web.security\n" + ECHO)
+    assert answers[0][-1] == {"kind": "done", "of": 1}
 
 
-def test_a_cancelled_request_leaves_the_process_ready():
-    heard, _ = asked_of([{"n": 1, "sleeps": 30}, {"n": 2}], cancel_after=0.1)
-    assert [answer["kind"] for answer in heard[0]] == ["begins"]
-    assert heard[1][-1] == {"kind": "done", "of": 2}
+def test_worker_cancelled_request_leaves_the_process_ready():
+    answers, _ = ask_worker([{"n": 1, "sleeps": 30}, {"n": 2}], cancel_after=0.1)
+    assert [answer["kind"] for answer in answers[0]] == ["begins"]
+    assert answers[1][-1] == {"kind": "done", "of": 2}
 
 
-def test_a_process_that_dies_is_replaced():
-    heard, _ = asked_of([{"n": 1, "dies": True}, {"n": 2}])
-    assert heard[0][-1]["kind"] == "failed"
-    assert "ended unexpectedly" in heard[0][-1]["text"]
-    assert heard[1][-1] == {"kind": "done", "of": 2}
+def test_worker_that_dies_is_replaced():
+    answers, _ = ask_worker([{"n": 1, "dies": True}, {"n": 2}])
+    assert answers[0][-1]["kind"] == "failed"
+    assert "ended unexpectedly" in answers[0][-1]["text"]
+    assert answers[1][-1] == {"kind": "done", "of": 2}
 
 
-def test_a_process_that_stalls_is_replaced(monkeypatch):
+def test_worker_that_stalls_is_replaced(monkeypatch):
     monkeypatch.setattr(processes, "MAX_SILENCE_S", 1.0)
-    heard, _ = asked_of([{"n": 1, "sleeps": 60}, {"n": 2}])
-    assert "took longer" in heard[0][-1]["text"]
-    assert heard[1][-1] == {"kind": "done", "of": 2}
+    answers, _ = ask_worker([{"n": 1, "sleeps": 60}, {"n": 2}])
+    assert "took longer" in answers[0][-1]["text"]
+    assert answers[1][-1] == {"kind": "done", "of": 2}
 
 
-def test_a_broken_line_is_skipped():
-    heard, _ = asked_of([{"n": 1, "junk": True}])
-    assert [answer["kind"] for answer in heard[0]] == ["begins", "done"]
+def test_worker_broken_line_is_skipped():
+    answers, _ = ask_worker([{"n": 1, "junk": True}])
+    assert [answer["kind"] for answer in answers[0]] == ["begins", "done"]
+
+
+def test_take_connection_closed_cancels_the_take(server):
+    """The worker gives up a take of half a minute at once, its folder is removed, and the next request is answered."""
+
+    async def go():
+        server.worker = RequestWorker([sys.executable, "-c", ECHO.replace('request.get("sleeps", 0)', "30")])
+        server.files.files["hymn"] = uploads.StoredFile("hymn", HYMN, "hymn.musicxml")
+        begun, sent = asyncio.Event(), []
+        body = json.dumps({"source": "hymn", "model": "demo", "seconds": 1}).encode()
+        requests = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def receive():
+            if message := next(requests, None):
+                return message
+            await begun.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            sent.append(message.get("body", b""))
+            if b"begins" in sent[-1]:
+                begun.set()
+
+        headers = [(b"host", b"127.0.0.1"), (PAGE_HEADER.encode(), b"test")]
+        scope = {"type": "http", "method": "POST", "path": "/api/takes", "query_string": b"", "headers": headers}
+        await asyncio.wait_for(server.app()(scope, receive, send), 20)
+        assert b"done" not in b"".join(sent)
+        for _ in range(100):
+            if server.worker.cancelling and not server.worker.busy:
+                break
+            await asyncio.sleep(0.05)
+        await asyncio.wait_for(server.worker.cancelling, 5)
+        assert list(server.files.folder.iterdir()) == []
+        assert server.worker.process.returncode is None
+        await server.worker.close()
+
+    asyncio.run(go())
 
 
 # --- takes ------------------------------------------------------------------------------------------------------------
@@ -339,15 +376,15 @@ def request_for(meta: Path, prompt: Path, out: Path, **changes) -> take_worker.R
 
 
 def made(request: take_worker.Request) -> tuple[list[dict], dict, np.ndarray]:
-    """Answers and facts of a take, and the samples that were told, 16 bits."""
+    """Make a take; return the answers, the facts and the 16-bit samples that were sent."""
     import base64
 
-    told = []
+    answers = []
     facts = take_worker.make(
-        request, Predictor.load(Path(request.meta)), lambda kind, **f: told.append({"kind": kind} | f)
+        request, Predictor.load(Path(request.meta)), lambda kind, **f: answers.append({"kind": kind} | f)
     )
-    pcm = b"".join(base64.b64decode(answer["pcm"]) for answer in told if answer["kind"] == "audio")
-    return told, facts, np.frombuffer(pcm, "<i2")
+    pcm = b"".join(base64.b64decode(answer["pcm"]) for answer in answers if answer["kind"] == "audio")
+    return answers, facts, np.frombuffer(pcm, "<i2")
 
 
 @pytest.fixture
@@ -356,16 +393,16 @@ def tune(tmp_path) -> Path:
     return tmp_path / "tune.wav"
 
 
-def test_what_is_heard_while_it_is_made_is_what_is_written(trained, tune, tmp_path):
-    told, facts, heard = made(request_for(trained, tune, tmp_path / "take.wav"))
+def test_take_sent_sound_equals_the_written_file(trained, tune, tmp_path):
+    answers, facts, sent = made(request_for(trained, tune, tmp_path / "take.wav"))
     written, _ = soundfile.read(tmp_path / "take.wav", dtype="int16")
-    assert told[0] == {"kind": "begins", "sample_rate_hz": RATE_HZ, "seam_s": 3.0, "from_s": 2.75, "seconds": 0.5}
-    assert np.abs(heard.astype(int) - written[-len(heard) :]).max() <= 1
-    assert len(heard) == len(written) - round(2.75 * RATE_HZ)
+    assert answers[0] == {"kind": "begins", "sample_rate_hz": RATE_HZ, "seam_s": 3.0, "from_s": 2.75, "seconds": 0.5}
+    assert np.abs(sent.astype(int) - written[-len(sent) :]).max() <= 1
+    assert len(sent) == len(written) - round(2.75 * RATE_HZ)
     assert facts["seconds"] == len(written) / RATE_HZ
 
 
-def test_a_take_in_the_studio_is_that_of_predict(trained, tune, tmp_path):
+def test_take_of_the_studio_equals_that_of_predict(trained, tune, tmp_path):
     made(request_for(trained, tune, tmp_path / "take.wav"))
     model = Predictor.load(trained)
     prompt = model.prompt(tune)
@@ -376,20 +413,20 @@ def test_a_take_in_the_studio_is_that_of_predict(trained, tune, tmp_path):
     np.testing.assert_allclose(written, whole, atol=1e-4)
 
 
-def test_a_model_is_loaded_anew_when_its_state_is(trained, tmp_path):
+def test_model_cache_changed_state_is_loaded_again(trained, tmp_path):
     import os
     import shutil
 
     for name in ("model.json", "model.safetensors"):
         shutil.copy(trained.with_name(name), tmp_path / name)
-    shelf = take_worker.ModelCache()
-    first = shelf.predictor(tmp_path / "model.json")
-    assert shelf.predictor(tmp_path / "model.json") is first
+    cache = take_worker.ModelCache()
+    first = cache.predictor(tmp_path / "model.json")
+    assert cache.predictor(tmp_path / "model.json") is first
     os.utime(tmp_path / "model.safetensors", ns=(1, 1))
-    assert shelf.predictor(tmp_path / "model.json") is not first
+    assert cache.predictor(tmp_path / "model.json") is not first
 
 
-def test_a_journal_for_programs(tmp_path, music_folder):
+def test_train_journal_has_progress_for_programs(tmp_path, music_folder):
     journal = tmp_path / "journal.jsonl"
     train_small(tmp_path, music_folder, steps=12, extra=("--journal", str(journal)))
     entries = [json.loads(line) for line in journal.read_text().splitlines()]
@@ -417,7 +454,7 @@ def test_studio_with_an_impossible_port_is_refused_in_one_line(capsys, flags, wo
     assert error.count("\n") == 1
 
 
-def test_a_port_in_use_is_refused(capsys):
+def test_studio_with_a_port_in_use_is_refused(capsys):
     with studio._listen(0) as taken:
         assert studio.main(["--port", str(taken.getsockname()[1])]) == 2
     assert "--port 0" in capsys.readouterr().err
@@ -433,7 +470,7 @@ def test_studio_listens_on_this_computer_alone():
             socket.create_connection(("127.0.0.2", port), timeout=5)
 
 
-def test_curves_hold_whole_lines_only(tmp_path, monkeypatch):
+def test_complete_lines_skips_a_line_in_the_making(tmp_path, monkeypatch):
     (tmp_path / "journal").write_text('{"a": 1}\n{"a": 2}\n{"a"')
     assert complete_lines(tmp_path / "journal") == ['{"a": 1}', '{"a": 2}']
     assert complete_lines(tmp_path / "nothing") == []

@@ -1,4 +1,4 @@
-"""The studio's page in a real browser: what a person does with it, from a file to a trained model."""
+"""The studio's page in a real browser, from a file to a take and a trained model."""
 
 import json
 import os
@@ -36,7 +36,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, trained, music_folder) -> Path:
-    """A folder with a small model of sound, one of notes, and one that is not trained yet."""
+    """Return a folder with a small model of sound, one of notes, and one that is not trained yet."""
     folder = tmp_path_factory.mktemp("home")
     for ending in ("json", "safetensors"):
         shutil.copy(trained.with_suffix(f".{ending}"), folder / f"model.{ending}")
@@ -57,7 +57,7 @@ def home(tmp_path_factory, trained, music_folder) -> Path:
 
 @pytest.fixture(scope="module")
 def address(home):
-    """Where a studio answers that runs in a process of its own."""
+    """Start a studio; yield its URL and process id, and check that it ends without a word."""
     command = [sys.executable, ROOT / "studio.py", "--port", "0"]
     with subprocess.Popen(command, cwd=home, stderr=subprocess.PIPE, text=True) as process:
         line = process.stderr.readline()
@@ -78,7 +78,7 @@ def browser():
 
 @pytest.fixture
 def page(browser, address):
-    """The page, wide; at its end nothing was wrong and nobody else was asked."""
+    """Yield the wide page; then check that there were no errors and no requests to other hosts."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(PATIENCE_MS)
     wrong, hosts = [], set()
@@ -87,7 +87,7 @@ def page(browser, address):
     page.on("request", lambda request: hosts.add(request.url.split("/")[2]))
     page.goto(address[0])
     page.wait_for_selector("#examples button")
-    page.expected = []  # refusals, which browsers report on the console
+    page.expected = []  # status codes of errors that the test provokes; browsers report them on the console
     yield page
     page.close()
     assert [words for words in wrong if not any(code in words for code in page.expected)] == []
@@ -114,12 +114,12 @@ def make_take(page, number: int, seconds: float = 1.0) -> None:
 
 
 def lengths(page) -> list[float]:
-    """Seconds of the takes, newest first, as the browser knows them."""
+    """Return the durations of the takes in seconds, the newest first, from the browser."""
     until(page, "[...document.querySelectorAll('#takes audio')].every(a => a.readyState > 0)")
     return page.evaluate("[...document.querySelectorAll('#takes audio')].map(a => a.duration)")
 
 
-def test_A13_a_score_is_engraved_continued_heard_kept_and_undone(page, tmp_path):
+def test_A13_score_is_engraved_continued_played_kept_and_undone(page, tmp_path):
     bring(page)
     until(page, "document.querySelector('#score img').naturalWidth > 0")
     page.select_option("#model", "model")
@@ -129,7 +129,7 @@ def test_A13_a_score_is_engraved_continued_heard_kept_and_undone(page, tmp_path)
     assert lengths(page) == pytest.approx([prompt_s + 1] * 2, abs=0.02)
     assert page.evaluate("performance.getEntriesByName('playing').length") == 2
 
-    page.evaluate("document.querySelector('#takes audio').play()")  # it can really be played
+    page.evaluate("document.querySelector('#takes audio').play()")  # the browser can play it
     until(page, "document.querySelector('#takes audio').currentTime > 9")
     page.evaluate("document.querySelector('#takes li:last-child audio').play()")
     until(page, "document.querySelector('#takes audio').paused")  # one at a time
@@ -151,8 +151,8 @@ def test_A13_a_score_is_engraved_continued_heard_kept_and_undone(page, tmp_path)
     assert page.locator("#takes li").count() == 2
 
 
-def test_A13_what_is_asked_for_while_a_take_is_kept_continues_that_take(page):
-    """It was asked of the piece before, and given up when the take was read."""
+def test_A13_take_requested_while_another_is_kept_continues_the_kept_one(page):
+    """The take was once made from the piece before, and cancelled when the kept take was loaded."""
     bring(page)
     page.select_option("#model", "model")
     make_take(page, 1)
@@ -177,7 +177,7 @@ def test_A13_what_is_asked_for_while_a_take_is_kept_continues_that_take(page):
     assert page.is_enabled("#undo")
 
 
-def test_A13_the_spectrogram_grows_and_marks_the_seam(page):
+def test_A13_spectrogram_is_drawn_and_marks_the_join(page):
     bring(page)
     page.select_option("#model", "model")
     make_take(page, 1)
@@ -193,7 +193,7 @@ def test_A13_the_spectrogram_grows_and_marks_the_seam(page):
     assert drawn > 0.9 * 900
 
 
-def test_A13_a_recording_is_continued_and_a_take_is_stopped(page, tmp_path):
+def test_A13_recording_is_continued_and_a_take_is_stopped(page, tmp_path):
     soundfile.write(tmp_path / "tune <b>.wav", melody(5), RATE_HZ)
     page.set_input_files("#file", tmp_path / "tune <b>.wav")
     until(page, "document.getElementById('piece-title').textContent === 'tune <b>.wav'")
@@ -208,7 +208,7 @@ def test_A13_a_recording_is_continued_and_a_take_is_stopped(page, tmp_path):
     assert lengths(page) == pytest.approx([4.0], abs=0.02)
 
 
-def test_A13_a_model_of_notes_gives_midi_and_musicxml(page, tmp_path):
+def test_A13_model_of_notes_gives_midi_and_musicxml(page, tmp_path):
     import symusic
 
     bring(page)
@@ -223,12 +223,12 @@ def test_A13_a_model_of_notes_gives_midi_and_musicxml(page, tmp_path):
     page.click("button[aria-label='Keep take 1']")
     until(page, "document.getElementById('piece-title').textContent.startsWith('hymn.musicxml + ')")
     until(page, "document.querySelector('#score img')?.naturalWidth > 0")
-    page.select_option("#model", "model")  # what notes began, sound may continue
+    page.select_option("#model", "model")  # a model of sound can continue a take of notes
     make_take(page, 2)
 
 
 def hold(page, path: str) -> list:
-    """Requests for a path, which wait until the test lets them go."""
+    """Return the list of requests for a path, which wait until the test continues them."""
     held: list = []
     page.route(re.compile(path), lambda route: held.append(route))
     return held
@@ -237,12 +237,12 @@ def hold(page, path: str) -> list:
 def wait_for_one(page, held: list):
     deadline = time.monotonic() + PATIENCE_MS / 1000
     while not held:
-        assert time.monotonic() < deadline, "nothing was asked for"
+        assert time.monotonic() < deadline, "the page sent no request"
         page.wait_for_timeout(20)
     return held.pop()
 
 
-def test_A13_a_take_that_is_asked_for_at_once_is_of_the_kept_piece(page):
+def test_A13_take_requested_at_once_continues_the_kept_piece(page):
     bring(page)
     page.select_option("#model", "model")
     make_take(page, 1)
@@ -264,7 +264,7 @@ def test_A13_a_take_that_is_asked_for_at_once_is_of_the_kept_piece(page):
     assert lengths(page) == pytest.approx([16 * 60 / 72 + 2], abs=0.05)
 
 
-def test_A13_what_cannot_be_kept_can_be_kept_again(page):
+def test_A13_take_that_failed_to_be_kept_can_be_kept_again(page):
     page.expected = ["ERR_FAILED"]
     bring(page)
     page.select_option("#model", "model")
@@ -281,7 +281,7 @@ def test_A13_what_cannot_be_kept_can_be_kept_again(page):
     page.wait_for_selector("#undo:enabled:visible")
 
 
-def test_A13_the_piece_that_was_chosen_last_is_shown(page):
+def test_A13_piece_chosen_last_is_shown(page):
     bring(page)
     page.select_option("#model", "model")
     page.fill("input[name=seconds]", "1")
@@ -290,7 +290,7 @@ def test_A13_the_piece_that_was_chosen_last_is_shown(page):
     held = hold(page, "/api/examples/dance")
     page.click("#examples button:text-is('dance')")
     dance = wait_for_one(page, held)
-    page.wait_for_selector("audio[aria-label='Take 1']", state="attached")  # the take goes on
+    page.wait_for_selector("audio[aria-label='Take 1']", state="attached")  # the take is still made
     until(page, "document.getElementById('stop').disabled")
     assert page.is_disabled("#go")
     with page.expect_response(re.compile("/api/examples/dance")):
@@ -302,7 +302,7 @@ def test_A13_the_piece_that_was_chosen_last_is_shown(page):
     make_take(page, 2)
 
 
-def test_A13_what_is_wrong_is_said_and_the_page_goes_on(page, tmp_path):
+def test_A13_error_is_shown_and_the_page_stays_usable(page, tmp_path):
     page.expected = ["400", "413"]
     for name, content, words in [
         ("broken.musicxml", b"<score", "broken.musicxml"),
@@ -339,7 +339,7 @@ def test_A13_training_is_started_watched_paused_and_resumed(page, home, address)
     page.wait_for_selector("#curves:visible")
     page.wait_for_selector("#samples audio")
 
-    page.click("#tab-continue")  # the page is never blocked, and what trains can be heard
+    page.click("#tab-continue")  # the page stays usable, and the model in training can make takes
     bring(page)
     page.select_option("#model", "fresh")
     make_take(page, 1)
@@ -355,14 +355,14 @@ def test_A13_training_is_started_watched_paused_and_resumed(page, home, address)
     assert page.text_content("#start") == "Resume"
     page.click("#start")
     until(page, f"+/step (\\d+)/.exec(document.getElementById('training-facts').textContent)?.[1] > {at}")
-    page.reload()  # it goes on without the page, and is found again
+    page.reload()  # the training continues without the page, which finds it again
     until(page, "document.getElementById('training-title').textContent === 'Training fresh'")
     page.click("#pause")
     until(page, "document.getElementById('training-title').textContent === 'Paused: fresh'")
     assert (home / "fresh.safetensors").is_file()
 
 
-def test_A13_a_training_that_fails_says_why(page, tmp_path):
+def test_A13_training_that_fails_shows_the_reason(page, tmp_path):
     page.click("#tab-train")
     page.fill("input[name=name]", "empty")
     page.fill("input[name=corpus]", str(tmp_path))
@@ -371,7 +371,7 @@ def test_A13_a_training_that_fails_says_why(page, tmp_path):
     assert str(tmp_path) in page.text_content("#training-log")
 
 
-def test_A13_a_report_is_made_and_shown(page, home):
+def test_A13_report_is_made_and_shown(page, home):
     page.click("#tab-report")
     page.select_option("#report-model", "tunes")
     until(page, "document.getElementById('report-state').textContent === 'tunes has no report yet'")
@@ -382,7 +382,7 @@ def test_A13_a_report_is_made_and_shown(page, home):
     assert (home / "tunes.evaluation" / "report.json").is_file()
 
 
-def test_A13_the_keyboard_alone_is_enough(page):
+def test_A13_page_works_with_the_keyboard_alone(page):
     def tab_to(selector: str) -> None:
         for _ in range(60):
             page.keyboard.press("Tab")
@@ -418,7 +418,7 @@ def test_A13_the_keyboard_alone_is_enough(page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_A13_everybody_can_read_it(page, scheme, width):
+def test_A13_page_is_accessible(page, scheme, width):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 844})
@@ -437,7 +437,7 @@ def test_A13_everybody_can_read_it(page, scheme, width):
             page.screenshot(path=f"{folder}/{tab}-{scheme}-{width}.png", full_page=True)
 
 
-def test_A13_nothing_is_sent_anywhere(page, address):
+def test_A13_studio_connects_to_no_other_computer(page, address):
     bring(page)
     page.select_option("#model", "model")
     make_take(page, 1)
@@ -448,7 +448,7 @@ def test_A13_nothing_is_sent_anywhere(page, address):
             assert not connection.raddr or connection.raddr.ip == "127.0.0.1"
 
 
-def test_A13_first_sound_soon_after_the_button(page):
+def test_A13_first_sound_plays_soon_after_the_button(page):
     bring(page)
     page.select_option("#model", "model")
     make_take(page, 1)  # loads the model
@@ -460,7 +460,7 @@ def test_A13_first_sound_soon_after_the_button(page):
     assert 0 < waited_ms < 2000
 
 
-def test_the_studio_leaves_nothing_running(home):
+def test_studio_ended_leaves_no_process(home):
     with subprocess.Popen(
         [sys.executable, ROOT / "studio.py", "--port", "0"], cwd=home, stderr=subprocess.PIPE
     ) as process:
