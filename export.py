@@ -49,13 +49,13 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--out {arguments.out} would be a model's own file: call it {arguments.out.stem}.onnx, say")
     check_writable(arguments.out, force=arguments.force)
 
-    from generation import step_graph
+    from generation import first_state, step_graph
     from predictor import Predictor
 
     predictor = Predictor.load(arguments.meta)
     graph = step_graph(predictor.model)
     facts = {
-        "opening": predictor.first_state().tolist(),
+        "opening": first_state(predictor.model).tolist(),
         "levels": predictor.featurizer.spec.levels,
         "vocabulary": predictor.featurizer.spec.vocabulary,
         "steps_per_second": predictor.steps_per_second,

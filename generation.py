@@ -29,7 +29,6 @@ import torch
 from continuo.model.backbones import Lstm, State
 from continuo.model.onnx_graph import Graph, repeated
 from continuo.model.sampling import Sampling
-from continuo.model.stream import StreamSpec
 from model_definition import LevelHead, SequenceModel
 
 Stream = Iterator[tuple[torch.Tensor, bool]]
@@ -47,41 +46,21 @@ def single_stream(
         state: the model's state before that step.
         min_steps: number of steps before which no piece ends.
     """
-    generator = torch.Generator(context.device).manual_seed(seed)
-    grammar, made = Grammar(model.spec, context.device), 0
+    device, spec, made = context.device, model.spec, 0
+    generator = torch.Generator(device).manual_seed(seed)
+    opens = None if spec.opens is None else spec.opens[None].to(device)  # a continuation begins as a piece does
+    follows = None if spec.follows is None else spec.follows.to(device)
+    allowed = opens
     while True:
         with torch.inference_mode():
             ended = bool(model.sample_ending(context, generator=generator, sampling=sampling)) and made >= min_steps
             if ended:
-                context, state = model.bos_context(1), model.initial_state(1)
-                grammar.begin()
-            x = model.sample(context, generator=generator, sampling=sampling, allowed=grammar.allowed)
+                context, state, allowed = model.bos_context(1), model.initial_state(1), opens
+            x = model.sample(context, generator=generator, sampling=sampling, allowed=allowed)
             context, state = model.step(x, state)
-            grammar.advance(x)
+            allowed = None if follows is None else follows[x[:, 0]]
         made += 1
         yield x[0].cpu(), ended
-
-
-class Grammar:
-    """The codes that may come next, where the stream restricts them. A continuation begins as a piece does.
-
-    Attributes:
-        allowed: allowed codes of the first level, `(1, V)` bool; None allows all.
-    """
-
-    def __init__(self, spec: StreamSpec, device: torch.device) -> None:
-        self.follows = None if spec.follows is None else spec.follows.to(device)
-        self.opens = None if spec.opens is None else spec.opens[None].to(device)
-        self.begin()
-
-    def begin(self) -> None:
-        """Begin a piece."""
-        self.allowed = self.opens
-
-    def advance(self, x: torch.Tensor) -> None:
-        """Take note of a step `(1, L)`."""
-        if self.follows is not None:
-            self.allowed = self.follows[x[:, 0]]
 
 
 class StepRunner:
@@ -174,6 +153,11 @@ def flat_state(model: SequenceModel, context: torch.Tensor, state: State) -> np.
     return torch.cat([context, model.backbone.flat_state(state)], dim=1).detach().numpy()
 
 
+def first_state(model: SequenceModel) -> np.ndarray:
+    """Return the graph's `state` input before a piece begins, `(1, S)`."""
+    return flat_state(model, model.bos_context(1), model.initial_state(1))
+
+
 @torch.no_grad()
 def step_graph(model: SequenceModel) -> onnx.ModelProto:
     """Build the graph of a step from the parts of a model on the CPU.
@@ -185,7 +169,7 @@ def step_graph(model: SequenceModel) -> onnx.ModelProto:
     if not (model.has_step_graph and isinstance(head, LevelHead) and isinstance(backbone, Lstm)):
         raise ValueError("this model has no graph of its step: only an LSTM has one whose steps are levels of codes")
     g = Graph()
-    start = torch.from_numpy(flat_state(model, model.bos_context(1), model.initial_state(1)))
+    start = torch.from_numpy(first_state(model))
     width, size = len(model.bos), start.shape[1]
 
     ending = torch.zeros(1, size)

@@ -211,7 +211,7 @@ def _write(
 
     if len(requests) == 1:
         task = display.task("continuing", 1.0)
-        reports = [write_take(predictor, prompt, requests[0], on_progress=task.update)]
+        reports = [write_take(predictor, prompt, requests[0], watch=lambda block, fraction: task.update(fraction))]
         task.close()
         _say(arguments, reports[0], display, "")
         return reports

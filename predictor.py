@@ -210,13 +210,9 @@ class Predictor:
     def temperatures(self, sampling: Sampling) -> list[float]:
         """Return the temperature of each level of a step; an empty list for steps without levels."""
         head = self.model.head
-        if not isinstance(head, LevelHead):
-            return []
-        return [head.temperature(sampling, level) for level in range(head.levels)]
-
-    def first_state(self) -> np.ndarray:
-        """Return the `state` input of the step's graph before a piece begins, `(1, S)`."""
-        return flat_state(self.model, *self._primed(None))
+        return (
+            [head.temperature(sampling, level) for level in range(head.levels)] if isinstance(head, LevelHead) else []
+        )
 
     @torch.inference_mode()
     def _primed(self, prompt_codes: torch.Tensor | None) -> tuple[torch.Tensor, State]:
@@ -247,10 +243,8 @@ class Take:
     """
 
     def __init__(self, predictor: Predictor, stream: Stream, until_end: bool) -> None:
-        self.stream = stream
-        self.until_end = until_end
+        self.stream, self.until_end, self.made = stream, until_end, 0
         self.steps_per_second = predictor.steps_per_second
-        self.made = 0
         self.endings: list[float] = []
         self.ended_at: list[int] = []
 

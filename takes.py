@@ -33,7 +33,8 @@ STANDARD_OUTPUT = Path("-")
 SIDE_BY_SIDE = 16  # takes of one process that are drawn together
 PICTURE_STEPS = 1000  # steps that take as long as a picture
 MIN_PROCESS_STEPS = 10_000  # steps below which another process costs more than it saves
-OPTIONAL_KEYS = ("midi", "musicxml", "notes")  # left out of the JSON object where they are None
+NO_SOUND = np.zeros(0, np.float32)
+Watch = Callable[[np.ndarray, float], object]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,6 @@ class TakeRequest:
     Attributes:
         out: WAV to write, or `STANDARD_OUTPUT`; the other files are named after it.
         steps: number of steps to draw; 0 writes the prompt alone.
-        seed: seed of the random numbers.
         sampling: temperatures and top-p; None uses those of the model.
         name: name of the prompt, for titles.
         with_prompt: whether the files begin with the prompt.
@@ -63,7 +63,7 @@ class TakeRequest:
 
 @dataclass
 class TakeReport:
-    """The files and figures of one finished take. Paths are strings, and None where no such file was written.
+    """The files and figures of one finished take.
 
     Attributes:
         frames: number of steps that were drawn.
@@ -71,7 +71,7 @@ class TakeReport:
         realtime_factor: seconds of the continuation made in a second.
         first_audio_s: seconds until the first sound of the continuation; None where there is no continuation.
         endings_s: seconds after the prompt at which the model ended a piece.
-        notes: number of notes in the MIDI file.
+        midi, musicxml, notes: two more files and the number of notes, of a model of notes.
         remarks: sentences about the music, for the user.
         warning: a sentence about a missing file, for the user even where nothing else is printed.
     """
@@ -96,8 +96,8 @@ class TakeReport:
 
     def facts(self) -> dict[str, object]:
         """Return the figures under the keys of `predict.py --json`."""
-        private = {"remarks", "warning", *(name for name in OPTIONAL_KEYS if getattr(self, name) is None)}
-        return {name: value for name, value in vars(self).items() if name not in private}
+        absent = {name for name in ("midi", "musicxml", "notes") if getattr(self, name) is None}
+        return {name: value for name, value in vars(self).items() if name not in absent | {"remarks", "warning"}}
 
 
 def write_take(
@@ -106,15 +106,13 @@ def write_take(
     request: TakeRequest,
     *,
     take: SoundTake | SongTake | None = None,
-    on_sound: Callable[[np.ndarray], object] = lambda block: None,
-    on_progress: Callable[[float], object] = lambda fraction: None,
+    watch: Watch = lambda block, fraction: None,
 ) -> TakeReport:
     """Make a take and write its files.
 
     Args:
         take: the take of this prompt and seed, where it exists already.
-        on_sound: called with each block of the WAV, float32 `(N,)`, as it is written.
-        on_progress: called with the fraction of the continuation that is made, 0 to 1.
+        watch: called with each block of the WAV, float32 `(N,)`, and the fraction of the continuation that is made.
 
     Raises:
         ValueError: this model cannot continue the prompt, with the reason.
@@ -131,21 +129,14 @@ def write_take(
         prompt_seconds=0.0 if prompt is None else prompt.seconds,
     )
     if isinstance(take, SoundTake):
-        _write_sound(predictor, take, request, report, on_sound, on_progress)
+        _write_sound(predictor, take, request, report, watch)
     else:
-        _write_song(predictor, take, request, report, on_sound, on_progress)
+        _write_song(predictor, take, request, report, watch)
     report.frames, report.endings_s = take.made, take.endings
     return report
 
 
-def _write_sound(
-    predictor: Predictor,
-    take: SoundTake,
-    request: TakeRequest,
-    report: TakeReport,
-    on_sound: Callable[[np.ndarray], object],
-    on_progress: Callable[[float], object],
-) -> None:
+def _write_sound(predictor: Predictor, take: SoundTake, request: TakeRequest, report: TakeReport, watch: Watch) -> None:
     """Write the WAV while it is made, then the picture."""
     rate_hz, prompt = predictor.sample_rate_hz, take.prompt
     join = len(prompt.samples) if request.with_prompt and prompt is not None else 0
@@ -159,52 +150,37 @@ def _write_sound(
             made += len(block)
             if made > 0 and report.first_audio_s is None:
                 report.first_audio_s = time.perf_counter() - started
-            on_progress(min(max(made, 0) / expected, 1.0))
             yield block
-            on_sound(block)
+            watch(block, min(max(made, 0) / expected, 1.0))
         elapsed_s = time.perf_counter() - started
 
-    written = _write_wav(request, watched(), rate_hz)
-    report.seconds, report.continuation_seconds = written / rate_hz, take.made / predictor.steps_per_second
+    report.seconds = _write_wav(request, watched(), rate_hz)
+    report.continuation_seconds = take.made / predictor.steps_per_second
     report.realtime_factor = report.continuation_seconds / elapsed_s
     if request.picture and request.out != STANDARD_OUTPUT:
         join_s = report.seconds - report.continuation_seconds
         draw_continuation(request.out, Path(report.picture), join_s, _title(predictor, take, request))
 
 
-def _write_song(
-    predictor: Predictor,
-    take: SongTake,
-    request: TakeRequest,
-    report: TakeReport,
-    on_sound: Callable[[np.ndarray], object],
-    on_progress: Callable[[float], object],
-) -> None:
+def _write_song(predictor: Predictor, take: SongTake, request: TakeRequest, report: TakeReport, watch: Watch) -> None:
     """Draw all notes, then write MIDI, MusicXML, WAV and piano roll."""
-    started, rate_hz = time.perf_counter(), predictor.sample_rate_hz
-    song = take.song(request.steps, lambda made: on_progress(made / request.steps))
+    started = time.perf_counter()
+    song = take.song(request.steps, lambda made: watch(NO_SOUND, made / request.steps))
     join = 0 if take.prompt is None else take.prompt.ticks
     report.continuation_seconds = song.seconds - song.second(join)
     continuation = song.excerpt(join, song.ticks, "continuation")
     if not song.notes:
-        report.remarks.append("no note came: try another --seed, more --frames, or --temperature 1")
+        report.remarks = ["no note came: try another --seed, more --frames, or --temperature 1"]
     elif request.steps and (words := stuck(continuation)):
-        report.remarks.append(
-            f"the continuation is stuck. {words} A higher --temperature, or more training, would help"
-        )
+        report.remarks = [f"the continuation is stuck. {words} A higher --temperature, or more training, would help"]
     if not request.with_prompt:
         song, join = continuation, 0
     title, sound = _title(predictor, take, request), predictor.render(song)
-    report.seconds, report.notes = len(sound) / rate_hz, len(song.notes)
+    report.notes = len(song.notes)
     if request.out != STANDARD_OUTPUT:
         _write_notation(song, request.out, report, title)
-
-    def watched() -> Iterator[np.ndarray]:
-        for block in in_blocks(sound):
-            yield block
-            on_sound(block)
-
-    _write_wav(request, watched(), rate_hz)
+    report.seconds = _write_wav(request, in_blocks(sound), predictor.sample_rate_hz)
+    watch(sound, 1.0)
     if request.picture and request.out != STANDARD_OUTPUT:
         draw_song(song, Path(report.picture), join or None, title)
     report.first_audio_s = time.perf_counter() - started
@@ -224,12 +200,12 @@ def _write_notation(song: Song, out: Path, report: TakeReport, title: str) -> No
         report.warning = f"no MusicXML, the MIDI file has it all: {error}"
 
 
-def _write_wav(request: TakeRequest, blocks: Iterator[np.ndarray], rate_hz: int) -> int:
-    """Write blocks to the request's WAV or pipe; return the number of samples."""
+def _write_wav(request: TakeRequest, blocks: Iterator[np.ndarray], rate_hz: int) -> float:
+    """Write blocks to the request's WAV or pipe; return the seconds."""
     comment = MADE_BY_A_MODEL if request.steps else ""
     if request.out == STANDARD_OUTPUT:
-        return stream_wav(sys.stdout.buffer, blocks, rate_hz, comment=comment)
-    return write_wav(request.out, blocks, rate_hz, comment=comment)
+        return stream_wav(sys.stdout.buffer, blocks, rate_hz, comment=comment) / rate_hz
+    return write_wav(request.out, blocks, rate_hz, comment=comment) / rate_hz
 
 
 def _title(predictor: Predictor, take: SoundTake | SongTake, request: TakeRequest) -> str:

@@ -36,9 +36,7 @@ class Request:
     """One request of the page.
 
     Attributes:
-        meta: metadata file of the model.
-        prompt: file to continue.
-        out: WAV to write; a model of notes also writes MIDI and MusicXML.
+        meta, prompt, out: metadata file of the model, file to continue, WAV to write.
         seconds: approximate length of the continuation.
         coarse, fine: temperatures; None takes those of the metadata file.
         lead_s: seconds of the prompt, before the join, to send as sound.
@@ -81,33 +79,31 @@ class ModelCache:
         return self.loaded
 
 
-class PcmSender:
-    """Answers with sound as 16-bit PCM, collected to about `FIRST_S`, later `BLOCK_S`, seconds per answer."""
+class SoundSender:
+    """Answers with blocks of sound as 16-bit PCM, collected to about `FIRST_S`, later `BLOCK_S`, seconds per answer."""
 
-    def __init__(self, answer: Answer, rate_hz: int) -> None:
-        self.answer = answer
-        self.rate_hz = rate_hz
-        self.due_s = FIRST_S
-        self.waiting: list[np.ndarray] = []
+    def __init__(self, answer: Answer, rate_hz: int, skipped: int) -> None:
+        self.answer, self.rate_hz, self.skipped, self.due_s = answer, rate_hz, skipped, FIRST_S
+        self.waiting = [np.zeros(0, np.float32)]
 
     def send(self, block: np.ndarray) -> None:
-        """Take a block, float32 `(N,)`, and answer when enough has come together."""
-        self.waiting.append(block)
+        """Take a block, float32 `(N,)`, leave out the first `skipped` samples of all, and answer when enough waits."""
+        self.waiting.append(block[self.skipped :])
+        self.skipped -= min(self.skipped, len(block))
         if sum(map(len, self.waiting)) >= self.due_s * self.rate_hz:
             self.flush()
 
     def flush(self) -> None:
         """Answer with everything that waits."""
-        if any(map(len, self.waiting)):
-            pcm = np.rint(soft_limit(np.concatenate(self.waiting)) * 32767).astype("<i2")
-            self.answer("audio", pcm=base64.b64encode(pcm.tobytes()).decode())
-        self.waiting, self.due_s = [], BLOCK_S
+        if len(samples := np.concatenate(self.waiting)):
+            self.answer("audio", pcm=to_pcm(samples))
+        self.waiting, self.due_s = [np.zeros(0, np.float32)], BLOCK_S
 
 
 def make(request: Request, predictor: Predictor, answer: Answer) -> dict[str, float]:
     """Make and write a take, answer with its sound meanwhile, and return the facts for the last answer.
 
-    The known part of the prompt is sent before the model has processed it.
+    The part of the prompt that the continuation does not change is sent before the model processes the prompt.
 
     Raises:
         ValueError: this model cannot continue the prompt, with the reason.
@@ -117,30 +113,26 @@ def make(request: Request, predictor: Predictor, answer: Answer) -> dict[str, fl
     join_s = prompt.seconds
     from_s = max(0.0, join_s - request.lead_s)
     answer("begins", sample_rate_hz=rate_hz, seam_s=join_s, from_s=from_s, seconds=request.seconds)
-    sender = PcmSender(answer, rate_hz)
-    known = prompt.samples if isinstance(prompt, Piece) else predictor.render(prompt)
-    known_s = join_s - BLENDED_S if isinstance(prompt, Piece) else join_s
-    position, sent = 0, round(from_s * rate_hz)
-    if known_s > from_s:
-        sender.send(np.asarray(known[sent : round(known_s * rate_hz)]))
-        sent = round(known_s * rate_hz)
-
-    def on_sound(block: np.ndarray) -> None:
-        nonlocal position
-        sender.send(block[max(0, sent - position) :])
-        position += len(block)
-
+    if isinstance(prompt, Piece):
+        sound, known_s = prompt.samples, join_s - BLENDED_S
+    else:
+        sound, known_s = predictor.render(prompt), join_s
+    first = round(from_s * rate_hz)
+    known = max(first, round(known_s * rate_hz))
+    sender = SoundSender(answer, rate_hz, skipped=known)
+    if known > first:
+        answer("audio", pcm=to_pcm(np.asarray(sound[first:known])))
     take = TakeRequest(
-        Path(request.out),
-        request.steps(predictor),
-        request.seed,
-        request.sampling(predictor),
-        path.name,
-        picture=False,
+        Path(request.out), request.steps(predictor), request.seed, request.sampling(predictor), path.name, picture=False
     )
-    report = write_take(predictor, prompt, take, on_sound=on_sound)
+    report = write_take(predictor, prompt, take, watch=lambda block, fraction: sender.send(block))
     sender.flush()
     return {"seconds": report.seconds, "seam_s": join_s, "step": report.weights_step}
+
+
+def to_pcm(samples: np.ndarray) -> str:
+    """Return float samples as 16-bit PCM in base64."""
+    return base64.b64encode(np.rint(soft_limit(samples) * 32767).astype("<i2").tobytes()).decode()
 
 
 def main() -> int:

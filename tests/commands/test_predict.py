@@ -409,7 +409,7 @@ BAD = [
     (["--prompt", "missing.musicxml"], "missing.musicxml does not exist"),
     (["--prompt", "README.md"], "not a file of a known kind"),
     (["--prompt", "tests"], "tests is a folder: name a file in it"),
-    (["--prompt", "https://example.org/song.mid"], "not an address of the web: download it first"),
+    (["--prompt", "https://example.org/song.mid"], "not a web address: download it first"),
     (["--out", "README.md/take.wav"], "README.md is a file, not a folder"),
     (["--meta", "nowhere.json"], "nowhere.json does not exist"),
     (["--takes", "10000", "--frames", "1000000"], "fewer --frames or --takes"),

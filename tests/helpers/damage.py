@@ -162,13 +162,13 @@ def predict_long(out: Path, words: list[str], every_s: float) -> None:
     def watched(predictor, *request, **options):
         made = 0
 
-        def on_sound(block):
+        def watch(block, fraction):
             nonlocal made
             made += len(block)
             if made >= every_s * predictor.sample_rate_hz * len(used):
                 used.append(usage())
 
-        return write_take(predictor, *request, on_sound=on_sound, **options)
+        return write_take(predictor, *request, watch=watch, **options)
 
     assert predict.main([*words, "--frames", "8", "--out", f"{out}.wav"]) == 0  # opens what stays open, fonts say
     write_take, takes.write_take = takes.write_take, watched

@@ -17,7 +17,7 @@ from continuo.model.presets import from_preset
 from continuo.model.sampling import Sampling
 from continuo.model.stream import StreamSpec
 from export import main as export
-from generation import StepRunner, StreamBatch, flat_state, step_graph
+from generation import StepRunner, StreamBatch, first_state, flat_state, step_graph
 from model_definition import SequenceModel, build_model
 from predictor import Predictor
 
@@ -56,10 +56,6 @@ def learned(section: LstmSection = SMALL) -> SequenceModel:
 MODELS = [refined(), refined(WITH_ONSETS), with_few_directions(), learned(), learned(WITH_ONSETS)]
 
 
-def opening(model: SequenceModel) -> np.ndarray:
-    return flat_state(model, model.bos_context(1), model.initial_state(1))
-
-
 def forced(codes: torch.Tensor, classes: int) -> np.ndarray:
     """Noise that leaves no choice but the codes `(B, L)`."""
     return (F.one_hot(codes, classes) * 1e30).flatten(1).float().numpy()
@@ -73,7 +69,7 @@ def check_against_plain(model: SequenceModel) -> None:
     graph.graph.output.extend(helper_output(name) for name in logits)
     steps, classes = StepRunner(graph), model.head.embedding.vectors.shape[1]
     state, context = model.initial_state(LANES), model.bos_context(LANES)
-    flat, never = opening(model).repeat(LANES, 0), np.full((LANES, 1), np.inf, np.float32)
+    flat, never = first_state(model).repeat(LANES, 0), np.full((LANES, 1), np.inf, np.float32)
     generator = torch.Generator().manual_seed(0)
     plain, ours = 0.0, 0.0
     with torch.inference_mode():
@@ -122,7 +118,7 @@ def drawn_by(
     model: SequenceModel, seeds: list[int], count: int, sampling: Sampling
 ) -> list[list[tuple[list[int], bool]]]:
     temperatures = [model.head.temperature(sampling, level) for level in range(3)]
-    together = StreamBatch(StepRunner(step_graph(model)), opening(model), seeds, temperatures, min_steps=5)
+    together = StreamBatch(StepRunner(step_graph(model)), first_state(model), seeds, temperatures, min_steps=5)
     lanes = [together.stream(number) for number in range(len(seeds))]
     return [[(codes.tolist(), ended) for _, (codes, ended) in zip(range(count), lane, strict=False)] for lane in lanes]
 
@@ -141,7 +137,7 @@ def test_a_lane_is_the_same_alone_and_among_others(model):
 def test_classes_are_drawn_as_often_as_the_plain_model_says():
     model = refined()
     lanes = 4000
-    together = StreamBatch(StepRunner(step_graph(model)), opening(model), range(lanes), [1.0] * 3, min_steps=0)
+    together = StreamBatch(StepRunner(step_graph(model)), first_state(model), range(lanes), [1.0] * 3, min_steps=0)
     first = torch.stack([next(together.stream(number))[0] for number in range(lanes)])[:, 0]
     with torch.inference_mode():
         logits = model.head.logits(model.bos_context(1), torch.zeros(1, 1, 20), slice(0, 1))[0, 0]
@@ -163,11 +159,11 @@ def test_at_temperature_zero_seeds_make_no_difference_and_the_likeliest_is_taken
 
 def test_a_piece_that_ends_begins_with_the_opening():
     model = refined()
-    steps, state = StepRunner(step_graph(model)), np.random.default_rng(0).standard_normal(opening(model).shape)
+    steps, state = StepRunner(step_graph(model)), np.random.default_rng(0).standard_normal(first_state(model).shape)
     noise = np.random.default_rng(1).standard_normal((1, 1, 3 * 96)).astype(np.float32)
     always = np.full((1, 1, 1), -np.inf, np.float32)
     codes, ended, after = steps(state.astype(np.float32), always, noise)
-    fresh, _, fresh_after = steps(opening(model), -always, noise)
+    fresh, _, fresh_after = steps(first_state(model), -always, noise)
     assert ended.item()
     assert np.array_equal(codes, fresh)
     assert np.array_equal(after, fresh_after)
@@ -179,7 +175,7 @@ def test_many_steps_in_one_call_are_the_steps_of_the_graph():
         model.ending.bias.fill_(-2.0)
     graph = step_graph(model)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    random, state = np.random.default_rng(2), opening(model).repeat(4, 0)
+    random, state = np.random.default_rng(2), first_state(model).repeat(4, 0)
     noise = random.gumbel(size=(10, 4, 3 * 96)).astype(np.float32)
     threshold = random.logistic(size=(10, 4, 1)).astype(np.float32)
     codes, ended, after = StepRunner(graph)(state, threshold, noise)
