@@ -57,7 +57,7 @@ from continuo.system.workers import WORKERS, check_cancelled, ordered_map
 
 MIN_SECONDS = 0.5
 OWN_FOLDERS = (".runs", ".evaluation")  # folders that Continuo writes next to models
-AUDIO_VERSION = 3  # part of every cache key: raise it whenever the same file would become other samples
+AUDIO_VERSION = 4  # part of every cache key: raise it whenever the same file would become other samples
 NOTES_PREFIX = "notes:"
 MATCH_TIMEOUT_S = 1.0  # per pattern and path; stops catastrophic backtracking such as (a+)+$
 ADDRESS = regex.compile(r"https?:/")
@@ -78,23 +78,14 @@ class Source:
 
 
 class SoundFacts(TypedDict):
-    """The description of a source's samples in the cache.
-
-    Attributes:
-        bytes: size of the samples.
-        refused: reason why they cannot be used; the keys below are missing then.
-        loudness_db: gated RMS.
-        heard: the first sample, and the one after the last, that is louder than silence.
-        cut_short: True if the file holds less than its header declares.
-        score_s: length of a score up to its last bar line, without the release of its last notes.
-    """
+    """The description of a source's samples in the cache; after a refusal, the keys below it are missing."""
 
     bytes: int
-    refused: NotRequired[str]
-    loudness_db: float
-    heard: tuple[int, int]
-    cut_short: bool
-    score_s: NotRequired[float]
+    truncated: bool  # the file holds less than its header declares
+    score_s: NotRequired[float]  # length of a score up to its last bar line
+    refused: NotRequired[str]  # the reason why the samples cannot be used
+    loudness_db: float  # gated RMS
+    audible: tuple[int, int]  # the first sample, and the one after the last, that is louder than silence
 
 
 P = TypeVar("P", Piece, Song)
@@ -166,11 +157,7 @@ def _choose_lengths(wanted: float, lengths: list[float]) -> list[bool]:
 
 
 def load(section: CorpusSection, *, seed: int = 0, display: Display | None = None) -> Corpus[Piece]:
-    """Decode or render every file that the section names, or take it from the cache.
-
-    Args:
-        section: the corpus of the metadata; `section.pieces` files of it are chosen by `seed`.
-        display: progress, skipped files and remarks about pieces are reported here.
+    """Decode or render every file that the section names, or take it from the cache; `seed` chooses `section.pieces`.
 
     Raises:
         ValueError: the folder is missing, a pattern is not a regular expression, or no piece is left.
@@ -246,7 +233,7 @@ def find(section: CorpusSection) -> tuple[list[Source], list[Skipped]]:
     for name, path in _files(section.path):
         ending = path.suffix.lower()
         text = unicodedata.normalize("NFC", name)
-        if (include and not _matches(include, text, "include")) or (exclude and _matches(exclude, text, "exclude")):
+        if (include and not _matches(include, text, "include")) or _matches(exclude, text, "exclude"):
             filtered += 1
         elif not path.is_file():
             skipped.append((name, _why_no_file(path)))
@@ -304,21 +291,20 @@ def _why_no_file(path: Path) -> str:
     return "neither a file nor a folder" if path.exists() else "a link that leads nowhere"
 
 
-def _compile(patterns: Sequence[str], key: str) -> "regex.Pattern[str] | None":
-    """Compile patterns to one; the package `regex` knows Unicode properties such as \\p{Greek}."""
-    if not patterns:
-        return None
+def _compile(patterns: Sequence[str], key: str) -> list["regex.Pattern[str]"]:
+    """Compile patterns with the package `regex`, which knows Unicode properties such as \\p{Greek}."""
+    compiled = []
     for pattern in patterns:
         try:
-            regex.compile(pattern, regex.V1)
+            compiled.append(regex.compile(unicodedata.normalize("NFC", pattern), regex.V1))
         except (regex.error, RecursionError, OverflowError, MemoryError) as error:
             raise ValueError(f"corpus.{key}: {pattern!r} is not a regular expression ({error})") from None
-    return regex.compile("|".join(f"(?:{unicodedata.normalize('NFC', p)})" for p in patterns), regex.V1)
+    return compiled
 
 
-def _matches(pattern: "regex.Pattern[str]", text: str, key: str) -> bool:
+def _matches(patterns: list["regex.Pattern[str]"], text: str, key: str) -> bool:
     try:
-        return pattern.search(text, timeout=MATCH_TIMEOUT_S) is not None
+        return any(pattern.search(text, timeout=MATCH_TIMEOUT_S) for pattern in patterns)
     except TimeoutError:
         raise ValueError(
             f"corpus.{key} takes more than {MATCH_TIMEOUT_S:g} s on the name {text!r}: "
@@ -336,7 +322,7 @@ def prepare(source: Source, section: CorpusSection) -> Piece:
         ValueError: it cannot be used; the reason alone, without the name of the file.
     """
     piece, facts = _sound(source, section)
-    return replace(piece, samples=piece.samples[slice(*facts["heard"])])
+    return replace(piece, samples=piece.samples[slice(*facts["audible"])])
 
 
 def load_prompt(path: Path, section: CorpusSection, *, ring_out: bool = False) -> Piece:
@@ -370,7 +356,7 @@ def _sound(source: Source, section: CorpusSection) -> tuple[Piece, SoundFacts]:
     restore = partial(_restore, source, section, key)
     samples = StoredSamples(cache.entry(key, ".f32"), 0, facts["bytes"] // 4, restore)
     piece = Piece(source.id, str(source.path), section.sample_rate_hz, samples, facts["loudness_db"], key)
-    return replace(piece, truncated=facts["cut_short"], has_ending=not facts["cut_short"]), facts
+    return replace(piece, truncated=facts["truncated"], has_ending=not facts["truncated"]), facts
 
 
 def _store(source: Source, section: CorpusSection, key: str) -> SoundFacts:
@@ -381,7 +367,7 @@ def _store(source: Source, section: CorpusSection, key: str) -> SoundFacts:
         if audio_key(source, section) != key:
             raise ValueError("it changed while it was read: start again when it is complete")
         truncated = not source.is_score and is_truncated(source.path, path.stat().st_size / 4 / rate)
-        return known | _measure(StoredSamples(path), rate) | {"cut_short": truncated}
+        return known | _measure(StoredSamples(path), rate) | {"truncated": truncated}
 
     known: dict[str, object] = {}
     if not source.is_score:
@@ -404,7 +390,7 @@ def _measure(samples: StoredSamples, rate: int) -> dict[str, object]:
     except ValueError as error:
         return {"refused": str(error)}
     loudness = loudness_db(samples, rate)
-    return {"loudness_db": loudness, "heard": audible_range(samples, rate, loudness)}
+    return {"loudness_db": loudness, "audible": audible_range(samples, rate, loudness)}
 
 
 def _unless_cancelled(block: np.ndarray) -> np.ndarray:
@@ -438,7 +424,7 @@ def audio_key(source: Source, section: CorpusSection) -> str:
     font = _soundfont(section)
     sound = (font.name, font.stat().st_size) if font else None  # the folder of the SoundFont does not matter
     versions = (AUDIO_VERSION, CACHE_VERSION, synth.VERSION, version("music21"), version("symusic"))
-    return cache.key_of(source.path, "score", section.sample_rate_hz, section.program, sound, *versions)
+    return cache.key_of(source.path, "render", section.sample_rate_hz, section.program, sound, *versions)
 
 
 @contextmanager
@@ -574,24 +560,18 @@ def _run(arguments: argparse.Namespace) -> int:
         section = CorpusSection.model_construct(path=arguments.folder)  # unchecked: a file may have any name
         with Display(quiet=arguments.quiet) as display:
             if arguments.notes or arguments.text:
-                _print_songs(load_songs(section, display=display), text=arguments.text)
+                _print(load_songs(section, display=display), text=arguments.text)
             else:
-                corpus = load(section, display=display)
-                for piece in corpus.pieces:
-                    print(f"{piece.seconds:8.1f} s  {piece.loudness_db:6.1f} dB  {printable(piece.id)}")
-                _print_total(corpus)
+                _print(load(section, display=display))
     return 0
 
 
-def _print_songs(corpus: Corpus[Song], *, text: bool) -> None:
-    for song in corpus.pieces:
-        print(f"{song.seconds:8.1f} s  {len(song.notes):6} notes  {printable(song.id)}")
-        if text:
-            print(song.text())
-    _print_total(corpus)
-
-
-def _print_total(corpus: Corpus[P]) -> None:
+def _print(corpus: Corpus[P], *, text: bool = False) -> None:
+    for piece in corpus.pieces:
+        amount = f"{len(piece.notes):6} notes" if isinstance(piece, Song) else f"{piece.loudness_db:6.1f} dB"
+        print(f"{piece.seconds:8.1f} s  {amount}  {printable(piece.id)}")
+        if text and isinstance(piece, Song):
+            print(piece.text())
     print(f"{pluralize(len(corpus.pieces), 'piece')}, {corpus.seconds / 60:.1f} minutes; {corpus.left_out} skipped")
 
 

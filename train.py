@@ -240,9 +240,9 @@ def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
 
 def _of_state(path: Path) -> dict[str, Any]:
     """The metadata that a state was trained by."""
-    from continuo.model.checkpoint import read_model_facts
+    from continuo.model.checkpoint import read_facts
 
-    return dict(read_model_facts(path)["metadata"])
+    return dict(read_facts(path)["metadata"])
 
 
 def _describe(trainer: "Trainer", reason: str) -> None:

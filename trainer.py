@@ -153,7 +153,7 @@ class Trainer:
     def _set_aside(self) -> None:
         """Rename a state that training anew would overwrite, where it is of another model than this one."""
         try:
-            check_same_model(self.metadata, checkpoint.read_model_facts(self.state_path)["metadata"], self.state_path)
+            check_same_model(self.metadata, checkpoint.read_facts(self.state_path)["metadata"], self.state_path)
         except (ValueError, KeyError):
             aside = self.state_path.with_suffix(".before.safetensors")
             self.state_path.replace(aside)

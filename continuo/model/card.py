@@ -48,18 +48,18 @@ def add_evaluation(state_path: Path, facts: Facts, report: Json) -> None:
 
 def card(name: str, facts: Facts) -> str:
     """Return the card without an evaluation; only the name of the corpus folder is given, not its path."""
-    meta, progress, heard = Metadata.model_validate(facts["metadata"]), facts["progress"], facts.get("heard", {})
+    meta, progress, music = Metadata.model_validate(facts["metadata"]), facts["progress"], facts.get("heard", {})
     corpus = meta.corpus
     lines = [
-        f"- **Corpus**: {Path(corpus.path).name}{_amount(heard, '')}{_amount(heard, 'held_out_')}",
+        f"- **Corpus**: {Path(corpus.path).name}{_amount(music, '')}{_amount(music, 'held_out_')}",
         f"- **License of the corpus**: {corpus.licence}",
     ]
     for section in ("representation", "architecture"):
         values = getattr(meta, section).model_dump()
         kind = values.pop("kind")
         lines.append(f"- **{section.capitalize()}**: {kind} ({', '.join(f'{k} {v}' for k, v in values.items())})")
-    if heard:
-        lines.append(f"- **Size**: {heard['parameters']:,} parameters, {heard['steps_per_second']:g} steps a second")
+    if music:
+        lines.append(f"- **Size**: {music['parameters']:,} parameters, {music['steps_per_second']:g} steps a second")
     lines.append(f"- **Training**: {progress.step:,} steps in {progress.seconds / 60:.1f} minutes, seed "
                  f"{meta.training.seed}, {facts['precision']}, sound at {corpus.sample_rate_hz:,} Hz, "
                  f"Continuo {facts['version']}")  # fmt: skip
@@ -77,10 +77,10 @@ def card(name: str, facts: Facts) -> str:
     )
 
 
-def _amount(heard: Mapping[str, float], prefix: str) -> str:
-    if not heard:
+def _amount(music: Mapping[str, float], prefix: str) -> str:
+    if not music:
         return ""
-    pieces, seconds = heard[f"{prefix}pieces"], heard[f"{prefix}seconds"]
+    pieces, seconds = music[f"{prefix}pieces"], music[f"{prefix}seconds"]
     length = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
     return f", {pluralize(int(pieces), 'piece')} of {length} {'held out' if prefix else 'for training'}"
 

@@ -123,23 +123,14 @@ def load_model(path: Path, *prefixes: str) -> tuple[Tensors, Facts]:
     return tensors, _validated(facts, path)
 
 
-def read_facts(path: Path) -> Json:
-    """Return the facts of a state; only the header of the file is read, no tensor.
-
-    Raises:
-        ValueError: the file is missing, its header is damaged, or it is not a state of this format.
-    """
-    with _opened(path) as file:
-        return _read_header(file, path)
-
-
-def read_model_facts(path: Path) -> Facts:
+def read_facts(path: Path) -> Facts:
     """Return the facts of a model's state; only the header of the file is read, no tensor.
 
     Raises:
-        ValueError: as `read_facts`, or the facts are not those of a model.
+        ValueError: the file is missing, its header is damaged, or it is not the state of a model in this format.
     """
-    return _validated(read_facts(path), path)
+    with _opened(path) as file:
+        return _validated(_read_header(file, path), path)
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -19,12 +19,12 @@ from continuo.system.files import human_size, is_locked, suggest_path, write_tex
 from continuo.system.text import suggestion
 
 EMBEDDED_CORPUS = "music21:bach"
-MAX_BYTES = 2**20  # of a metadata file; one that names every key has about 1,000
-MAX_REASONS = 5  # mistakes of a file that are named at once
-FITTING = ("fit_frames", "postfilter_steps")  # keys of a representation that say how it is fitted, not what it is
+MAX_BYTES = 2**20  # larger metadata files are refused; one that names every key has about 1,000 bytes
+MAX_REASONS = 5  # largest number of mistakes that one message names
+FITTING = ("fit_frames", "postfilter_steps")  # keys of a representation for its fitting alone
 Json = dict[str, Any]  # an object of a JSON file that is not validated yet
-Program = Annotated[int, Field(ge=0, le=127)]  # General MIDI
-Temperature = Annotated[float, Field(ge=0, le=1e9)]  # two at most, multiplied, stay finite in float32
+Program = Annotated[int, Field(ge=0, le=127)]  # General MIDI number
+Temperature = Annotated[float, Field(ge=0, le=1e9)]  # the product of two stays finite in float32
 FilePath = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f]*$")]
 
 
@@ -50,15 +50,13 @@ class CorpusSection(Section):
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     sample_rate_hz: int = Field(24000, ge=4000, le=192000)
-    program: Program | None = Field(None, description="General MIDI program that plays all scores; null: as written")
-    programs: tuple[Program, ...] = Field((), description="programs whose notes models of notes read; none: all")
+    program: Program | None = None  # all scores are played with it; null: with the instruments they name
+    programs: tuple[Program, ...] = ()  # models of notes read the notes of these alone; none: of all
     soundfont: FilePath | None = None
-    licence: str = Field("not stated", description="license of the recordings, for the model card")
+    licence: str = "not stated"  # the license of the recordings, for the model card
     validation_share: float = Field(0.1, gt=0, lt=1)
-    pieces: int | None = Field(None, ge=1, description="number of pieces, chosen by the seed; null: all")
-    transpose: int | None = Field(
-        None, ge=0, le=12, description="semitones up and down to which training pieces are transposed; null: by length"
-    )
+    pieces: int | None = Field(None, ge=1)  # number of pieces, chosen by the seed; null: all
+    transpose: int | None = Field(None, ge=0, le=12)  # semitones up and down for training pieces; null: by length
 
 
 class StftSection(Section):
@@ -86,17 +84,13 @@ class CodebookSection(StftSection):
     """Log-magnitude, PCA and residual k-means: a frame becomes `levels` codes with at most `centroids` values each."""
 
     kind: Literal["codebook"]
-    floor: float = Field(4e-4, gt=0, lt=1, description="added to magnitudes (1: full-scale sine) before the logarithm")
+    floor: float = Field(4e-4, gt=0, lt=1)  # magnitude (1: full-scale sine) added before the logarithm
     components: int = Field(160, ge=1)
     levels: int = Field(3, ge=1, le=64)
     centroids: int = Field(1024, ge=2, le=32768)
-    frames_per_centroid: int = Field(
-        0, ge=0, le=10_000, description="smallest number of frames per centroid; a small corpus gets fewer centroids"
-    )
-    fit_frames: int = Field(300_000, ge=100, le=5_000_000, description="largest number of frames to fit the levels on")
-    postfilter_steps: int = Field(
-        1200, ge=0, le=100_000, description="largest number of training steps of the post-filter; 0: no post-filter"
-    )
+    frames_per_centroid: int = Field(0, ge=0, le=10_000)  # lower limit; a small corpus gets fewer centroids
+    fit_frames: int = Field(300_000, ge=100, le=5_000_000)  # upper limit of frames for fitting the levels
+    postfilter_steps: int = Field(1200, ge=0, le=100_000)  # upper limit; 0: no post-filter
 
     @model_validator(mode="after")
     def _components_fit(self) -> "CodebookSection":
@@ -109,7 +103,7 @@ class CodebookSection(StftSection):
 class GridSection(Section):
     """Notes in musical time, rounded to a grid."""
 
-    steps_per_quarter: int = Field(12, ge=1, le=480, description="resolution; 12 holds sixteenths and triplets")
+    steps_per_quarter: int = Field(12, ge=1, le=480)  # 12 holds sixteenths and triplets
 
     @model_validator(mode="after")
     def _divides_quarter(self) -> "GridSection":
@@ -122,7 +116,7 @@ class ChordsSection(GridSection):
     """Events of notes, chords and rests: what begins, how long it lasts, and when the next event comes."""
 
     kind: Literal["chords"]
-    classes: int = Field(1000, ge=200, le=32768, description="vocabulary of notes and chords; other chords are split")
+    classes: int = Field(1000, ge=200, le=32768)  # vocabulary of notes and chords; other chords are split
 
 
 class RollSection(GridSection):
@@ -131,7 +125,7 @@ class RollSection(GridSection):
     kind: Literal["roll"]
     steps_per_quarter: int = Field(4, ge=1, le=480)
     strikes: bool = True
-    most: int = Field(32, ge=1, le=64, description="largest number of notes at once; 1: the highest alone")
+    most: int = Field(32, ge=1, le=64)  # largest number of notes at once; 1: the highest alone
 
 
 class RemiSection(Section):
@@ -140,7 +134,7 @@ class RemiSection(Section):
     kind: Literal["remi"]
     steps_per_quarter: Literal[4, 8, 12, 20, 24, 40, 60, 120] = 12
     velocities: int = Field(8, ge=1, le=127)
-    bpe: int = Field(0, ge=0, le=32768, description="size of the vocabulary after byte pair encoding; 0: none")
+    bpe: int = Field(0, ge=0, le=32768)  # size of the vocabulary after byte pair encoding; 0: none
 
 
 class ArchitectureSection(Section):
@@ -195,9 +189,9 @@ class TrainingSection(Section):
 
     minutes: float | None = Field(10.0, gt=0)
     steps: int | None = Field(None, ge=1)
-    epochs: float | None = Field(None, gt=0, description="passes over the training pieces")
-    batch_size: int = Field(32, ge=1, le=65536, description="number of batch rows")
-    window: int = Field(64, ge=1, le=65536, description="steps per batch row and batch")
+    epochs: float | None = Field(None, gt=0)  # passes over the training pieces
+    batch_size: int = Field(32, ge=1, le=65536)  # number of batch rows
+    window: int = Field(64, ge=1, le=65536)  # steps per batch row and batch
     learning_rate: float = Field(2e-3, gt=0)
     warmup_steps: int = Field(100, ge=0)
     weight_decay: float = Field(0.01, ge=0)
@@ -207,7 +201,7 @@ class TrainingSection(Section):
     validation_frames: int = Field(16384, ge=1)
     checkpoint_every_s: float = Field(30.0, gt=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    engine: Literal["torch", "scratch"] = Field("torch", description="scratch: continuo.engine.network (mlp only)")
+    engine: Literal["torch", "scratch"] = "torch"  # scratch: continuo.engine.network (mlp only)
     seed: int = Field(0, ge=0, lt=2**63)
 
     @model_validator(mode="after")

@@ -225,7 +225,7 @@ def test_a_card_stands_beside_the_state_and_keeps_its_evaluation(tmp_path, tmp_p
     assert f"{music_folder.name}, 3 pieces of 0.3 minutes for training, 1 piece of 0.1 minutes held out" in text
     assert str(music_folder) not in text  # where it is concerns nobody
     assert "**License of the corpus**: CC0 1.0" in text
-    assert f"{progress['best_nats']:.2f} at step {progress['best_step']}" in text
+    assert f"{progress.best_nats:.2f} at step {progress.best_step}" in text
     assert "## Evaluation" not in text
     flags = ["--pieces", "1", "--seconds", "2", "--prompt-seconds", "1", "--long", "0", "--quiet"]
     assert evaluate.main(["--meta", str(meta), "--out", str(tmp_path / "out"), *flags]) == 0

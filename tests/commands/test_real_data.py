@@ -42,7 +42,7 @@ def test_real_piano_is_learned_and_continued(shared_data, tmp_path, capsys):
     flags = ["--meta", str(meta), "--corpus", str(shared_data / "audio" / "piano-cc0"), "--steps", "400", "--quiet"]
     assert train([*flags, "--device", "cpu", "--json", *set_flags(QUICK)]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    history = checkpoint.read_facts(tmp_path / "piano.safetensors")["progress"]["history"]
+    history = checkpoint.read_facts(tmp_path / "piano.safetensors")["progress"].history
     assert result["best_nats"] < 0.9 * history[0][3]
     (held_out,) = checkpoint.read_facts(tmp_path / "piano.safetensors")["validation"]
     whole, rate = soundfile.read(shared_data / "audio" / "piano-cc0" / held_out, dtype="float32", always_2d=True)

@@ -324,7 +324,7 @@ def test_a_copied_metadata_file_does_not_train_the_model_it_was_copied_from(tmp_
     assert meta.with_suffix(".safetensors").read_bytes() == before
     mine.write_text(meta.read_text().replace("model.safetensors", "mine.safetensors"))
     assert main(flags) == 0
-    assert checkpoint.read_facts(tmp_path / "mine.safetensors")["progress"]["step"] == 3
+    assert checkpoint.read_facts(tmp_path / "mine.safetensors")["progress"].step == 3
     assert meta.with_suffix(".safetensors").read_bytes() == before
 
 

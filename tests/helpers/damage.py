@@ -224,13 +224,13 @@ def small_disks(folder: Path) -> dict[str, object]:
     full = disk("full", int(1.6 * state.stat().st_size))
     found["state"] = training(full)
     found["state left"] = [name for name in left(full) if not name.startswith("model.runs/")]
-    found["state step"] = checkpoint.read_facts(full / "model.safetensors")["progress"]["step"]
+    found["state step"] = checkpoint.read_facts(full / "model.safetensors")["progress"].step
     found["state again"] = training(full)
     with contextlib.suppress(OSError), open(full / "rest", "wb", buffering=0) as rest:
         while rest.write(bytes(4096)):
             pass
     found["curves"] = training(full)
-    found["step after all"] = checkpoint.read_facts(full / "model.safetensors")["progress"]["step"]
+    found["step after all"] = checkpoint.read_facts(full / "model.safetensors")["progress"].step
 
     small = disk("small", 1 << 16)
     found["sound"] = said(predict.main, *taken, "--out", small / "take.wav")

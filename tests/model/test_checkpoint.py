@@ -1,4 +1,4 @@
-"""State files and other outputs: whole or absent."""
+"""State files and other outputs are whole or absent; progress displays and one-line errors."""
 
 import io
 import os
@@ -15,8 +15,13 @@ from continuo.system.files import atomic_write, check_writable, write_text
 from continuo.system.progress import Display, duration
 from continuo.system.text import printable
 
+FACTS = {
+    "metadata": {"corpus": {"path": "music"}, "representation": {}, "architecture": {}, "state": "m.safetensors"},
+    "progress": {"step": 3, "seconds": 1.5, "history": []},
+}
 
-def test_tensors_and_facts_come_back(tmp_path):
+
+def test_save_then_load_gives_tensors_and_facts_back(tmp_path):
     path = tmp_path / "s.safetensors"
     tensors = {"a.x": torch.randn(3, 4), "a.y": torch.arange(5), "b.z": torch.tensor(True), "b.t": torch.randn(4, 4).T}
     checkpoint.save(path, tensors, {"step": 3, "names": ["é"]})
@@ -25,12 +30,26 @@ def test_tensors_and_facts_come_back(tmp_path):
     assert loaded.keys() == tensors.keys()
     assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
     assert checkpoint.load(path, "a.")[0].keys() == {"a.x", "a.y"}
-    assert checkpoint.read_facts(path) == facts
     assert checkpoint.under_prefix("a", checkpoint.load(path, "a.")[0]).keys() == {"x", "y"}
     assert [p.name for p in tmp_path.iterdir()] == ["s.safetensors"]
 
 
-def test_compact_states_are_small_and_come_back_nearly(tmp_path):
+def test_load_of_a_state_without_facts_of_a_model_is_refused_where_they_are_needed(tmp_path):
+    path = tmp_path / "s.safetensors"
+    checkpoint.save(path, {"a": torch.zeros(1)}, {"step": 3})
+    for read in (checkpoint.load_model, checkpoint.read_facts):
+        with pytest.raises(ValueError, match=r"not the state of a model \(metadata: Field required\): restore a copy"):
+            read(path)
+
+
+def test_load_model_of_saved_facts_gives_them_back_with_unknown_keys(tmp_path):
+    path = tmp_path / "s.safetensors"
+    facts = FACTS | {"progress": Progress(7, 2.0, [[5, 1.0, 0.5, 0.25]], best_step=5), "heard": {"pieces": 3}, "new": 1}
+    checkpoint.save(path, {}, facts)
+    assert checkpoint.load_model(path)[1] == checkpoint.read_facts(path) == facts
+
+
+def test_quantize_int8_state_is_small_and_loads_nearly_equal(tmp_path):
     tensors = {
         "matrix": torch.randn(300, 200) * torch.logspace(-3, 3, 300)[:, None],  # rows of very different size
         "stack": torch.randn(3, 40, 50),
@@ -62,9 +81,9 @@ def test_compact_states_are_small_and_come_back_nearly(tmp_path):
 
 @pytest.mark.parametrize("part", ["whole", "missing", "half", "terabytes"])
 def test_read_facts_reads_the_header_alone(tmp_path, monkeypatch, part):
-    """The tensors may be damaged, gone or larger than the memory: no byte of them is read."""
+    """No byte of the tensors is read, whether they are damaged, missing or larger than the memory."""
     path = tmp_path / "s.safetensors"
-    checkpoint.save(path, {"a": torch.randn(1_000_000)}, {"step": 3})
+    checkpoint.save(path, {"a": torch.randn(1_000_000)}, FACTS)
     header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
     if part != "whole":
         os.truncate(path, {"missing": header, "half": header + 2_000_000, "terabytes": 2**42}[part])
@@ -78,15 +97,13 @@ def test_read_facts_reads_the_header_alone(tmp_path, monkeypatch, part):
             return data
 
     monkeypatch.setattr(checkpoint, "open", Counted, raising=False)
-    assert checkpoint.read_facts(path) == {"step": 3}
+    facts = checkpoint.read_facts(path)
+    assert (facts["metadata"], facts["progress"]) == (FACTS["metadata"], Progress(3, 1.5, []))
     assert sum(map(len, read)) == header < 1000
-    with pytest.raises(ValueError, match="not the state of a model"):
-        checkpoint.read_model_facts(path)
-    assert sum(map(len, read)) == 2 * header
 
 
 @pytest.mark.parametrize("keep", [0, 1, 7, 8, 100, 0.5, 0.99])
-def test_truncated_states_are_one_line(tmp_path, keep):
+def test_load_truncated_state_is_refused_in_one_line(tmp_path, keep):
     path = tmp_path / "s.safetensors"
     checkpoint.save(path, {"a": torch.randn(100)}, {"step": 1})
     content = path.read_bytes()
@@ -97,7 +114,7 @@ def test_truncated_states_are_one_line(tmp_path, keep):
         assert "\n" not in str(caught.value)
 
 
-def test_other_files_are_not_states(tmp_path):
+def test_load_of_other_files_is_refused(tmp_path):
     from safetensors.torch import save_file
 
     path = tmp_path / "s.safetensors"
@@ -111,7 +128,7 @@ def test_other_files_are_not_states(tmp_path):
         checkpoint.load(path)
 
 
-def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path):
+def test_atomic_write_that_fails_keeps_the_old_file_alone(tmp_path):
     path = tmp_path / "x.txt"
     write_text(path, "old")
 
@@ -126,7 +143,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.txt"]
 
 
-def test_written_files_have_ordinary_permissions(tmp_path):
+def test_write_text_gives_ordinary_permissions(tmp_path):
     write_text(tmp_path / "x", "1")
     (tmp_path / "y").write_text("1")
     assert (tmp_path / "x").stat().st_mode == (tmp_path / "y").stat().st_mode
@@ -159,7 +176,7 @@ def test_A06_readers_never_see_a_part(tmp_path):
     assert len(seen) == 25
 
 
-def test_outputs_are_checked_before_the_work(tmp_path):
+def test_check_writable_refuses_existing_files_and_missing_folders(tmp_path):
     (tmp_path / "there").write_text("x")
     check_writable(tmp_path / "new", force=False)
     check_writable(tmp_path / "there", force=True)
@@ -180,7 +197,7 @@ def test_outputs_are_checked_before_the_work(tmp_path):
         (PermissionError(13, "Permission denied", "x"), "check its permissions"),
     ],
 )
-def test_errors_are_one_line_and_status_two(error, words, capsys, monkeypatch):
+def test_run_main_error_is_one_line_and_status_two(error, words, capsys, monkeypatch):
     monkeypatch.delenv("CONTINUO_DEBUG", raising=False)
 
     def body() -> int:
@@ -192,7 +209,7 @@ def test_errors_are_one_line_and_status_two(error, words, capsys, monkeypatch):
     assert printed.count("\n") == 1
 
 
-def test_a_full_disk_keeps_the_state_before(tmp_path, monkeypatch):
+def test_save_on_a_full_disk_keeps_the_state_before(tmp_path, monkeypatch):
     path = tmp_path / "s.safetensors"
     checkpoint.save(path, {"a": torch.zeros(3)}, {"step": 1})
 
@@ -202,17 +219,17 @@ def test_a_full_disk_keeps_the_state_before(tmp_path, monkeypatch):
     monkeypatch.setattr("continuo.system.files._sync", full)
     with pytest.raises(OSError, match="No space left"):
         checkpoint.save(path, {"a": torch.ones(3)}, {"step": 2})
-    assert checkpoint.read_facts(path) == {"step": 1}
+    assert checkpoint.load(path)[1] == {"step": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["s.safetensors"]
 
 
-def test_time_remaining_does_not_wrap():
+def test_duration_of_days_does_not_wrap():
     assert duration(86_399) == "23:59:59"
     assert duration(86_400) == "1 d 00:00:00"
     assert duration(40 * 86_400 + 3_661) == "40 d 01:01:01"
 
 
-def test_plain_progress_on_a_pipe(monkeypatch):
+def test_display_on_a_pipe_writes_plain_lines(monkeypatch):
     stream = io.StringIO()
     clock = iter(range(0, 10_000, 6))
     monkeypatch.setattr("continuo.system.progress.time.monotonic", lambda: float(next(clock)))
@@ -227,7 +244,7 @@ def test_plain_progress_on_a_pipe(monkeypatch):
     assert printable("é ∑") == "é ∑"
 
 
-def test_what_comes_before_the_work_tells_nothing_of_its_end(monkeypatch):
+def test_task_remaining_time_counts_from_the_first_progress(monkeypatch):
     stream, now = io.StringIO(), [0.0]
     monkeypatch.setattr("continuo.system.progress.time.monotonic", lambda: now[0])
     with Display(stream=stream) as display:
@@ -238,7 +255,7 @@ def test_what_comes_before_the_work_tells_nothing_of_its_end(monkeypatch):
     assert lines == ["05:00, remaining --:--", "05:20, remaining 01:00", "06:20, remaining 00:00"]
 
 
-def test_what_is_loaded_begins_with_one_of_the_prefixes(tmp_path):
+def test_load_with_prefixes_gives_names_that_start_with_one(tmp_path):
     path = tmp_path / "s.safetensors"
     kept = checkpoint.with_prefix("a", {"x": torch.zeros(1), "a.y": torch.ones(2)}) | {
         "ab": torch.ones(3),
@@ -261,7 +278,7 @@ def test_weights_prefix_after_a_worse_validation_is_best():
     assert checkpoint.weights_prefix(Progress(30, 1.0, rows, best_step=20)) == "best"
 
 
-def test_refusals_of_states_say_what_would_help(tmp_path):
+def test_load_refusals_say_what_to_do(tmp_path):
     import json
     import re
 
@@ -286,7 +303,7 @@ def test_refusals_of_states_say_what_would_help(tmp_path):
     assert header["__metadata__"] == {"format": "continuo-1", "facts": '{"step": 1}'}  # as others may read it
 
 
-def test_a_state_that_cannot_be_written_says_what_would_help(tmp_path, monkeypatch):
+def test_save_that_fails_says_what_to_do(tmp_path, monkeypatch):
     from safetensors import SafetensorError
 
     def full(*_):
@@ -300,10 +317,10 @@ def test_a_state_that_cannot_be_written_says_what_would_help(tmp_path, monkeypat
         match=r"cannot save .*s.safetensors \(I/O error: No space left\): free some space; the state before is intact",
     ):
         checkpoint.save(path, {"a": torch.ones(3)}, {"step": 2})
-    assert checkpoint.read_facts(path) == {"step": 1}
+    assert checkpoint.load(path)[1] == {"step": 1}
 
 
-def test_compact_tensors_are_integers_with_a_scale_for_each_row():
+def test_quantize_int8_gives_integers_and_a_scale_for_each_row():
     rows = torch.tensor([[127.0, -63.5, 0.0], [0.0, 0.0, 0.0], [1e-9, -1e-9, 0.0], [2.54, 1.0, -2.54]])
     small = checkpoint.quantize_int8(
         {"m": rows, "row": torch.ones(1, 2), "v": torch.ones(3), "n": torch.ones(2, 2).int()}
@@ -317,7 +334,7 @@ def test_compact_tensors_are_integers_with_a_scale_for_each_row():
     assert checkpoint.quantize_int8({"m": rows.double()})["m:scale"].dtype == torch.float32
 
 
-def test_tensors_that_learn_are_saved_without_their_gradients(tmp_path):
+def test_save_of_parameters_drops_their_gradients(tmp_path):
     weight = torch.nn.Parameter(torch.randn(3, 2))
     checkpoint.save(tmp_path / "s.safetensors", {"w": weight, "t": weight.T}, {})
     loaded, facts = checkpoint.load(tmp_path / "s.safetensors")

@@ -72,7 +72,7 @@ def pairs(log) -> dict[int, str]:
 
 
 def step_of(state) -> int:
-    return checkpoint.read_facts(state)["progress"]["step"] if state.exists() else 0
+    return checkpoint.read_facts(state)["progress"].step if state.exists() else 0
 
 
 def digest_of(state) -> str:
@@ -121,7 +121,7 @@ def test_A06_killed_at_any_moment_and_resumed_equals_never_killed(tmp_path, musi
             assert running.exitcode == -signal.SIGKILL
             if reported := pairs(log):
                 last_s, saved = float(reported[max(reported)]), state.exists()
-                assert last_s - (checkpoint.read_facts(state)["progress"]["seconds"] if saved else 0.0) < every_s
+                assert last_s - (checkpoint.read_facts(state)["progress"].seconds if saved else 0.0) < every_s
         assert state.exists() or not found
         if state.exists():
             found.append(step_of(state))
@@ -385,8 +385,8 @@ def test_a_clock_that_goes_backwards_changes_nothing(tmp_path, music_folder, mon
         os.utime(path, (2**32, 2**32))
     assert said(train.main, *words_for(tmp_path / "b" / "model.json", 32)) == (0, "")
     progress = checkpoint.read_facts(state)["progress"]
-    assert progress["step"] == 32
-    seconds = [row[1] for row in progress["history"]]
+    assert progress.step == 32
+    seconds = [row[1] for row in progress.history]
     assert sorted(seconds) == seconds
 
 

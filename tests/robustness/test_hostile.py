@@ -580,7 +580,7 @@ def test_a_pattern_that_takes_too_long_is_named(monkeypatch):
             raise TimeoutError
 
     with pytest.raises(ValueError, match=r"corpus\.include takes more than 1 s on the name 'x\.wav'"):
-        corpus._matches(Slow(), "x.wav", "include")
+        corpus._matches([Slow()], "x.wav", "include")
 
 
 NAMES = [

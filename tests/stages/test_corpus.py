@@ -1,4 +1,4 @@
-"""What is found, what is skipped and why, what is cached, how it is split."""
+"""The corpus: files that are found and skipped, the cache, and the split into training and validation."""
 
 import os
 import resource
@@ -32,7 +32,7 @@ def section(path, **keys) -> CorpusSection:
     return CorpusSection(path=str(path), sample_rate_hz=RATE_HZ, **keys)
 
 
-def test_A01_every_audio_file_is_found_and_every_skip_is_reported(tmp_path):
+def test_A01_load_finds_every_audio_file_and_reports_every_skip(tmp_path):
     (tmp_path / "deep" / "er").mkdir(parents=True)
     for number, name in enumerate(["a.WAV", "deep/b.Flac", "deep/er/c.ogg", "d.AIFF", "e.Mp3"]):
         kind = name.rsplit(".", 1)[1].lower()
@@ -58,13 +58,13 @@ def test_A01_every_audio_file_is_found_and_every_skip_is_reported(tmp_path):
     assert found.left_out == 3 + 2 + len(["broken.ogg", "cover.m4a"])
 
 
-def test_what_is_refused_is_not_skipped_too(tmp_path, capsys):
+def test_main_file_that_is_refused_is_not_reported_as_skipped_too(tmp_path, capsys):
     (tmp_path / "text.wav").write_text("no sound")
     assert corpus.main([str(tmp_path / "text.wav")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_A01_audio_comes_at_the_models_rate_mono(tmp_path):
+def test_A01_load_gives_mono_at_the_rate_of_the_model(tmp_path):
     tone = 0.3 * np.sin(2 * np.pi * 500 * np.arange(48000) / 48000)
     soundfile.write(tmp_path / "tone.wav", np.stack([tone, tone, 0 * tone], axis=1), 48000)
     (piece,) = corpus.load(section(tmp_path)).pieces
@@ -75,7 +75,7 @@ def test_A01_audio_comes_at_the_models_rate_mono(tmp_path):
     np.testing.assert_allclose(middle, expected, atol=2e-3)
 
 
-def test_include_and_exclude_are_unicode_patterns(tmp_path):
+def test_load_include_and_exclude_are_unicode_patterns(tmp_path):
     for number, name in enumerate(["Ελλάδα.wav", "Sonata.wav", "Sonata (live).wav"]):
         soundfile.write(tmp_path / name, melody(number), RATE_HZ)
     names = lambda **keys: [p.id for p in corpus.load(section(tmp_path, **keys)).pieces]  # noqa: E731
@@ -85,7 +85,7 @@ def test_include_and_exclude_are_unicode_patterns(tmp_path):
         names(include=("(",))
 
 
-def test_what_is_no_file_is_listed(tmp_path):
+def test_load_reports_what_is_not_a_file(tmp_path):
     soundfile.write(tmp_path / "a.wav", melody(0), RATE_HZ)
     (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
     (tmp_path / "away").symlink_to(tmp_path.parent)
@@ -97,7 +97,7 @@ def test_what_is_no_file_is_listed(tmp_path):
     }
 
 
-def test_the_same_recording_twice_is_heard_once(tmp_path):
+def test_load_equal_content_is_kept_once(tmp_path):
     soundfile.write(tmp_path / "a.wav", melody(0), RATE_HZ)
     (tmp_path / "copy.wav").write_bytes((tmp_path / "a.wav").read_bytes())
     loaded = corpus.load(section(tmp_path))
@@ -105,7 +105,7 @@ def test_the_same_recording_twice_is_heard_once(tmp_path):
     assert loaded.skipped == (("copy.wav", "the same content as a.wav"),)
 
 
-def test_numbers_that_are_none_are_found_wherever_they_hide():
+def test_check_audible_finds_nan_anywhere():
     audio = np.full(3 * 2**20, 0.1, np.float32)
     for place in (0, 2**20 + 5, len(audio) - 1):
         bad = audio.copy()
@@ -118,7 +118,7 @@ def test_numbers_that_are_none_are_found_wherever_they_hide():
 @pytest.mark.parametrize(
     ("make", "words"), [(None, "neither a folder"), ("empty", "no music found"), ("text", "no music found")]
 )
-def test_an_empty_corpus_is_an_error(tmp_path, make, words):
+def test_load_empty_corpus_is_refused(tmp_path, make, words):
     folder = tmp_path / "music"
     if make:
         folder.mkdir()
@@ -128,14 +128,14 @@ def test_an_empty_corpus_is_an_error(tmp_path, make, words):
         corpus.load(section(folder))
 
 
-def test_of_many_bad_files_three_are_named_and_the_rest_counted(tmp_path):
+def test_load_of_many_bad_files_names_three_and_counts_the_rest(tmp_path):
     for number in range(5):
         (tmp_path / f"{number}.wav").write_text("no music here")
     with pytest.raises(ValueError, match=r"0\.wav: .*2\.wav: .*; and 2 more$"):
         corpus.load(section(tmp_path))
 
 
-def test_cache_serves_the_second_run_survives_damage_and_can_be_cleared(tmp_path, monkeypatch, capsys):
+def test_load_takes_the_second_run_from_the_cache_which_may_be_damaged_or_cleared(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CONTINUO_CACHE", str(tmp_path / "cache"))
     music = tmp_path / "music"
     music.mkdir()
@@ -159,7 +159,7 @@ def test_cache_serves_the_second_run_survives_damage_and_can_be_cleared(tmp_path
     assert cache.size_bytes() == 0
 
 
-def test_a_changed_file_is_decoded_anew(tmp_path):
+def test_load_changed_file_is_decoded_again(tmp_path):
     soundfile.write(tmp_path / "a.wav", melody(1), RATE_HZ)
     before = np.array(corpus.load(section(tmp_path)).pieces[0].samples)
     soundfile.write(tmp_path / "a.wav", melody(2), RATE_HZ)
@@ -167,8 +167,8 @@ def test_a_changed_file_is_decoded_anew(tmp_path):
     assert not np.array_equal(before, after)
 
 
-def test_a_changed_file_is_prepared_again_alone(tmp_path, monkeypatch):
-    """Of four recordings one is changed and another only touched: one is decoded; the others come from the cache."""
+def test_load_changed_file_is_decoded_again_alone(tmp_path, monkeypatch):
+    """Of four recordings one is changed and another has a new date: only the changed one is decoded."""
     for number in range(4):
         soundfile.write(tmp_path / f"{number}.wav", melody(number + 40), RATE_HZ)
     decoded = []
@@ -188,8 +188,8 @@ def test_a_changed_file_is_prepared_again_alone(tmp_path, monkeypatch):
     assert [a.key == b.key for a, b in zip(before, after, strict=True)] == [True, True, False, True]
 
 
-def test_a_corpus_keeps_no_file_open(tmp_path):
-    """More pieces than the process may have files open: they are read, and encoded, all the same."""
+def test_load_keeps_no_file_open(tmp_path):
+    """A corpus of more pieces than the process may have files open is read and encoded."""
     for number in range(24):
         soundfile.write(tmp_path / f"{number}.wav", melody(number, seconds=0.6), RATE_HZ)
     corpus.load(section(tmp_path))  # so that what is imported and opened once is open already
@@ -207,8 +207,8 @@ def test_a_corpus_keeps_no_file_open(tmp_path):
     assert len(dataset.pieces) == 24
 
 
-def test_stored_samples_are_read_like_an_array(tmp_path):
-    """Slices of slices, beyond the ends too, and nothing is read before it is asked for."""
+def test_stored_samples_slice_like_an_array(tmp_path):
+    """Slices of slices and slices beyond the ends equal those of an array; nothing is read before it is used."""
     array = np.arange(1000, dtype=np.float32)
     (tmp_path / "a.f32").write_bytes(array.tobytes())
     stored = StoredSamples(tmp_path / "a.f32")
@@ -221,7 +221,7 @@ def test_stored_samples_are_read_like_an_array(tmp_path):
     assert np.asarray(later).tolist() == [6, 7, 8]
 
 
-def test_ctrl_c_while_a_long_file_is_decoded_leaves_at_once_and_nothing_behind(tmp_path, monkeypatch):
+def test_load_ctrl_c_in_a_long_file_ends_at_once_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("CONTINUO_CACHE", str(tmp_path / "cache"))
     (tmp_path / "music").mkdir()
     for number in range(40):
@@ -265,8 +265,8 @@ def test_split_is_by_piece_seeded_and_complete(music_folder):
     seed=st.integers(0, 99),
 )
 @example(lengths=[3.0, 4.0] + [80.0] * 16, fraction=0.1, seed=0)
-def test_split_holds_out_music_enough_where_lengths_differ(lengths, fraction, seed):
-    """By number alone two of eighteen pieces were held out that lasted seconds, and nothing said."""
+def test_split_of_very_different_lengths_holds_out_enough_music(lengths, fraction, seed):
+    """The example once held out two pieces of a few seconds from eighteen, without a word."""
     pieces = [SimpleNamespace(id=str(number), seconds=length) for number, length in enumerate(lengths)]
     train, held_out = corpus.Corpus(tuple(pieces), ()).split(fraction, seed)
     assert sorted([*train, *held_out], key=lambda p: int(p.id)) == pieces
@@ -278,7 +278,7 @@ def test_split_holds_out_music_enough_where_lengths_differ(lengths, fraction, se
     assert held_s <= max(sum(lengths) / 2, wanted * 3 / 2) + 1e-6 or longest <= min(piece.seconds for piece in train)
 
 
-def test_a_lone_recording_is_split_in_time(tmp_path):
+def test_split_lone_recording_is_cut_in_time(tmp_path):
     soundfile.write(tmp_path / "only.wav", melody(0, seconds=10), RATE_HZ)
     loaded = corpus.load(section(tmp_path))
     (train,), (held_out,) = loaded.split(0.1, seed=0)
@@ -286,7 +286,7 @@ def test_a_lone_recording_is_split_in_time(tmp_path):
     assert train.gain == held_out.gain == loaded.pieces[0].gain
 
 
-def test_reading_outside_a_piece_gives_silence():
+def test_read_outside_a_piece_gives_silence():
     piece = Piece.from_samples(np.ones(10), RATE_HZ)
     read = piece.read(-3, 13) / piece.gain
     np.testing.assert_allclose(read, [0] * 3 + [1] * 10 + [0] * 3, rtol=1e-6)
@@ -294,7 +294,7 @@ def test_reading_outside_a_piece_gives_silence():
     assert not piece.read(20, 25).any()
 
 
-def test_A11_embedded_chorales_are_rendered_with_no_data_of_the_users():
+def test_A11_load_embedded_chorales_needs_no_data():
     loaded = corpus.load(CorpusSection(sample_rate_hz=RATE_HZ, program=0, pieces=3), seed=1)
     assert len(loaded.pieces) == 3
     for piece in loaded.pieces:
@@ -305,7 +305,7 @@ def test_A11_embedded_chorales_are_rendered_with_no_data_of_the_users():
     assert {p.id for p in other.pieces} != {p.id for p in loaded.pieces}
 
 
-def test_what_is_cut_short_is_heard_as_far_as_it_goes_and_said(tmp_path, capsys):
+def test_load_truncated_recording_is_used_and_reported(tmp_path, capsys):
     write_wav(tmp_path / "whole.wav", [melody(1)], RATE_HZ)
     write_wav(tmp_path / "cut.wav", [melody(2)], RATE_HZ)
     content = (tmp_path / "cut.wav").read_bytes()
@@ -321,8 +321,8 @@ def test_what_is_cut_short_is_heard_as_far_as_it_goes_and_said(tmp_path, capsys)
     assert preview.read_preview(tmp_path / "whole.wav", tmp_path, 400)["warnings"] == []
 
 
-def test_what_lies_over_full_scale_is_said(tmp_path, capsys):
-    """Integers that were saved as floats: all that goes on like them clips."""
+def test_load_audio_over_full_scale_is_reported(tmp_path, capsys):
+    """Integers saved as floats lie far over full scale; a continuation at that level would clip."""
     soundfile.write(tmp_path / "loud.wav", melody(1) * 30_000, RATE_HZ, subtype="FLOAT")
     write_wav(tmp_path / "usual.wav", [melody(2)], RATE_HZ)
     loud, usual = corpus.load(section(tmp_path), display=Display()).pieces
@@ -333,7 +333,7 @@ def test_what_lies_over_full_scale_is_said(tmp_path, capsys):
     assert "usual.wav" not in said
 
 
-def test_an_mp3_without_sound_is_not_said_to_be_missing(tmp_path):
+def test_load_mp3_without_sound_is_not_reported_as_missing(tmp_path):
     (tmp_path / "noise.mp3").write_bytes(np.random.default_rng(0).bytes(20_000))
     write_wav(tmp_path / "a.wav", [melody(2)], RATE_HZ)
     ((name, reason),) = corpus.load(section(tmp_path)).skipped
@@ -342,7 +342,7 @@ def test_an_mp3_without_sound_is_not_said_to_be_missing(tmp_path):
     assert "is it whole, and what its name says?" in reason
 
 
-def test_what_a_model_made_is_no_music_to_learn_from(tmp_path):
+def test_load_skips_recordings_that_a_model_made(tmp_path):
     sound = melody(1)
     write_wav(tmp_path / "a.wav", [sound], RATE_HZ)
     write_wav(tmp_path / "a.continued.wav", [sound, sound], RATE_HZ, comment=MADE_BY_A_MODEL)
