@@ -1,16 +1,18 @@
-"""SoundFonts put into the form that symusic's synthesiser plays in tune and in balance.
+"""Copies of SoundFonts that symusic's synthesizer plays in tune and in balance.
 
-symusic 0.5.9 misreads three things. It ignores overridingRootKey and takes each sample's own root key instead: in
-fonts that use it (TimGM6mb does for its piano and strings) notes sound up to two octaves off. It takes
-initialAttenuation for thousandths of the amplitude instead of centibels. And it rounds loops to whole samples of its
-output: a loop of one period, as most are, is up to 40 cents off at 24 kHz. `in_tune` writes a copy of the font that
-sounds as meant: every zone that overrides the root key or moves its sample's loop gets a sample header of its own that
-says so, every attenuation is rewritten, and short loops are written out many times over, which sounds the same. Samples
-that their font itself plays out of tune (TimGM6mb's flute at F5 by 15 cents) are put right: what a loop holds is
-exactly periodic, so its pitch is known.
+symusic 0.5.9 misreads three things. It ignores overridingRootKey and takes each sample's own root key instead: in fonts
+that use it (TimGM6mb does for its piano and strings) notes are up to two octaves off. It takes initialAttenuation for
+thousandths of the amplitude instead of centibels. It rounds loops to whole samples of its output: a loop of one period,
+as most are, is up to 40 cents off at 24 kHz.
+
+`in_tune` writes a corrected copy of the font. Each zone that overrides the root key or moves the loop of its sample gets
+a sample header of its own, every attenuation is rewritten, and short loops are repeated, which sounds the same. Samples
+that are out of tune in the font itself (TimGM6mb's flute at F5 by 15 cents) are tuned: the content of a loop is exactly
+periodic, so its pitch is known.
 
 Source: SoundFont Technical Specification 2.04, sections 7.8 to 7.10 and 8.1.2 (generators 0 to 4, 12, 45, 48, 50, 53
-and 58). Players agree that the centibels of generator 48 count 0.4, as on the hardware the format comes from.
+and 58). Players agree to multiply the centibels of generator 48 by 0.4, as the hardware did for which the format was
+made.
 """
 
 from __future__ import annotations
@@ -19,47 +21,76 @@ import hashlib
 import itertools
 import math
 import struct
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from continuo.system.files import atomic_write
 
-KEY_RANGE, VELOCITY_RANGE = 43, 44
-ATTENUATION = 48
-TUNES = ((51, 100), (52, 1))
-"""Coarse and fine tuning, and their cents."""
-SAMPLE_ID = 53
-OVERRIDING_ROOT_KEY = 58
-ATTENUATION_SHARE = 0.4
-OFFSETS = {0: (1, 1), 4: (1, 32768), 1: (2, 1), 12: (2, 32768), 2: (3, 1), 45: (3, 32768), 3: (4, 1), 50: (4, 32768)}
-"""Generators that move a sample's ends or loop: the field of its header, and how many samples they count."""
-MIN_LOOP_S = 0.25
-"""A rounded sample is then less than half a cent at 24 kHz."""
-APART = 46
-"""Samples of silence that the format wants after each sample."""
-COMPRESSED, ROM = 0x10, 0x8000
-"""Types of samples that are left alone: Ogg Vorbis (.sf3), and those of a chip."""
-MAX_BYTES = 512 << 20
-"""Of a font."""
-MAX_ZONES = 4096
-"""Of an instrument."""
-MAX_LOOP = 1 << 20
-"""Samples of a loop that is tuned."""
-MAX_GROWN = 4
-"""How many times the sample data may be used: by samples that share it."""
-MAX_WRONG = 60
-"""Cents; what is further off is meant."""
-MIN_PERIODIC = 0.6
-"""Share of a loop's energy that must lie on the harmonics of one pitch."""
-_HEADER = struct.Struct("<20sIIIIIBbHH")  # one sample: name, start, end, loop, loop end, rate, root key, ...
-_BAG = struct.Struct("<HH")
-_GENERATOR = struct.Struct("<HH")
+KEY_RANGE, VELOCITY_RANGE, ATTENUATION, COARSE_TUNE, FINE_TUNE, SAMPLE_ID, ROOT_KEY = 43, 44, 48, 51, 52, 53, 58
+"""Generators; the last is overridingRootKey."""
+OFFSETS = {
+    0: ("start", 1), 4: ("start", 32768), 1: ("end", 1), 12: ("end", 32768), 2: ("loop", 1), 45: ("loop", 32768),
+    3: ("loop_end", 1), 50: ("loop_end", 32768),
+}  # fmt: skip
+"""Generators that move a sample's ends or loop: the field of its header, and the samples of one unit."""
+ATTENUATION_FACTOR = 0.4
+MIN_LOOP_S = 0.25  # seconds of a loop; a rounded sample then shifts it by less than half a cent at 24 kHz
+PADDING = 46  # samples of silence that the format requires after each sample
+NOT_PCM = 0x10 | 0x8000  # kinds of samples that stay as they are: Ogg Vorbis (.sf3), and those in a chip
+MAX_BYTES = 512 << 20  # bytes of a font
+MAX_ZONES = 4096  # zones of an instrument
+MAX_LOOP = 1 << 20  # samples of a loop that is tuned
+MAX_GROWTH = 4  # total length of the samples by their headers / length of the data; samples may overlap
+MAX_ERROR_CENTS = 60  # samples that are further out of tune are meant to be
+MIN_PERIODIC = 0.6  # fraction of a loop's energy that must lie on the harmonics of one pitch
+_HEADER = struct.Struct("<20sIIIIIBbHH")
+_PAIR = struct.Struct("<HH")  # a generator with its amount, or a zone with its first generator and modulator
+
+
+class Sample(NamedTuple):
+    """The header of a sample; `start`, `end`, `loop` and `loop_end` are positions in the sample data of the font."""
+
+    name: bytes
+    start: int
+    end: int
+    loop: int
+    loop_end: int
+    rate_hz: int
+    root_key: int
+    correction: int  # cents
+    link: int
+    kind: int
+
+    def has_loop(self, size: int) -> bool:
+        """Return True if the sample has a loop inside itself, and lies in `size` samples of data."""
+        return self.start <= self.loop < self.loop_end <= self.end <= size
+
+
+class Zone(NamedTuple):
+    """A zone of an instrument: the indices of its generators, and all amounts in force by generator."""
+
+    generators: range
+    amounts: dict[int, int]
+
+    def overlaps(self, other: Zone) -> bool:
+        """Return True if one key, at one velocity, can sound both zones."""
+        for kind in (KEY_RANGE, VELOCITY_RANGE):
+            a, b = (zone.amounts.get(kind, 127 << 8) for zone in (self, other))
+            if max(a & 255, b & 255) > min(a >> 8, b >> 8):
+                return False
+        return True
+
+    def signed(self, kind: int) -> int:
+        """Return the amount of a generator, 0 without, as a signed number."""
+        amount = self.amounts.get(kind, 0)
+        return amount - (amount >> 15 << 16)
 
 
 def is_soundfont(path: Path) -> bool:
-    """Whether a file begins as a RIFF file of type sfbk."""
+    """Return True for a file that begins as a RIFF file of type sfbk."""
     try:
         if not path.is_file():
             return False
@@ -71,22 +102,21 @@ def is_soundfont(path: Path) -> bool:
 
 
 def in_tune(font: Path, folder: Path) -> Path:
-    """A copy of a font, kept in `folder`, that symusic plays as the font is meant.
+    """Return a corrected copy of a font, which is made once and kept in `folder`.
 
     Raises:
-        ValueError: the font is damaged.
+        ValueError: the font is damaged or too large.
         OSError: the folder cannot be written.
     """
-    stamp = font.stat()
-    name = f"{font.resolve()}|{stamp.st_size}|{stamp.st_mtime_ns}|5"
-    if stamp.st_size > MAX_BYTES:
+    stat = font.stat()
+    name = f"{font.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|5"
+    if stat.st_size > MAX_BYTES:
         raise ValueError(f"the SoundFont {font} is larger than {MAX_BYTES >> 20} MiB: choose a smaller one")
     target = folder / f"{font.stem}-{hashlib.sha256(name.encode()).hexdigest()[:16]}{font.suffix}"
     if target.exists():
         return target
-    data = font.read_bytes()
     try:
-        repaired = repair(data)
+        repaired = repair(font.read_bytes())
     except (struct.error, IndexError, KeyError, ValueError, ArithmeticError) as error:
         raise ValueError(
             f"the SoundFont {font} is damaged ({type(error).__name__}): get it again, or name another"
@@ -98,165 +128,170 @@ def in_tune(font: Path, folder: Path) -> Path:
 
 
 def repair(data: bytes) -> bytes:
-    """The bytes of a SoundFont with root keys and loops in sample headers, and attenuations as symusic takes them.
+    """Return the bytes of a corrected SoundFont.
 
     Raises:
-        struct.error, IndexError, KeyError: it is cut off or its tables point nowhere.
+        struct.error, IndexError, KeyError: it is cut off, or its tables point outside.
     """
     lists = dict(_chunks(data, 12, len(data)))
-    tables, samples = _members(data, *lists[b"pdta"]), _members(data, *lists[b"sdta"])
-    headers, tables[b"igen"] = _own_headers(tables, np.frombuffer(samples[b"smpl"], "<i2", len(samples[b"smpl"]) // 2))
-    headers, samples[b"smpl"] = _long_loops(headers, samples[b"smpl"])
-    samples.pop(b"sm24", None)  # the low bytes of 24-bit samples, which symusic does not read
-    tables[b"shdr"] = b"".join(_HEADER.pack(*header) for header in headers) + tables[b"shdr"][-_HEADER.size :]
-    tables[b"igen"] = _amplitudes(tables[b"igen"])
+    tables, sound = _members(data, *lists[b"pdta"]), _members(data, *lists[b"sdta"])
+    pcm = np.frombuffer(sound[b"smpl"], "<i2", len(sound[b"smpl"]) // 2)
+    samples, tables[b"igen"] = _split_samples(tables, pcm)
+    samples, sound[b"smpl"] = _repeat_loops(samples, sound[b"smpl"])
+    sound.pop(b"sm24", None)  # the low bytes of 24-bit samples, which symusic does not read
+    tables[b"shdr"] = b"".join(_HEADER.pack(*sample) for sample in samples) + tables[b"shdr"][-_HEADER.size :]
+    tables[b"igen"] = _convert_attenuations(tables[b"igen"])
     info = data[lists[b"INFO"][0] : sum(lists[b"INFO"])]
-    body = b"sfbk" + _list(b"INFO", info) + _list(b"sdta", _joined(samples)) + _list(b"pdta", _joined(tables))
+    body = b"sfbk" + _list(b"INFO", info) + _list(b"sdta", _join(sound)) + _list(b"pdta", _join(tables))
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def _members(data: bytes, begin: int, size: int) -> dict[bytes, bytes]:
-    return {name: data[at : at + length] for name, (at, length) in _chunks(data, begin, begin + size)}
-
-
-def _joined(members: dict[bytes, bytes]) -> bytes:
-    parts = ((name, struct.pack("<I", len(part)), part, bytes(len(part) % 2)) for name, part in members.items())
-    return b"".join(itertools.chain.from_iterable(parts))
-
-
-def _list(name: bytes, body: bytes) -> bytes:
-    return b"LIST" + struct.pack("<I", len(body) + 4) + name + body + bytes(len(body) % 2)
-
-
-def _chunks(data: bytes, at: int, end: int) -> list[tuple[bytes, tuple[int, int]]]:
-    """Name, place and length of each chunk; a LIST goes by its type, its place is after it."""
+def _chunks(data: bytes, position: int, end: int) -> list[tuple[bytes, tuple[int, int]]]:
+    """Return name, position and length of the content of each RIFF chunk; a LIST has the name of its type."""
     found = []
-    while at + 8 <= end:
-        name, size = data[at : at + 4], struct.unpack_from("<I", data, at + 4)[0]
+    while position + 8 <= end:
+        name, size = data[position : position + 4], struct.unpack_from("<I", data, position + 4)[0]
         if name == b"LIST":
-            found.append((data[at + 8 : at + 12], (at + 12, size - 4)))
+            found.append((data[position + 8 : position + 12], (position + 12, size - 4)))
         else:
-            found.append((name, (at + 8, size)))
-        at += 8 + size + size % 2
+            found.append((name, (position + 8, size)))
+        position += 8 + size + size % 2
     return found
 
 
-Header = tuple[bytes, int, int, int, int, int, int, int, int, int]
+def _members(data: bytes, begin: int, size: int) -> dict[bytes, bytes]:
+    """Return the content of each chunk of a list by name."""
+    return {name: data[at : at + length] for name, (at, length) in _chunks(data, begin, begin + size)}
 
 
-def _own_headers(tables: dict[bytes, bytes], pcm: np.ndarray) -> tuple[list[Header], bytes]:
-    """Sample headers (without the last, which ends the table), one more for each zone that changes its sample's.
+def _join(members: dict[bytes, bytes]) -> bytes:
+    """Return chunks one after another."""
+    return b"".join(n + struct.pack("<I", len(part)) + part + bytes(len(part) % 2) for n, part in members.items())
 
-    Zones that sound alone are tuned; those that sound together may be apart on purpose, as an accordion's reeds are.
 
-    Also returns the generators, which then point to them and change nothing themselves.
+def _list(name: bytes, body: bytes) -> bytes:
+    """Return a LIST chunk."""
+    return b"LIST" + struct.pack("<I", len(body) + 4) + name + body + bytes(len(body) % 2)
+
+
+def _split_samples(tables: dict[bytes, bytes], pcm: np.ndarray) -> tuple[list[Sample], bytes]:
+    """Give each zone that changes its sample a header of its own, and tune zones that sound alone.
+
+    Zones that sound together may be out of tune on purpose, as the reeds of an accordion are.
+
+    Returns:
+        The headers, without the last one, which ends the table; and the generators, which point to these headers and
+        move nothing themselves.
     """
-    headers: list[Header] = list(_HEADER.iter_unpack(tables[b"shdr"]))[:-1]
-    generators: list[list[int]] = [list(pair) for pair in _GENERATOR.iter_unpack(tables[b"igen"])]
-    first = [struct.unpack_from("<H", tables[b"inst"], at + 20)[0] for at in range(0, len(tables[b"inst"]), 22)]
-    bags = [bag[0] for bag in _BAG.iter_unpack(tables[b"ibag"])]
-    known = {header: number for number, header in enumerate(headers)}
-    if sorted(first) != first or sorted(bags) != bags:
-        raise IndexError("zones go backwards")
-    for zone_from, zone_to in itertools.pairwise(first):
-        if zone_to - zone_from > MAX_ZONES:
-            raise IndexError("too many zones")
-        common: dict[int, int] = {}  # what the instrument's global zone says for all
-        merged: list[tuple[int, dict[int, int]]] = []
-        for zone in range(zone_from, zone_to):
-            mine = {kind: amount for kind, amount in generators[bags[zone] : bags[zone + 1]]}  # noqa: C416 (lists)
-            if SAMPLE_ID not in mine:
-                common = mine if zone == zone_from else common
-                continue
-            merged.append((zone, common | mine))
-        for zone, whole in merged:
-            header = _changed(headers[whole[SAMPLE_ID]], whole)
-            if not any(_overlap(whole, other) for _, other in merged if other is not whole):
-                header = _tuned(header, whole, pcm)
-            if header not in known:
-                known[header] = len(headers)
-                headers.append(header)
-            for pair in generators[bags[zone] : bags[zone + 1]]:
-                if pair[0] == SAMPLE_ID:
-                    pair[1] = known[header]
+    samples = [Sample(*fields) for fields in _HEADER.iter_unpack(tables[b"shdr"])][:-1]
+    generators = [list(pair) for pair in _PAIR.iter_unpack(tables[b"igen"])]
+    index = {sample: number for number, sample in enumerate(samples)}
+    for zones in _zones(tables, generators):
+        for zone in zones:
+            sample = _moved(samples[zone.amounts[SAMPLE_ID]], zone)
+            if not any(zone.overlaps(other) for other in zones if other is not zone):
+                sample = _tuned(sample, zone, pcm)
+            if sample not in index:
+                index[sample] = len(samples)
+                samples.append(sample)
+            for k in zone.generators:
+                if generators[k][0] == SAMPLE_ID:
+                    generators[k][1] = index[sample]
     for pair in generators:
         if pair[0] in OFFSETS:
             pair[1] = 0
-    return headers, b"".join(_GENERATOR.pack(*pair) for pair in generators)
+    return samples, b"".join(_PAIR.pack(*pair) for pair in generators)
 
 
-def _changed(header: Header, generators: dict[int, int]) -> Header:
-    """A sample header with what a zone's generators say about root key, ends and loop."""
-    fields: list[Any] = list(header)
-    if generators.get(OVERRIDING_ROOT_KEY, 128) <= 127:
-        fields[6] = generators[OVERRIDING_ROOT_KEY]
+def _zones(tables: dict[bytes, bytes], generators: list[list[int]]) -> Iterator[list[Zone]]:
+    """Yield the zones with a sample of each instrument; amounts of its global zone hold where a zone has none."""
+    first = [struct.unpack_from("<H", tables[b"inst"], at + 20)[0] for at in range(0, len(tables[b"inst"]), 22)]
+    bags = [bag for bag, _ in _PAIR.iter_unpack(tables[b"ibag"])]
+    if sorted(first) != first or sorted(bags) != bags:
+        raise IndexError("zones go backwards")
+    for begin, end in itertools.pairwise(first):
+        if end - begin > MAX_ZONES:
+            raise IndexError("too many zones")
+        common: dict[int, int] = {}
+        zones = []
+        for k in range(begin, end):
+            members = range(bags[k], min(bags[k + 1], len(generators)))
+            amounts = {generators[n][0]: generators[n][1] for n in members}
+            if SAMPLE_ID in amounts:
+                zones.append(Zone(members, common | amounts))
+            elif k == begin:
+                common = amounts
+        yield zones
+
+
+def _moved(sample: Sample, zone: Zone) -> Sample:
+    """Return a sample header with the root key, ends and loop of a zone."""
+    if zone.amounts.get(ROOT_KEY, 128) <= 127:
+        sample = sample._replace(root_key=zone.amounts[ROOT_KEY])
     for kind, (field, unit) in OFFSETS.items():
-        amount = generators.get(kind, 0)
-        fields[field] = max(fields[field] + unit * (amount - (amount >> 15 << 16)), 0)
-    return tuple(fields)
+        sample = sample._replace(**{field: max(getattr(sample, field) + unit * zone.signed(kind), 0)})
+    return sample
 
 
-def _overlap(a: dict[int, int], b: dict[int, int]) -> bool:
-    """Whether a key can sound both zones."""
-    ranges = ((zone.get(kind, 127 << 8) for zone in (a, b)) for kind in (KEY_RANGE, VELOCITY_RANGE))
-    return all(max(x & 255, y & 255) <= min(x >> 8, y >> 8) for x, y in ranges)
-
-
-def _tuned(header: Header, generators: dict[int, int], pcm: np.ndarray) -> Header:
-    """A sample header whose pitch correction makes the loop sound at its root key, where its pitch is beyond doubt."""
-    start, end, loop, loop_end, rate, root, correction = header[1:8]
-    if not (start <= loop < loop_end <= end <= len(pcm)) or header[-1] & (COMPRESSED | ROM) or not rate:
-        return header
-    if loop_end - loop > MAX_LOOP:
-        return header
-    fine = sum(unit * ((n := generators.get(kind, 0)) - (n >> 15 << 16)) for kind, unit in TUNES)
-    wanted = 440 * 2 ** ((root - 69 - (correction + fine) / 100) / 12) * (loop_end - loop) / rate  # periods in the loop
-    energy = np.abs(np.fft.rfft(pcm[loop:loop_end].astype(np.float32)))[1:] ** 2
-    nearest = range(max(round(wanted * 2 ** (-MAX_WRONG / 1200)), 1), round(wanted * 2 ** (MAX_WRONG / 1200)) + 1)
+def _tuned(sample: Sample, zone: Zone, pcm: np.ndarray) -> Sample:
+    """Correct the pitch of a sample whose loop has a clear pitch near its root key."""
+    length = sample.loop_end - sample.loop
+    if not sample.has_loop(len(pcm)) or sample.kind & NOT_PCM or not sample.rate_hz or length > MAX_LOOP:
+        return sample
+    tuning = sample.correction + 100 * zone.signed(COARSE_TUNE) + zone.signed(FINE_TUNE)  # cents
+    wanted = 440 * 2 ** ((sample.root_key - 69 - tuning / 100) / 12) * length / sample.rate_hz  # periods in the loop
+    energy = np.abs(np.fft.rfft(pcm[sample.loop : sample.loop_end].astype(np.float32)))[1:] ** 2
+    limit = 2 ** (MAX_ERROR_CENTS / 1200)
+    nearest = range(max(round(wanted / limit), 1), round(wanted * limit) + 1)
     periods = max(nearest, key=lambda n: energy[n - 1 :: n].sum() - energy.sum() / n, default=0)
     if not periods or energy[periods - 1 :: periods].sum() < MIN_PERIODIC * energy.sum():
-        return header
+        return sample
     cents = 1200 * math.log2(periods / wanted)
-    if abs(cents) > MAX_WRONG or not -99 <= correction - cents <= 99:
-        return header
-    return (*header[:7], round(correction - cents), *header[8:])
+    if abs(cents) > MAX_ERROR_CENTS or not -99 <= sample.correction - cents <= 99:
+        return sample
+    return sample._replace(correction=round(sample.correction - cents))
 
 
-def _long_loops(headers: list[Header], samples: bytes) -> tuple[list[Header], bytes]:
-    """Sample data with every loop repeated until it lasts `MIN_LOOP_S`, and headers that point into them."""
-    if any(header[-1] & (COMPRESSED | ROM) for header in headers):
-        return headers, samples
-    pcm = np.frombuffer(samples[: len(samples) // 2 * 2], "<i2")
-    moved: list[Header] = []
-    places: dict[tuple[int, ...], tuple[int, int]] = {}  # of each sample and loop: where it is now, how much longer
+def _repeat_loops(samples: list[Sample], data: bytes) -> tuple[list[Sample], bytes]:
+    """Repeat every loop until it lasts `MIN_LOOP_S`; return headers and data."""
+    if any(sample.kind & NOT_PCM for sample in samples):
+        return samples, data
+    pcm = np.frombuffer(data[: len(data) // 2 * 2], "<i2")
+    moved: list[Sample] = []
+    positions: dict[tuple[int, int, int, int], tuple[int, int]] = {}  # new start and added samples by old positions
     parts: list[np.ndarray] = []
     length = copied = 0
-    for header in headers:
-        name, start, end, loop, loop_end, rate = header[:6]
-        if header[1:5] not in places:
-            again = np.zeros(0, "<i2")
-            if start <= loop < loop_end <= end <= len(pcm):
-                least = MIN_LOOP_S * min(rate, 192_000)
-                again = np.tile(pcm[loop:loop_end], max(math.ceil(least / (loop_end - loop)) - 1, 0))
+    for sample in samples:
+        old = (sample.start, sample.end, sample.loop, sample.loop_end)
+        if old not in positions:
+            start, end, loop, loop_end = old
+            repeats = 0
+            if sample.has_loop(len(pcm)):
+                least = MIN_LOOP_S * min(sample.rate_hz, 192_000)
+                repeats = max(math.ceil(least / (loop_end - loop)) - 1, 0)
+            added = np.tile(pcm[loop:loop_end], repeats)
             middle = min(max(loop_end, start), end)
-            parts.append(np.concatenate([pcm[start:middle], again, pcm[middle:end], np.zeros(APART, "<i2")]))
-            places[header[1:5]] = length, len(again)
+            parts.append(np.concatenate([pcm[start:middle], added, pcm[middle:end], np.zeros(PADDING, "<i2")]))
+            positions[old] = length, len(added)
             length += len(parts[-1])
             copied += max(end - start, 0)
-            if copied > MAX_GROWN * len(pcm) or length > MAX_BYTES:
-                raise IndexError("samples lie over each other")
-        place, more = places[header[1:5]]
-        shift = place - start
-        moved.append((name, place, end + shift + more, loop + shift, loop_end + shift + more, rate, *header[6:]))
+            if copied > MAX_GROWTH * len(pcm) or length > MAX_BYTES:
+                raise IndexError("samples overlap")
+        start, added_samples = positions[old]
+        shift = start - sample.start
+        end, loop, loop_end = sample.end + shift, sample.loop + shift, sample.loop_end + shift
+        moved.append(
+            sample._replace(start=start, end=end + added_samples, loop=loop, loop_end=loop_end + added_samples)
+        )
     return moved, np.concatenate(parts).tobytes()
 
 
-def _amplitudes(table: bytes) -> bytes:
-    """A generator table with its attenuations, in centibels, as the thousandths of amplitude that symusic takes off."""
+def _convert_attenuations(table: bytes) -> bytes:
+    """Return a generator table with attenuations in thousandths of the amplitude, as symusic reads them."""
     pairs = []
-    for kind, amount in _GENERATOR.iter_unpack(table):
+    for kind, amount in _PAIR.iter_unpack(table):
         if kind == ATTENUATION:
-            centibels = min(amount, 1440) if amount < 1 << 15 else 0  # negative ones would amplify; players clip them
-            amount = round(1000 * (1 - 10 ** (-ATTENUATION_SHARE * centibels / 200)))
-        pairs.append(_GENERATOR.pack(kind, amount))
+            centibels = min(amount, 1440) if amount < 1 << 15 else 0  # players clip negative ones, which would amplify
+            amount = round(1000 * (1 - 10 ** (-ATTENUATION_FACTOR * centibels / 200)))
+        pairs.append(_PAIR.pack(kind, amount))
     return b"".join(pairs)

@@ -1,11 +1,11 @@
-"""Timed notes to sound and to MIDI.
+"""Render timed notes to audio, and write them as MIDI files.
 
-`render` plays a performance with a SoundFont through symusic, or with a small built-in additive synthesiser when there
-is none, so that a score is always heard. `write_midi` writes it as a MIDI file.
+`render` plays a performance with a SoundFont through symusic, or with a small built-in additive synthesizer if there is
+no SoundFont.
 
-symusic 0.5.9 stops at the last note's end, ignores velocity, bends, volume and pedal, does not limit peaks, and plays
-fonts with overridden root keys out of tune. The notes contain the pedal, `soundfont` repairs the font, and
-the rest is done here.
+symusic 0.5.9 stops at the end of the last note, ignores velocity, bends, volume and pedal, does not limit peaks, and
+plays fonts with overridden root keys out of tune. The notes already contain the pedal, `continuo.score.soundfont`
+corrects the font, and this module does the rest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from continuo.score.notes import Note, Performance
 from continuo.score.soundfont import in_tune, is_soundfont
 from continuo.system import cache
 from continuo.system.files import atomic_write
+
+if TYPE_CHECKING:
+    import symusic
 
 SOUNDFONT_VARIABLE = "CONTINUO_SOUNDFONT"
 SYSTEM_FOLDERS = (
@@ -38,106 +41,103 @@ SYSTEM_FOLDERS = (
     "~/Library/Audio/Sounds/Banks",
     "~/.local/share/soundfonts",
 )
-"""Where Linux and macOS keep SoundFonts."""
-VERSION = 3
-"""Part of every cache key: raise it whenever the same notes would sound differently."""
-RATES_HZ = range(4_000, 192_001)
-RELEASE_S = 1.0
-"""How long the last notes may ring after the performance's end."""
-FADE_S = 0.1
-SILENCE = 10 ** (-70 / 20)
-"""What is quieter than -70 dB at the end is cut off."""
-PEAK = 0.89
-"""Highest sample of a rendering (-1 dB)."""
-GAIN = 2.0
-"""A single mf note of a piano then peaks at about -16 dB, a full chord of four at about -6 dB."""
-MAX_LAYERS = 12
-LAYER_DB = 1.5
-PAUSE_S = 0.5
-MAX_RUN_S = 600.0
-"""How much of a piece is rendered at once, so that memory does not grow with it."""
-MAX_NOTE_S = 600.0
-"""How long a note sounds at most: what is longer was never let go."""
+"""Folders of SoundFonts on Linux and macOS."""
+VERSION = 3  # part of every cache key; raise it whenever the same notes would sound differently
+RATES_HZ = range(4_000, 192_001)  # sample rates that can be rendered
+RELEASE_S = 1.0  # seconds that the last notes may sound after the end of a performance
+FADE_S = 0.1  # seconds of the fade at the end
+SILENCE = 10 ** (-70 / 20)  # amplitude (-70 dB) below which the end is cut off
+PEAK = 0.89  # highest amplitude of a rendering (-1 dB)
+GAIN = 2.0  # of the SoundFont; a single mf note of a piano then peaks at about -16 dB, a chord of four at -6 dB
+MAX_LAYERS = 12  # velocities up to which each is rendered exactly
+LAYER_DB = 1.5  # decibels between velocities that are rendered separately, if there are more
+PAUSE_S = 0.5  # seconds of silence that are not rendered
+MAX_RUN_S = 600.0  # seconds between the first and the last onset of a run, which bounds the memory
+MAX_NOTE_S = 600.0  # seconds that a note sounds; longer ones were never released
 SILENT_PROGRAM = 0
+TICKS_PER_QUARTER = 960
+TICKS_PER_SECOND = 2 * TICKS_PER_QUARTER  # at 120 quarter notes per minute; a tick is half a millisecond
 
 
 def check_rate(sample_rate_hz: int) -> None:
-    """Raises ValueError for a sample rate that cannot be rendered."""
+    """Raise ValueError if a sample rate cannot be rendered."""
     if sample_rate_hz not in RATES_HZ:
         raise ValueError(f"a sample rate must be {RATES_HZ.start} to {RATES_HZ.stop - 1} Hz, not {sample_rate_hz}")
 
 
 def find_soundfont(explicit: Path | None = None) -> Path | None:
-    """The SoundFont to play with: the one given, CONTINUO_SOUNDFONT, the system's, pretty_midi's, or None.
+    """Return the given SoundFont, that of CONTINUO_SOUNDFONT, of the system or of pretty_midi; None without any.
 
     Raises:
-        ValueError: the one given (or named by the variable) is missing or no SoundFont.
+        ValueError: the given one, or that of the variable, is missing or no SoundFont.
     """
-    named = explicit or (Path(value) if (value := os.environ.get(SOUNDFONT_VARIABLE)) else None)
+    variable = os.environ.get(SOUNDFONT_VARIABLE)
+    named = explicit or (Path(variable) if variable else None)
     if named is not None:
         if not is_soundfont(named):
             reason = "is not a SoundFont (.sf2 or .sf3)" if named.is_file() else "does not exist"
             raise ValueError(f"the SoundFont {named} {reason}; leave it out to use the installed one")
         return named
-    for folder in SYSTEM_FOLDERS:
-        for path in sorted(Path(folder).expanduser().glob("*.sf[23]")):
-            if is_soundfont(path):
-                return path
+    fonts = [path for folder in SYSTEM_FOLDERS for path in sorted(Path(folder).expanduser().glob("*.sf[23]"))]
     package = importlib.util.find_spec("pretty_midi")
-    for place in (package.submodule_search_locations or []) if package else []:
-        if is_soundfont(font := Path(place) / "TimGM6mb.sf2"):
-            return font
-    return None
+    folders = (package.submodule_search_locations or []) if package else []
+    fonts += [Path(folder) / "TimGM6mb.sf2" for folder in folders]
+    return next(filter(is_soundfont, fonts), None)
 
 
 def render(
     performance: Performance, sample_rate_hz: int, *, soundfont: Path | None = None, stereo: bool = False
 ) -> np.ndarray:
-    """A performance as sound, the same bytes every time.
+    """Render a performance to audio; the same notes give the same bytes.
 
     Args:
-        performance: what to play.
+        performance: the notes.
         sample_rate_hz: 4000 to 192000.
         soundfont: a SoundFont; None looks for one as `find_soundfont` does.
-        stereo: two channels instead of their mean.
+        stereo: return two channels instead of their mean.
 
     Shape:
         returns float32 (N,) or, stereo, (2, N) in [-0.89, 0.89]; N covers performance.seconds and at most
         `RELEASE_S` of release, without long silence after it.
 
     Raises:
-        ValueError: a sample rate out of range, or a SoundFont that is none.
+        ValueError: a sample rate out of range, or a file that is no SoundFont.
     """
     check_rate(sample_rate_hz)
     font = find_soundfont(soundfont)
-    length = int(np.ceil((performance.seconds + RELEASE_S) * sample_rate_hz))
-    least = round(performance.seconds * sample_rate_hz)
-    sound = np.zeros((2 if stereo else 1, length), dtype=np.float32)  # (C, N)
-    tail = sound[:, least:] if stereo else np.zeros((2, length - least), dtype=np.float32)  # the release on both sides
-    if font:
-        for (velocity, cents), notes in sorted(_layers(performance.notes).items()):
-            for run in _runs(notes):
-                start = int(run[0].onset_s * sample_rate_hz)
-                layer = _play(font, run, cents, start, sample_rate_hz)[:, : length - start]
-                layer = layer * np.float32(GAIN * (velocity / 127) ** 2)
-                end = start + layer.shape[1]
-                sound[:, start:end] += layer if stereo else layer.mean(axis=0)
-                if not stereo and end > least:
-                    tail[:, max(start - least, 0) : end - least] += layer[:, max(least - start, 0) :]
+    samples = int(np.ceil((performance.seconds + RELEASE_S) * sample_rate_hz))
+    end = round(performance.seconds * sample_rate_hz)
+    sound = np.zeros((2 if stereo else 1, samples), dtype=np.float32)  # (C, N)
+    if font is None:
+        sound += _add_up(performance.notes, sample_rate_hz, samples)
+        release = sound[:, end:]
     else:
-        sound += _add_up(performance.notes, sample_rate_hz, length)
-        tail = sound[:, least:]
-    sound = _trim(sound, tail, sample_rate_hz)
-    return limit(sound if stereo else sound[0], sample_rate_hz)
+        # The release is kept in stereo: only where both channels are silent is it cut off.
+        release = sound[:, end:] if stereo else np.zeros((2, samples - end), dtype=np.float32)
+        for start, layer in _play_layers(performance.notes, font, sample_rate_hz):
+            layer = layer[:, : samples - start]
+            stop = start + layer.shape[1]
+            sound[:, start:stop] += layer if stereo else layer.mean(axis=0)
+            if not stereo and stop > end:
+                release[:, max(start - end, 0) : stop - end] += layer[:, max(end - start, 0) :]
+    sound = _trim(sound, release, sample_rate_hz)
+    return _limit(sound if stereo else sound[0])
 
 
-def _layers(notes: Iterable[Note]) -> dict[tuple[int, int], list[Note]]:
-    """Notes by velocity and by their distance from the nearest key in cents (-50 to 49).
+def _play_layers(notes: Iterable[Note], font: Path, sample_rate_hz: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the first sample and the stereo sound (2, N) of each run of notes of one velocity and tuning."""
+    for (velocity, cents), layer in sorted(_layers(list(notes)).items()):
+        for run in _runs(layer):
+            start = int(run[0].onset_s * sample_rate_hz)
+            yield start, _play(font, run, cents, start, sample_rate_hz) * np.float32(GAIN * (velocity / 127) ** 2)
 
-    symusic ignores velocity, so each loudness is played for itself. Where there are more than `MAX_LAYERS` of them,
-    those within `LAYER_DB` are taken together at its middle.
+
+def _layers(notes: list[Note]) -> dict[tuple[int, int], list[Note]]:
+    """Group notes by velocity and by distance from the nearest key in cents (-50 to 49).
+
+    symusic ignores velocity, so each loudness is rendered separately. Of more than `MAX_LAYERS` velocities, those
+    within `LAYER_DB` are rendered together.
     """
-    notes = list(notes)
     exact = len({note.velocity for note in notes}) <= MAX_LAYERS
     layers: dict[tuple[int, int], list[Note]] = defaultdict(list)
     for note in notes:
@@ -145,20 +145,16 @@ def _layers(notes: Iterable[Note]) -> dict[tuple[int, int], list[Note]]:
         if not exact:
             steps = round(40 * math.log10(127 / velocity) / LAYER_DB)
             velocity = max(round(127 * 10 ** (-steps * LAYER_DB / 40)), 1)
-        layers[velocity, round((note.pitch - _key(note.pitch)) * 100)].append(note)
+        layers[velocity, _cents(note.pitch)].append(note)
     return layers
 
 
 def _runs(notes: list[Note]) -> Iterator[list[Note]]:
-    """Notes in order, parted where nothing sounds for `PAUSE_S` (no silence is rendered), and after `MAX_RUN_S`.
-
-    Notes sound on to the end of theirs, at most `MAX_NOTE_S`, whatever run they are in.
-    """
+    """Split notes where nothing sounds for `PAUSE_S`, so that no silence is rendered, and after `MAX_RUN_S`."""
     run: list[Note] = []
     end_s = 0.0
     for note in sorted(notes, key=lambda n: (n.onset_s, n.pitch, n.program, n.duration_s)):
-        if note.duration_s > MAX_NOTE_S:
-            note = replace(note, duration_s=MAX_NOTE_S)
+        note = replace(note, duration_s=min(note.duration_s, MAX_NOTE_S))
         if run and note.onset_s > min(end_s + RELEASE_S + PAUSE_S, run[0].onset_s + MAX_RUN_S):
             yield run
             run, end_s = [], 0.0
@@ -169,7 +165,7 @@ def _runs(notes: list[Note]) -> Iterator[list[Note]]:
 
 
 def _key(pitch: float) -> int:
-    """The nearest key; halves go up.
+    """Return the nearest key of a MIDI pitch; halves go up.
 
     >>> _key(60.5), _key(60.4)
     (61, 60)
@@ -177,9 +173,14 @@ def _key(pitch: float) -> int:
     return min(int(np.floor(pitch + 0.5)), 127)
 
 
+def _cents(pitch: float) -> int:
+    """Return the distance of a MIDI pitch from its nearest key, in cents."""
+    return round((pitch - _key(pitch)) * 100)
+
+
 @functools.lru_cache(maxsize=4)
-def _synthesiser(font: Path, rate_hz: int, _changed_ns: int) -> Any:
-    """symusic's synthesiser, loaded once for each font and rate."""
+def _synthesizer(font: Path, rate_hz: int, _changed_ns: int) -> symusic.Synthesizer:
+    """Load symusic's synthesizer, once for each font, rate and time of the font's last change."""
     import symusic
 
     tuned = in_tune(font, cache.folder() / "soundfonts")
@@ -187,46 +188,40 @@ def _synthesiser(font: Path, rate_hz: int, _changed_ns: int) -> Any:
 
 
 def _play(font: Path, notes: list[Note], cents: int, start: int, sample_rate_hz: int) -> np.ndarray:
-    """Notes of one tuning through a SoundFont, with their release, at full velocity, from sample `start` on.
+    """Render notes of one tuning with a SoundFont, with their release, at full velocity, from sample `start` on.
+
+    Notes between the keys are rendered on their keys, slower and at a lower rate: read at the right rate they sound at
+    their time, and higher by `cents`.
 
     Shape: (2, N).
-
-    Notes between the keys are played on their keys at a lower rate and as much faster: read at the right rate they
-    sound at their time and higher by the difference.
     """
     import symusic
 
     rate_hz = round(sample_rate_hz / 2 ** (cents / 1200))
     stretch = sample_rate_hz / rate_hz
     start_s = start / sample_rate_hz
-    score = _to_score((replace(note, onset_s=note.onset_s - start_s) for note in notes), stretch)
-    # A note of velocity 0 and no sound keeps symusic playing through the release.
+    score = _to_symusic((replace(note, onset_s=note.onset_s - start_s) for note in notes), stretch)
+    # A last note of velocity 0, which is silent, keeps symusic rendering through the release.
     end_s = max(note.onset_s + note.duration_s for note in notes) + RELEASE_S - start_s
     score.tracks.append(symusic.Track("", SILENT_PROGRAM, False))
     score.tracks[-1].notes.append(symusic.Note(_ticks(end_s * stretch), 1, 0, 0))
-    synthesiser = _synthesiser(font, rate_hz, font.stat().st_mtime_ns)
-    sound: np.ndarray = synthesiser.render(score, True)[:, : round(end_s * sample_rate_hz)]
+    synthesizer = _synthesizer(font, rate_hz, font.stat().st_mtime_ns)
+    sound: np.ndarray = synthesizer.render(score, True)[:, : round(end_s * sample_rate_hz)]
     return sound
-
-
-TICKS_PER_QUARTER = 960
-TICKS_PER_SECOND = 2 * TICKS_PER_QUARTER
-"""At 120 quarter notes per minute: half a millisecond."""
 
 
 def _ticks(seconds: float) -> int:
     return round(seconds * TICKS_PER_SECOND)
 
 
-def _to_score(notes: Iterable[Note], stretch: float = 1.0) -> Any:
-    """A symusic score with one track for each program, tuning and percussion."""
+def _to_symusic(notes: Iterable[Note], stretch: float = 1.0) -> symusic.Score:
+    """Return a symusic score, slower by `stretch`, with a track for each program, tuning and percussion."""
     import symusic
 
     tracks: dict[tuple[bool, int, int], list[Note]] = defaultdict(list)
     for note in notes:
-        cents = 0 if note.is_drum else round((note.pitch - _key(note.pitch)) * 100)
-        tracks[note.is_drum, note.program, cents].append(note)
-    score: Any = symusic.Score(TICKS_PER_QUARTER)
+        tracks[note.is_drum, note.program, 0 if note.is_drum else _cents(note.pitch)].append(note)
+    score = symusic.Score(TICKS_PER_QUARTER)
     score.tempos.append(symusic.Tempo(0, 120.0))
     for (is_drum, program, cents), members in sorted(tracks.items()):
         score.tracks.append(symusic.Track("", program, is_drum))
@@ -241,7 +236,7 @@ def _to_score(notes: Iterable[Note], stretch: float = 1.0) -> Any:
 
 
 def write_midi(performance: Performance, path: Path) -> None:
-    """A performance as a MIDI file (type 1, half a millisecond per tick), whole or not at all.
+    """Write a performance as a MIDI file (type 1, half a millisecond per tick), atomically.
 
     Quarter tones get a track of their own with a pitch bend (range of two semitones).
 
@@ -250,32 +245,33 @@ def write_midi(performance: Performance, path: Path) -> None:
     """
     try:
         with atomic_write(path) as temporary:
-            _to_score(performance.notes).dump_midi(temporary)
+            _to_symusic(performance.notes).dump_midi(temporary)
     except OSError as error:
         raise ValueError(f"{path} cannot be written ({error.strerror or error})") from None
 
 
-def _trim(sound: np.ndarray, tail: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    """Cut silence after the release, never before the performance's end, and fade, in place.
+def _trim(sound: np.ndarray, release: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+    """Cut off the silence after the release, and fade, in place.
 
-    Shape: (C, N) and what is after the end (C', R), to (C, M).
+    Args:
+        sound: (C, N).
+        release: (C', R), the last R samples of the sound, in one or two channels.
+
+    Shape: returns (C, M), where M is at least N - R.
     """
-    least = sound.shape[1] - tail.shape[1]
-    loud = np.flatnonzero(np.abs(tail).max(axis=0, initial=0.0) > SILENCE)
+    end = sound.shape[1] - release.shape[1]
+    loud = np.flatnonzero(np.abs(release).max(axis=0, initial=0.0) > SILENCE)
     fade = round(FADE_S * sample_rate_hz)
-    length = least + (int(loud[-1]) + 1 if len(loud) else 0)
-    length = min(length + fade, sound.shape[1])
-    sound = sound[:, :length]
-    faded = min(fade, length - least)
-    if faded > 0:
-        sound[:, length - faded :] *= np.linspace(1.0, 0.0, faded, dtype=np.float32)
-    return sound
+    length = min(end + (int(loud[-1]) + 1 if len(loud) else 0) + fade, sound.shape[1])
+    fade = min(fade, length - end)
+    sound[:, length - fade : length] *= np.linspace(1.0, 0.0, fade, dtype=np.float32)
+    return sound[:, :length]
 
 
-def limit(sound: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    """Bring peaks under `PEAK`, in place: the whole is turned down when it is too loud. Shape: (N,) or (2, N).
+def _limit(sound: np.ndarray) -> np.ndarray:
+    """Turn a sound down, in place, if its peak is above `PEAK`. Shape: (N,) or (2, N).
 
-    One gain for the piece cannot pump, and keeps the distances between soft and loud.
+    One gain for the whole cannot pump, and keeps the ratio of soft and loud.
     """
     peak = float(max(sound.max(initial=0.0), -sound.min(initial=0.0)))
     if peak > PEAK:
@@ -283,19 +279,19 @@ def limit(sound: np.ndarray, sample_rate_hz: int) -> np.ndarray:
     return np.ascontiguousarray(sound, dtype=np.float32)
 
 
-def _add_up(notes: Iterable[Note], sample_rate_hz: int, length: int) -> np.ndarray:
-    """Notes as decaying partials, for machines without a SoundFont. Shape: (N,)."""
-    sound = np.zeros(length, dtype=np.float32)
+def _add_up(notes: Iterable[Note], sample_rate_hz: int, samples: int) -> np.ndarray:
+    """Render notes without a SoundFont. Shape: (samples,)."""
+    sound = np.zeros(samples, dtype=np.float32)
     for note in notes:
         tone = _noise(note, sample_rate_hz) if note.is_drum else _tone(note, sample_rate_hz)
         start = round(note.onset_s * sample_rate_hz)
-        tone = tone[: max(length - start, 0)]
+        tone = tone[: max(samples - start, 0)]
         sound[start : start + len(tone)] += tone
     return sound
 
 
 def _tone(note: Note, sample_rate_hz: int) -> np.ndarray:
-    """A struck string: eight partials, the higher the softer and shorter; a release of 80 ms after the key goes up."""
+    """Render a note as a struck string: eight partials, the higher the softer and shorter, and 80 ms of release."""
     release_s = 0.08
     duration_s = min(note.duration_s, MAX_NOTE_S)
     t = np.arange(round((duration_s + release_s) * sample_rate_hz)) / sample_rate_hz
@@ -311,7 +307,7 @@ def _tone(note: Note, sample_rate_hz: int) -> np.ndarray:
 
 
 def _noise(note: Note, sample_rate_hz: int) -> np.ndarray:
-    """A drum: low keys are a falling tone, high ones a burst of noise, always the same one."""
+    """Render a drum: a falling tone for low keys, a burst of noise, always the same, for high keys."""
     t = np.arange(round(0.25 * sample_rate_hz)) / sample_rate_hz
     if note.pitch < 37 or (40 < note.pitch < 51 and note.pitch % 2):
         body = np.sin(2 * np.pi * (50 * t + 6 * (1 - np.exp(-t / 0.03)))) * np.exp(-t / 0.09)
