@@ -117,7 +117,6 @@ def read_hairpins(written: WrittenScore, staff: Staff, levels: dict[float, float
     Args:
         levels: velocity by position of its dynamics; a crescendo in words ends at the next one.
     """
-    from music21.dynamics import DynamicWedge
     from music21.expressions import TextExpression
 
     found: list[Hairpin] = []
@@ -129,7 +128,6 @@ def read_hairpins(written: WrittenScore, staff: Staff, levels: dict[float, float
                 found.append(Hairpin(begin_q, position_q, sign))
             if hint["wedge"] != "stop":
                 opened[hint["number"]] = (position_q, 1 if hint["wedge"] == "crescendo" else -1)
-        found += _spanning_hairpins(written, member, DynamicWedge)
     for member in written.family(staff):
         for position_q, mark in written.marked(member, TextExpression):
             sign = loudness_direction(mark.content or "")
@@ -143,18 +141,3 @@ def read_hairpins(written: WrittenScore, staff: Staff, levels: dict[float, float
         if not apart or hairpin.begin_q >= apart[-1].end_q - ROUND_Q:
             apart.append(hairpin)
     return [hairpin for hairpin in apart if hairpin.end_q > hairpin.begin_q]
-
-
-def _spanning_hairpins(written: WrittenScore, staff: Staff, kind: type) -> list[Hairpin]:
-    """Return the hairpins that music21 holds as spanners over notes."""
-    spanners = list(staff.stream[kind])
-    if not spanners:
-        return []
-    spans = {id(note.element): (q, q + note.length_q) for q, note in written.notes(staff)}
-    found = []
-    for spanner in spanners:
-        ends = [spans[id(element)] for element in spanner.getSpannedElements() if id(element) in spans]
-        if ends:
-            sign = -1 if "Diminuendo" in spanner.classes else 1
-            found.append(Hairpin(min(begin_q for begin_q, _ in ends), max(end_q for _, end_q in ends), sign))
-    return found

@@ -61,7 +61,7 @@ class Spanners:
         self.tremolo: dict[int, tuple[NotRest, NotRest, int]] = {}  # first note, second note, marks
         self.glissando: dict[int, NotRest] = {}  # goal
         self.arpeggio: dict[int, str] = {}  # direction
-        self._elements = [note.element for bar in staff.bars for note in bar]
+        self._elements = [note.element for bar in staff.bars for note in bar.notes]
         self._order = {id(element): k for k, element in enumerate(self._elements)}
         for element in self._elements:
             for span in element.getSpannerSites():
@@ -97,12 +97,12 @@ class Gesture:
     after: list[WrittenNote] = field(default_factory=list)
 
 
-def group_gestures(bar: list[WrittenNote]) -> list[Gesture]:
+def group_gestures(notes: list[WrittenNote]) -> list[Gesture]:
     """Group the notes of a bar with their grace notes; those without a note after them belong to the note before."""
     found: list[Gesture] = []
     waiting: dict[str, list[WrittenNote]] = {}  # grace notes by voice
     latest: dict[str, Gesture] = {}
-    for note in bar:
+    for note in notes:
         if note.element.duration.isGrace:
             waiting.setdefault(note.voice, []).append(note)
             continue
@@ -162,7 +162,7 @@ class StaffPlayer:
         Args:
             times: index of each bar in playing order, and the seconds at which it begins.
         """
-        bars = [group_gestures(bar) for bar in self.staff.bars]
+        bars = [group_gestures(bar.notes) for bar in self.staff.bars]
         for i, begin_s in times:
             if i < len(bars):
                 start_q = self.written.starts_q[i]
@@ -269,7 +269,7 @@ class StaffPlayer:
 
     def _ornament_note_s(self, position_q: float) -> float:
         """Return the seconds of one note of an ornament at a position."""
-        return ornaments.ornament_note_s(self.tempo.quarter_s(position_q) / 8)
+        return ornaments.ornament_note_s(60 / self.tempo.qpm_at(position_q) / 8)
 
     def _ornamented(
         self, element: NotRest, member: NotRest, position_q: float, onset_s: float, end_s: float

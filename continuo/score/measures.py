@@ -8,7 +8,7 @@ No music21 object is copied, which makes this fast.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from continuo.score.musicxml import HINT, MAX_PASSES, read_hint
@@ -39,26 +39,33 @@ class WrittenNote:
 
 
 @dataclass
-class Staff:
-    """One music21 part.
+class Bar:
+    """One bar of one staff.
 
     Attributes:
-        stream: the music21 part.
-        group: name of the instrument; the two staves of a piano share it.
-        bars: notes, chords and rests of each bar, sorted.
-        marks: all other elements of each bar, with their position in the bar.
-        hints: hints of `continuo.score.musicxml` in each bar, with their position in the bar.
-        lengths: for each bar, whether it holds more than a bar-long rest, and its length in quarter notes.
-        meters_q: quarter notes of each bar when full, according to the time signature.
+        notes: notes, chords and rests, sorted.
+        marks: all other elements, with their position in the bar.
+        hints: hints of `continuo.score.musicxml`, with their position in the bar.
+        is_filled: True if the bar holds more than a bar-long rest.
+        length_q: quarter notes of the bar as it is written.
+        meter_q: quarter notes of a full bar in the meter in force.
     """
 
+    notes: list[WrittenNote]
+    marks: list[tuple[float, Music21Object]]
+    hints: list[tuple[float, dict[str, str]]]
+    is_filled: bool
+    length_q: float
+    meter_q: float
+
+
+@dataclass(frozen=True)
+class Staff:
+    """One music21 part: `stream`, the instrument that it shares with the other staves of its `group`, and its bars."""
+
     stream: Stream
-    group: str = ""
-    bars: list[list[WrittenNote]] = field(default_factory=list)
-    marks: list[list[tuple[float, Music21Object]]] = field(default_factory=list)
-    hints: list[list[tuple[float, dict[str, str]]]] = field(default_factory=list)
-    lengths: list[tuple[bool, float]] = field(default_factory=list)
-    meters_q: list[float] = field(default_factory=list)
+    group: str
+    bars: list[Bar]
 
 
 class WrittenScore:
@@ -74,12 +81,11 @@ class WrittenScore:
     def __init__(self, score: Score) -> None:
         """Lay out a score at sounding pitch; raise ValueError if its repeats never end."""
         self.warnings: dict[str, None] = {}
-        parts = list(score.parts) if hasattr(score, "parts") else []
-        self.staves = [_read_staff(part) for part in parts or [score]]
+        self.staves = [_read_staff(part) for part in score.parts]
         count = max((len(staff.bars) for staff in self.staves), default=0)
         self.starts_q = [0.0]
         for i in range(count):
-            self.starts_q.append(self.starts_q[-1] + _align([s for s in self.staves if i < len(s.bars)], i))
+            self.starts_q.append(self.starts_q[-1] + _align([s.bars[i] for s in self.staves if i < len(s.bars)]))
         self.order = playing_order(self._bar_marks(count))
 
     def warn(self, text: str) -> None:
@@ -92,23 +98,13 @@ class WrittenScore:
 
     def marked(self, staff: Staff, kind: type) -> Iterator[tuple[float, Music21Object]]:
         """Yield all marks of one music21 class in a staff, each with its position."""
-        for start_q, marks in zip(self.starts_q, staff.marks, strict=False):
-            for offset_q, element in marks:
-                if isinstance(element, kind):
-                    yield start_q + offset_q, element
+        for start_q, bar in zip(self.starts_q, staff.bars, strict=False):
+            yield from ((start_q + offset_q, mark) for offset_q, mark in bar.marks if isinstance(mark, kind))
 
     def hinted(self, staff: Staff, name: str) -> Iterator[tuple[float, dict[str, str]]]:
         """Yield all hints of one name in a staff, each with its position."""
-        for start_q, hints in zip(self.starts_q, staff.hints, strict=False):
-            for offset_q, hint in hints:
-                if name in hint:
-                    yield start_q + offset_q, hint
-
-    def notes(self, staff: Staff) -> Iterator[tuple[float, WrittenNote]]:
-        """Yield all notes, chords and rests of a staff, each with its position."""
         for start_q, bar in zip(self.starts_q, staff.bars, strict=False):
-            for note in bar:
-                yield start_q + note.start_q, note
+            yield from ((start_q + offset_q, hint) for offset_q, hint in bar.hints if name in hint)
 
     def _bar_marks(self, count: int) -> list[BarMarks]:
         """Collect the marks of all staves that decide the order of the bars."""
@@ -116,10 +112,10 @@ class WrittenScore:
 
         marks = [BarMarks() for _ in range(count)]
         for staff in self.staves:
-            measures = _measures(staff.stream)
-            for i, measure in enumerate(measures):
+            measures = list(staff.stream.getElementsByClass("Measure"))
+            for i, (measure, bar) in enumerate(zip(measures, staff.bars, strict=True)):
                 _read_barlines(measure, marks[i])
-                for offset_q, element in staff.marks[i]:
+                for offset_q, element in bar.marks:
                     text = ""
                     if isinstance(element, repeat.RepeatExpression):
                         text = element.getText()
@@ -127,7 +123,7 @@ class WrittenScore:
                         text = element.content or ""
                     # A sign at the end of a bar marks the beginning of the next one.
                     is_sign = text.strip().lower() in ("segno", "coda")
-                    at_end = i + 1 < count and offset_q > 0 and offset_q >= staff.lengths[i][1] - ROUND_Q
+                    at_end = i + 1 < count and offset_q > 0 and offset_q >= bar.length_q - ROUND_Q
                     read_words(text, marks[i + 1] if at_end and is_sign else marks[i])
             index = {id(measure): i for i, measure in enumerate(measures)}
             for bracket in staff.stream.getElementsByClass(spanner.RepeatBracket):
@@ -149,20 +145,13 @@ def _read_barlines(measure: Measure, marks: BarMarks) -> None:
                 marks.times = max(marks.times, min(line.times or 2, MAX_PASSES))
 
 
-def _measures(part: Stream) -> list[Measure]:
-    """Return the measures of a part; a part without measures is one measure."""
-    from music21.stream import Measure
-
-    return list(part.getElementsByClass(Measure)) or [part]
-
-
 def _read_staff(part: Stream) -> Staff:
     """Sort the elements of each bar of a part into notes, marks and hints."""
     from music21.meter import TimeSignature
 
-    staff = Staff(part, group=str(part.id).rsplit("-Staff", 1)[0])
+    bars: list[Bar] = []
     meter_q = 4.0
-    for measure in _measures(part):
+    for measure in part.getElementsByClass("Measure"):
         notes: list[WrittenNote] = []
         marks: list[tuple[float, Music21Object]] = []
         _collect(measure, 0.0, "", notes, marks)
@@ -172,12 +161,10 @@ def _read_staff(part: Stream) -> Staff:
         signature = next((element for _, element in marks if isinstance(element, TimeSignature)), None)
         if signature is not None:
             meter_q = float(signature.barDuration.quarterLength) or 4.0  # 4 for music without a meter
-        staff.bars.append(notes)
-        staff.marks.append(marks)
-        staff.hints.append(hints)
-        staff.meters_q.append(meter_q)
-        staff.lengths.append(_bar_length(notes, hints))
-    return staff
+        length = next((hint for _, hint in hints if "length" in hint or "rest" in hint), {"rest": "0"})
+        length_q = float(length.get("length") or length["rest"])
+        bars.append(Bar(notes, marks, hints, "length" in length, length_q, meter_q))
+    return Staff(part, str(part.id).rsplit("-Staff", 1)[0], bars)
 
 
 def _collect(
@@ -198,31 +185,21 @@ def _collect(
             marks.append((offset_q, element))
 
 
-def _bar_length(notes: list[WrittenNote], hints: list[tuple[float, dict[str, str]]]) -> tuple[bool, float]:
-    """Return whether a bar holds more than a bar-long rest, and its length: from the file, else from its notes."""
-    for _, hint in hints:
-        if "length" in hint or "rest" in hint:
-            return "length" in hint, float(hint.get("length") or hint["rest"])
-    ends_q = [n.start_q + n.length_q for n in notes if not (n.element.isRest and n.element.fullMeasure is True)]
-    return bool(ends_q), max(ends_q or [n.start_q + n.length_q for n in notes], default=0.0)
-
-
-def _align(staves: list[Staff], i: int) -> float:
-    """Stretch bar `i` of staves in a meter of their own (12/8 against 4/4) to the common meter; return its length.
+def _align(bars: list[Bar]) -> float:
+    """Stretch the bars of staves in a meter of their own (12/8 against 4/4) to the common meter; return its length.
 
     The common meter is that of most filled bars; a bar with notes decides before a bar of rest.
     """
-    meters_q = [staff.meters_q[i] for staff in staves]
-    lengths_q = [staff.lengths[i][1] for staff in staves]
-    filled = {meter_q: sum(abs(length_q - meter_q) < ROUND_Q for length_q in lengths_q) for meter_q in meters_q}
+    meters_q = [bar.meter_q for bar in bars]
+    filled = {meter_q: sum(abs(bar.length_q - meter_q) < ROUND_Q for bar in bars) for meter_q in meters_q}
     common_q = max(reversed(meters_q), key=lambda meter_q: (filled[meter_q], meters_q.count(meter_q)))
-    for staff in staves:
-        if staff.meters_q[i] != common_q:
-            _stretch_bar(staff, i, common_q / staff.meters_q[i])
-    return max(staff.lengths[i] for staff in staves if staff.meters_q[i] == common_q)[1]
+    for bar in bars:
+        if bar.meter_q != common_q:
+            _stretch(bar, common_q / bar.meter_q)
+    return max((bar.is_filled, bar.length_q) for bar in bars if bar.meter_q == common_q)[1]
 
 
-def _stretch_bar(staff: Staff, i: int, ratio: float) -> None:
+def _stretch(bar: Bar, ratio: float) -> None:
     """Multiply the positions and lengths in a bar by a ratio.
 
     MuseScore writes such bars with stretched durations of the rests and plain durations of the notes. Where the printed
@@ -230,18 +207,18 @@ def _stretch_bar(staff: Staff, i: int, ratio: float) -> None:
     """
     ends_q: dict[str, float] = {}
     printed: list[tuple[float, float]] = []
-    for note in staff.bars[i]:
+    for note in bar.notes:
         length_q = _printed_length(note.element)
         printed.append((ends_q.get(note.voice, 0.0), length_q))
         ends_q[note.voice] = printed[-1][0] + length_q
-    if abs(max(ends_q.values(), default=0.0) - staff.meters_q[i]) > ROUND_Q:
-        if staff.lengths[i][1] * ratio > staff.meters_q[i] * ratio + ROUND_Q:
+    if abs(max(ends_q.values(), default=0.0) - bar.meter_q) > ROUND_Q:
+        if bar.length_q * ratio > bar.meter_q * ratio + ROUND_Q:
             return  # stretched already
-        printed = [(note.start_q, note.length_q) for note in staff.bars[i]]
-    for note, (start_q, length_q) in zip(staff.bars[i], printed, strict=True):
+        printed = [(note.start_q, note.length_q) for note in bar.notes]
+    for note, (start_q, length_q) in zip(bar.notes, printed, strict=True):
         note.start_q, note.length_q = start_q * ratio, length_q * ratio
-    staff.marks[i] = [(offset_q * ratio, element) for offset_q, element in staff.marks[i]]
-    staff.hints[i] = [(offset_q * ratio, hint) for offset_q, hint in staff.hints[i]]
+    bar.marks = [(offset_q * ratio, mark) for offset_q, mark in bar.marks]
+    bar.hints = [(offset_q * ratio, hint) for offset_q, hint in bar.hints]
 
 
 _TYPES_Q = {"breve": 8, "whole": 4, "half": 2, "quarter": 1, "eighth": 0.5, "16th": 0.25, "32nd": 0.125, "64th": 0.0625}

@@ -112,13 +112,6 @@ def parse_score(data: bytes) -> Score:
     return importer.stream
 
 
-def at_sounding_pitch(score: Score) -> Score:
-    """Return a score with its transposing parts at sounding pitch, as a copy if anything changes."""
-    if score.atSoundingPitch is False or any(part.atSoundingPitch is False for part in score.parts):
-        return score.toSoundingPitch(inPlace=False)
-    return score
-
-
 def unzip(data: bytes) -> bytes:
     """Return the score in a compressed MusicXML file: the container's first root file, or else its first XML member.
 

@@ -1,20 +1,20 @@
 """Perform a score: MusicXML or MIDI in, timed notes out.
 
-`perform` reads a file, `perform_score` a music21 score; both return a `Performance`, the input of the synthesizer
-(`continuo.score.synth`). `transcribe` returns the notes in musical time instead, for the symbolic representations.
-docs/SCORES.md lists what is performed and how.
+`perform` returns a `Performance`, the input of the synthesizer (`continuo.score.synth`). `transcribe` returns the notes
+in musical time instead, for the symbolic representations. docs/SCORES.md lists what is performed and how.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from continuo.score.interpretation import StaffPlayer
 from continuo.score.measures import ROUND_Q, Staff, WrittenScore
 from continuo.score.midi import read_midi
-from continuo.score.musicxml import at_sounding_pitch, explain_errors, parse_score, read_bytes
+from continuo.score.musicxml import explain_errors, parse_score, read_bytes
 from continuo.score.notes import DraftNote, Performance, Transcript, check_length, hold_pedal, pedal_spans
 from continuo.score.tempo import TempoMap, read_fermatas, read_tempo_map
 from continuo.system import cache
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MIDI_ENDINGS = frozenset({".mid", ".midi"})
 SCORE_ENDINGS = frozenset({".musicxml", ".xml", ".mxl"}) | MIDI_ENDINGS
-CACHE_VERSION = 4  # part of every cache key; raise it whenever a score would be performed differently
+CACHE_VERSION = 5  # part of every cache key; raise it whenever a score would be performed differently
 BarTimes = list[tuple[int, float]]  # index of each bar in playing order, and the seconds at which it begins
 
 
@@ -71,21 +71,19 @@ def perform_midi(data: bytes) -> Performance:
 
 
 def perform_score(score: Score) -> Performance:
-    """Perform a music21 score, transposing parts at sounding pitch; the score itself does not change.
-
-    A score of rests alone becomes silence, with a warning.
+    """Perform a score of `parse_score`; one of rests alone becomes silence, with a warning.
 
     Raises:
         ValueError: neither notes nor rests, repeats without end, too many notes, or too long.
     """
-    drafts, seconds, warnings = interpret(at_sounding_pitch(score))
+    drafts, seconds, warnings = interpret(score)
     if not drafts and not seconds:
         raise ValueError("there is neither a note nor a rest to perform")
     return Performance.from_drafts(drafts, seconds, warnings if drafts else [*warnings, "there is no note: silence"])
 
 
 def interpret(score: Score) -> tuple[list[DraftNote], float, list[str]]:
-    """Return the notes of a score at sounding pitch, its length in seconds, and the marks that are not performed.
+    """Return the notes of a score of `parse_score`, its length in seconds, and the marks that are not performed.
 
     Raises:
         ValueError: repeats without end, or too long.
@@ -100,12 +98,12 @@ def interpret(score: Score) -> tuple[list[DraftNote], float, list[str]]:
         player = StaffPlayer(written, staff, tempo, last_fermata_q=last_fermata_q)
         by_instrument.setdefault(staff.group, []).extend(player.play(times))
     for staff in {s.group: s for s in written.staves}.values():
-        hold_pedal(by_instrument[staff.group], _pedal_seconds(written, tempo, _read_pedal(written, staff), times))
+        hold_pedal(by_instrument[staff.group], _pedal_seconds(written, staff, tempo, times))
     return [note for notes in by_instrument.values() for note in notes], seconds, list(written.warnings)
 
 
 def transcribe(score: Score) -> Transcript:
-    """Return a score at sounding pitch in musical time: as written, with repeats played.
+    """Return a score of `parse_score` in musical time: as written, with repeats played.
 
     Articulations, slurs, pedal and fermatas do not change the lengths, and ornaments become their main note.
 
@@ -133,32 +131,28 @@ def _bar_times(written: WrittenScore, tempo: TempoMap) -> tuple[BarTimes, float]
 
 
 def _tempos(written: WrittenScore, times: BarTimes) -> list[tuple[float, float]]:
-    """Return the changes of tempo in playing order, as `(position, quarter notes per minute)`."""
+    """Return the tempos in playing order, as `(position, quarter notes per minute)`, at least one for each bar."""
     tempo = read_tempo_map(written)
     found: list[tuple[float, float]] = []
     for i, now_q in times:
         begin_q, end_q = written.starts_q[i], written.starts_q[i + 1]
-        inside = [(q, qpm) for q, qpm in zip(tempo.positions_q, tempo.qpm, strict=True) if begin_q < q < end_q]
-        for position_q, qpm in [(begin_q, 60 / tempo.quarter_s(begin_q)), *inside]:
-            if not found or abs(found[-1][1] - qpm) > ROUND_Q:
-                found.append((now_q + position_q - begin_q, qpm))
+        found.append((now_q, tempo.qpm_at(begin_q)))
+        marks = zip(tempo.positions_q, tempo.qpm, strict=True)
+        found += [(now_q + q - begin_q, qpm) for q, qpm in marks if begin_q < q < end_q]
     return found
 
 
 def _meters(written: WrittenScore, times: BarTimes) -> list[tuple[float, int, int]]:
-    """Return the changes of meter in playing order, as `(position, numerator, denominator)`."""
+    """Return the meters in playing order, as `(position, numerator, denominator)`, one for each bar that has one."""
     from music21.meter import TimeSignature
 
     marks = [mark for staff in written.staves for mark in written.marked(staff, TimeSignature)]
     marks.sort(key=lambda mark: mark[0])
     found: list[tuple[float, int, int]] = []
     for i, now_q in times:
-        begin_q = written.starts_q[i]
-        signature = next((s for q, s in reversed(marks) if q <= begin_q + ROUND_Q), None)
-        if signature is not None:
-            meter = (signature.numerator, signature.denominator)
-            if not found or found[-1][1:] != meter:
-                found.append((now_q, *meter))
+        meter = next((meter for q, meter in reversed(marks) if q <= written.starts_q[i] + ROUND_Q), None)
+        if meter is not None:
+            found.append((now_q, meter.numerator, meter.denominator))
     return found
 
 
@@ -172,38 +166,28 @@ def _last_fermata(written: WrittenScore) -> float:
     return min(last, default=math.inf)
 
 
-def _read_pedal(written: WrittenScore, staff: Staff) -> list[tuple[float, float]]:
-    """Return the spans of positions in which the sustain pedal of a staff's instrument is down."""
-    changes: list[tuple[float, int, bool]] = []  # position, order at one position, whether it is down
+def _pedal_seconds(written: WrittenScore, staff: Staff, tempo: TempoMap, times: BarTimes) -> list[tuple[float, float]]:
+    """Return the spans of seconds in which the sustain pedal of a staff's instrument is down.
+
+    The pedal depends on the position in the score as written, so a jump can press or release it.
+    """
+    changes: list[tuple[float, bool]] = []
     for member in written.family(staff):
         for position_q, hint in written.hinted(member, "pedal"):
             if hint["pedal"] == "sostenuto":
                 written.warn("the sostenuto pedal is not performed")
             if hint["pedal"] in ("start", "stop", "change"):
-                changes.append((position_q, 0, False))
+                changes.append((position_q, False))
             if hint["pedal"] in ("start", "change"):
-                changes.append((position_q, 1, True))
-    spans = pedal_spans([(position_q, is_down) for position_q, _, is_down in sorted(changes)])
-    return [(down_q, min(up_q, written.starts_q[-1])) for down_q, up_q in spans]
-
-
-def _pedal_seconds(
-    written: WrittenScore, tempo: TempoMap, spans: list[tuple[float, float]], times: BarTimes
-) -> list[tuple[float, float]]:
-    """Turn spans of positions with the pedal down into spans of seconds, in each pass of their bars."""
-    found: list[tuple[float, float]] = []
-    for begin_q, end_q in spans:
-        open_s = -1.0  # seconds at which the previous bar ended with the pedal down
-        for i, begin_s in times:
-            start_q = written.starts_q[i]
-            low_q, high_q = max(begin_q, start_q), min(end_q, written.starts_q[i + 1])
-            if low_q >= high_q:
-                continue
-            shift_s = begin_s - tempo.seconds(start_q)
-            down_s, up_s = shift_s + tempo.seconds(low_q), shift_s + tempo.seconds(high_q)
-            if found and open_s == begin_s and low_q == start_q:
-                found[-1] = (found[-1][0], up_s)
-            else:
-                found.append((down_s, up_s))
-            open_s = up_s if high_q < end_q else -1.0
-    return sorted(found)
+                changes.append((position_q, True))
+    changes.sort()  # at one position the release comes first
+    presses: list[tuple[float, bool]] = []
+    seconds = 0.0
+    for i, begin_s in times:
+        start_q, end_q = written.starts_q[i], written.starts_q[i + 1]
+        shift_s = begin_s - tempo.seconds(start_q)
+        first, last = bisect_left(changes, (start_q, False)), bisect_left(changes, (end_q, False))
+        inside = [(start_q, first > 0 and changes[first - 1][1]), *changes[first:last]]
+        presses += [(shift_s + tempo.seconds(q), is_down) for q, is_down in inside]
+        seconds = shift_s + tempo.seconds(end_q)
+    return pedal_spans([*presses, (seconds, False)])

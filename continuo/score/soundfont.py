@@ -5,10 +5,10 @@ that use it (TimGM6mb does for its piano and strings) notes are up to two octave
 thousandths of the amplitude instead of centibels. It rounds loops to whole samples of its output: a loop of one period,
 as most are, is up to 40 cents off at 24 kHz.
 
-`in_tune` writes a corrected copy of the font. Each zone that overrides the root key or moves the loop of its sample gets
-a sample header of its own, every attenuation is rewritten, and short loops are repeated, which sounds the same. Samples
-that are out of tune in the font itself (TimGM6mb's flute at F5 by 15 cents) are tuned: the content of a loop is exactly
-periodic, so its pitch is known.
+`in_tune` writes a corrected copy of the font. Each zone that overrides the root key or moves the loop of its sample
+gets a sample header of its own, every attenuation is rewritten, and short loops are repeated, which sounds the same.
+Samples that are out of tune in the font itself (TimGM6mb's flute at F5 by 15 cents) are tuned: the content of a loop is
+exactly periodic, so its pitch is known.
 
 Source: SoundFont Technical Specification 2.04, sections 7.8 to 7.10 and 8.1.2 (generators 0 to 4, 12, 45, 48, 50, 53
 and 58). Players agree to multiply the centibels of generator 48 by 0.4, as the hardware did for which the format was

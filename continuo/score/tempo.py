@@ -40,8 +40,8 @@ class TempoMap:
         qpm: the tempos, in quarter notes per minute.
 
     >>> tempo = TempoMap([(0.0, 120.0), (4.0, 60.0)])
-    >>> tempo.seconds(4.0), tempo.seconds(5.0), tempo.quarter_s(3.0)
-    (2.0, 3.0, 0.5)
+    >>> tempo.seconds(4.0), tempo.seconds(5.0), tempo.qpm_at(3.0)
+    (2.0, 3.0, 120.0)
     """
 
     def __init__(self, marks: Sequence[tuple[float, float]]) -> None:
@@ -60,9 +60,9 @@ class TempoMap:
         k = max(bisect_right(self.positions_q, position_q) - 1, 0)
         return self._seconds[k] + (position_q - self.positions_q[k]) * 60.0 / self.qpm[k]
 
-    def quarter_s(self, position_q: float) -> float:
-        """Return the seconds of a quarter note at a position."""
-        return 60.0 / self.qpm[max(bisect_right(self.positions_q, position_q + ROUND_Q) - 1, 0)]
+    def qpm_at(self, position_q: float) -> float:
+        """Return the tempo in force at a position, in quarter notes per minute."""
+        return self.qpm[max(bisect_right(self.positions_q, position_q + ROUND_Q) - 1, 0)]
 
 
 def read_tempo_map(written: WrittenScore) -> TempoMap:
@@ -133,8 +133,9 @@ def read_fermatas(written: WrittenScore) -> list[tuple[float, float]]:
 
     found: dict[float, float] = {}
     for staff in written.staves:
-        for position_q, note in written.notes(staff):
-            if any(isinstance(mark, Fermata) for mark in note.element.expressions):
-                begin_q = round(position_q, 6)
-                found[begin_q] = max(found.get(begin_q, 0.0), begin_q + note.length_q)
+        for start_q, bar in zip(written.starts_q, staff.bars, strict=False):
+            for note in bar.notes:
+                if any(isinstance(mark, Fermata) for mark in note.element.expressions):
+                    begin_q = round(start_q + note.start_q, 6)
+                    found[begin_q] = max(found.get(begin_q, 0.0), begin_q + note.length_q)
     return sorted(found.items())

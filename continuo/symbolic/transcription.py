@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from continuo.score.midi import transcribe_midi
-from continuo.score.musicxml import at_sounding_pitch, explain_errors, parse_score
+from continuo.score.musicxml import explain_errors, parse_score
 from continuo.score.notes import Transcript, check_count, check_finite, check_length, midi_velocity
 from continuo.score.performance import score_bytes, transcribe
 from continuo.symbolic.grid import effective_changes
@@ -30,7 +30,7 @@ def read_song(path: Path, *, name: str | None = None) -> Song:
     found = cache.get_json(key)
     if found is None:
         with explain_errors(path.name, "cannot be read"):
-            song = _song(transcribe_midi(data) if is_midi else transcribe(at_sounding_pitch(parse_score(data))))
+            song = _song(transcribe_midi(data) if is_midi else transcribe(parse_score(data)))
         found = song.to_dict()
         cache.put_json(key, found)
     return Song.from_dict(found, id=name or path.name, source=str(path), key=key)

@@ -296,6 +296,13 @@ class TestTouch:
         )
         assert lengths(heard(xml)) == [2.0, 1.0, 2.0, 1.0, 4.0]
 
+    def test_pedal_holds_over_barlines_whatever_the_rounding_of_seconds(self, heard):
+        """Bars that begin a rounding error after the end of the bar before once released the pedal."""
+        pedal = direction('<pedal type="start" line="yes"/>')
+        bars = [note("G3"), pedal + note("C4", 4), *[note("E4", 4)] * 17, note("D4", 4)]
+        performance = heard(score(*bars, qpm=92))
+        assert lengths(performance)[1] == pytest.approx(performance.seconds - performance.notes[1].onset_s, abs=1e-3)
+
 
 class TestPage:
     def test_the_page(self, tmp_path, monkeypatch):
