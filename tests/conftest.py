@@ -110,12 +110,12 @@ def shared_data() -> Path:
 
 
 @pytest.fixture
-def heard(tmp_path, monkeypatch):
+def performed(tmp_path):
     """Perform MusicXML text."""
 
-    def hear(xml: str | bytes, name: str = "song.musicxml", **options) -> Performance:
+    def perform_text(xml: str | bytes, name: str = "song.musicxml") -> Performance:
         path = tmp_path / name
         path.write_bytes(xml.encode() if isinstance(xml, str) else xml)
-        return perform(path, **options)
+        return perform(path)
 
-    return hear
+    return perform_text

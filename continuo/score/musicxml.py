@@ -154,40 +154,46 @@ def _root_file(archive: zipfile.ZipFile) -> str | None:
     return next((e.get("full-path") for e in typed + files), None)
 
 
+class _LimitedTreeBuilder(TreeBuilder):
+    """A builder of element trees that raises ValueError above `MAX_DEPTH` or `MAX_ELEMENTS`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depth = self.count = 0
+
+    def start(self, tag: str, attributes: dict[str, str], /) -> Element:
+        self.depth += 1
+        self.count += 1
+        if self.depth > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH} elements; no score is")
+        if self.count > MAX_ELEMENTS:
+            raise ValueError(f"more than {MAX_ELEMENTS} elements; split the score")
+        return super().start(tag, attributes)
+
+    def end(self, tag: str, /) -> Element:
+        self.depth -= 1
+        return super().end(tag)
+
+
+def _refuse_entity(name: str, *_: object) -> None:
+    raise ValueError(f"declares the entity {name!r}; entities are refused for safety")
+
+
 def parse_xml(data: bytes) -> Element:
     """Parse XML into an element tree.
 
     Raises:
         ValueError: ill-formed, too deep, too many elements, or declaring entities.
     """
-    builder = TreeBuilder()
-    depth = count = 0
-
-    def start(tag: str, attributes: dict[str, str]) -> None:
-        nonlocal depth, count
-        depth, count = depth + 1, count + 1
-        if depth > MAX_DEPTH:
-            raise ValueError(f"nested deeper than {MAX_DEPTH} elements; no score is")
-        if count > MAX_ELEMENTS:
-            raise ValueError(f"more than {MAX_ELEMENTS} elements; split the score")
-        builder.start(tag, attributes)
-
-    def end(tag: str) -> None:
-        nonlocal depth
-        depth -= 1
-        builder.end(tag)
-
-    def refuse_entity(name: str, *_: object) -> None:
-        raise ValueError(f"declares the entity {name!r}; entities are refused for safety")
-
     # Some exporters declare UTF-16 and write UTF-8. A declaration that is readable as single bytes is not UTF-16.
     declares_utf16 = re.match(rb"<\?xml[^>]*encoding=.utf-?16", data, re.IGNORECASE)
+    builder = _LimitedTreeBuilder()
     parser = expat.ParserCreate("utf-8" if declares_utf16 else None)
     parser.buffer_text = True
-    parser.StartElementHandler = start
-    parser.EndElementHandler = end
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
-    parser.EntityDeclHandler = refuse_entity
+    parser.EntityDeclHandler = _refuse_entity
     try:
         parser.Parse(data, True)
     except expat.ExpatError as error:

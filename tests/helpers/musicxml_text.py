@@ -1,4 +1,4 @@
-"""Short scores for tests, and what is asked of their performances."""
+"""MusicXML texts of short scores, and comparisons of their performances."""
 
 import pytest
 
@@ -16,7 +16,7 @@ FIRST = (
 def note(
     name: str, length: float = 1, *, inside: str = "", before: str = "", after: str = "", attributes: str = ""
 ) -> str:
-    """One <note>: C4, F#5 or R for a rest; length in quarter notes; `inside` goes into <notations>."""
+    """Return a <note>: C4, F#5 or R for a rest; length in quarter notes; `inside` goes into <notations>."""
     if name == "R":
         pitch = "<rest/>"
     else:
@@ -29,34 +29,37 @@ def note(
 
 
 def grace(name: str, attributes: str = "") -> str:
-    """One eighth grace note."""
+    """Return an eighth grace note."""
     pitch = f"<pitch><step>{name[0]}</step><octave>{name[-1]}</octave></pitch>"
     return f"<note><grace{attributes}/>{pitch}<type>eighth</type></note>"
 
 
 def direction(kind: str, sound: str = "") -> str:
+    """Return a <direction> of one type."""
     return f"<direction><direction-type>{kind}</direction-type>{sound}</direction>"
 
 
 def score(*measures: str, parts: str = PART, qpm: float = 60) -> str:
-    """A score of one part at one quarter note a second."""
+    """Return a score of one part in 4/4, by default at one quarter note a second."""
     bars = [f'<measure number="{k}">{m}</measure>' for k, m in enumerate(measures, start=1)]
     bars[0] = bars[0].replace(">", ">" + FIRST.format(qpm=qpm), 1)
     return f"<score-partwise><part-list>{parts}</part-list><part id='P1'>{''.join(bars)}</part></score-partwise>"
 
 
 def onsets(performance: Performance) -> list[tuple[float, float]]:
+    """Return onset in seconds and pitch of every note."""
     return [(round(n.onset_s, 3), n.pitch) for n in performance.notes]
 
 
 def close(performance: Performance, *expected: tuple[float, float]) -> None:
-    """Onset (2 ms) and pitch of every note, in order."""
+    """Assert the onset (within 2 ms) and pitch of every note, in order."""
     assert [n.pitch for n in performance.notes] == [pitch for _, pitch in expected]
     for n, (onset_s, _) in zip(performance.notes, expected, strict=True):
         assert n.onset_s == pytest.approx(onset_s, abs=TOLERANCE_S)
 
 
 def lengths(performance: Performance) -> list[float]:
+    """Return the duration of every note in seconds."""
     return [round(n.duration_s, 3) for n in performance.notes]
 
 
@@ -64,6 +67,7 @@ REPEAT = '<barline location="right"><repeat direction="backward"/></barline>'
 
 
 def ending(number: str, *, repeat: bool) -> tuple[str, str]:
+    """Return the barlines before and after an ending, with a backward repeat if asked for."""
     start = f'<barline location="left"><ending number="{number}" type="start"/></barline>'
     back = '<repeat direction="backward"/>' if repeat else ""
     return start, f'<barline location="right"><ending number="{number}" type="stop"/>{back}</barline>'

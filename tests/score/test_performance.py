@@ -1,4 +1,4 @@
-"""Scores as they are heard: every number here was computed by hand from the notation."""
+"""Performances of short scores: every number here was computed by hand from the notation."""
 
 import json
 
@@ -29,31 +29,31 @@ DATA = ROOT / "tests" / "data"
 
 
 class TestTime:
-    def test_tempo_in_dotted_beats_and_changes(self, heard):
+    def test_tempo_of_dotted_beats_gives_exact_onsets(self, performed):
         dotted = "<metronome><beat-unit>quarter</beat-unit><beat-unit-dot/><per-minute>40</per-minute></metronome>"
         xml = score(note("C4", 4), direction(dotted) + note("D4", 2) + note("E4", 2), note("F4", 4))
-        close(heard(xml), (0, 60), (4, 62), (6, 64), (8, 65))  # 40 dotted quarters are 60 quarters
+        close(performed(xml), (0, 60), (4, 62), (6, 64), (8, 65))  # 40 dotted quarters are 60 quarters
 
-    def test_sound_tempo_wins_over_the_printed_number(self, heard):
+    def test_tempo_for_playback_outweighs_the_printed_number(self, performed):
         printed = "<metronome><beat-unit>quarter</beat-unit><per-minute>66</per-minute></metronome>"
         xml = score(note("C4", 4), direction(printed, '<sound tempo="120"/>') + note("D4", 2) + note("E4", 2))
-        close(heard(xml), (0, 60), (4, 62), (5, 64))
+        close(performed(xml), (0, 60), (4, 62), (5, 64))
 
-    def test_a_tempo_after_the_pick_up_holds_for_it_too(self, heard):
+    def test_tempo_after_the_pick_up_holds_from_the_beginning(self, performed):
         xml = score(note("G4"), direction("<words>Lento</words>", '<sound tempo="30"/>') + note("C5", 4)).replace(
             '<sound tempo="60"/>', ""
         )
-        close(heard(xml), (0, 67), (2, 72))
+        close(performed(xml), (0, 67), (2, 72))
 
-    def test_pick_up_against_a_bar_long_rest(self, heard):
+    def test_pick_up_with_a_bar_long_rest_in_another_part_keeps_its_length(self, performed):
         parts = PART + PART.replace("P1", "P2")
         rest = '<note><rest measure="yes"/><duration>16</duration></note>'
         second = f'<part id="P2"><measure number="0">{FIRST.format(qpm=60)}{rest}</measure>'
         second += f'<measure number="1">{note("C3", 4)}</measure></part></score-partwise>'
         xml = score(note("G4"), note("C5", 4), parts=parts).replace("</score-partwise>", second)
-        close(heard(xml), (0, 67), (1, 48), (1, 72))
+        close(performed(xml), (0, 67), (1, 48), (1, 72))
 
-    def test_staves_in_meters_of_their_own_stay_together(self, heard):
+    def test_staves_in_different_meters_are_aligned_at_barlines(self, performed):
         parts = PART + PART.replace("P1", "P2")
         other = FIRST.format(qpm=60).replace("<beats>4</beats><beat-type>4", "<beats>12</beats><beat-type>8")
         dotted = "".join(note("C5", 1.5) for _ in range(4))
@@ -63,47 +63,47 @@ class TestTime:
         third += f'<measure number="2">{bottom}</measure></part>'
         xml = score(note("C3", 4), note("D3", 4), parts=parts + PART.replace("P1", "P3"))
         xml = xml.replace("</score-partwise>", f'<part id="P2">{bars}</part>{third}</score-partwise>')
-        assert [o for o, p in onsets(heard(xml)) if p == 72] == [0, 1, 2, 3, 4, 5, 6, 7]
+        assert [o for o, p in onsets(performed(xml)) if p == 72] == [0, 1, 2, 3, 4, 5, 6, 7]
 
-    def test_tuplets(self, heard):
+    def test_triplet_has_exact_onsets(self, performed):
         three = "<time-modification><actual-notes>3</actual-notes><normal-notes>2</normal-notes></time-modification>"
         xml = score("".join(note("C4", 0.5, after=three) for _ in range(3)) + note("D4"), qpm=60)
         xml = xml.replace("<divisions>4", "<divisions>6")  # now an eighth of 2 is a third of a quarter
-        close(heard(xml), (0, 60), (1 / 3, 60), (2 / 3, 60), (1, 62))
+        close(performed(xml), (0, 60), (1 / 3, 60), (2 / 3, 60), (1, 62))
 
-    def test_words_and_fermatas_do_not_change_the_tempo_and_are_named(self, heard):
+    def test_tempo_words_and_fermatas_change_no_tempo_and_are_named(self, performed):
         fermata = note("D4", 2, inside="<fermata/>") + note("E4", 2)
         xml = score(direction("<words>rit.</words>") + note("C4", 4), fermata, note("F4", 4))
-        performance = heard(xml)
+        performance = performed(xml)
         close(performance, (0, 60), (4, 62), (6, 64), (8, 65))
         assert any("rit." in w for w in performance.warnings)
         assert any("fermata" in w for w in performance.warnings)
 
-    def test_the_last_fermata_sounds_on(self, heard):
-        assert lengths(heard(score(note("C4", 4, inside="<fermata/>")))) == [7.0]
+    def test_last_fermata_lengthens_its_note(self, performed):
+        assert lengths(performed(score(note("C4", 4, inside="<fermata/>")))) == [7.0]
 
 
 class TestOrder:
-    def test_repeat_with_endings(self, heard):
+    def test_repeat_with_two_endings_plays_each_once(self, performed):
         start, stop = ending("1", repeat=True)
         last, end = ending("2", repeat=False)
         xml = score(note("C4", 4), start + note("D4", 4) + stop, last + note("E4", 4) + end)
-        close(heard(xml), (0, 60), (4, 62), (8, 60), (12, 64))
+        close(performed(xml), (0, 60), (4, 62), (8, 60), (12, 64))
 
-    def test_ending_for_two_passes(self, heard):
+    def test_ending_for_two_passes_is_played_twice(self, performed):
         start, stop = ending("1, 2", repeat=True)
         last, end = ending("3", repeat=False)
         xml = score(note("C4", 4), start + note("D4", 4) + stop, last + note("E4", 4) + end)
-        assert [p for _, p in onsets(heard(xml))] == [60, 62, 60, 62, 60, 64]
+        assert [p for _, p in onsets(performed(xml))] == [60, 62, 60, 62, 60, 64]
 
-    def test_da_capo_al_fine_does_not_repeat_again(self, heard):
+    def test_da_capo_al_fine_takes_no_repeat_again(self, performed):
         fine = direction("<words>Fine</words>")
         xml = score(
             note("C4", 4) + REPEAT, note("D4", 4) + fine, note("E4", 4) + direction("<words>D.C. al Fine</words>")
         )
-        assert [p for _, p in onsets(heard(xml))] == [60, 60, 62, 64, 60, 62]
+        assert [p for _, p in onsets(performed(xml))] == [60, 60, 62, 64, 60, 62]
 
-    def test_dal_segno_al_coda_by_sound_alone(self, heard):
+    def test_dal_segno_al_coda_in_sound_attributes_is_played(self, performed):
         xml = score(
             note("C4", 4),
             direction("<segno/>", '<sound segno="s"/>')
@@ -112,47 +112,47 @@ class TestOrder:
             note("E4", 4) + direction("<other-direction/>", '<sound dalsegno="s"/>'),
             direction("<coda/>", '<sound coda="c"/>') + note("F4", 4),
         )
-        assert [p for _, p in onsets(heard(xml))] == [60, 62, 64, 62, 65]
+        assert [p for _, p in onsets(performed(xml))] == [60, 62, 64, 62, 65]
 
-    def test_a_tie_over_a_repeat_sign_finds_the_note_that_follows(self, heard):
+    def test_tie_over_a_repeat_sign_joins_the_note_that_follows(self, performed):
         tied = note("C4", 4, after='<tie type="start"/>')
         xml = score(note("C4", 2, after='<tie type="stop"/>') + note("E4", 2), tied + REPEAT)
-        performance = heard(xml)
+        performance = performed(xml)
         close(performance, (0, 60), (2, 64), (4, 60), (10, 64), (12, 60))
         assert performance.notes[2].duration_s == pytest.approx(6)
 
     @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3), st.sampled_from(["", "capo", "segno"])), max_size=8))
     @settings(max_examples=200, deadline=None)
-    def test_every_order_ends_and_plays_the_last_bar_or_stops_at_a_fine(self, bars):
+    def test_playing_order_of_any_marks_ends_and_contains_every_bar(self, bars):
         marks = [BarMarks(starts=s, times=t, jump=j) for s, t, j in bars]
         order = playing_order(marks)
         assert set(order) == set(range(len(marks)))
 
-    def test_repeats_without_end_are_refused(self):
+    def test_playing_order_of_too_many_repeats_is_refused(self):
         with pytest.raises(ValueError, match="more than 20000 bars"):
             playing_order([BarMarks() for _ in range(300)] + [BarMarks(times=99)])
 
 
 class TestPitch:
-    def test_transposing_instrument_sounds_where_it_sounds(self, heard):
+    def test_transposing_instrument_is_played_at_sounding_pitch(self, performed):
         transpose = "<transpose><diatonic>-1</diatonic><chromatic>-2</chromatic></transpose></attributes>"
         xml = score(note("D5", 4)).replace("</attributes>", transpose, 1)
-        close(heard(xml), (0, 72))
+        close(performed(xml), (0, 72))
 
-    def test_quarter_tones_and_ottava(self, heard):
+    def test_quarter_tone_and_ottava_give_the_sounding_pitch(self, performed):
         up = direction('<octave-shift type="down" size="8"/>')
         xml = score(up + note("C5", 2) + note("D4", 2).replace("<alter>0", "<alter>0.5"))
-        close(heard(xml), (0, 72), (2, 62.5))  # MusicXML writes sounding octaves under 8va
+        close(performed(xml), (0, 72), (2, 62.5))  # MusicXML writes sounding octaves under 8va
 
-    def test_chord_and_voices(self, heard):
+    def test_chord_and_second_voice_sound_together(self, performed):
         chord = note("C4", 4) + note("E4", 4, before="<chord/>")
         second = "<backup><duration>16</duration></backup>" + note("R", 2) + note("C3", 2)
-        close(heard(score(chord + second)), (0, 60), (0, 64), (2, 48))
+        close(performed(score(chord + second)), (0, 60), (0, 64), (2, 48))
 
-    def test_cue_notes_are_silent(self, heard):
-        close(heard(score(note("C4", 2, before="<cue/>") + note("D4", 2))), (2, 62))
+    def test_cue_notes_are_silent(self, performed):
+        close(performed(score(note("C4", 2, before="<cue/>") + note("D4", 2))), (2, 62))
 
-    def test_percussion_by_instrument_number_and_by_place(self, heard):
+    def test_percussion_key_comes_from_the_instrument_else_from_the_staff_position(self, performed):
         part = (
             '<score-part id="P1"><part-name>Drums</part-name><score-instrument id="A"><instrument-name>x'
             '</instrument-name></score-instrument><midi-instrument id="A"><midi-channel>10</midi-channel>'
@@ -161,10 +161,10 @@ class TestPitch:
         hit = note("G5").replace("<pitch><step>G</step><alter>0</alter><octave>5</octave></pitch>", "{}")
         place = "<unpitched><display-step>G</display-step><display-octave>5</display-octave></unpitched>"
         named = hit.format(place).replace("</duration>", '</duration><instrument id="A"/>')
-        performance = heard(score(named + hit.format(place) + note("R", 2), parts=part))
+        performance = performed(score(named + hit.format(place) + note("R", 2), parts=part))
         assert [(n.pitch, n.is_drum) for n in performance.notes] == [(56, True), (42, True)]
 
-    def test_programs_by_number_name_and_technique(self, heard):
+    def test_program_comes_from_the_name_and_the_technique(self, performed):
         part = PART.replace("Piano", "Violoncello")
         pizz = (
             note("C3")
@@ -173,44 +173,44 @@ class TestPitch:
             + direction("<words>arco</words>")
             + note("E3", 2)
         )
-        assert [n.program for n in heard(score(pizz, parts=part)).notes] == [42, 45, 42]
+        assert [n.program for n in performed(score(pizz, parts=part)).notes] == [42, 45, 42]
 
 
 class TestOrnaments:
-    def test_slashed_grace_is_crushed_on_the_beat(self, heard):
-        performance = heard(score(note("C4", 2) + grace("D5", ' slash="yes"') + note("C5", 2)))
+    def test_slashed_grace_note_takes_65_ms_from_the_beat(self, performed):
+        performance = performed(score(note("C4", 2) + grace("D5", ' slash="yes"') + note("C5", 2)))
         close(performance, (0, 60), (2, 74), (2.065, 72))
         assert performance.notes[1].velocity < performance.notes[2].velocity
 
-    def test_unslashed_grace_takes_half_and_of_a_dotted_note_two_thirds(self, heard):
+    def test_unslashed_grace_note_takes_half_or_two_thirds_of_a_dotted_note(self, performed):
         dotted = note("C5", 3).replace("</note>", "<type>half</type><dot/></note>")
-        close(heard(score(grace("D5") + note("C5", 2) + note("R", 2))), (0, 74), (1, 72))
-        close(heard(score(grace("D5") + dotted + note("R"))), (0, 74), (2, 72))
+        close(performed(score(grace("D5") + note("C5", 2) + note("R", 2))), (0, 74), (1, 72))
+        close(performed(score(grace("D5") + dotted + note("R"))), (0, 74), (2, 72))
 
-    def test_several_graces_are_quick_whether_slashed_or_not(self, heard):
-        close(heard(score(grace("D5") + grace("E5") + note("C5", 4))), (0, 74), (0.065, 76), (0.13, 72))
+    def test_several_grace_notes_take_65_ms_each(self, performed):
+        close(performed(score(grace("D5") + grace("E5") + note("C5", 4))), (0, 74), (0.065, 76), (0.13, 72))
 
-    def test_graces_beside_a_trill_move_with_it(self, heard):
+    def test_grace_notes_of_a_trill_move_at_its_speed(self, performed):
         trill = note("E5", 1, inside="<ornaments><trill-mark/></ornaments>")
-        performance = heard(score(grace("F5") + trill + grace("D5") + grace("E5") + note("R", 3)))
+        performance = performed(score(grace("F5") + trill + grace("D5") + grace("E5") + note("R", 3)))
         ending = [(6 / 8, 74), (7 / 8, 76)]
         close(performance, (0, 77), *[(k / 8, 76 + (k - 1) % 2) for k in range(1, 6)], *ending)
 
-    def test_neighbours_keep_the_accidentals_of_the_bar(self, heard):
+    def test_turn_takes_neighbors_with_the_accidentals_of_the_bar(self, performed):
         turn = note("E5", 2, inside="<ornaments><turn/></ornaments>")
-        assert [n.pitch for n in heard(score(note("F#5") + note("D4") + turn)).notes][2:] == [78, 76, 74, 76]
-        assert [n.pitch for n in heard(score(note("F#5", 4), turn + note("R", 2))).notes][1:] == [77, 76, 74, 76]
+        assert [n.pitch for n in performed(score(note("F#5") + note("D4") + turn)).notes][2:] == [78, 76, 74, 76]
+        assert [n.pitch for n in performed(score(note("F#5", 4), turn + note("R", 2))).notes][1:] == [77, 76, 74, 76]
 
-    def test_trills_of_slow_music_are_not_slow(self, heard):
+    def test_trill_in_a_slow_tempo_moves_in_64ths(self, performed):
         trill = note("E5", 1, inside="<ornaments><trill-mark/></ornaments>") + note("R", 3)
-        performance = heard(score(trill, qpm=40))
+        performance = performed(score(trill, qpm=40))
         assert performance.notes[1].onset_s == pytest.approx(1.5 / 16)
 
-    def test_grace_notes_after_the_note_end_with_it(self, heard):
-        close(heard(score(note("C5", 4) + grace("B4") + grace("C5"))), (0, 72), (3.87, 71), (3.935, 72))
+    def test_grace_notes_after_a_note_end_with_it(self, performed):
+        close(performed(score(note("C5", 4) + grace("B4") + grace("C5"))), (0, 72), (3.87, 71), (3.935, 72))
 
-    def test_trill_alternates_with_the_scale_and_ends_on_the_main_note(self, heard):
-        performance = heard(score(note("E5", 1, inside="<ornaments><trill-mark/></ornaments>") + note("R", 3)))
+    def test_trill_alternates_with_its_upper_neighbor_and_ends_on_the_main_note(self, performed):
+        performance = performed(score(note("E5", 1, inside="<ornaments><trill-mark/></ornaments>") + note("R", 3)))
         close(performance, *[(k / 8, 76 + k % 2) for k in range(7)])  # E and F, 32nds of 1/8 s
 
     @pytest.mark.parametrize(
@@ -222,37 +222,37 @@ class TestOrnaments:
             ("inverted-turn", [71, 72, 74, 72]),
         ],
     )
-    def test_patterns(self, heard, mark, pitches):
-        performance = heard(score(note("C5", 4, inside=f"<ornaments><{mark}/></ornaments>")))
+    def test_mordents_and_turns_follow_their_patterns(self, performed, mark, pitches):
+        performance = performed(score(note("C5", 4, inside=f"<ornaments><{mark}/></ornaments>")))
         close(performance, *[(k / 8, pitch) for k, pitch in enumerate(pitches)])
 
-    def test_accidental_of_an_ornament(self, heard):
+    def test_mordent_with_an_accidental_mark_alters_its_neighbor(self, performed):
         sharp = "<ornaments><mordent/><accidental-mark>flat</accidental-mark></ornaments>"
-        assert [n.pitch for n in heard(score(note("C5", 4, inside=sharp))).notes] == [72, 70, 72]
+        assert [n.pitch for n in performed(score(note("C5", 4, inside=sharp))).notes] == [72, 70, 72]
 
-    def test_tremolo_on_one_note_and_between_two(self, heard):
+    def test_tremolo_on_one_note_or_two_plays_its_marks(self, performed):
         single = note("C4", 1, inside='<ornaments><tremolo type="single">2</tremolo></ornaments>') + note("R", 3)
-        close(heard(score(single)), *[(k / 4, 60) for k in range(4)])
+        close(performed(score(single)), *[(k / 4, 60) for k in range(4)])
         start, stop = (f'<ornaments><tremolo type="{t}">1</tremolo></ornaments>' for t in ("start", "stop"))
         pair = note("C4", 1, inside=start) + note("E4", 1, inside=stop) + note("R", 2)
-        close(heard(score(pair)), (0, 60), (0.5, 64), (1, 60), (1.5, 64))
+        close(performed(score(pair)), (0, 60), (0.5, 64), (1, 60), (1.5, 64))
 
-    def test_arpeggio_rises_from_the_beat_and_holds(self, heard):
+    def test_arpeggio_rises_from_the_beat_and_is_held(self, performed):
         chord = "".join(
             note(p, 4, before="<chord/>" * (k > 0), inside="<arpeggiate/>") for k, p in enumerate(("C4", "E4", "G4"))
         )
-        performance = heard(score(chord))
+        performance = performed(score(chord))
         close(performance, (0, 60), (1 / 15, 64), (2 / 15, 67))
         assert {round(n.onset_s + n.duration_s, 3) for n in performance.notes} == {4.0}
 
-    def test_glissando_touches_every_key(self, heard):
+    def test_glissando_plays_every_key(self, performed):
         start, stop = (f'<glissando type="{t}" number="1"/>' for t in ("start", "stop"))
         xml = score(note("C4", 2, inside=start) + note("E4", 2, inside=stop))
-        close(heard(xml), (0, 60), (0.5, 61), (1, 62), (1.5, 63), (2, 64))
+        close(performed(xml), (0, 60), (0.5, 61), (1, 62), (1.5, 63), (2, 64))
 
 
 class TestTouch:
-    def test_articulations_shorten_and_stress(self, heard):
+    def test_articulations_change_length_and_velocity(self, performed):
         def marked(name: str) -> str:
             return f"<articulations><{name}/></articulations>"
 
@@ -261,18 +261,18 @@ class TestTouch:
             note("C4", 2, inside=marked("accent")) + note("C4", 2, inside=marked("strong-accent")),
             note("C4", 2, inside=marked("staccatissimo")) + note("C4", 2, inside=marked("breath-mark")),
         )
-        performance = heard(xml)
+        performance = performed(xml)
         assert lengths(performance) == [0.5, 1.0, 2.0, 2.0, 1.7, 0.6, 1.8]
         velocities = [n.velocity for n in performance.notes]
         assert velocities == [80, 84, 80, 98, 108, 80, 80]
 
-    def test_slur_joins_and_makes_a_staccato_portato(self, heard):
+    def test_slur_lengthens_notes_and_makes_a_staccato_portato(self, performed):
         begin, end = '<slur type="start" number="1"/>', '<slur type="stop" number="1"/>'
         dot = "<articulations><staccato/></articulations>"
         xml = score(note("C4", inside=begin) + note("D4", inside=dot) + note("E4", inside=end) + note("F4"))
-        assert lengths(heard(xml)) == [1.03, 0.75, 1.0, 1.0]
+        assert lengths(performed(xml)) == [1.03, 0.75, 1.0, 1.0]
 
-    def test_dynamics_hairpin_and_single_stress(self, heard):
+    def test_dynamics_hairpin_and_stress_give_exact_velocities(self, performed):
         p, f, sfz = (direction(f"<dynamics><{d}/></dynamics>") for d in ("p", "f", "sfz"))
         begin, end = direction('<wedge type="crescendo"/>'), direction('<wedge type="stop"/>')
         xml = score(
@@ -281,32 +281,32 @@ class TestTouch:
             f + note("C4", 4),
             sfz + note("C4", 2) + note("C4", 2),
         )
-        assert [n.velocity for n in heard(xml).notes] == [48, 48, 60, 72, 84, 96, 120, 96]
+        assert [n.velocity for n in performed(xml).notes] == [48, 48, 60, 72, 84, 96, 120, 96]
 
-    def test_cresc_in_words_grows_to_the_next_dynamic(self, heard):
+    def test_crescendo_in_words_reaches_the_next_dynamic(self, performed):
         p, f = (direction(f"<dynamics><{d}/></dynamics>") for d in ("p", "f"))
         xml = score(p + direction("<words>cresc.</words>") + "".join(note("C4") for _ in range(4)), f + note("C4", 4))
-        assert [n.velocity for n in heard(xml).notes] == [48, 60, 72, 84, 96]
+        assert [n.velocity for n in performed(xml).notes] == [48, 60, 72, 84, 96]
 
-    def test_pedal_holds_and_its_change_lets_go(self, heard):
+    def test_pedal_holds_notes_until_its_change_or_release(self, performed):
         pedal = {t: direction(f'<pedal type="{t}" line="yes"/>') for t in ("start", "change", "stop")}
         xml = score(
             pedal["start"] + note("C4") + note("D4") + pedal["change"] + note("E4") + note("F4") + pedal["stop"],
             note("G4", 4),
         )
-        assert lengths(heard(xml)) == [2.0, 1.0, 2.0, 1.0, 4.0]
+        assert lengths(performed(xml)) == [2.0, 1.0, 2.0, 1.0, 4.0]
 
-    def test_pedal_holds_over_barlines_whatever_the_rounding_of_seconds(self, heard):
+    def test_pedal_over_barlines_holds_whatever_the_rounding_of_seconds(self, performed):
         """Bars that begin a rounding error after the end of the bar before once released the pedal."""
         pedal = direction('<pedal type="start" line="yes"/>')
         bars = [note("G3"), pedal + note("C4", 4), *[note("E4", 4)] * 17, note("D4", 4)]
-        performance = heard(score(*bars, qpm=92))
+        performance = performed(score(*bars, qpm=92))
         assert lengths(performance)[1] == pytest.approx(performance.seconds - performance.notes[1].onset_s, abs=1e-3)
 
 
 class TestPage:
-    def test_the_page(self, tmp_path, monkeypatch):
-        """One hand-written page of everything that one piece can hold, its expected sound beside it."""
+    def test_page_of_all_notations_gives_the_notes_worked_out_by_hand(self, tmp_path, monkeypatch):
+        """Compare a hand-written page of all notations with the notes in page.json, worked out by hand."""
         expected = json.loads((DATA / "page.json").read_text())
         performance = perform(DATA / "page.musicxml")
         assert performance.seconds == pytest.approx(expected["seconds"], abs=TOLERANCE_S)
@@ -332,11 +332,11 @@ NOTES = st.builds(
 
 class TestPerformance:
     @given(st.lists(NOTES, max_size=20), st.floats(0, 1000))
-    def test_dictionary_is_lossless(self, notes, seconds):
+    def test_performance_to_dict_and_back_is_the_same(self, notes, seconds):
         performance = Performance(tuple(notes), seconds, ("a",))
         assert Performance.from_dict(json.loads(json.dumps(performance.to_dict()))) == performance
 
-    def test_with_program_leaves_drums_alone(self):
+    def test_with_program_changes_no_drum(self):
         performance = Performance((Note(1, 1, 36, 80, 0, True), Note(1, 2, 60, 80, 5, False)), 4.0)
         assert [n.program for n in performance.with_program(40).notes] == [0, 40]
         with pytest.raises(ValueError, match="0 to 127"):

@@ -1,4 +1,4 @@
-"""Scores that nobody here wrote: every one is performed or refused, and verovio reads them alike."""
+"""Real scores: each is performed or refused, and agrees with verovio."""
 
 import base64
 import statistics
@@ -16,7 +16,7 @@ from continuo.score.performance import SCORE_ENDINGS, perform, perform_midi, per
 pytestmark = pytest.mark.skipif(not SHARED.exists(), reason="the real scores are not here")
 
 
-def test_the_feature_suite_is_performed_or_refused():
+def test_feature_suite_is_performed_but_for_one_ill_formed_file():
     refused = {}
     files = [f for f in sorted((SHARED / "musicxml" / "testsuite-mit").rglob("*")) if f.suffix in SCORE_ENDINGS]
     for path in files:
@@ -28,13 +28,13 @@ def test_the_feature_suite_is_performed_or_refused():
     assert len(files) > 100
 
 
-def test_malformed_midi():
+def test_midi_file_without_events_is_refused():
     with pytest.raises(ValueError, match="no note"):
         perform(SHARED / "midi" / "malformed" / "empty.mid")
 
 
 def agreement(a: Performance, b: Performance) -> float:
-    """F1 of onsets within 50 ms at equal pitch, each note matched once."""
+    """Return the F1 score of onsets within 50 ms at equal pitch, each note matched once."""
     places: dict[float, tuple[list[float], list[float]]] = {}
     for side, performance in enumerate((a, b)):
         for n in performance.notes:
@@ -75,7 +75,7 @@ EXPLAINED |= dict.fromkeys(TWO_NOTE_TREMOLOS, "two-note tremolos")
 
 
 def plain(data: bytes, *, tempo: bool, ornaments: bool) -> str:
-    """A score's XML without its tempo marks, its ornaments (grace notes, tremolos and arpeggios too), or both."""
+    """Return a score's XML without its tempo marks, its ornaments (grace notes, tremolos, arpeggios), or both."""
     root = ElementTree.fromstring(unzip(data) if data.startswith(b"PK") else data)
     for parent in list(root.iter()):
         for child in list(parent):
@@ -89,8 +89,8 @@ def plain(data: bytes, *, tempo: bool, ornaments: bool) -> str:
 
 
 @pytest.mark.slow
-def test_agreement_with_verovio():
-    """Onsets and pitches of 250 songs against verovio's MIDI.
+def test_onsets_of_250_songs_agree_with_verovio():
+    """Compare onsets and pitches of 250 songs with verovio's MIDI.
 
     A song that agrees once both read it without its tempo marks (verovio moves them to the beginning of their bar),
     without its ornaments (there are many ways to play them), or without both, differs in those alone.
@@ -98,7 +98,7 @@ def test_agreement_with_verovio():
     verovio = pytest.importorskip("verovio")
     verovio.enableLog(verovio.LOG_OFF)
 
-    def heard_by_verovio(text: str) -> Performance:
+    def perform_with_verovio(text: str) -> Performance:
         toolkit = verovio.toolkit()
         assert toolkit.loadData(text)
         return perform_midi(base64.b64decode(toolkit.renderToMIDI()))
@@ -106,12 +106,12 @@ def test_agreement_with_verovio():
     found, reasons, unexplained = {}, Counter(), {}
     for path in sorted((SHARED / "musicxml" / "lieder-cc0").glob("*.mxl")):
         data = path.read_bytes()
-        found[path.stem] = agreement(perform(path), heard_by_verovio(plain(data, tempo=False, ornaments=False)))
+        found[path.stem] = agreement(perform(path), perform_with_verovio(plain(data, tempo=False, ornaments=False)))
         if found[path.stem] >= 0.95 or path.stem in EXPLAINED:
             continue
         for tempo, ornaments in ((True, False), (False, True), (True, True)):
             text = plain(data, tempo=tempo, ornaments=ornaments)
-            if agreement(perform_score(parse_score(text.encode())), heard_by_verovio(text)) >= 0.95:
+            if agreement(perform_score(parse_score(text.encode())), perform_with_verovio(text)) >= 0.95:
                 reasons["tempo" * tempo + " ornaments" * ornaments] += 1
                 break
         else:

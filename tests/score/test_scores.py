@@ -1,4 +1,4 @@
-"""Files that hold scores: what is read, what is refused, and the command that performs them."""
+"""Score files that are read or refused, and the command that performs them."""
 
 import io
 import json
@@ -19,23 +19,24 @@ from continuo.score.synth import write_midi
 
 class TestFiles:
     @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "iso-8859-1"])
-    def test_encodings(self, heard, encoding):
+    def test_encoding_that_is_declared_is_read(self, performed, encoding):
         xml = f'<?xml version="1.0" encoding="{encoding}"?>' + score(note("C4", 4)).replace("Piano", "Flügel")
-        close(heard(xml.encode(encoding)), (0, 60))
+        close(performed(xml.encode(encoding)), (0, 60))
 
-    def test_utf8_that_says_utf16(self, heard):
+    def test_utf8_declared_as_utf16_is_read(self, performed):
         close(
-            heard("<?xml version='1.0' encoding='UTF-16'?>" + score(note("C4", 4)).replace("Piano", "Flügel")), (0, 60)
+            performed("<?xml version='1.0' encoding='UTF-16'?>" + score(note("C4", 4)).replace("Piano", "Flügel")),
+            (0, 60),
         )
 
-    def test_timewise(self, heard):
+    def test_timewise_score_is_read(self, performed):
         measure = f'<measure number="1"><part id="P1">{FIRST.format(qpm=60)}{note("C4", 4)}</part></measure>'
-        close(heard(f"<score-timewise><part-list>{PART}</part-list>{measure}</score-timewise>"), (0, 60))
+        close(performed(f"<score-timewise><part-list>{PART}</part-list>{measure}</score-timewise>"), (0, 60))
 
-    def test_mxl_with_a_stray_member_and_the_container_last(self, heard):
+    def test_mxl_with_a_stray_member_reads_the_file_in_its_container(self, performed):
         container = "<container><rootfiles><rootfile full-path='in/song.xml'/></rootfiles></container>"
         packed = _zip({"a.xml": "<other/>", "in/song.xml": score(note("C4", 4)), "META-INF/container.xml": container})
-        close(heard(packed, "song.mxl"), (0, 60))
+        close(performed(packed, "song.mxl"), (0, 60))
 
     @pytest.mark.parametrize(
         ("content", "reason"),
@@ -53,22 +54,22 @@ class TestFiles:
             (score(note("C4", 4).replace("<duration>16", "<duration>nan")).encode(), "song.musicxml: "),
         ],
     )
-    def test_refused_in_one_line(self, heard, content, reason):
+    def test_damaged_file_is_refused_in_one_line(self, performed, content, reason):
         with pytest.raises(ValueError) as caught:
-            heard(content)
+            performed(content)
         assert reason in str(caught.value)
         assert "\n" not in str(caught.value)
         assert "song.musicxml" in str(caught.value)
 
-    def test_zip_bomb_and_oversize_are_refused(self, heard, monkeypatch):
+    def test_zip_bomb_and_oversize_file_are_refused(self, performed, monkeypatch):
         monkeypatch.setattr("continuo.score.musicxml.MAX_XML_BYTES", 1000)
         with pytest.raises(ValueError, match="unpacks to more than"):
-            heard(_zip({"song.xml": " " * 2000}), "song.mxl")
+            performed(_zip({"song.xml": " " * 2000}), "song.mxl")
         monkeypatch.setattr("continuo.score.musicxml.MAX_FILE_BYTES", 10)
         with pytest.raises(ValueError, match="larger than"):
-            heard(score(note("C4", 4)))
+            performed(score(note("C4", 4)))
 
-    def test_second_reading_comes_from_the_cache(self, tmp_path, monkeypatch):
+    def test_perform_a_second_time_reads_the_cache(self, tmp_path, monkeypatch):
         monkeypatch.setenv("CONTINUO_CACHE", str(tmp_path / "cache"))
         path = tmp_path / "song.musicxml"
         path.write_text(score(note("C4", 4)))
@@ -76,7 +77,7 @@ class TestFiles:
         monkeypatch.setattr("continuo.score.performance.parse_score", lambda data: pytest.fail("parsed again"))
         assert perform(path) == first
 
-    def test_midi_tempo_map_pedal_and_bend(self, tmp_path):
+    def test_midi_tempo_map_pedal_and_bend_are_applied(self, tmp_path):
         import mido
 
         track = mido.MidiTrack()
@@ -105,7 +106,7 @@ def _zip(members: dict[str, str]) -> bytes:
 
 
 class TestCommand:
-    def test_cut_midi_is_refused_before_symusic_reads_beyond_its_end(self, tmp_path):
+    def test_midi_cut_anywhere_is_refused_before_symusic_reads_it(self, tmp_path):
         notes = tuple(Note(k / 4, 0.25, 60 + k % 12, 80, 0, False) for k in range(200))
         write_midi(Performance(notes, 50.0), tmp_path / "whole.mid")
         data = (tmp_path / "whole.mid").read_bytes()
@@ -123,7 +124,7 @@ class TestCommand:
             with pytest.raises(ValueError, match="MIDI"):
                 check_bounds(b"MThd\0\0\0\6\0\0\0\1\1\xe0MTrk" + len(event).to_bytes(4) + event)
 
-    def test_no_score_of_a_run_is_overwritten(self, tmp_path, capsys):
+    def test_command_never_overwrites_a_score_of_its_run(self, tmp_path, capsys):
         (tmp_path / "a.musicxml").write_text(score(note("C4", 4)))
         write_midi(perform(tmp_path / "a.musicxml"), tmp_path / "a.mid")
         before = (tmp_path / "a.mid").read_bytes()
@@ -132,14 +133,14 @@ class TestCommand:
         assert "would overwrite a score" in capsys.readouterr().err
         assert (tmp_path / "a.mid").read_bytes() == before
 
-    def test_a_score_of_rests_is_silence_and_says_so(self, tmp_path, capsys):
+    def test_command_performs_a_score_of_rests_as_silence_with_a_warning(self, tmp_path, capsys):
         (tmp_path / "rest.musicxml").write_text(score(note("R", 4)))
         assert main([str(tmp_path / "rest.musicxml"), "--out", str(tmp_path / "out"), "--rate", "8000"]) == 0
         assert "there is no note: silence" in capsys.readouterr().out
         assert perform(tmp_path / "rest.musicxml").seconds == 4.0
         assert (tmp_path / "out" / "rest.wav").stat().st_size >= 4 * 8000 * 4
 
-    def test_one_bad_file_does_not_stop_the_others(self, tmp_path, capsys, monkeypatch):
+    def test_command_with_one_bad_file_performs_the_others(self, tmp_path, capsys, monkeypatch):
         monkeypatch.setenv("CONTINUO_CACHE", str(tmp_path / "cache"))
         good, bad = tmp_path / "good.musicxml", tmp_path / "bad.musicxml"
         good.write_text(score(note("C4", 4)))
@@ -162,77 +163,77 @@ def sound(onset_s: float = 0.0, end_s: float = 1.0, pitch: float = 60.0, velocit
 
 
 @pytest.fixture
-def performed(monkeypatch):
-    """What becomes of sounds that were read from a MIDI file."""
+def from_drafts(monkeypatch):
+    """Make a performance of notes that were read from a MIDI file."""
 
-    def perform_sounds(*sounds: DraftNote, seconds: float = 0.0, warnings: tuple[str, ...] = ()) -> Performance:
-        monkeypatch.setattr("continuo.score.performance.read_midi", lambda data: (sounds, seconds, warnings))
+    def make(*drafts: DraftNote, seconds: float = 0.0, warnings: tuple[str, ...] = ()) -> Performance:
+        monkeypatch.setattr("continuo.score.performance.read_midi", lambda data: (drafts, seconds, warnings))
         return perform_midi(b"MThd")
 
-    return perform_sounds
+    return make
 
 
-class TestWhatWasRead:
-    def test_notes_are_sorted_by_onset_pitch_program_and_length(self, performed):
+class TestFromDrafts:
+    def test_from_drafts_sorts_by_onset_pitch_program_and_length(self, from_drafts):
         sounds = [
             sound(1, 2), sound(0, 3, 61), sound(0, 3, 60, program=7), sound(0, 2, 60, program=7), sound(0, 9, 60),
             sound(0, 1, 59, is_drum=True),
         ]  # fmt: skip
-        made = performed(*sounds)
+        made = from_drafts(*sounds)
         keys = [(n.onset_s, n.pitch, n.program, n.duration_s) for n in made.notes]
         assert keys == [(0, 59, 0, 1), (0, 60, 0, 9), (0, 60, 7, 2), (0, 60, 7, 3), (0, 61, 0, 3), (1, 60, 0, 1)]
         assert [n.is_drum for n in made.notes] == [True, *[False] * 5]
 
-    def test_values_are_brought_into_their_ranges(self, performed):
-        made = performed(
+    def test_from_drafts_clips_velocity_onset_and_duration(self, from_drafts):
+        made = from_drafts(
             sound(velocity=0.2),
             sound(1, velocity=300, end_s=2),
             sound(2, 3, velocity=79.6),
             sound(3, 4, velocity=126.9),
         )
         assert [n.velocity for n in made.notes] == [1, 127, 80, 127]
-        made = performed(sound(-0.5, 1), sound(2, 2.001))
+        made = from_drafts(sound(-0.5, 1), sound(2, 2.001))
         assert [(n.onset_s, n.duration_s) for n in made.notes] == [(0, 1), (2, MIN_NOTE_S)]
 
-    def test_what_cannot_sound_is_left_out(self, performed):
+    def test_from_drafts_drops_notes_that_cannot_sound(self, from_drafts):
         kept = [sound(pitch=0), sound(pitch=127), sound(pitch=60.5)]
-        made = performed(*kept, sound(pitch=-0.01), sound(pitch=127.01), sound(1, 1), sound(2, 1.5))
+        made = from_drafts(*kept, sound(pitch=-0.01), sound(pitch=127.01), sound(1, 1), sound(2, 1.5))
         assert [n.pitch for n in made.notes] == [0, 60.5, 127]
 
     @pytest.mark.parametrize("bad", [sound(float("nan")), sound(end_s=float("inf")), sound(pitch=float("nan"))])
-    def test_times_and_pitches_are_finite(self, performed, bad):
+    def test_from_drafts_with_a_value_that_is_not_finite_is_refused(self, from_drafts, bad):
         with pytest.raises(ValueError, match=r"^a note has no finite time or pitch; export the score again$"):
-            performed(sound(), bad)
+            from_drafts(sound(), bad)
 
-    def test_it_lasts_as_long_as_the_score_or_the_last_note(self, performed):
-        assert performed(sound(0, 1), sound(0.5, 3), sound(1, 2)).seconds == 3
-        assert performed(sound(0, 1), seconds=5.0).seconds == 5
-        assert performed(sound(2, 2.001)).seconds == 2 + MIN_NOTE_S
+    def test_from_drafts_lasts_as_long_as_the_score_or_the_last_note(self, from_drafts):
+        assert from_drafts(sound(0, 1), sound(0.5, 3), sound(1, 2)).seconds == 3
+        assert from_drafts(sound(0, 1), seconds=5.0).seconds == 5
+        assert from_drafts(sound(2, 2.001)).seconds == 2 + MIN_NOTE_S
 
-    def test_there_are_most_hours_and_most_notes(self, performed, monkeypatch):
-        assert performed(sound(), seconds=MAX_SECONDS).seconds == 3 * 3600
+    def test_from_drafts_with_too_many_hours_or_notes_is_refused(self, from_drafts, monkeypatch):
+        assert from_drafts(sound(), seconds=MAX_SECONDS).seconds == 3 * 3600
         with pytest.raises(ValueError, match=r"^it would last 3\.1 hours; the most is 3: correct .* split it$"):
-            performed(sound(), seconds=MAX_SECONDS + 360)
+            from_drafts(sound(), seconds=MAX_SECONDS + 360)
         monkeypatch.setattr("continuo.score.notes.MAX_NOTES", 3)
-        assert len(performed(*[sound()] * 3).notes) == 3
+        assert len(from_drafts(*[sound()] * 3).notes) == 3
         with pytest.raises(ValueError, match=r"^more than 3 notes; split the score$"):
-            performed(*[sound()] * 4)
+            from_drafts(*[sound()] * 4)
 
-    def test_warnings_are_said_once_in_their_order(self, performed):
-        assert performed(sound(), warnings=("b", "a", "b")).warnings == ("b", "a")
+    def test_from_drafts_keeps_each_warning_once_in_order(self, from_drafts):
+        assert from_drafts(sound(), warnings=("b", "a", "b")).warnings == ("b", "a")
 
-    def test_a_midi_file_without_notes_is_refused(self, performed):
+    def test_midi_file_without_notes_is_refused(self, from_drafts):
         with pytest.raises(ValueError, match=r"^there is no note to perform$"):
-            performed(seconds=4.0)
+            from_drafts(seconds=4.0)
 
-    def test_a_score_of_nothing_is_refused_and_one_of_rests_says_so_once(self, heard, monkeypatch):
-        assert heard(score(note("R", 4))).warnings == ("there is no note: silence",)
-        assert heard(score(note("C4", 4))).warnings == ()
+    def test_score_of_nothing_is_refused_and_one_of_rests_warns(self, performed, monkeypatch):
+        assert performed(score(note("R", 4))).warnings == ("there is no note: silence",)
+        assert performed(score(note("C4", 4))).warnings == ()
         monkeypatch.setattr("continuo.score.performance.interpret", lambda *_: ([], 0.0, []))
         with pytest.raises(ValueError, match=r"^song2\.musicxml: .*there is neither a note nor a rest to perform"):
-            heard(score(note("D4", 4)), "song2.musicxml")
+            performed(score(note("D4", 4)), "song2.musicxml")
 
-    def test_how_a_file_is_read_depends_on_its_content_before_its_name(self, tmp_path):
+    def test_score_bytes_decides_by_content_before_the_name(self, tmp_path):
         contents = {
             "a.mid": b"x",
             "b.MIDI": b"x",
@@ -249,7 +250,7 @@ class TestWhatWasRead:
         with pytest.raises(ValueError, match=f"^g.txt: not a score; {known}$"):
             score_bytes(tmp_path / "g.txt")
 
-    def test_the_cache_replaces_damaged_entries_and_those_of_other_versions(self, tmp_path, monkeypatch):
+    def test_cache_with_damaged_or_older_entries_performs_again(self, tmp_path, monkeypatch):
         monkeypatch.setenv("CONTINUO_CACHE", str(tmp_path / "cache"))
         path = tmp_path / "song.musicxml"
         path.write_text(score(note("D4", 2) + note("E4", 2)))
@@ -265,7 +266,7 @@ class TestWhatWasRead:
 
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
-    """Run the command in a folder with one score of one second; returns its status, its words and what it wrote."""
+    """Run the command in a folder with one score of one second; return its status, output, errors and new files."""
     monkeypatch.chdir(tmp_path)
     bar = note("C4", 2, inside="<fermata/>") + note("C5", 2)
     (tmp_path / "tune.musicxml").write_text(score(bar, qpm=240))
@@ -289,14 +290,14 @@ class TestOptions:
             (["--midi", "--picture"], ["tune.mid", "tune.png", "tune.wav"]),
         ],
     )
-    def test_what_is_written(self, command, options, made):
+    def test_command_writes_the_files_of_its_options(self, command, options, made):
         status, out, err, names = command("tune.musicxml", *options)
         assert (status, err, names) == (0, "", made)
         assert out.splitlines()[0] == "tune.musicxml: 2 notes, 1.0 s"
         assert out.splitlines()[1].startswith("  ")  # the fermata that is not performed
         assert len(out.splitlines()) == 2
 
-    def test_report_for_programs(self, command, tmp_path):
+    def test_command_json_reports_every_file(self, command, tmp_path):
         status, out, _, _ = command("tune.musicxml", "--json", "--picture")
         report = json.loads(out)
         one = report["files"]["tune.musicxml"]
@@ -312,18 +313,18 @@ class TestOptions:
         assert report["files"]["tune.musicxml"].keys() == {"notes", "seconds", "midi", "warnings"}
 
     @pytest.mark.parametrize(("option", "channels"), [([], 2), (["--mono"], 1)])
-    def test_channels_and_rate(self, command, option, channels):
+    def test_command_writes_the_channels_and_rate_of_its_options(self, command, option, channels):
         assert command("tune.musicxml", "--wav", *option)[0] == 0
-        told = soundfile.info("in/out/tune.wav")
-        assert (told.channels, told.samplerate) == (channels, 8000)
-        assert told.duration >= 1
+        info = soundfile.info("in/out/tune.wav")
+        assert (info.channels, info.samplerate) == (channels, 8000)
+        assert info.duration >= 1
 
-    def test_the_rate_is_44100_unless_said(self, command):
+    def test_command_without_a_rate_writes_44100_hz(self, command):
         assert main(["tune.musicxml", "--out", "there", "--wav", "--mono"]) == 0
         assert soundfile.info("there/tune.wav").samplerate == 44_100
         assert main(["tune.musicxml", "--out", "there", "--midi"]) == 0  # a folder that is there is fine
 
-    def test_scores_of_one_name_keep_apart(self, command, tmp_path):
+    def test_command_with_scores_of_one_name_numbers_its_files(self, command, tmp_path):
         for folder, step in [("a", "D4"), ("b", "E4")]:
             (tmp_path / folder).mkdir()
             (tmp_path / folder / "tune.musicxml").write_text(score(note(step, 4)))
@@ -336,7 +337,7 @@ class TestOptions:
         ]
 
     @pytest.mark.parametrize(
-        ("words", "said"),
+        ("words", "message"),
         [
             (["tune.musicxml", "--rate", "1", "--out", "x"], "performance: a sample rate must be 4000 to"),
             (
@@ -345,29 +346,29 @@ class TestOptions:
             ),
         ],
     )
-    def test_bad_values_are_refused_before_anything_is_made(self, command, tmp_path, capsys, words, said):
+    def test_command_with_a_bad_value_makes_no_folder(self, command, tmp_path, capsys, words, message):
         assert main(words) == 2
         captured = capsys.readouterr()
-        assert captured.err.startswith(said)
+        assert captured.err.startswith(message)
         assert captured.err.count("\n") == 1
         assert not (tmp_path / "x").exists()
 
     @pytest.mark.parametrize(
-        ("words", "said"),
+        ("words", "message"),
         [
             (["tune.musicxml"], "the following arguments are required: --out"),
             (["--out", "x"], "the following arguments are required: SCORE"),
             (["tune.musicxml", "--out", "x", "--rate", "fast"], "argument --rate: invalid int value: 'fast'"),
         ],
     )
-    def test_a_wrong_command_line_is_refused_in_one_line(self, command, capsys, words, said):
+    def test_command_with_wrong_options_is_refused_in_one_line(self, command, capsys, words, message):
         with pytest.raises(SystemExit) as left:
             main(words)
         assert left.value.code == 2
         end = "; python -m continuo.performance --help lists the options\n"
-        assert capsys.readouterr().err == f"python -m continuo.performance: {said}{end}"
+        assert capsys.readouterr().err == f"python -m continuo.performance: {message}{end}"
 
-    def test_help_names_every_option(self, command, capsys):
+    def test_command_help_names_every_option(self, command, capsys):
         with pytest.raises(SystemExit) as left:
             main(["--help"])
         assert left.value.code == 0
@@ -380,7 +381,7 @@ class TestOptions:
         ):  # fmt: skip
             assert line in words
 
-    def test_the_soundfont_given_plays(self, command, monkeypatch):
+    def test_command_plays_the_given_soundfont(self, command, monkeypatch):
         given = []
         monkeypatch.setattr("continuo.performance.find_soundfont", lambda path: path)
         monkeypatch.setattr(

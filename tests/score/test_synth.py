@@ -1,4 +1,4 @@
-"""Sound that matches the notes: pitch and time measured from the samples, the same bytes every time."""
+"""Renderings of notes: pitch and onsets measured from the samples, the same bytes every time."""
 
 import importlib.util
 import struct
@@ -26,7 +26,7 @@ def tone(pitch: float, *, program: int = 0, onset_s: float = 0.0, duration_s: fl
 
 
 def cents_off(sound: np.ndarray, pitch: float, rate_hz: int = RATE_HZ) -> float:
-    """How far a sound's harmonics lie from a pitch: the shift that collects most of their energy."""
+    """Return the distance of a sound's harmonics from a pitch: the shift that collects most of their energy."""
     size = 1 << 20
     part = sound[int(0.1 * rate_hz) : int(1.0 * rate_hz)].astype(float)
     spectrum = np.abs(np.fft.rfft(part * np.hanning(len(part)), size))
@@ -44,26 +44,25 @@ def no_font(monkeypatch):
 @needs_font
 @pytest.mark.parametrize("program", [0, 4, 6, 12, 19, 24, 40, 42, 48, 56, 60, 68, 71, 73])
 @pytest.mark.parametrize("pitch", [55, 60, 69, 72])
-def test_held_notes_are_in_tune(program, pitch):
-    """symusic plays TimGM6mb's piano 20 semitones too high, and its guitars 33 cents off at C5, unless
-    `continuo.score.soundfont` repairs the font."""
+def test_render_of_a_held_note_is_in_tune(program, pitch):
+    """symusic alone plays TimGM6mb's piano 20 semitones too high, and its guitars 33 cents off at C5."""
     assert abs(cents_off(render(performance(tone(pitch, program=program)), RATE_HZ), pitch)) < 10
 
 
 @needs_font
 @pytest.mark.parametrize("pitch", [59.5, 60.25, 61.75])
-def test_quarter_tones_lie_between_the_keys(pitch):
+def test_render_of_a_quarter_tone_is_in_tune(pitch):
     assert abs(cents_off(render(performance(tone(pitch)), RATE_HZ), pitch)) < 10
 
 
 @pytest.mark.parametrize("pitch", [48, 60.5, 69])
-def test_built_in_synthesiser_is_in_tune(no_font, pitch):
+def test_render_without_a_soundfont_is_in_tune(no_font, pitch):
     assert abs(cents_off(render(performance(tone(pitch)), RATE_HZ), pitch)) < 2
 
 
 @pytest.mark.parametrize("font", [True, False])
 @pytest.mark.parametrize("rate_hz", [8_000, 22_050, 44_100])
-def test_onsets_length_and_bytes(monkeypatch, font, rate_hz):
+def test_render_has_exact_onsets_length_and_bytes(monkeypatch, font, rate_hz):
     if font and FONT is None:
         pytest.skip("no SoundFont is installed")
     if not font:
@@ -81,8 +80,8 @@ def test_onsets_length_and_bytes(monkeypatch, font, rate_hz):
         assert loud[after : after + int(0.03 * rate_hz)].any()
 
 
-def test_peaks_are_limited_by_one_gain_for_all():
-    """A soft note beside a loud crowd keeps its distance from it: nothing pumps."""
+def test_render_of_loud_notes_limits_peaks_by_one_gain():
+    """A soft note before a loud chord keeps its ratio to it: one gain does not pump."""
     crowd = [tone(40 + k, onset_s=2.0, velocity=127) for k in range(40)]
     soft = tone(60, duration_s=1.0, velocity=40)
     together, alone = render(performance(soft, *crowd), RATE_HZ), render(performance(soft, *crowd[:1]), RATE_HZ)
@@ -94,7 +93,7 @@ def test_peaks_are_limited_by_one_gain_for_all():
     assert ratio.std() < 1e-3 * abs(ratio.mean())
 
 
-def test_stereo_mono_and_loudness_by_velocity():
+def test_render_in_mono_is_the_mean_of_stereo_and_grows_with_velocity():
     piece = performance(tone(60))
     stereo = render(piece, RATE_HZ, stereo=True)
     mono = render(piece, RATE_HZ)
@@ -105,7 +104,7 @@ def test_stereo_mono_and_loudness_by_velocity():
     assert levels[0] < levels[-1] / 4
 
 
-def test_explicit_soundfont_must_be_one(tmp_path, monkeypatch):
+def test_find_soundfont_with_a_file_that_is_none_is_refused(tmp_path, monkeypatch):
     wrong = tmp_path / "x.sf2"
     with pytest.raises(ValueError, match="does not exist"):
         find_soundfont(wrong)
@@ -123,7 +122,7 @@ def test_explicit_soundfont_must_be_one(tmp_path, monkeypatch):
 
 
 def samples_of(font: bytes) -> list[bytes]:
-    """The data of each sample of a SoundFont, from its start to the end of its loop."""
+    """Return the data of each sample of a SoundFont, from its start to the end of its loop."""
     pcm, headers = font.index(b"smpl") + 8, font.index(b"shdr")
     size = int.from_bytes(font[headers + 4 : headers + 8], "little")
     fields = [struct.unpack_from("<4I", font, headers + 28 + 46 * k) for k in range(size // 46 - 1)]
@@ -131,7 +130,7 @@ def samples_of(font: bytes) -> list[bytes]:
 
 
 @needs_font
-def test_the_font_of_pretty_midi_is_found_and_repaired_once(tmp_path, monkeypatch):
+def test_soundfont_of_pretty_midi_is_found_and_corrected_once(tmp_path, monkeypatch):
     monkeypatch.delenv("CONTINUO_SOUNDFONT", raising=False)
     monkeypatch.setattr("continuo.score.synth.SYSTEM_FOLDERS", ())
     font = find_soundfont()
@@ -149,12 +148,12 @@ def test_the_font_of_pretty_midi_is_found_and_repaired_once(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("rate_hz", [0, -1, 3_999, 192_001])
-def test_impossible_rates(rate_hz):
+def test_render_at_an_impossible_rate_is_refused(rate_hz):
     with pytest.raises(ValueError, match="4000 to 192000"):
         render(performance(tone(60)), rate_hz)
 
 
-def test_midi_file_says_the_same(tmp_path):
+def test_write_midi_and_perform_give_the_same_notes(tmp_path):
     notes = (
         Note(0.0, 0.5, 60.0, 80, 0, False),
         Note(0.25, 1.0, 64.5, 90, 40, False),
