@@ -1,4 +1,4 @@
-"""Made-up chords, so that a benchmark needs neither a corpus nor synthesis."""
+"""Make synthetic chords, so that a benchmark needs neither a corpus nor a synthesizer."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ RATE_HZ = 24_000
 
 
 def write_chords(folder: Path, pieces: int, seconds: int) -> None:
-    """Write so many WAVs of 30 tones that come and go, with a little noise, into a folder that exists."""
+    """Write `pieces` WAVs of 30 tones that come and go, with a little noise, into an existing folder."""
     rng = np.random.default_rng(0)
     time_s = np.arange(RATE_HZ * seconds) / RATE_HZ
     for number in range(pieces):

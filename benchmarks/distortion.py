@@ -1,11 +1,11 @@
-"""What a model's codec loses, and what its codes cost: held-out music through the quantiser, without inversion.
+"""Measure what a model's codec loses and what its codes cost, on held-out music, without phase reconstruction.
 
     python benchmarks/distortion.py --meta model.json [--pieces 24] [--seconds 30]
 
-Prints the root of the mean squared error of the logarithms of magnitude up to 8 kHz, in dB, by look-up alone and with
-the post-filter; the floor of the codec is added to both sides first. Beside it stand the held-out nats a step of the
-weights that predict, as training measured them, and nats and bits a second. Of two codecs the one that loses less for
-as many bits is better; a nat by itself says nothing.
+Prints the root mean squared error of the log magnitudes up to 8 kHz, in dB, with and without the post-filter; the floor
+of the codec is added to both sides first. It also prints the held-out loss of the weights that predict, as the training
+measured it, in nats per step and in nats and bits per second. The better of two codecs loses less at as many bits; a
+loss alone says nothing.
 """
 
 import argparse
@@ -27,14 +27,16 @@ from featurizer import CodebookFeaturizer
 from predictor import Predictor
 
 MAX_HZ = 8000
-DB = 20 / math.log(10)  # of a natural logarithm
+DB = 20 / math.log(10)  # dB of 1 in natural logarithm
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser("distortion.py", __doc__)
-    parser.add_argument("--meta", type=Path, default=Path("model.json"))
-    parser.add_argument("--pieces", type=int, default=24, help="held-out pieces, at most")
-    parser.add_argument("--seconds", type=float, default=30.0, help="of the beginning of each")
+    parser.add_argument("--meta", type=Path, default=Path("model.json"), help="metadata file (default: model.json)")
+    parser.add_argument("--pieces", type=int, default=24, help="largest number of held-out pieces (default: 24)")
+    parser.add_argument(
+        "--seconds", type=float, default=30.0, help="seconds of each piece, from its beginning (default: 30)"
+    )
     return parser
 
 
@@ -49,11 +51,11 @@ def _run(arguments: argparse.Namespace) -> int:
     predictor = Predictor.load(arguments.meta)
     featurizer = predictor.featurizer
     if not isinstance(featurizer, CodebookFeaturizer):
-        raise ValueError(f"{arguments.meta} has no codebook: its frames are not quantised")
+        raise ValueError(f"{arguments.meta} has no codebook: its frames are not quantized")
     n_fft, hop = featurizer.section.n_fft, featurizer.section.hop
     codec, rate = featurizer.codec, predictor.sample_rate_hz
-    heard = torch.from_numpy(np.arange(n_fft // 2 + 1) * rate / n_fft <= MAX_HZ)
-    errors: dict[str, list[float]] = {"look-up": [], "with the post-filter": []}
+    audible = torch.from_numpy(np.arange(n_fft // 2 + 1) * rate / n_fft <= MAX_HZ)
+    errors: dict[str, list[float]] = {"codes alone": [], "with the post-filter": []}
     for piece in load_split(predictor, arguments.meta, corpus.load)[1][: arguments.pieces]:
         samples = piece.read(0, min(len(piece.samples), round(arguments.seconds * rate)))
         if len(samples) < n_fft:
@@ -63,14 +65,15 @@ def _run(arguments: argparse.Namespace) -> int:
         decoded = codec.codebook.reconstruct(components)
         made = decoded, decoded + codec.postfilter(pad_edges(components))
         for found, frames in zip(errors.values(), made, strict=True):
-            found.append(((frames - real) / codec.weight)[:, heard].square().mean().item())
+            found.append(((frames - real) / codec.weight)[:, audible].square().mean().item())
     nats = predictor.facts["progress"].best_nats
-    if nats is None or not errors["look-up"]:
-        raise ValueError(f"{arguments.meta} was never validated, or no held-out piece lasts a window")
+    if nats is None or not errors["codes alone"]:
+        raise ValueError(f"{arguments.meta} was never validated, or no held-out piece is as long as a window")
     for name, squares in errors.items():
         print(f"{name}: {DB * math.sqrt(np.mean(squares)):.2f} dB")
-    a_second = nats * predictor.steps_per_second
-    print(f"held-out: {nats:.2f} nats a step, {a_second:.0f} nats and {a_second / math.log(2):.0f} bits a second")
+    nats_per_second = nats * predictor.steps_per_second
+    bits = nats_per_second / math.log(2)
+    print(f"held-out loss: {nats:.2f} nats per step, {nats_per_second:.0f} nats and {bits:.0f} bits per second")
     return 0
 
 

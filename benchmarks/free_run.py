@@ -1,10 +1,10 @@
-"""How a trained model goes on when nobody corrects it: free runs from held-out pieces, beside the real thing.
+"""Continue excerpts of held-out pieces with a trained model, and compare the result with the real music.
 
     python benchmarks/free_run.py --meta model.json --out runs [--prompt-seconds 4] [--seconds 6] [--pieces 16]
 
 Writes `OUT/real/` (what the piece really does after the prompt), `OUT/generated/` (what the model does) and
-`OUT/codec/` (the real frames through the model's own quantiser and inversion: the ceiling), one WAV per excerpt in
-each, and prints how they compare. `evaluate.py` measures the same and more.
+`OUT/codec/` (the real music through the model's codec, which is the upper bound), one WAV for each excerpt, and prints
+the comparison. `evaluate.py` measures the same and more.
 """
 
 import argparse
@@ -27,16 +27,20 @@ from predictor import Predictor
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser("free_run.py", __doc__)
-    parser.add_argument("--meta", type=Path, default=Path("model.json"))
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--prompt-seconds", type=float, default=4.0)
-    parser.add_argument("--seconds", type=float, default=6.0)
-    parser.add_argument("--pieces", type=int, default=16, help="held-out excerpts that are continued, at most")
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--coarse-temperature", type=float, help="default: as the metadata file says")
-    parser.add_argument("--fine-temperature", type=float, help="default: as the metadata file says")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--meta", type=Path, default=Path("model.json"), help="metadata file (default: model.json)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the WAVs")
+    parser.add_argument("--prompt-seconds", type=float, default=4.0, help="length of each prompt (default: 4)")
+    parser.add_argument("--seconds", type=float, default=6.0, help="length of each continuation (default: 6)")
+    parser.add_argument("--pieces", type=int, default=16, help="largest number of excerpts (default: 16)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="temperature of sampling (default: 1)")
+    parser.add_argument(
+        "--coarse-temperature", type=float, help="temperature of the first codes (default: as in the metadata)"
+    )
+    parser.add_argument(
+        "--fine-temperature", type=float, help="temperature of the later codes (default: as in the metadata)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of all sampling (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print the results as one JSON object on the last line")
     return parser
 
 
@@ -49,7 +53,7 @@ def _run(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(1)  # as predict.py does
     predictor = Predictor.load(arguments.meta)
     if predictor.modality != "sound":
-        raise ValueError(f"{arguments.meta} is a model of notes, which evaluate.py --meta {arguments.meta} measures")
+        raise ValueError(f"{arguments.meta} is a model of notes: measure it with evaluate.py --meta {arguments.meta}")
     rate = predictor.sample_rate_hz
     how = predictor.sampling.but(
         temperature=arguments.temperature,

@@ -1,12 +1,12 @@
-"""What time and memory grow with: hours of corpus, width of the model, length of the output.
+"""Measure how time and memory grow with the hours of a corpus, the width of the model and the length of the output.
 
     python benchmarks/growth.py [--hours 1,10,100] [--widths 256,512,1024,2048] [--lengths 10,60,600,3600]
         [--json] [--write]
 
-Each figure is of a process of its own, so that memory peaks are its own. An exponent is the slope of the logarithm
-over the logarithm of the size: 1 is linear. `--write` renews the tables in benchmarks/RESULTS.md, each in a section of
-its own; an empty list (`--hours ""`) leaves one out. A hundred hours of corpus need 45 GB of disk while they are
-measured (`TMPDIR` says where) and about 10 minutes on two idle cores.
+Each measurement runs in a new process, so that its memory peak is its own. An exponent is the slope of the logarithm
+over the logarithm of the size: 1 is linear. `--write` replaces the tables in benchmarks/RESULTS.md, each in its own
+section; an empty list (`--hours ""`) leaves one out. A hundred hours of corpus need 45 GB of disk during the
+measurement (in `TMPDIR`) and about 10 minutes on two idle cores.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,20 +30,30 @@ from results import machine, write_section
 
 from continuo.system.progress import Display, Task
 
-PIECE_S = 300
+if TYPE_CHECKING:
+    from trainer import Trainer
+
+PIECE_S = 300  # seconds
 KINDS = ((24000, 1), (24000, 1), (24000, 1), (44100, 2))  # sample rate and channels of one piece after another
-STEPS = 4  # timed training steps, after 2 of warm-up
+STEPS = 4  # timed training steps, after 2 steps of warm-up
 Rows = list[dict[str, float]]
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sizes = lambda text: [float(word) for word in text.split(",") if word]  # noqa: E731
-    parser.add_argument("--hours", type=sizes, default=[1, 10, 100], help="of corpus (default: 1,10,100)")
-    parser.add_argument("--widths", type=sizes, default=[256, 512, 1024, 2048], help="of the model, hidden and head")
-    parser.add_argument("--lengths", type=sizes, default=[10, 60, 600, 3600], help="of the output in seconds")
+    parser.add_argument("--hours", type=sizes, default=[1, 10, 100], help="hours of corpus (default: 1,10,100)")
+    parser.add_argument(
+        "--widths",
+        type=sizes,
+        default=[256, 512, 1024, 2048],
+        help="widths of the model, hidden and head (default: 256,512,1024,2048)",
+    )
+    parser.add_argument(
+        "--lengths", type=sizes, default=[10, 60, 600, 3600], help="seconds of output (default: 10,60,600,3600)"
+    )
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object on the last line")
-    parser.add_argument("--write", action="store_true", help="renew the section of benchmarks/RESULTS.md")
+    parser.add_argument("--write", action="store_true", help="replace the sections of benchmarks/RESULTS.md")
     parser.add_argument("--measure", nargs=3, metavar=("WHAT", "SIZE", "FOLDER"), help=argparse.SUPPRESS)
     return parser
 
@@ -72,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def in_own_process(what: str, size: float, folder: Path | None = None) -> dict[str, float]:
-    """One measurement in a fresh process, in a folder (with its own cache) that goes afterwards unless it is given."""
+    """Run one measurement in a new process, in `folder` (with its own cache) or in a temporary one."""
     if folder is None:
         with tempfile.TemporaryDirectory() as name:
             return in_own_process(what, size, Path(name))
@@ -85,7 +95,7 @@ def in_own_process(what: str, size: float, folder: Path | None = None) -> dict[s
 
 
 def on_one_corpus(widths: list[float], lengths: list[float]) -> dict[str, Rows]:
-    """Widths and lengths, over the same small corpus, prepared once."""
+    """Measure widths and lengths with one small corpus, prepared once."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if widths or lengths:
@@ -97,9 +107,9 @@ def on_one_corpus(widths: list[float], lengths: list[float]) -> dict[str, Rows]:
 
 
 def make_corpus(folder: Path, hours: float) -> None:
-    """FLAC files of five minutes: chords and a little noise, the same ones again and again.
+    """Write FLAC files of five minutes with chords and a little noise, which repeat every few files.
 
-    So that no two have the same content, each holds its number in a block that decoders pass over.
+    Each file has its number in a block that decoders ignore, so that no two have the same content.
     """
     import soundfile
 
@@ -123,7 +133,7 @@ def make_corpus(folder: Path, hours: float) -> None:
 
 
 class Stopwatch(Display):
-    """A silent display that keeps the seconds and the processor's seconds of every task."""
+    """A display that shows nothing, and keeps the seconds and the processor seconds of every task."""
 
     def __init__(self) -> None:
         super().__init__(quiet=True)
@@ -141,14 +151,14 @@ class Stopwatch(Display):
         return Timed(self, name, total)
 
 
-def trainer(folder: Path, display: Display, **keys: Any) -> Any:
-    """The default preset over the corpus in `folder`."""
+def trainer(folder: Path, display: Display, **keys: float) -> "Trainer":
+    """Return a trainer of the default preset on the corpus in `folder`; `keys` are further metadata."""
     import torch
 
     from continuo.model import metadata, presets
     from trainer import Trainer
 
-    values = {"corpus.path": str(folder / "corpus"), "corpus.transpose": 0, "training.steps": 10**6}
+    values: dict[str, object] = {"corpus.path": str(folder / "corpus"), "corpus.transpose": 0, "training.steps": 10**6}
     values |= {"representation.postfilter_steps": 100} | {key.replace("__", "."): value for key, value in keys.items()}
     made = presets.from_preset(presets.DEFAULT_PRESET, values, state="model.safetensors")
     metadata.save(made, folder / "model.json")
@@ -156,7 +166,7 @@ def trainer(folder: Path, display: Display, **keys: Any) -> Any:
 
 
 def prepare(hours: float, folder: Path) -> dict[str, float]:
-    """What `train.py --prepare-only` does, part by part, and what decoding alone would cost."""
+    """Time the parts of `train.py --prepare-only`, and decoding alone."""
     import soundfile
 
     make_corpus(folder / "corpus", hours)
@@ -164,11 +174,11 @@ def prepare(hours: float, folder: Path) -> dict[str, float]:
     started = time.perf_counter()
     trainer(folder, watch)
     total = time.perf_counter() - started
-    before, some = time.process_time(), sorted((folder / "corpus").iterdir())[: 4 * len(KINDS)]
-    for path in some:
+    before, sample = time.process_time(), sorted((folder / "corpus").iterdir())[: 4 * len(KINDS)]
+    for path in sample:
         for _ in soundfile.blocks(path, 1 << 18, dtype="float32"):
             pass
-    bare = (time.process_time() - before) / (len(some) * PIECE_S)
+    bare = (time.process_time() - before) / (len(sample) * PIECE_S)
     encoding = ("encoding", "encoding held-out pieces")
     seconds = 3600 * hours
     return {
@@ -183,26 +193,26 @@ def prepare(hours: float, folder: Path) -> dict[str, float]:
 
 
 def begin(hours: float, folder: Path) -> dict[str, float]:
-    """The corpus of the other measurements, prepared, and a state to predict from."""
+    """Prepare the corpus of the other measurements, and a state to predict from."""
     make_corpus(folder / "corpus", hours)
     trainer(folder, Stopwatch(), representation__fit_frames=5000).save()
     return {}
 
 
 def train(width: float, folder: Path) -> dict[str, float]:
-    """One training step of the default model at another width."""
+    """Time a training step of the default model at another width."""
     size = {"architecture__hidden": int(width), "architecture__head_width": int(width)}
     own = folder / f"width{width:g}"
     own.mkdir()
     (own / "corpus").symlink_to(folder / "corpus")
     running = trainer(own, Stopwatch(), representation__fit_frames=5000, training__checkpoint_every_s=1e6, **size)
     parameters = sum(parameter.numel() for parameter in running.model.parameters())
-    share, step_s = pipeline_share(running)
-    return {"million_parameters": parameters / 1e6, "step_s": step_s, "waiting_percent": 100 * share}
+    waiting, step_s = waiting_fraction(running)
+    return {"million_parameters": parameters / 1e6, "step_s": step_s, "waiting_percent": 100 * waiting}
 
 
-def pipeline_share(running: Any) -> tuple[float, float]:
-    """The share of a trainer's steps that goes by in waiting for batches, and the seconds of a step (medians)."""
+def waiting_fraction(running: "Trainer") -> tuple[float, float]:
+    """Return the fraction of a training step that is spent waiting for the batch, and its seconds (medians)."""
     from dataset import training_batches
 
     waiting, whole = [], []
@@ -218,7 +228,7 @@ def pipeline_share(running: Any) -> tuple[float, float]:
 
 
 def play(length_s: float, folder: Path) -> dict[str, float]:
-    """A continuation of so many seconds, made and thrown away block by block."""
+    """Make a continuation of `length_s` seconds and discard it block by block."""
     import torch
 
     from continuo.audio.piece import Piece
@@ -242,11 +252,11 @@ MEASURES: dict[str, Callable[[float, Path], dict[str, float]]] = {
 }
 
 
-# --- telling --------------------------------------------------------------------------------------------------------
+# --- the tables -----------------------------------------------------------------------------------------------------
 
 
 def exponent(sizes: list[float], figures: list[float]) -> float:
-    """Slope of the logarithm of `figures` over that of `sizes`.
+    """Return the slope of the logarithm of `figures` over that of `sizes`.
 
     >>> round(exponent([1, 10, 100], [2, 20, 200]), 3)
     1.0
@@ -255,7 +265,7 @@ def exponent(sizes: list[float], figures: list[float]) -> float:
 
 
 def table(rows: Rows, size: str, columns: dict[str, str]) -> str:
-    """One line for every size, and the exponents where there are several sizes."""
+    """Return a Markdown table with a line for every size, and the exponents if there are several sizes."""
     lines = [f"| {size} | {' | '.join(columns.values())} |", "|---" * (len(columns) + 1) + "|"]
     for row in rows:
         lines.append(f"| {row['size']:g} | {' | '.join(f'{row[key]:,.4g}' for key in columns)} |")
@@ -267,7 +277,7 @@ def table(rows: Rows, size: str, columns: dict[str, str]) -> str:
 
 
 def sections(results: dict[str, Rows]) -> dict[str, str]:
-    """The sections of the page, of what was measured."""
+    """Return the sections of the page, by name, as far as they were measured."""
     made = f"{machine()} Made by `python benchmarks/growth.py --write`."
     found = {}
     if rows := results["hours"]:
@@ -281,18 +291,16 @@ def sections(results: dict[str, Rows]) -> dict[str, str]:
             "bare_decoding_times_real_time_per_core": "soundfile alone, x real time per core",
             "peak_mb": "peak MB",
         }
-        what = (
-            "`train.py --prepare-only`. Seconds depend on what else runs; rates per core are of the processor's time."
-        )
+        what = "`train.py --prepare-only`. Seconds depend on what else runs; rates per core use the processor's time."
         found["growth-hours"] = f"## Hours of corpus\n\n{what} {made}\n\n{table(rows, 'hours', columns)}"
     if rows := results["widths"]:
         columns = {
             "million_parameters": "million parameters",
             "step_s": "s per training step",
-            "waiting_percent": "of it waiting for batches, %",
+            "waiting_percent": "waiting for batches, %",
             "peak_mb": "peak MB",
         }
-        text = f"## Width\n\nTraining, 32 lanes of 64 steps. {made}\n\n{table(rows, 'width', columns)}"
+        text = f"## Width\n\nTraining, 32 batch rows of 64 steps. {made}\n\n{table(rows, 'width', columns)}"
         if len(rows) > 1:
             parameters = [row["million_parameters"] for row in rows]
             by_time, by_memory = (exponent(parameters, [row[key] for row in rows]) for key in ("step_s", "peak_mb"))

@@ -1,11 +1,11 @@
-"""The JSB chorales benchmark: nats per frame of held-out chorales on a quarter-note grid, all notes of a frame at once.
+"""Run the JSB chorales benchmark: the loss of held-out chorales on a quarter-note grid, in nats per frame.
 
     python benchmarks/jsb.py --test FILE [--train ../shared/data/jsb] [--minutes 25] [--json]
 
-Standard split and grid of Boulanger-Lewandowski et al. (2012), as JSON: {"train": [...], "valid": [...], "test":
-[...]}, a piece a list of frames, a frame a list of MIDI pitches. The model is the project's own roll representation
-and LSTM, trained from scratch on the training pieces in other keys; the best state on "valid" is scored on "test". A
-frame costs what its set of notes costs, the first frame of a piece included; that a piece ends is not counted.
+The split and grid are those of Boulanger-Lewandowski et al. (2012), as JSON: {"train": [...], "valid": [...], "test":
+[...]}; a piece is a list of frames, and a frame a list of MIDI pitches. The model is the project's own piano roll and
+LSTM, trained from scratch on the training pieces in several keys; the best state on "valid" is scored on "test". The
+loss of a frame is that of its set of notes, and includes the first frame of a piece, but not the end of the piece.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -28,7 +27,7 @@ from predictor import Predictor
 from trainer import Trainer
 
 FILE = "jsb-chorales-quarter.json"
-MODEL: dict[str, Any] = {
+MODEL: dict[str, object] = {
     "corpus": {"transpose": 6},
     "representation": {"kind": "roll", "steps_per_quarter": 1, "strikes": False},
     "architecture": {
@@ -44,14 +43,25 @@ MODEL: dict[str, Any] = {
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser("jsb.py", __doc__)
-    parser.add_argument("--test", type=Path, required=True, metavar="FILE", help=f"pieces to score; {FILE} or like it")
-    parser.add_argument("--train", type=Path, default=Path("../shared/data/jsb"), help=f"{FILE}, or its folder")
-    parser.add_argument("--minutes", type=float, default=25.0, help="of training (default: 25)")
-    parser.add_argument("--split", help='of FILE that is scored (default: "test", else all there is)')
-    parser.add_argument("--out", type=Path, help="folder to keep the model in (default: none is kept)")
-    parser.add_argument("--device", default="cpu", help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu (default)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the model")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument(
+        "--test", type=Path, required=True, metavar="FILE", help=f"file of pieces to score: {FILE}, or one like it"
+    )
+    parser.add_argument(
+        "--train",
+        type=Path,
+        default=Path("../shared/data/jsb"),
+        help=f"file of pieces to train on: {FILE}, or its folder",
+    )
+    parser.add_argument("--minutes", type=float, default=25.0, help="minutes of training (default: 25)")
+    parser.add_argument("--split", help='split of FILE to score (default: "test", or everything if there is none)')
+    parser.add_argument("--out", type=Path, help="folder for the model (default: the model is deleted)")
+    parser.add_argument(
+        "--device", default="cpu", help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu (default: cpu)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="value of a metadata key of the model"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object on the last line")
     return parser
 
@@ -101,7 +111,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 @torch.inference_mode()
 def nats_per_frame(predictor: Predictor, songs: list[Song]) -> float:
-    """Mean nats of a frame over all frames of all songs."""
+    """Return the mean loss of a frame over all frames of all songs, in nats."""
     total, frames = 0.0, 0
     for song in songs:
         codes = predictor.featurizer.encode(song).to(predictor.device)[None]
@@ -113,10 +123,10 @@ def nats_per_frame(predictor: Predictor, songs: list[Song]) -> float:
 
 
 def read(path: Path, split: str | None) -> list[Song]:
-    """The pieces of a split as songs, a frame a quarter note long.
+    """Return the pieces of a split as songs, in which a frame is a quarter note.
 
     Raises:
-        ValueError: the file is missing or of another kind, or has no such split.
+        ValueError: the file is missing or not of this format, or has no such split.
     """
     try:
         data = json.loads(path.read_text())

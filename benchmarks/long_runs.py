@@ -1,11 +1,11 @@
-"""How a trained model goes on for minutes: held-out prompts continued for long, several seeds each.
+"""Continue held-out prompts for minutes with a trained model, with several seeds each, and measure the result.
 
     python benchmarks/long_runs.py --meta model.json [--seconds 120] [--prompts 3] [--seeds 3]
         [--coarse-temperature 1.08]
 
-Prints the mean, least and most over all runs of: onsets, as a share of those of the real pieces (their 6 s after the
-prompts, 40 of them); seconds that lie 60 dB or more below full scale at the models' loudness; and the level at the end
-over that of the first ten seconds, dB. `evaluate.py` draws one such run.
+Prints mean, minimum and maximum over all runs of: onsets, as a ratio to those of the real pieces (6 s after each of 40
+prompts); the fraction of seconds that are 60 dB or more below full scale at the models' loudness; and the level at the
+end over that of the first ten seconds, in dB. `evaluate.py` draws one such run.
 """
 
 import argparse
@@ -23,16 +23,18 @@ from evaluation import long_run
 from evaluation.excerpts import excerpts, load_split
 from predictor import Predictor
 
-SILENT_DB = -60.0
+SILENT_DB = -60.0  # over full scale
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser("long_runs.py", __doc__)
-    parser.add_argument("--meta", type=Path, default=Path("model.json"))
-    parser.add_argument("--seconds", type=float, default=120.0)
-    parser.add_argument("--prompts", type=int, default=3)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--coarse-temperature", type=float, help="default: as the metadata file says")
+    parser.add_argument("--meta", type=Path, default=Path("model.json"), help="metadata file (default: model.json)")
+    parser.add_argument("--seconds", type=float, default=120.0, help="length of each run (default: 120)")
+    parser.add_argument("--prompts", type=int, default=3, help="number of prompts (default: 3)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of runs from each prompt (default: 3)")
+    parser.add_argument(
+        "--coarse-temperature", type=float, help="temperature of the first codes (default: as in the metadata)"
+    )
     return parser
 
 
@@ -45,7 +47,7 @@ def _run(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     predictor = Predictor.load(arguments.meta)
     if predictor.modality != "sound":
-        raise ValueError(f"{arguments.meta} is a model of notes")
+        raise ValueError(f"{arguments.meta} is a model of notes, and only models of sound are measured")
     rate, how = predictor.sample_rate_hz, predictor.sampling.but(coarse_temperature=arguments.coarse_temperature)
     found = excerpts(load_split(predictor, arguments.meta, corpus.load)[1], count=40, prompt_seconds=4, seconds=6)
     real = float(np.mean([_onsets_per_s(excerpt.real, rate) for excerpt in found]))
@@ -58,7 +60,7 @@ def _run(arguments: argparse.Namespace) -> int:
             drift = [*long_run.level_drift(audio, rate).values()][-1]
             rows.append((_onsets_per_s(audio, rate) / real, silence, drift))
     for name, values in zip(
-        ("onsets, of the real", "silence", "level at the end, dB"), zip(*rows, strict=True), strict=True
+        ("onsets, ratio to real music", "silence", "level at the end, dB"), zip(*rows, strict=True), strict=True
     ):
         print(f"{name}: {np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})")
     return 0

@@ -1,10 +1,10 @@
-"""Which phase reconstruction sounds least like one? Prints a table.
+"""Compare methods of phase reconstruction, and print a table.
 
     python benchmarks/phase.py [--train 60] [--test 16] [--seed 1]
 
 The default preset's codec is fitted on some chorales and applied to others; each method continues 4 s of real audio for
-6 s, from the true magnitudes of what follows and from quantised ones. Columns: SC, spectral convergence to the
-magnitudes given; LSD, log-spectral distance (dB) to the real audio, frame by frame, at the same places; ms per frame on
+6 s, from the true magnitudes of the following music and from quantized ones. Columns: SC, spectral convergence to the
+given magnitudes; LSD, log-spectral distance (dB) to the real audio, frame by frame, at the same places; ms per frame on
 one thread; the squared MMD and the AUC of `evaluation.audio_metrics`.
 """
 
@@ -36,11 +36,11 @@ WINDOW = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)).astype(np.fl
 
 @dataclass(frozen=True)
 class Item:
-    """A held-out piece: audio (N,), the true complex frames (T, K) after the prompt and their quantised magnitudes."""
+    """A held-out piece: audio (N,), the true complex frames (T, K) after the prompt, and their quantized magnitudes."""
 
     audio: np.ndarray
     true: np.ndarray
-    quantised: np.ndarray
+    quantized: np.ndarray
 
     @property
     def tail(self) -> np.ndarray:
@@ -52,13 +52,13 @@ class Item:
 
 
 def frames(audio: np.ndarray) -> np.ndarray:
-    """Complex frames that lie inside the audio: (N,) -> (T, K)."""
+    """Return the complex frames that lie inside the audio: (N,) -> (T, K)."""
     views = np.lib.stride_tricks.sliding_window_view(audio, N_FFT)[::HOP]
     return np.fft.rfft(views * WINDOW, axis=-1).astype(np.complex64)
 
 
 def held_out_items(train: int, test: int, seed: int) -> list[Item]:
-    """Ten seconds from the middle of `test` chorales, quantised by the default codec, fitted on `train` others."""
+    """Return ten seconds from the middle of `test` chorales, with the default codec fitted on `train` others."""
     preset = presets.from_preset(presets.DEFAULT_PRESET, {"corpus.pieces": train + test}, state="unused.safetensors")
     loaded = corpus.load(preset.corpus, seed=seed)
     pieces, others = loaded.split(test / len(loaded.pieces), seed)
@@ -78,7 +78,7 @@ def held_out_items(train: int, test: int, seed: int) -> list[Item]:
 
 
 def overlap_add(spectra: np.ndarray) -> np.ndarray:
-    """Least-squares audio of complex frames, full sums at the edges: (T, K) -> (N,)."""
+    """Return the least-squares audio of complex frames, with full sums at the edges: (T, K) -> (N,)."""
     window = WINDOW / np.resize((WINDOW**2).reshape(-1, HOP).sum(0), N_FFT)
     out = np.zeros(N_FFT + (len(spectra) - 1) * HOP, np.float32)
     for i, part in enumerate(np.fft.irfft(spectra, N_FFT, axis=-1)):
@@ -87,7 +87,7 @@ def overlap_add(spectra: np.ndarray) -> np.ndarray:
 
 
 def griffin_lim(magnitude: np.ndarray, phasors: np.ndarray, passes: int, momentum: float = 0.0) -> np.ndarray:
-    """Offline (fast) Griffin-Lim: (T, K) magnitudes and first unit phasors -> (T * hop,)."""
+    """Run offline (fast) Griffin-Lim: (T, K) magnitudes and first unit phasors -> (T * hop,)."""
     before = None
     for _ in range(passes):
         now = frames(overlap_add(magnitude * phasors))
@@ -97,17 +97,19 @@ def griffin_lim(magnitude: np.ndarray, phasors: np.ndarray, passes: int, momentu
 
 
 def heap_integration(magnitude: np.ndarray, tail: np.ndarray) -> np.ndarray:
-    """The first guess of `PhaseStream` for all frames at once: (T, K) -> unit phasors (T, K)."""
+    """Return the first guess of `PhaseStream` for all frames at once: (T, K) -> unit phasors (T, K)."""
     first = np.fft.rfft(tail * WINDOW)[None].astype(np.complex64)
     level = levels(np.abs(np.concatenate([first, magnitude])))
     return phasors(integrated(level, centred(np.angle(first[0])), N_FFT, HOP))
 
 
 def random_phasors(magnitude: np.ndarray) -> np.ndarray:
+    """Return random unit phasors of the shape of the magnitudes, always the same ones."""
     return np.exp(2j * np.pi * np.random.default_rng(0).random(magnitude.shape)).astype(np.complex64)
 
 
 def stream(item: Item, magnitude: np.ndarray, **tuning: float) -> np.ndarray:
+    """Reconstruct the audio of magnitudes with a `PhaseStream` of other settings: (T, K) -> (T * hop,)."""
     made, overlap = PhaseStream(N_FFT, HOP, tail=item.tail, **tuning), OverlapAdd(N_FFT, HOP, item.tail)  # type: ignore[arg-type]
     rows = np.concatenate([*(made.push(frame) for frame in magnitude), made.finish()])
     return np.concatenate([*map(overlap.push, rows), overlap.finish()])[N_FFT - HOP :]
@@ -132,7 +134,7 @@ METHODS: dict[str, Callable[[Item, np.ndarray], np.ndarray]] = {
 
 
 def convergence(audio: np.ndarray, magnitude: np.ndarray) -> float:
-    """Over the frames that lie wholly after the prompt and before the fade."""
+    """Return the spectral convergence over the frames that lie wholly after the prompt and before the fade."""
     got = np.abs(frames(audio))[: -N_FFT // HOP]
     first = N_FFT // HOP - 1  # frame j covers [j * hop - n_fft, j * hop)
     want = magnitude[first : first + len(got)]
@@ -140,35 +142,36 @@ def convergence(audio: np.ndarray, magnitude: np.ndarray) -> float:
 
 
 def log_distance_db(audio: np.ndarray, real: np.ndarray) -> float:
+    """Return the root mean squared distance of the log spectra, in dB."""
     difference = np.log(np.abs(frames(audio)) + FLOOR) - np.log(np.abs(frames(real)) + FLOOR)
     return float(20 / np.log(10) * np.sqrt((difference**2).mean()))
 
 
 def compare(items: list[Item]) -> None:
-    """Prints the table."""
+    """Print the table."""
     real = [item.continuation for item in items]
     print("| method | magnitudes | SC | LSD dB | ms/frame | MMD2 | AUC |\n|---|---|---|---|---|---|---|")
-    for given in ("true", "quantised"):
+    for given in ("true", "quantized"):
         for name, method in METHODS.items():
-            inputs = [np.abs(item.true) if given == "true" else item.quantised for item in items]
+            inputs = [np.abs(item.true) if given == "true" else item.quantized for item in items]
             start = time.perf_counter()
             made = [method(item, magnitude) for item, magnitude in zip(items, inputs, strict=True)]
             cost = 1e3 * (time.perf_counter() - start) / (len(items) * FRAMES)
             error = np.mean([convergence(a, m) for a, m in zip(made, inputs, strict=True)])
             distance = np.mean([log_distance_db(a, item.continuation) for a, item in zip(made, items, strict=True)])
-            heard = audio_metrics.compare(real, made, RATE_HZ)
+            mmd2 = audio_metrics.compare(real, made, RATE_HZ)["mmd2"]
             auc = audio_metrics.separability(real, made, RATE_HZ)
             print(
-                f"| {name} | {given} | {error:.3f} | {distance:.2f} | {cost:.2f} | {heard['mmd2']:+.4f} | {auc:.3f} |",
+                f"| {name} | {given} | {error:.3f} | {distance:.2f} | {cost:.2f} | {mmd2:+.4f} | {auc:.3f} |",
                 flush=True,
             )
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--train", type=int, default=60, help="chorales the codec is fitted on")
-    parser.add_argument("--test", type=int, default=16, help="chorales to reconstruct, none of the former")
-    parser.add_argument("--seed", type=int, default=1, help="of the choice of chorales")
+    parser.add_argument("--train", type=int, default=60, help="number of chorales to fit the codec on (default: 60)")
+    parser.add_argument("--test", type=int, default=16, help="number of other chorales to reconstruct (default: 16)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the choice of chorales (default: 1)")
     return parser
 
 

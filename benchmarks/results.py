@@ -1,4 +1,4 @@
-"""The page of results: each benchmark renews its own section of benchmarks/RESULTS.md and leaves the others alone."""
+"""Write the page of results: each benchmark replaces its own section of benchmarks/RESULTS.md and keeps the others."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ PAGE = Path(__file__).resolve().parent / "RESULTS.md"
 
 
 def write_section(name: str, text: str, page: Path = PAGE) -> None:
-    """Put `text` between `<!-- name -->` and `<!-- /name -->`, which are added at the end where they are missing."""
+    """Put `text` between `<!-- name -->` and `<!-- /name -->`, which are added at the end if they are missing."""
     opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
     before = page.read_text(encoding="utf-8") if page.exists() else ""
     section = f"{opening}\n{text.strip()}\n{closing}"
@@ -23,6 +23,6 @@ def write_section(name: str, text: str, page: Path = PAGE) -> None:
 
 
 def machine() -> str:
-    """Date, machine and versions, as one line."""
+    """Return date, machine and versions on one line."""
     versions = f"Python {platform.python_version()}, torch {version('torch')}, numpy {version('numpy')}"
     return f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, {versions}."

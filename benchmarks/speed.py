@@ -1,9 +1,10 @@
-"""How fast the default model trains and plays, as ratios to yardsticks measured in the same run.
+"""Measure how fast the default model trains and generates, as ratios to yardsticks of the same run.
 
     python benchmarks/speed.py [--json] [--write]
 
-Yardsticks: the best matrix product of this machine in the precision of the training, a bare `nn.LSTM` of the same size,
-the same steps with plain weights, and two processes beside one. `--write` renews the section of benchmarks/RESULTS.md.
+The yardsticks are the fastest matrix product of this machine in the precision of the training, a bare `nn.LSTM` of the
+same size, the same steps with plain weights, and two processes compared with one. `--write` replaces the section of
+benchmarks/RESULTS.md.
 """
 
 import argparse
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from chords import write_chords
-from growth import pipeline_share
+from growth import waiting_fraction
 from results import machine, write_section
 from scaling import ddp_efficiency
 
@@ -40,8 +41,8 @@ from generation import single_stream
 from predictor import Predictor, SoundTake, Take
 from trainer import Trainer
 
-STEPS = 15  # timed training steps, after 5 of warm-up
-TAKES, TAKE_STEPS = 16, 1000  # of a process
+STEPS = 15  # timed training steps, after 5 steps of warm-up
+TAKES, TAKE_STEPS = 16, 1000  # takes of a process, and steps of a take
 OTHERS = {
     "RAVE": ("20", "a laptop's CPU"),
     "Magenta RealTime 2, small": ("2.1 (18.7 ms for a frame of 40 ms)", "an M3 Max"),
@@ -53,7 +54,7 @@ OTHERS = {
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object on the last line")
-    parser.add_argument("--write", action="store_true", help="renew benchmarks/RESULTS.md")
+    parser.add_argument("--write", action="store_true", help="replace the section of benchmarks/RESULTS.md")
     return parser
 
 
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def page(results: dict[str, float]) -> str:
-    """The section of the page: what was measured, and what others publish."""
+    """Return the section of the page: the results, and figures that others publish."""
     table = "\n".join(f"| {name} | {value:,.3g} |" for name, value in results.items())
     precision = str(choose_precision("auto", torch.device("cpu"))).removeprefix("torch.")
     made = f"{machine()} Training in {precision}. Made by `python benchmarks/speed.py --write`."
@@ -89,12 +90,13 @@ def page(results: dict[str, float]) -> str:
     rows = "\n".join(f"| {name} | {factor} | {where} |" for name, (factor, where) in (ours | OTHERS).items())
     return (
         f"## The default model\n\n{made}\n\n| | |\n|---|---|\n{table}\n\n"
-        "### Beside others\n\nTimes real time; the others as they are published, each on its own hardware.\n\n"
+        "### Others\n\nTimes real time; the figures of others are published ones, on their own hardware.\n\n"
         f"| | x real time | on |\n|---|---|---|\n{rows}\n"
     )
 
 
 def measure(folder: Path) -> dict[str, float]:
+    """Return every figure by name; `folder` is for the model and its music."""
     trainer = trainer_on_chords(folder)
     t, device = trainer.metadata.training, trainer.device
     frames = t.batch_size * t.window
@@ -110,13 +112,13 @@ def measure(folder: Path) -> dict[str, float]:
         "train_vs_bare_lstm": frames / seconds / bare,
         "matmul_peak_gflops": peak / 1e9,
         "train_vs_matmul_peak": flops * frames / seconds / peak,
-        "pipeline_share": pipeline_share(trainer)[0],
+        "pipeline_share": waiting_fraction(trainer)[0],
     }
     return results | playing(folder) | starting(folder) | {"ddp_efficiency": ddp_efficiency()}
 
 
 def trainer_on_chords(folder: Path) -> Trainer:
-    """The default preset over four minutes of made-up chords, so that nothing needs to be rendered."""
+    """Return a trainer of the default preset on four minutes of synthetic chords."""
     music = folder / "music"
     music.mkdir()
     write_chords(music, pieces=4, seconds=60)
@@ -128,7 +130,7 @@ def trainer_on_chords(folder: Path) -> Trainer:
 
 
 def per_step(trainer: Trainer) -> float:
-    """Seconds of one whole training step: windows, forward, backward, optimizer, average."""
+    """Return the seconds of one whole training step: windows, forward, backward, optimizer, average."""
     times: list[float] = []
     last = time.perf_counter()
 
@@ -145,7 +147,7 @@ def per_step(trainer: Trainer) -> float:
 
 
 def matmul_peak(dtype: torch.dtype) -> float:
-    """The best of some large square products, in FLOP per second."""
+    """Return the speed of the fastest of some large square products, in FLOP per second."""
     best = 0.0
     for size in (1024, 2048):
         a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
@@ -154,7 +156,7 @@ def matmul_peak(dtype: torch.dtype) -> float:
 
 
 def bare_lstm(trainer: Trainer, dtype: torch.dtype) -> float:
-    """Seconds of forward and backward through `nn.LSTM` alone, at the size of the model's."""
+    """Return the seconds of forward and backward through `nn.LSTM` alone, as large as the model's."""
     t, section = trainer.metadata.training, trainer.metadata.architecture
     lstm = nn.LSTM(section.hidden, section.hidden, section.layers, batch_first=True)
     x = torch.randn(t.batch_size, t.window, section.hidden)
@@ -168,6 +170,7 @@ def bare_lstm(trainer: Trainer, dtype: torch.dtype) -> float:
 
 
 def best_seconds(work: Callable[[], object], times: int) -> float:
+    """Return the seconds of the fastest of several runs of `work`."""
     seconds = []
     for _ in range(times):
         started = time.perf_counter()
@@ -177,7 +180,7 @@ def best_seconds(work: Callable[[], object], times: int) -> float:
 
 
 def multiplications(trainer: Trainer) -> int:
-    """Multiply-adds per frame: every weight matrix once, those of the head once per level."""
+    """Return the multiply-adds per frame: every weight matrix once, those of the head once per level."""
     model, total = trainer.model, 0
     for name, parameter in model.named_parameters():
         if parameter.dim() >= 2 and not name.endswith("head.level"):
@@ -187,7 +190,7 @@ def multiplications(trainer: Trainer) -> int:
 
 
 def playing(folder: Path) -> dict[str, float]:
-    """After a prompt of 4 s: one stream, its codes alone, by the plain model too, and takes side by side."""
+    """Time what follows a prompt of 4 s: one stream, its codes alone, the plain model, and many takes at once."""
     torch.set_num_threads(1)  # as predict.py does
     predictor = Predictor.load(folder / "model.json")
     prompt = Piece.from_samples(np.random.default_rng(1).standard_normal(4 * 24000) * 0.1, 24000)
@@ -213,32 +216,32 @@ def playing(folder: Path) -> dict[str, float]:
 
 
 def one_stream(predictor: Predictor, prompt: Piece) -> tuple[float, float]:
-    """Times real time from the first audio to the last, and the seconds until the first."""
+    """Return times real time from the first audio to the last, and the seconds until the first."""
     started = time.perf_counter()
     take = predictor.take(prompt, seed=0)
-    heard, clock = [-take.overlap_samples], [0.0]  # samples after the prompt so far, and when
+    made, clock = [-take.overlap_samples], [0.0]  # samples after the prompt so far, and the seconds until then
     for block in take.samples(1000):
         if len(block):
-            heard.append(heard[-1] + len(block))
+            made.append(made[-1] + len(block))
             clock.append(time.perf_counter() - started)
-    first = next(i for i, samples in enumerate(heard) if samples > 0)
-    return (heard[-1] - heard[first]) / predictor.sample_rate_hz / (clock[-1] - clock[first]), clock[first]
+    first = next(i for i, samples in enumerate(made) if samples > 0)
+    return (made[-1] - made[first]) / predictor.sample_rate_hz / (clock[-1] - clock[first]), clock[first]
 
 
 def draw(take: Take, count: int) -> None:
-    """So many more codes."""
+    """Draw `count` more steps."""
     deque(take.steps(count), 0)
 
 
 def together(predictor: Predictor, prompt: Piece) -> float:
-    """Times real time of takes as `predict.py --takes` makes them, by a process on each core, once all have begun."""
+    """Return times real time of takes made by a process on each core, from when all have started."""
     made = list(process_map(partial(side_by_side, predictor, prompt), range(WORKERS), WORKERS))
     seconds = max(ended for _, ended in made) - min(begun for begun, _ in made)
     return WORKERS * TAKES * TAKE_STEPS / predictor.steps_per_second / seconds
 
 
 def side_by_side(predictor: Predictor, prompt: Piece, group: int) -> Iterator[tuple[float, float]]:
-    """A group of takes; when it began and ended, by the clock of the machine."""
+    """Make a group of takes; yield when it started and ended, by the clock of the machine."""
     deque(predictor.take(prompt).samples(100), 0)
     begun = time.monotonic()
     for take in predictor.takes(prompt, range(TAKES * group, TAKES * (group + 1))):
@@ -248,7 +251,7 @@ def side_by_side(predictor: Predictor, prompt: Piece, group: int) -> Iterator[tu
 
 
 def starting(folder: Path) -> dict[str, float]:
-    """Seconds of whole commands: help, and 500 frames after a prompt of 4 s."""
+    """Return the seconds of whole commands: help, and 500 frames after a prompt of 4 s."""
     prompt = ["--prompt", str(folder / "music" / "0.wav"), "--prompt-share", "0.07", "--out", str(folder / "out.wav")]
     asked = {
         "help_s": ["--help"],
