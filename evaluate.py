@@ -20,7 +20,7 @@ from continuo.system.text import printable
 
 if TYPE_CHECKING:
     from evaluation.base import Plan
-    from evaluation.schema import NotesReport, SoundReport
+    from evaluation.schema import AnyReport
 
 TIMES = {"sound": (6.0, 4.0), "notes": (20.0, 8.0)}  # default seconds of a continuation and of its prompt
 
@@ -94,9 +94,9 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _finite(report: "SoundReport | NotesReport") -> "SoundReport | NotesReport":
+def _finite(report: "AnyReport") -> "AnyReport":
     """Replace NaN and infinity, which JSON does not have, by None."""
-    finite: SoundReport | NotesReport = json.loads(json.dumps(report), parse_constant=lambda name: None)
+    finite: AnyReport = json.loads(json.dumps(report), parse_constant=lambda name: None)
     return finite
 
 

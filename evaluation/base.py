@@ -8,10 +8,9 @@ import json
 import math
 import os
 import shlex
-import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Generic, TypeVar, cast
@@ -40,6 +39,7 @@ FEW_EXCERPTS = 6  # with fewer, the figures of free runs are rough
 WINDOW = 128  # steps scored at once
 MAX_TRAINING_S = 2 * 3600.0  # seconds of training music for baselines and novelty
 P = TypeVar("P", Piece, Song)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,11 @@ class Plan:
     prompt_seconds: float = 4.0
     long_seconds: float = 120.0
     seed: int = 0
+
+    @property
+    def times(self) -> dict[str, float]:
+        """The lengths of an excerpt, as arguments."""
+        return {"prompt_seconds": self.prompt_seconds, "seconds": self.seconds}
 
     def __post_init__(self) -> None:
         for flag, value, ok, words in (
@@ -96,7 +101,7 @@ class Evaluation(ABC, Generic[P]):
         self.train, self.held_out, self.notes = load_split(predictor, meta_path, self.load, display)
         self.training_sample: list[P] = bounded(self.train, MAX_TRAINING_S, plan.seed)
 
-    def report(self, others: Sequence["AnyEvaluation"] = ()) -> schema.SoundReport | schema.NotesReport:
+    def report(self, others: Sequence["AnyEvaluation"] = ()) -> schema.AnyReport:
         """Measure everything and return it as plain JSON types; `others` are models for the same tables."""
         report = {
             "model": self.model(),
@@ -113,7 +118,7 @@ class Evaluation(ABC, Generic[P]):
             reason = "--pieces asks for no more" if enough else "the held-out music is too short for more"
             count = pluralize(len(self.excerpts), "excerpt")
             self.notes.append(f"only {count}: {reason}, so the figures of free runs are rough")
-        found = cast("schema.SoundReport | schema.NotesReport", report)
+        found = cast("schema.AnyReport", report)
         found["verdict"] = [finding._asdict() for finding in diagnose(found)]
         found["seconds_taken"] = round(time.monotonic() - self.started, 1)
         found["beside"] = [other.brief() for other in others]
@@ -176,7 +181,7 @@ class Evaluation(ABC, Generic[P]):
             flags += ["--set", f"corpus.{key}={json.dumps(value)}"]
         return f"train.py {shlex.join(flags)} {budget}"
 
-    def write_to_card(self, report: schema.SoundReport | schema.NotesReport) -> None:
+    def write_to_card(self, report: schema.AnyReport) -> None:
         """Add the figures to the model's card, if its folder can be written to."""
         state = metadata.state_path(self.described, self.meta_path)
         if os.access(state.parent, os.W_OK):
@@ -194,13 +199,10 @@ class Evaluation(ABC, Generic[P]):
 
     def held_out_loss(self) -> schema.HeldOut:
         """Return the loss of model and baselines on held-out music, and that of the model on training music."""
-        streams: list[np.ndarray] = []
-        task = self.display.task("encoding", len(self.training_sample))
-        fingerprint = self.predictor.featurizer.fingerprint()
-        for done, piece in enumerate([] if self.spec.continuous else self.training_sample, start=1):
-            streams.append(encoded(piece, self.predictor.featurizer, fingerprint))
-            task.update(done)
-        task.close()
+        featurizer = self.predictor.featurizer
+        fingerprint = featurizer.fingerprint()
+        known = [] if self.spec.continuous else self.training_sample
+        streams = [encoded(piece, featurizer, fingerprint) for piece in self.tracked("encoding", known)]
         baselines = Baselines(self.spec, streams)
         held_out, seconds, steps = self._scored("scoring held-out music", self.held_out, baselines)
         train = bounded(self.train, seconds, self.plan.seed)
@@ -222,14 +224,12 @@ class Evaluation(ABC, Generic[P]):
         """Return the loss of model and baselines over the beginnings of pieces, and the seconds and steps of those."""
         model, device = self.predictor.model, self.predictor.device
         music = AudioDataset(pieces, self.predictor.featurizer, WINDOW)
-        groups = validation_batches(music, MAX_SCORED_STEPS)
         sums: dict[str, np.ndarray] = {}
-        steps = np.zeros(len(music.pieces), np.int64)  # of each piece
-        task, done, first = self.display.task(name, sum(map(len, groups))), 0, 0
-        for group in groups:
+        steps, first = np.zeros(len(music.pieces), np.int64), 0  # of each piece
+        for group in self.tracked(name, validation_batches(music, MAX_SCORED_STEPS)):
+            state = model.initial_state(len(group[0].inputs))
             rows = slice(first, first + len(group[0].inputs))
             first = rows.stop
-            state = model.initial_state(len(group[0].inputs))
             for batch in group:
                 there = batch.to(device)
                 nats, state = model.nll(there.inputs, there.targets, state)
@@ -237,17 +237,19 @@ class Evaluation(ABC, Generic[P]):
                 for key, value in {"model": nats.cpu(), **baselines.nll(batch.inputs, batch.targets)}.items():
                     sums[key] = sums.get(key, np.zeros(1)) + value[codes].double().sum(0).numpy()
                 steps[rows] += codes.sum(1).numpy()
-                done += 1
-                task.update(done)
-        task.close()
         if not steps.any():
             raise ValueError("the held-out music is too short to be scored: hold out more music, or longer pieces")
         seconds, beats = self.lengths(music, steps)
-        return (
-            {key: _loss(nats, int(steps.sum()), seconds, beats) for key, nats in sums.items()},
-            seconds,
-            int(steps.sum()),
-        )
+        losses = {key: _loss(nats, int(steps.sum()), seconds, beats) for key, nats in sums.items()}
+        return losses, seconds, int(steps.sum())
+
+    def tracked(self, name: str, items: Sequence[T]) -> Iterator[T]:
+        """Yield items, and display how many of them are done."""
+        task = self.display.task(name, len(items))
+        for done, item in enumerate(items, start=1):
+            yield item
+            task.update(done)
+        task.close()
 
     @abstractmethod
     def lengths(self, music: AudioDataset, steps: np.ndarray) -> tuple[float, float | None]:
@@ -269,15 +271,12 @@ class Evaluation(ABC, Generic[P]):
     def sounds(self, count: int = 3) -> list[tuple[str, dict[str, bytes]]]:
         """Return the first excerpts to listen to: names, and sounds by side as FLAC."""
 
-    def draw(self, report: schema.SoundReport | schema.NotesReport) -> dict[str, bytes]:
+    def draw(self, report: schema.AnyReport) -> dict[str, bytes]:
         """Return the pictures of a report, PNG by name, as far as there are figures for them."""
         pictures = dict(self.pictures)
         history = report["training"]["history"]
         if len(history) >= 2:
-            with tempfile.TemporaryDirectory() as folder:
-                picture = Path(folder) / "curves.png"
-                draw_curves(history, picture, self.spec.steps_per_second)
-                pictures["curves"] = picture.read_bytes()
+            pictures["curves"] = plots.png_of(lambda path: draw_curves(history, path, self.spec.steps_per_second))
         pictures["levels"] = plots.level_bars(report["held_out"])
         return pictures
 

@@ -6,11 +6,14 @@ Each function holds one table of rules. A figure that was not measured is NaN he
 import math
 from typing import NamedTuple
 
-from evaluation.schema import ModelFacts, NotesReport, SoundReport, is_of_notes
+from evaluation.schema import AnyReport, ModelFacts, NotesReport, SoundReport, is_of_notes
 
 MAX_CODEC_MMD2 = 0.25  # squared MMD of real music through the codec; the default reaches 0.07 on chorales
 MIN_PULSE_RATIO = 0.65  # music without any pulse reaches about half of that of real music
 MIN_COPY = 24  # events in a row; shorter copies may be common turns of music
+PER_REAL = "times as many notes begin as in real music"
+Rule = tuple[str, bool, str, str, bool]
+"""Name of a finding, its condition, its text, advice other than to train longer, and whether that helps too."""
 
 
 class Finding(NamedTuple):
@@ -21,17 +24,7 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-class Rule(NamedTuple):
-    """A finding that is made if `met`. `longer` says that longer training helps; `advice` is what else helps."""
-
-    name: str
-    met: bool
-    text: str
-    advice: str = ""
-    longer: bool = False
-
-
-def diagnose(report: SoundReport | NotesReport) -> list[Finding]:
+def diagnose(report: AnyReport) -> list[Finding]:
     """Return the findings on learning, then on the music, then on copies, the most important first; never empty.
 
     A model that has learned nothing gets no other advice than to train. A model that memorizes its training music gets
@@ -39,14 +32,15 @@ def diagnose(report: SoundReport | NotesReport) -> list[Finding]:
     """
     rules = _learning(report)
     rules += [*_notes(report), *_note_copies(report)] if is_of_notes(report) else [*_sound(report), *_copies(report)]
-    first, *others = (rule for rule in rules if rule.met)
-    findings = [Finding(first.name, first.text, first.advice)]
-    for name, _, text, advice, longer in others:
-        if longer and first.name != "memorising":
+    met = [(name, text, advice, longer) for name, condition, text, advice, longer in rules if condition]
+    learning = met[0][0]
+    findings: list[Finding] = []
+    for name, text, advice, longer in met:
+        if longer and learning == "memorising":
+            advice = advice or _smaller_model(report["model"])
+        elif longer:
             advice = f"{advice} Or train longer." if advice else f"Train longer: {report['training']['again']}."
-        elif longer and not advice:
-            advice = _smaller_model(report["model"])
-        findings.append(Finding(name, text, "" if first.name == "untrained" else advice))
+        findings.append(Finding(name, text, "" if learning == "untrained" and findings else advice))
     return findings
 
 
@@ -60,7 +54,7 @@ def _smaller_model(model: ModelFacts) -> str:
             f"--set architecture.hidden={hidden} --set architecture.dropout=0.2.")  # fmt: skip
 
 
-def _learning(report: SoundReport | NotesReport) -> list[Rule]:
+def _learning(report: AnyReport) -> list[Rule]:
     losses, risen = report["held_out"], report["training"]["risen"]
     held_out, train = losses["model"]["nats_per_step"], losses["training"]["nats_per_step"]
     baseline = min(losses["unigram"]["nats_per_step"], losses["copy_last"]["nats_per_step"])
@@ -71,25 +65,25 @@ def _learning(report: SoundReport | NotesReport) -> list[Rule]:
     saved = f" ({1 - held_out / baseline:.0%} less)" if baseline > 0 else ""
     rose = f", and the held-out loss had risen by {risen:.0%} when training ended" if risen > 0.03 else ""
     return [
-        Rule("untrained", untrained,
-             "The model predicts this music no better than a table of frequencies, or a copy of the last step, does.",
-             f"Train longer: {report['training']['again']}. If that changes nothing, lower the learning rate: "
-             "--set training.learning_rate=0.001."),
-        Rule("memorising", memorizes,
-             f"The model memorizes its training music: its loss there is {held_out - train:.2f} nats per step lower "
-             f"than on held-out music{rose}.",
-             f"{_smaller_model(report['model'])} (predict.py uses the best weights, not the last.)"),
-        Rule("learning", learned,
-             f"The model has learned: on held-out music its loss is {held_out:.2f} nats per step, and that of the "
-             f"better simple guess {baseline:.2f}{saved}."),
-        Rule("generalising", learned and lost < 0.2,
-             f"What it learned carries over: only {max(lost, 0):.0%} of what it gained on its training music is lost "
-             "on held-out music."),
-        Rule("overfitting", learned and lost >= 0.2,
-             f"{lost:.0%} of what it gained on its training music is lost on held-out music.",
-             "More music would help."),
-        Rule("improving", learned and report["training"]["improving"],
-             "The held-out loss was still falling when training ended.", longer=True),
+        ("untrained", untrained,
+         "The model predicts this music no better than a table of frequencies, or a copy of the last step, does.",
+         f"Train longer: {report['training']['again']}. If that changes nothing, lower the learning rate: "
+         "--set training.learning_rate=0.001.", False),
+        ("memorising", memorizes,
+         f"The model memorizes its training music: its loss there is {held_out - train:.2f} nats per step lower than "
+         f"on held-out music{rose}.",
+         f"{_smaller_model(report['model'])} (predict.py uses the best weights, not the last.)", False),
+        ("learning", learned,
+         f"The model has learned: on held-out music its loss is {held_out:.2f} nats per step, and that of the better "
+         f"simple guess {baseline:.2f}{saved}.", "", False),
+        ("generalising", learned and lost < 0.2,
+         f"What it learned carries over: only {max(lost, 0):.0%} of what it gained on its training music is lost on "
+         "held-out music.", "", False),
+        ("overfitting", learned and lost >= 0.2,
+         f"{lost:.0%} of what it gained on its training music is lost on held-out music.", "More music would help.",
+         False),
+        ("improving", learned and report["training"]["improving"],
+         "The held-out loss was still falling when training ended.", "", True),
     ]  # fmt: skip
 
 
@@ -98,58 +92,55 @@ def _sound(report: SoundReport) -> list[Rule]:
     made, codec = runs["generated"], runs["codec"]
     onsets, flux, pulse = (_figure(made[f"{name}_ratio"]) for name in ("onset", "flux", "pulse"))
     silence = max(_figure(made["silence"], 0.0), run["silence"] if run else 0.0)
-    still_s = run["still_s"] if run else 0.0
-    still = run is not None and still_s > max(3.0, 3 * run["real_still_s"])
-    loop_s = _figure(run["loop_s"] if run and not run["real_loop_s"] else None)
-    drift_db = run["level_drift_db"]["at_the_end"] if run else 0.0
     silent = silence > 0.15 + _figure(runs["real"]["silence"], 0.0)
-    frozen = not silent and (still or onsets < 0.2)
+    still_s = run["still_s"] if run and run["still_s"] > max(3.0, 3 * run["real_still_s"]) else 0.0
+    loop_s = run["loop_s"] if run and not run["real_loop_s"] else None
+    drift_db = run["level_drift_db"]["at_the_end"] if run else 0.0
+    frozen = not silent and (still_s > 0 or onsets < 0.2)
     noisy = onsets > 1.5 or flux > 1.2 * max(1.0, _figure(codec["flux_ratio"], 1.0))
     sluggish = 0.2 <= onsets < 0.65 and not noisy and not frozen
-    unsteady = pulse < MIN_PULSE_RATIO and not (silent or frozen or sluggish or loop_s > 0)
-    per_real = "times as many notes begin as in real music"
-    begun = "" if math.isnan(onsets) else f"{onsets:.2f} {per_real}"
+    unsteady = pulse < MIN_PULSE_RATIO and not (silent or frozen or sluggish or loop_s)
+    begun = "" if math.isnan(onsets) else f", and {onsets:.2f} {PER_REAL}"
     return [
-        Rule("silent", silent, f"It falls silent: {silence:.0%} of the generated music is silence.",
-             "Leave out recordings with long pauses (--set corpus.exclude=...).", longer=True),
-        Rule("frozen", frozen,
-             f"It freezes: {f'nothing changes for {still_s:.1f} s of the long run' if still_s else 'it stands still'}"
-             f"{begun and f', and {begun}'}.", "Raise predict.py --coarse-temperature (try 1.2).", longer=True),
-        Rule("looping", loop_s > 0, f"The long run repeats itself every {loop_s:.2f} s.",
-             "Raise predict.py --temperature (try 1.1).", longer=True),
-        Rule("noisy", noisy,
-             f"It is too restless: {begun and f'{begun}, and '}its sound changes {_figure(flux, 0.0):.2f} times as "
-             "much.", "Lower predict.py --temperature (try 0.9) or --fine-temperature (try 0.5).", longer=True),
-        Rule("sluggish", sluggish, f"It is sluggish: {onsets:.2f} {per_real}.",
-             "Raise predict.py --coarse-temperature (try 1.15).", longer=True),
-        Rule("unsteady", unsteady,
-             f"It does not keep time: its pulse is {pulse:.2f} times as steady as that of real music.",
-             "A new model with architecture.onset_memory 128 keeps time better, if this one has 0.", longer=True),
-        Rule("drifting", abs(drift_db) > 6,
-             f"The long run {'fades' if drift_db < 0 else 'grows louder'}: {drift_db:+.1f} dB at its end.",
-             "A longer training.window keeps the level steadier.", longer=True),
+        ("silent", silent, f"It falls silent: {silence:.0%} of the generated music is silence.",
+         "Leave out recordings with long pauses (--set corpus.exclude=...).", True),
+        ("frozen", frozen,
+         f"It freezes: the sound does not change{f' for {still_s:.1f} s of the long run' if still_s else ''}{begun}.",
+         "Raise predict.py --coarse-temperature (try 1.2).", True),
+        ("looping", loop_s is not None, f"The long run repeats itself every {_figure(loop_s):.2f} s.",
+         "Raise predict.py --temperature (try 1.1).", True),
+        ("noisy", noisy,
+         f"It is too restless: its sound changes {_figure(flux, 0.0):.2f} times as much as real music{begun}.",
+         "Lower predict.py --temperature (try 0.9) or --fine-temperature (try 0.5).", True),
+        ("sluggish", sluggish, f"It is sluggish: {onsets:.2f} {PER_REAL}.",
+         "Raise predict.py --coarse-temperature (try 1.15).", True),
+        ("unsteady", unsteady,
+         f"It does not keep time: its pulse is {pulse:.2f} times as steady as that of real music.",
+         "A new model with architecture.onset_memory 128 keeps time better, if this one has 0.", True),
+        ("drifting", abs(drift_db) > 6,
+         f"The long run {'fades' if drift_db < 0 else 'grows louder'}: {drift_db:+.1f} dB at its end.",
+         "A longer training.window keeps the level steadier.", True),
         *_similarity(_figure(made["mmd2"]), _figure(codec["mmd2"], 0.0), _figure(made["auc"])),
     ]  # fmt: skip
 
 
 def _similarity(mmd2: float, codec: float, auc: float) -> list[Rule]:
-    if math.isnan(auc):  # there is a single excerpt, which says nothing about the similarity of two kinds of music
-        mmd2 = math.nan
-    coarse = codec > MAX_CODEC_MMD2 and not math.isnan(mmd2)
-    near = mmd2 <= 1.3 * max(codec, 0.0) + 0.05
+    if math.isnan(mmd2) or math.isnan(auc):  # a single excerpt says nothing about the similarity of kinds of music
+        return []
+    coarse, near = codec > MAX_CODEC_MMD2, mmd2 <= 1.3 * max(codec, 0.0) + 0.05
     return [
-        Rule("coarse", coarse,
-             f"The codec alone makes music differ from the original (squared MMD {codec:.2f}), and the model cannot be "
-             "better.",
-             "Use a finer codec (train.py --meta fine.json --corpus YOURS --set representation.levels=6) and more "
-             "recordings."),
-        Rule("close", near and not coarse,
-             f"Continuations are as similar to real music as the codec allows (squared MMD {mmd2:.2f}; codec alone: "
-             f"{codec:.2f})."),
-        Rule("distant", mmd2 > 1.3 * max(codec, 0.0) + 0.05,
-             f"Continuations differ from real music (squared MMD {mmd2:.2f}; codec alone: {codec:.2f}), and a "
-             f"classifier tells the two apart with an AUC of {auc:.2f}.",
-             "Use a larger model (--set architecture.hidden=1024 with a new --meta).", longer=True),
+        ("coarse", coarse,
+         f"The codec alone makes music differ from the original (squared MMD {codec:.2f}), and the model cannot be "
+         "better.",
+         "Use a finer codec (train.py --meta fine.json --corpus YOURS --set representation.levels=6) and more "
+         "recordings.", False),
+        ("close", near and not coarse,
+         f"Continuations are as similar to real music as the codec allows (squared MMD {mmd2:.2f}; codec alone: "
+         f"{codec:.2f}).", "", False),
+        ("distant", not near,
+         f"Continuations differ from real music (squared MMD {mmd2:.2f}; codec alone: {codec:.2f}), and a classifier "
+         f"tells the two apart with an AUC of {auc:.2f}.",
+         "Use a larger model (--set architecture.hidden=1024 with a new --meta).", True),
     ]  # fmt: skip
 
 
@@ -158,70 +149,66 @@ def _copies(report: SoundReport) -> list[Rule]:
     if new is None:
         return []
     copied, chance, near = new["copied_s"], new["held_out_copied_s"], _figure(new["near_ratio"], 1.0)
-    copies = copied > max(2.0, 2 * chance)
-    how = "copies" if copies else "stays close to" if near < 0.5 else "does not copy"
-    text = (
-        f"It {how} its training music: at most {copied:.1f} s in a row follow one piece (held-out music: {chance:.1f} "
-        f"s), and its most familiar seconds differ from it {near:.2f} times as much as those of held-out music."
-    )
-    if copies or near < 0.5:
-        return [Rule("copying", True, text, _smaller_model(report["model"]))]
-    return [Rule("novel", True, text)]
+    copies, close = copied > max(2.0, 2 * chance), near < 0.5
+    text = (f"It {'copies' if copies else 'stays close to' if close else 'does not copy'} its training music: at most "
+            f"{copied:.1f} s in a row follow one piece (held-out music: {chance:.1f} s), and its most familiar seconds "
+            f"differ from it {near:.2f} times as much as those of held-out music.")  # fmt: skip
+    if copies or close:
+        return [("copying", True, text, _smaller_model(report["model"]), False)]
+    return [("novel", True, text, "", False)]
 
 
 def _notes(report: NotesReport) -> list[Rule]:
     made, real, run = report["free_runs"]["generated"], report["free_runs"]["real"], report["long_run"]
     stuck, real_stuck = _figure(made["stuck"], 0.0), _figure(real["stuck"], 0.0)
     scale, real_scale = _figure(made["scale_consistency"]), _figure(real["scale_consistency"])
-    notes, real_notes = _figure(made["notes_per_second"]), _figure(real["notes_per_second"], 0.0)
-    ratio = notes / real_notes if real_notes else math.nan
-    paces = [pace for pace in run["notes_per_second_by_part"] if pace is not None] if run else []
-    pace, real_pace = min(paces, default=math.nan), _figure(run["real_notes_per_second"] if run else None, 0.0)
-    repeated, real_repeated = (_figure(run[name] if run else None, 0.0) for name in ("repeated", "real_repeated"))
-    long_stuck = (run["stuck"] if run else None) or ""
+    ratio = _figure(made["notes_per_second"]) / (_figure(real["notes_per_second"]) or math.nan)
+    pace, real_pace, repeated, real_repeated, long_stuck = math.nan, 0.0, 0.0, 0.0, ""
+    if run:
+        pace = min((pace for pace in run["notes_per_second_by_part"] if pace is not None), default=math.nan)
+        real_pace, long_stuck = _figure(run["real_notes_per_second"], 0.0), run["stuck"] or ""
+        repeated, real_repeated = _figure(run["repeated"], 0.0), _figure(run["real_repeated"], 0.0)
     frozen = stuck > real_stuck + 0.25 or (bool(long_stuck) and real_stuck < 0.5)
     fading = not frozen and pace < 0.15 * real_pace
     looping = not (frozen or fading) and repeated > max(0.8, real_repeated + 0.4)
     noisy, sluggish, wandering = ratio > 1.6, ratio < 0.6 and not frozen, scale < real_scale - 0.1
     wrong = frozen or fading or looping or noisy or sluggish or wandering
     return [
-        Rule("frozen", frozen,
-             f"It gets stuck: {stuck:.0%} of the continuations are one repeated note or chord, or silence (real music: "
-             f"{real_stuck:.0%}).{long_stuck and f' The long run: {long_stuck}'}",
-             "Raise predict.py --temperature (try 1.1).", longer=True),
-        Rule("fading", fading,
-             f"The long run has gaps: in its sparsest quarter {pace:.2f} notes begin in a second (real music: "
-             f"{real_pace:.2f}).", longer=True),
-        Rule("looping", looping,
-             f"The long run repeats itself: {repeated:.0%} of its second half was in its first half too.",
-             "Raise predict.py --temperature (try 1.1).", longer=True),
-        Rule("noisy", noisy, f"It is too restless: it has {ratio:.2f} times as many notes as real music.",
-             "Lower predict.py --temperature (try 0.9).", longer=True),
-        Rule("sluggish", sluggish, f"It is sluggish: it has {ratio:.2f} times as many notes as real music.",
-             longer=True),
-        Rule("wandering", wandering,
-             f"It leaves its key: {scale:.0%} of its notes are in one scale (real music: {real_scale:.0%}).",
-             "Lower predict.py --temperature (try 0.9) and --top-p (try 0.95).", longer=True),
-        Rule("close", not (wrong or math.isnan(ratio + scale + real_scale)),
-             f"Its notes are similar to those of real music: {ratio:.2f} times as many, and {scale:.0%} of them in one "
-             f"scale (real music: {real_scale:.0%})."),
+        ("frozen", frozen,
+         f"It gets stuck: {stuck:.0%} of the continuations are one repeated note or chord, or silence (real music: "
+         f"{real_stuck:.0%}).{long_stuck and f' The long run: {long_stuck}'}",
+         "Raise predict.py --temperature (try 1.1).", True),
+        ("fading", fading,
+         f"The long run has gaps: in its sparsest quarter {pace:.2f} notes begin in a second (real music: "
+         f"{real_pace:.2f}).", "", True),
+        ("looping", looping, f"The long run repeats itself: {repeated:.0%} of its second half was in its first half.",
+         "Raise predict.py --temperature (try 1.1).", True),
+        ("noisy", noisy, f"It is too restless: it has {ratio:.2f} times as many notes as real music.",
+         "Lower predict.py --temperature (try 0.9).", True),
+        ("sluggish", sluggish, f"It is sluggish: it has {ratio:.2f} times as many notes as real music.", "", True),
+        ("wandering", wandering,
+         f"It leaves its key: {scale:.0%} of its notes are in one scale (real music: {real_scale:.0%}).",
+         "Lower predict.py --temperature (try 0.9) and --top-p (try 0.95).", True),
+        ("close", not (wrong or math.isnan(ratio + scale + real_scale)),
+         f"Its notes are similar to those of real music: {ratio:.2f} times as many, and {scale:.0%} of them in one "
+         f"scale (real music: {real_scale:.0%}).", "", False),
     ]  # fmt: skip
 
 
 def _note_copies(report: NotesReport) -> list[Rule]:
     new = report["novelty"]
-    made = new["generated"] if new else None
-    if new is None or made is None or made["share"] is None:
+    fraction = new["generated"]["share"] if new else None
+    if new is None or fraction is None:
         return []
-    fraction, usual = made["share"], _figure(new["held_out"]["share"], 0.0)
-    longest, chance, source = made["longest"], new["held_out"]["longest"], made["of"]
+    made, usual, chance = new["generated"], _figure(new["held_out"]["share"], 0.0), new["held_out"]["longest"]
+    longest, source = made["longest"], made["of"] and f", of {made['of']},"
     copies = fraction > max(usual + 0.15, 1.5 * usual) or (longest > 2 * chance and longest >= MIN_COPY)
-    text = (
-        f"It {'copies' if copies else 'does not copy'}: {fraction:.0%} of its stretches of {new['stretch']} events are "
-        f"in its training songs too (held-out music: {usual:.0%}), the longest{source and f', of {source},'} "
-        f"with {longest} events (held-out music: {chance})."
-    )
-    return [Rule("copying", True, text, _smaller_model(report["model"])) if copies else Rule("novel", True, text)]
+    text = (f"It {'copies' if copies else 'does not copy'}: {fraction:.0%} of its stretches of {new['stretch']} events "
+            f"are in its training songs too (held-out music: {usual:.0%}), the longest{source} with {longest} events "
+            f"(held-out music: {chance}).")  # fmt: skip
+    if copies:
+        return [("copying", True, text, _smaller_model(report["model"]), False)]
+    return [("novel", True, text, "", False)]
 
 
 def _figure(value: float | None, default: float = math.nan) -> float:

@@ -1,7 +1,6 @@
 """Evaluate models of notes: free runs next to what the pieces really do, a long run, and copies of training songs."""
 
 import math
-import tempfile
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -71,15 +70,14 @@ class NotesEvaluation(Evaluation[Song]):
 
     def __init__(self, meta_path: Path, predictor: Predictor, plan: Plan, display: Display) -> None:
         super().__init__(meta_path, predictor, plan, display)
-        times = {"prompt_seconds": plan.prompt_seconds, "seconds": plan.seconds}
-        self.excerpts = song_excerpts(self.held_out, count=plan.pieces, **times)
+        self.excerpts = song_excerpts(self.held_out, count=plan.pieces, **plan.times)
         self.continued: list[Song] = []  # with their prompts
         self.generated: list[Song] = []
         self.long: Song | None = None
-        short = sum(excerpt.song.seconds < sum(times.values()) for excerpt in self.excerpts)
-        if short:
-            self.notes.append(f"{short} of {len(self.excerpts)} excerpts are shorter than {sum(times.values()):g} s, "
-                              "as their songs are")  # fmt: skip
+        wanted_s = sum(plan.times.values())
+        if short := sum(excerpt.song.seconds < wanted_s for excerpt in self.excerpts):
+            count = f"{short} of {len(self.excerpts)} excerpts"
+            self.notes.append(f"{count} are shorter than {wanted_s:g} s, as their songs are")
 
     def lengths(self, music: AudioDataset, steps: np.ndarray) -> tuple[float, float | None]:
         """Steps differ in length, so a fraction of a song's steps counts as that fraction of its time."""
@@ -91,15 +89,12 @@ class NotesEvaluation(Evaluation[Song]):
     def free_runs(self, *, ceilings: bool = True) -> schema.FreeRuns:
         """Compare continuations with what the pieces really do, as long as both last."""
         count = max(MIN_STEPS, math.ceil(self.plan.seconds * self.spec.steps_per_second))
-        task = self.display.task("free runs", len(self.excerpts))
-        for number, excerpt in enumerate(self.excerpts):
+        for seed, excerpt in enumerate(self.tracked("free runs", self.excerpts), start=self.plan.seed):
             prompt = excerpt.prompt
-            whole = self.predictor.take(prompt, seed=self.plan.seed + number).song(count)
+            whole = self.predictor.take(prompt, seed=seed).song(count)
             stop = min(whole.ticks, excerpt.stop - excerpt.start)
             self.continued.append(whole.excerpt(0, stop, "continued"))
             self.generated.append(whole.excerpt(prompt.ticks, stop, "generated"))
-            task.update(number + 1)
-        task.close()
         real = statistics([excerpt.real for excerpt in self.excerpts])
         return {"excerpts": len(self.excerpts), "real": real, "generated": statistics(self.generated)}
 
@@ -143,14 +138,16 @@ class NotesEvaluation(Evaluation[Song]):
             "held_out": copied(held_out),
         }
 
-    def draw(self, report: schema.SoundReport | schema.NotesReport) -> dict[str, bytes]:
+    def draw(self, report: schema.AnyReport) -> dict[str, bytes]:
         first = self.excerpts[0]
         join = first.join - first.start
         real = first.song.excerpt(first.start, first.stop, "excerpt")
         sides = {"real": [excerpt.real for excerpt in self.excerpts], "generated": self.generated}
         return super().draw(report) | {
-            "roll_real": _roll(real, join, f"{first.name}: the piece itself"),
-            "roll_generated": _roll(self.continued[0], join, f"{first.name}: continued by the model"),
+            "roll_real": plots.png_of(lambda path: draw_song(real, path, join, f"{first.name}: the piece itself")),
+            "roll_generated": plots.png_of(
+                lambda path: draw_song(self.continued[0], path, join, f"{first.name}: continued by the model")
+            ),
             "pitch_classes": plots.pitch_classes({name: _pitch_classes(songs) for name, songs in sides.items()}),
         }
 
@@ -166,13 +163,6 @@ class NotesEvaluation(Evaluation[Song]):
         font = self.predictor.metadata.corpus.soundfont
         path = Path(font).expanduser() if font else None
         return flac(synth.render(song.performance(), self.rate, soundfont=path), self.rate)
-
-
-def _roll(song: Song, join: int, title: str) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / "roll.png"
-        draw_song(song, picture, join, title)
-        return picture.read_bytes()
 
 
 def _pitch_classes(songs: Sequence[Song]) -> np.ndarray:

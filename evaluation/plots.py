@@ -1,7 +1,9 @@
 """Draw the pictures of a report, as PNG bytes (matplotlib, without a window system)."""
 
 import io
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +14,14 @@ from evaluation import audio_metrics
 from evaluation.schema import HeldOut
 
 BLUE, ORANGE, GREEN, GREY = "#40618f", "#c05a2b", "#0e7f71", "#8a8a8a"
+
+
+def png_of(draw: Callable[[Path], object]) -> bytes:
+    """Return the PNG that `draw` writes to the path it is given."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "picture.png"
+        draw(path)
+        return path.read_bytes()
 
 
 def level_bars(held_out: HeldOut) -> bytes:

@@ -8,11 +8,11 @@ from jinja2 import Environment, FileSystemLoader
 from jinja2.runtime import Undefined
 
 from continuo.system.text import pluralize
-from evaluation.schema import NotesReport, SoundReport
+from evaluation.schema import AnyReport
 
 
 def page(
-    report: SoundReport | NotesReport,
+    report: AnyReport,
     pictures: Mapping[str, bytes],
     sounds: Sequence[tuple[str, Mapping[str, bytes]]],
 ) -> str:

@@ -173,8 +173,9 @@ class Report(Brief, Generic[LongRun, Novelty]):
 
 SoundReport = Report[SoundLongRun, SoundNovelty]
 NotesReport = Report[NoteLongRun, NoteNovelty]
+AnyReport = SoundReport | NotesReport
 
 
-def is_of_notes(report: SoundReport | NotesReport) -> TypeIs[NotesReport]:
+def is_of_notes(report: AnyReport) -> TypeIs[NotesReport]:
     """Return whether a report is about a model of notes."""
     return report["model"]["hears"] == "notes"

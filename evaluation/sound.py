@@ -18,7 +18,7 @@ from evaluation import audio_metrics, long_run, plots, schema
 from evaluation.base import Evaluation, Plan
 from evaluation.excerpts import Excerpt, bounded, excerpts, other_real_music
 from evaluation.novelty import Index, against
-from featurizer import Featurizer, StftFeaturizer
+from featurizer import StftFeaturizer
 from predictor import Predictor, joined
 
 MIN_ONSETS_PER_S = 0.3  # of real music; with fewer, a ratio of onsets says nothing
@@ -44,14 +44,14 @@ def through_codec(predictor: Predictor, excerpt: Excerpt) -> np.ndarray:
     return audio / np.float32(excerpt.prompt.gain)
 
 
-def with_new_phases(featurizer: Featurizer, excerpt: Excerpt) -> tuple[np.ndarray, float] | None:
+def with_new_phases(predictor: Predictor, excerpt: Excerpt) -> tuple[np.ndarray, float]:
     """Return the real magnitudes after the prompt with reconstructed phases, and the spectral convergence.
 
     Spectral convergence is the relative error of the magnitudes (Sturmel and Daudet, 2011), over the frames that lie
-    wholly after the prompt and before the fade at the end. None if the representation has no such frames.
+    wholly after the prompt and before the fade at the end.
     """
-    if not isinstance(featurizer, StftFeaturizer):
-        return None
+    featurizer = predictor.featurizer
+    assert isinstance(featurizer, StftFeaturizer)
     n_fft, hop, join = featurizer.n_fft, featurizer.hop, excerpt.join
     frames = excerpt.length // hop
     audio = np.array(excerpt.piece.samples[join - n_fft : join + frames * hop], np.float32)
@@ -86,20 +86,15 @@ class SoundEvaluation(Evaluation[Piece]):
     def __init__(self, meta_path: Path, predictor: Predictor, plan: Plan, display: Display) -> None:
         super().__init__(meta_path, predictor, plan, display)
         self.audio: dict[str, list[np.ndarray]] = {}  # by side: real, generated, codec, long
-        times = {"prompt_seconds": plan.prompt_seconds, "seconds": plan.seconds}
-        self.excerpts = excerpts(self.held_out, count=plan.pieces, **times)
+        self.excerpts = excerpts(self.held_out, count=plan.pieces, **plan.times)
 
     def lengths(self, music: AudioDataset, steps: np.ndarray) -> tuple[float, float | None]:
         return float(steps.sum()) / self.spec.steps_per_second, None
 
     def free_runs(self, *, ceilings: bool = True) -> schema.FreeRuns:
         real = [excerpt.real for excerpt in self.excerpts]
-        task = self.display.task("free runs", len(real))
-        made = []
-        for number, excerpt in enumerate(self.excerpts):
-            made.append(free_run(self.predictor, excerpt, seed=self.plan.seed + number))
-            task.update(number + 1)
-        task.close()
+        numbered = enumerate(self.tracked("free runs", self.excerpts), start=self.plan.seed)
+        made = [free_run(self.predictor, excerpt, seed=seed) for seed, excerpt in numbered]
         self.audio |= {"real": real, "generated": made}
         pairs = other_real_music(self.excerpts)
         facts = [audio_metrics.statistics(audio, self.rate) for audio in real]
@@ -111,24 +106,19 @@ class SoundEvaluation(Evaluation[Piece]):
             "floor": similarity([a for a, _ in pairs], [b for _, b in pairs], self.rate) if len(pairs) > 1 else None,
         }
         if ceilings:
-            runs["codec"], runs["inversion"] = self._ceilings()
+            runs["codec"], runs["inversion"] = self._ceilings(real)
         return runs
 
-    def _ceilings(self) -> tuple[dict[str, float | None], dict[str, float | None] | None]:
+    def _ceilings(self, real: list[np.ndarray]) -> tuple[schema.Figures, schema.Figures]:
         """Compare with real music what the codec alone, and the reconstruction of phases alone, make of it."""
-        task = self.display.task("codec and inversion", len(self.excerpts))
-        codec, phases = [], []
-        for done, excerpt in enumerate(self.excerpts, start=1):
+        codec, phases, errors = [], [], []
+        for excerpt in self.tracked("codec and inversion", self.excerpts):
             codec.append(through_codec(self.predictor, excerpt))
-            phases.append(with_new_phases(self.predictor.featurizer, excerpt))
-            task.update(done)
-        task.close()
+            audio, error = with_new_phases(self.predictor, excerpt)
+            phases.append(audio)
+            errors.append(error)
         self.audio["codec"] = codec
-        real, found = self.audio["real"], [pair for pair in phases if pair]
-        inversion = None
-        if len(found) == len(real):
-            inversion = similarity(real, [audio for audio, _ in found], self.rate)
-            inversion["spectral_convergence"] = float(np.mean([error for _, error in found]))
+        inversion = similarity(real, phases, self.rate) | {"spectral_convergence": float(np.mean(errors))}
         return similarity(real, codec, self.rate), inversion
 
     def long_run(self) -> schema.SoundLongRun:
@@ -190,8 +180,10 @@ class SoundEvaluation(Evaluation[Piece]):
         spectrum_figures = against(distances, "held-out")
         nearest, codec = (spectrum_figures[side]["p5"] for side in ("generated", "through_the_codec"))
         threshold = spectra.calibrate(held_out)
-        longest = lambda recordings: [spectra.copied(audio, threshold) for audio in recordings]  # noqa: E731
-        control = longest(self._control())
+        copied, chance, control = (
+            [spectra.copied(audio, threshold) for audio in recordings]
+            for recordings in (output, held_out, self._control())
+        )
         return {
             "training_minutes": sum(piece.seconds for piece in self.training_sample) / 60,
             "of_minutes": self.model()["training_minutes"],
@@ -199,8 +191,8 @@ class SoundEvaluation(Evaluation[Piece]):
             "harmony": against({side: harmony.nearest(a) for side, a in sides.items()}, "held-out"),
             "near_ratio": nearest / codec if nearest is not None and codec else None,
             "threshold": threshold,
-            "copied_s": max(longest(output)),
-            "held_out_copied_s": max(longest(held_out)),
+            "copied_s": max(copied),
+            "held_out_copied_s": max(chance),
             "control_copied_s": float(np.mean(control)) if control else None,
             "control_of_s": self.plan.seconds,
         }
@@ -213,14 +205,13 @@ class SoundEvaluation(Evaluation[Piece]):
 
     def _control(self) -> list[np.ndarray]:
         """Return training music through the codec, which shows what a copy looks like; nothing if pieces are short."""
-        times = {"prompt_seconds": self.plan.prompt_seconds, "seconds": self.plan.seconds}
         try:
-            found = excerpts(self.training_sample, count=2, **times)
+            found = excerpts(self.training_sample, count=2, **self.plan.times)
         except ValueError:
             return []
         return [through_codec(self.predictor, excerpt) for excerpt in found]
 
-    def draw(self, report: schema.SoundReport | schema.NotesReport) -> dict[str, bytes]:
+    def draw(self, report: schema.AnyReport) -> dict[str, bytes]:
         sides = {name: self.audio[name][0] for name in ("real", "codec", "generated")}
         return super().draw(report) | {"spectrograms": plots.spectrograms(sides, self.rate)}
 
