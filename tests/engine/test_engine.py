@@ -135,12 +135,12 @@ OPERATIONS = {name: (both, both) for name, both in (BOTH | BOTH_ARRAYS).items()}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_E01_operation(name):
+def test_E01_operation_equals_torch(name):
     assert_like_torch(*OPERATIONS[name], [rng().standard_normal((2, 3, 4))])
 
 
 @pytest.mark.parametrize("name", BOTH)
-def test_E01_operation_on_one_number(name):
+def test_E01_operation_on_one_number_equals_torch(name):
     assert_like_torch(*OPERATIONS[name], [np.array(0.7)])
     assert_like_torch(*OPERATIONS[name], [np.array(-1.3)])
 
@@ -165,7 +165,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("shapes", SHAPES)
 @pytest.mark.parametrize("name", [*BINARY, "maximum", "where"])
-def test_E01_broadcasting_is_undone(name, shapes):
+def test_E01_gradient_of_a_broadcast_operand_has_its_shape(name, shapes):
     mask = np.arange(3) > 0
     special = {
         "maximum": (maximum, torch.maximum),
@@ -176,7 +176,7 @@ def test_E01_broadcasting_is_undone(name, shapes):
 
 
 @pytest.mark.parametrize("name", BINARY)
-def test_E01_arrays_and_numbers_are_constants_on_either_side(name):
+def test_E01_operation_with_constants_on_either_side_equals_torch(name):
     operation, x = BINARY[name], rng().standard_normal((2, 3))
     for constant in (rng(1).standard_normal(3), np.array([[2.0], [-1.0]]), 2, 0.5, np.float64(1.5), np.int64(3)):
         other = torch.tensor(constant) if isinstance(constant, np.ndarray) else float(constant)
@@ -199,7 +199,7 @@ def test_E01_arrays_and_numbers_are_constants_on_either_side(name):
         ((3,), (5, 3, 4)),
     ],
 )
-def test_E01_matmul(shapes):
+def test_E01_matmul_equals_torch(shapes):
     a, b = (rng(i).standard_normal(shape) for i, shape in enumerate(shapes))
     assert_like_torch(lambda x, y: x @ y, lambda x, y: x @ y, [a, b])
     assert_like_torch(lambda x: x @ b, lambda x: x @ torch.tensor(b), [a])
@@ -207,7 +207,7 @@ def test_E01_matmul(shapes):
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
-def test_E01_concatenate(axis):
+def test_E01_concatenate_equals_torch(axis):
     shapes = [[2, 3, 4], [2, 3, 4], [2, 3, 4]]
     for n, shape in enumerate(shapes):
         shape[axis] = n + 1
@@ -221,7 +221,7 @@ def test_E01_concatenate(axis):
     )
 
 
-def test_E01_layer_norm_with_scale_and_shift():
+def test_E01_layer_norm_with_scale_and_shift_equals_torch():
     assert_like_torch(
         layer_norm,
         lambda x, scale, shift: F.layer_norm(x, (5,), scale, shift),
@@ -229,7 +229,7 @@ def test_E01_layer_norm_with_scale_and_shift():
     )
 
 
-def test_E01_slopes_at_zero_are_those_of_torch():
+def test_E01_slopes_at_zero_equal_torch():
     with strict():
         assert_like_torch(lambda x: x.relu(), lambda x: x.relu(), [np.array([0.0, -0.0])])
         for exponent in (0, 1, 2, 3):
@@ -237,7 +237,7 @@ def test_E01_slopes_at_zero_are_those_of_torch():
         assert_like_torch(lambda b: 0.0**b, lambda b: 0.0**b, [np.array([1.0, 2.0])])
 
 
-def test_E01_an_infinite_slope_stays_out_of_what_was_not_taken():
+def test_E01_where_keeps_infinite_slopes_out():
     x, mask = Value([4.0, 9.0]), [True, False]
     with np.errstate(divide="ignore"):
         where(mask, x, 0.0).sqrt().sum().backward()
@@ -332,7 +332,7 @@ def test_E01_random_graphs_have_the_gradients_of_torch(shapes, program, seed):
 # The graph.
 
 
-def test_E01_a_chain_of_100_000_operations():
+def test_E01_chain_of_100_000_operations_is_differentiated():
     x = Value(0.5)
     value = x
     for _ in range(50_000):
@@ -341,7 +341,7 @@ def test_E01_a_chain_of_100_000_operations():
     assert x.gradient == pytest.approx(1.0001**50_000, rel=1e-9)
 
 
-def test_E01_graphs_are_freed_without_the_garbage_collector():
+def test_E01_graph_is_freed_without_the_garbage_collector():
     x = Value(0.5)
     gc.disable()
     try:
@@ -358,7 +358,7 @@ def test_E01_graphs_are_freed_without_the_garbage_collector():
         gc.enable()
 
 
-def test_E01_a_value_used_by_exponentially_many_paths_is_visited_once():
+def test_E01_value_on_exponentially_many_paths_is_visited_once():
     x = value = Value(1.0)
     for _ in range(60):
         value = (value * 1.0) + value  # the shorter way must wait for the longer
@@ -366,7 +366,7 @@ def test_E01_a_value_used_by_exponentially_many_paths_is_visited_once():
     assert x.gradient == 2.0**60
 
 
-def test_E01_gradients_add_up_over_calls_and_only_leaves_keep_them():
+def test_E01_gradients_add_up_over_calls_in_leaves_only():
     x = Value([1.0, 2.0])
     square = x * x
     total = square.sum()
@@ -383,7 +383,7 @@ def test_E01_gradients_of_two_values_are_two_arrays():
     np.testing.assert_array_equal(y.gradient, [1.0, 1.0])
 
 
-def test_E01_precision_is_kept():
+def test_E01_float32_stays_float32():
     x = Value(np.ones((2, 3), np.float32))
     y = layer_norm(2 / (x.exp() + np.float64(0.5)) ** 2 - 1).softmax().silu().mean() * np.int64(3)
     assert y.data.dtype == np.float32
@@ -393,7 +393,7 @@ def test_E01_precision_is_kept():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_E01_extremes_are_finite_and_warn_of_nothing(dtype):
+def test_E01_extremes_are_finite_without_warnings(dtype):
     extremes = np.array([[-1000, 0, 1000], [1000, -1000, 1000]], dtype)
     for name in ("exp", "sigmoid", "softplus", "silu", "tanh", "relu", "softmax", "log_softmax"):
         x = Value(extremes)
@@ -409,7 +409,7 @@ def test_E01_extremes_are_finite_and_warn_of_nothing(dtype):
     assert Value(np.array(1000, dtype)).exp().item() > 0.1 * np.finfo(dtype).max
 
 
-def test_E01_exp_and_sigmoid_keep_their_precision_far_out():
+def test_E01_exp_and_sigmoid_of_large_numbers_are_precise():
     x = np.array([-700.0, -40, -1, 0, 1, 40, 700])
     np.testing.assert_allclose(Value(x).exp().data, np.exp(x), rtol=1e-15)
     np.testing.assert_allclose(Value(x).sigmoid().data, torch.tensor(x).sigmoid(), rtol=1e-14)
@@ -426,12 +426,12 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_E03_losses(name):
+def test_E03_losses_equal_torch(name):
     ours, theirs, targets = CASES[name]
     assert_like_torch(lambda z: ours(z, targets), lambda z: theirs(z, torch.tensor(targets)), [LOGITS])
 
 
-def test_E03_cross_entropy_of_sequences():
+def test_E03_cross_entropy_of_sequences_equals_torch():
     logits, classes = rng().standard_normal((2, 3, 4)), rng().integers(0, 4, (2, 3))
     assert_like_torch(
         lambda z: cross_entropy(z, classes),
@@ -440,7 +440,7 @@ def test_E03_cross_entropy_of_sequences():
     )
 
 
-def test_E03_confident_mistakes_cost_what_they_should():
+def test_E03_confident_mistakes_have_exact_losses():
     with strict():
         wrong = Value([[1000.0], [-1000.0]])
         loss = binary_cross_entropy(wrong, [[0], [1]])
@@ -455,7 +455,7 @@ def test_E03_confident_mistakes_cost_what_they_should():
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "silu", "linear"])
-def test_E02_a_layer_equals_the_stack_of_its_neurons(activation):
+def test_E02_layer_equals_the_stack_of_its_neurons(activation):
     x = rng(1).standard_normal((5, 3))
     layer = Layer(3, 4, activation, rng(2))
     draw = rng(2)
@@ -474,7 +474,7 @@ def test_E02_a_layer_equals_the_stack_of_its_neurons(activation):
 
 
 @pytest.mark.parametrize(("activation", "variance"), [("tanh", 1), ("linear", 1), ("relu", 2), ("silu", 2)])
-def test_E02_weights_begin_with_the_variance_of_their_activation(activation, variance):
+def test_E02_weights_have_the_variance_of_their_activation(activation, variance):
     layer = Layer(400, 300, activation, rng())
     assert layer.weight.data.var() * 400 == pytest.approx(variance, rel=0.03)
     assert not layer.bias.data.any()
@@ -514,7 +514,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
-def test_E04_fifty_steps_end_where_torch_ends(name, activation):
+def test_E04_fifty_steps_equal_torch(name, activation):
     model = MLP((6, 8, 4), task="softmax", activation=activation, seed=1)
     reference = twin(model, activation)
     ours, theirs = OPTIMIZERS[name][0](model.parameters()), OPTIMIZERS[name][1](reference.parameters())
@@ -534,7 +534,7 @@ def test_E04_fifty_steps_end_where_torch_ends(name, activation):
 
 
 @pytest.mark.parametrize("make", [lambda p: SGD(p, 0.1, momentum=0.9, weight_decay=0.1), lambda p: AdamW(p, 0.1)])
-def test_E04_what_has_no_gradient_stays_and_no_array_is_written_to(make):
+def test_E04_step_skips_missing_gradients_and_replaces_arrays(make):
     array, idle = np.ones(3, np.float32), Value([1.0])
     moving = Value(array)
     optimizer = make([moving, idle])
@@ -553,7 +553,7 @@ def test_E04_what_has_no_gradient_stays_and_no_array_is_written_to(make):
 @pytest.mark.parametrize(
     ("make", "memory"), [(lambda p: SGD(p, 0.1, momentum=0.9), "velocities"), (lambda p: AdamW(p, 0.1), "moments")]
 )
-def test_E04_an_optimizer_that_is_given_the_memory_of_another_goes_on_as_it(make, memory):
+def test_E04_optimizer_with_copied_state_continues_alike(make, memory):
     one, other = Value([1.0, 2.0]), Value([1.0, 2.0])
     first = second = make([one])
     for step in range(6):
@@ -570,7 +570,7 @@ def test_E04_an_optimizer_that_is_given_the_memory_of_another_goes_on_as_it(make
 
 
 @pytest.mark.parametrize("max_norm", [0.01, 1.0, 1e6])
-def test_E04_clip_norm(max_norm):
+def test_E04_clip_norm_equals_torch(max_norm):
     arrays = [rng(i).standard_normal(shape) for i, shape in enumerate([(3, 4), (4,), ()])]
     values, tensors = [Value(array) for array in [*arrays, arrays[0]]], [tensor(array) for array in arrays]
     for value, leaf in zip(values, tensors, strict=False):
@@ -596,7 +596,7 @@ def three_spirals(count, seed):
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "silu"])
-def test_E05_learns_exclusive_or(activation):
+def test_E05_trainer_learns_exclusive_or(activation):
     model = MLP((2, 8, 1), task="sigmoid", activation=activation, seed=0)
     trainer = Trainer(model, model.loss, SGD(model.parameters(), 0.2, momentum=0.9), seed=0)
     history = trainer.fit(*XOR, epochs=300, batch_size=4)
@@ -605,14 +605,14 @@ def test_E05_learns_exclusive_or(activation):
     np.testing.assert_allclose(model.predict(XOR[0]), XOR[1], atol=0.1)
 
 
-def test_E05_a_straight_model_cannot_learn_exclusive_or():
+def test_E05_linear_model_cannot_learn_exclusive_or():
     model = MLP((2, 8, 1), task="sigmoid", activation="linear", seed=0)
     trainer = Trainer(model, model.loss, SGD(model.parameters(), 0.2, momentum=0.9), seed=0)
     trainer.fit(*XOR, epochs=300, batch_size=4)
     assert trainer.test(*XOR).loss == pytest.approx(math.log(2), abs=0.02)
 
 
-def test_E05_learns_three_classes_and_knows_unseen_points():
+def test_E05_trainer_learns_three_classes_of_unseen_points():
     model = MLP((2, 32, 32, 3), task="softmax", activation="relu", seed=0)
     trainer = Trainer(model, model.loss, AdamW(model.parameters(), 0.01), seed=0)
     x, classes = three_spirals(600, 1)
@@ -625,7 +625,7 @@ def test_E05_learns_three_classes_and_knows_unseen_points():
     np.testing.assert_allclose(model.predict(x).sum(-1), 1)
 
 
-def test_E05_learns_a_regression_in_float32():
+def test_E05_trainer_learns_a_regression_in_float32():
     x = np.linspace(-3, 3, 200, dtype=np.float32)[:, None]
     model = MLP((1, 32, 1), task="regression", seed=0, dtype=np.float32)
     trainer = Trainer(model, model.loss, AdamW(model.parameters(), 0.02), seed=0, max_norm=1.0)
@@ -646,7 +646,7 @@ class Recorder(Module):
         return x @ self.weight
 
 
-def test_E05_every_epoch_sees_all_examples_once_in_an_order_of_its_own():
+def test_E05_epoch_uses_every_example_once_in_a_new_order():
     x = np.arange(10.0)[:, None]
     runs = []
     for seed in (0, 0, 1):
@@ -660,7 +660,7 @@ def test_E05_every_epoch_sees_all_examples_once_in_an_order_of_its_own():
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_E05_the_history_weighs_every_example_alike():
+def test_E05_history_is_the_mean_over_examples():
     x = np.arange(10.0)[:, None]
     model = Recorder()
     trainer = Trainer(model, squared_error, SGD(model.parameters(), 1e-12), seed=0)
@@ -668,14 +668,14 @@ def test_E05_the_history_weighs_every_example_alike():
     assert history == pytest.approx([(4 * x**2).mean()] * 2, rel=1e-6)
 
 
-def test_E05_clips_when_told_to():
+def test_E05_fit_with_max_norm_clips_gradients():
     x = np.full((4, 1), 1000.0)
     model = Recorder()
     Trainer(model, squared_error, SGD(model.parameters(), 0.1), seed=0, max_norm=1.0).fit(x, 0 * x, 1, 4)
     assert model.weight.item() == pytest.approx(0.9)
 
 
-def test_E05_same_seeds_same_bytes():
+def test_E05_same_seeds_give_the_same_bytes():
     def train(seed):
         model = MLP((2, 16, 3), task="softmax", seed=seed)
         Trainer(model, model.loss, AdamW(model.parameters()), seed=seed).fit(*three_spirals(100, 0), 3, 10)
@@ -684,7 +684,7 @@ def test_E05_same_seeds_same_bytes():
     assert train(0) == train(0) != train(1)
 
 
-def test_E06_evaluation_by_hand():
+def test_E06_evaluate_equals_values_by_hand():
     class Fixed(Module):
         def __call__(self, x):
             return Value(x)
@@ -720,7 +720,7 @@ class Tied(Module):
         return self.mlp(self.table[tokens] * self.gains[0]) @ self.table.transpose() * self.gains[1]
 
 
-def test_E13_save_and_load(tmp_path):
+def test_E13_load_of_save_restores_the_model(tmp_path):
     ours, others, path = Tied(0), Tied(1), tmp_path / "tied.safetensors"
     tokens = np.array([0, 4, 2])
     assert not np.allclose(ours(tokens).data, others(tokens).data)
@@ -741,14 +741,14 @@ def test_E13_parameters_have_names_and_count_once():
     assert model.table.data.any()
 
 
-def test_E13_loading_keeps_the_precision_of_the_model():
+def test_E13_load_state_keeps_the_precision():
     model, other = (MLP((2, 3), task="regression", seed=i, dtype=t) for i, t in enumerate((np.float32, np.float64)))
     model.load_state(other.state())
     assert model.layers[0].weight.data.dtype == np.float32
     np.testing.assert_allclose(model.layers[0].weight.data, other.layers[0].weight.data, rtol=1e-6)
 
 
-def test_E13_a_state_of_another_model_changes_nothing(tmp_path):
+def test_E13_load_of_another_model_is_refused_and_changes_nothing(tmp_path):
     model = MLP((2, 3, 1), task="sigmoid", seed=0)
     before = model.state()
     path = tmp_path / "odd.safetensors"
@@ -811,7 +811,7 @@ def test_bad_input_is_refused_in_one_line(message):
     assert "\n" not in str(caught.value)
 
 
-def test_the_example_learns(capsys):
+def test_example_learns_the_moons(capsys):
     assert perceptron.main([]) == 0
     accuracy = re.search(r"unseen moons: loss [\d.]+, accuracy ([\d.]+) %", capsys.readouterr().out)
     assert float(accuracy[1]) > 97

@@ -68,7 +68,7 @@ ARCHITECTURES = {
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("representation", REPRESENTATIONS)
-def test_every_representation_with_every_architecture(representation, architecture, tunes, tmp_path, capsys):
+def test_every_representation_trains_with_every_architecture(representation, architecture, tunes, tmp_path, capsys):
     import soundfile
 
     heard = REPRESENTATIONS[representation]
@@ -98,7 +98,7 @@ def test_every_representation_with_every_architecture(representation, architectu
 
 
 @pytest.mark.parametrize("preset", SYMBOLIC)
-def test_a_prompt_is_continued_in_four_files(preset, models, tunes, tmp_path, capsys):
+def test_predict_writes_four_files_that_begin_with_the_prompt(preset, models, tunes, tmp_path, capsys):
     prompt = read_song(tunes / "tune0.mid")
     out = tmp_path / "take.wav"
     made = predict(
@@ -118,7 +118,7 @@ def test_a_prompt_is_continued_in_four_files(preset, models, tunes, tmp_path, ca
 
 
 @pytest.mark.parametrize("preset", SYMBOLIC)
-def test_songs_from_nothing_differ_and_none_overwrites_another(preset, models, tmp_path, capsys):
+def test_predict_songs_from_nothing_differ_and_overwrite_none(preset, models, tmp_path, capsys):
     out = tmp_path / "song.wav"
     made = predict(capsys, "--meta", models[preset], "--prompt", "none", "--frames", 60, "--songs", 3, "--out", out)
     assert [song["out"] for song in made["songs"]] == [str(tmp_path / f"song-{n}.wav") for n in (1, 2, 3)]
@@ -129,7 +129,7 @@ def test_songs_from_nothing_differ_and_none_overwrites_another(preset, models, t
     assert again.with_suffix(".mid").read_bytes() == (tmp_path / "song-2.mid").read_bytes()
 
 
-def test_temperature_0_is_the_same_whatever_the_seed(models, tunes, tmp_path, capsys):
+def test_predict_at_temperature_0_ignores_the_seed(models, tunes, tmp_path, capsys):
     takes = []
     for seed in (0, 1):
         out = tmp_path / f"{seed}.wav"
@@ -139,7 +139,7 @@ def test_temperature_0_is_the_same_whatever_the_seed(models, tunes, tmp_path, ca
     assert takes[0] == takes[1]
 
 
-def test_continuation_only_leaves_the_prompt_out(models, tunes, tmp_path, capsys):
+def test_predict_continuation_only_leaves_the_prompt_out(models, tunes, tmp_path, capsys):
     flags = ("--meta", models["roll-conv"], "--prompt", tunes / "tune1.mid", "--frames", 32)
     predict(capsys, *flags, "--out", tmp_path / "whole.wav")
     predict(capsys, *flags, "--out", tmp_path / "part.wav", "--continuation-only")
@@ -149,7 +149,7 @@ def test_continuation_only_leaves_the_prompt_out(models, tunes, tmp_path, capsys
     assert {(t.onset, t.pitch) for t in part.notes} == expected
 
 
-def test_a_list_of_notes_and_a_part_of_a_file_are_prompts(models, tunes, tmp_path, capsys):
+def test_prompt_may_be_a_list_of_notes_or_part_of_a_file(models, tunes, tmp_path, capsys):
     meta = models["notes-mlp"]
     made = predict(
         capsys, "--meta", meta, "--prompt", "notes:C4,E4,r,C4+Bb4", "--frames", 8, "--out", tmp_path / "a.wav"
@@ -165,7 +165,7 @@ def test_a_list_of_notes_and_a_part_of_a_file_are_prompts(models, tunes, tmp_pat
     assert "'H4' is not a note" in error
 
 
-def test_one_instrument_of_many_and_one_voice_of_many(tmp_path):
+def test_corpus_may_keep_one_program_and_roll_one_voice(tmp_path):
     from continuo.model.metadata import CorpusSection
     from continuo.symbolic.roll import RollCodec
     from corpus import load_songs
@@ -186,7 +186,7 @@ def test_one_instrument_of_many_and_one_voice_of_many(tmp_path):
     assert heard == tops
 
 
-def test_endings_are_where_they_are_heard(models, tunes):
+def test_endings_have_the_time_of_their_notes(models, tunes):
     """Events are of unequal length: the time of an end is that of the notes before it."""
     predictor = Predictor.load(models["notes-lstm"])
     torch.nn.init.constant_(predictor.model.ending.bias, -3.0)
@@ -197,7 +197,7 @@ def test_endings_are_where_they_are_heard(models, tunes):
     assert take.made < 2000
 
 
-def test_nothing_left_of_a_prompt_is_refused(models, tunes, tmp_path, capsys):
+def test_empty_part_of_a_prompt_is_refused(models, tunes, tmp_path, capsys):
     flags = ["--meta", models["notes-mlp"], "--frames", 8, "--out", tmp_path / "a.wav"]
     late = Song("late", "late", (SongNote(960, 60, 480),), 1440)
     write_song_midi(late, tmp_path / "late.mid")
@@ -207,7 +207,7 @@ def test_nothing_left_of_a_prompt_is_refused(models, tunes, tmp_path, capsys):
     assert (status, "no share" in error) == (2, True)
 
 
-def test_training_anew_keeps_the_state_of_another_model(tunes, tmp_path):
+def test_fresh_training_keeps_the_state_of_another_model(tunes, tmp_path):
     meta = train(tmp_path, tunes, "notes-mlp", steps=2)
     train(tmp_path, tunes, "notes-mlp", "--fresh", steps=2)
     assert not (tmp_path / "model.before.safetensors").exists()
@@ -216,7 +216,7 @@ def test_training_anew_keeps_the_state_of_another_model(tunes, tmp_path):
     assert meta.with_suffix(".safetensors").exists()
 
 
-def test_what_is_skipped_is_said_even_when_quiet(tunes, tmp_path, capsys):
+def test_skipped_files_are_reported_even_when_quiet(tunes, tmp_path, capsys):
     import shutil
 
     shutil.copytree(tunes, tmp_path / "music")
@@ -225,7 +225,7 @@ def test_what_is_skipped_is_said_even_when_quiet(tunes, tmp_path, capsys):
     assert "skipped 1 of" in capsys.readouterr().err
 
 
-def test_a_beginning_of_another_kind_is_refused(models, tunes, tmp_path, capsys):
+def test_from_state_of_another_representation_is_refused(models, tunes, tmp_path, capsys):
     from train import main
 
     flags = ["--meta", str(tmp_path / "m.json"), "--corpus", str(tunes), "--set", "representation.kind=roll"]
@@ -233,7 +233,7 @@ def test_a_beginning_of_another_kind_is_refused(models, tunes, tmp_path, capsys)
     assert "representation is chords, not roll" in capsys.readouterr().err
 
 
-def test_a_recording_is_no_prompt_for_a_model_of_notes(models, tmp_path, capsys):
+def test_recording_as_prompt_of_a_notes_model_is_refused(models, tmp_path, capsys):
     import soundfile
 
     soundfile.write(tmp_path / "a.wav", melody(0), RATE_HZ)
@@ -253,7 +253,7 @@ def test_a_recording_is_no_prompt_for_a_model_of_notes(models, tmp_path, capsys)
     assert len(error.splitlines()) == 1
 
 
-def test_a_corpus_of_notes_names_what_it_leaves_out(tunes, tmp_path, capsys):
+def test_corpus_of_notes_reports_what_it_leaves_out(tunes, tmp_path, capsys):
     import shutil
 
     from corpus import main
@@ -273,14 +273,14 @@ def test_a_corpus_of_notes_names_what_it_leaves_out(tunes, tmp_path, capsys):
         assert reason in said
 
 
-def test_a_score_is_shown_as_text(tunes, capsys):
+def test_corpus_text_shows_a_score(tunes, capsys):
     from corpus import main
 
     assert main([str(tunes / "tune0.mid"), "--text"]) == 0
     assert "bar 1  beat 1" in capsys.readouterr().out
 
 
-def test_preparing_alone_fills_the_cache_and_trains_nothing(tunes, tmp_path, capsys):
+def test_prepare_only_fills_the_cache_and_trains_nothing(tunes, tmp_path, capsys):
     from train import main
 
     meta = tmp_path / "m.json"
@@ -294,7 +294,7 @@ def test_preparing_alone_fills_the_cache_and_trains_nothing(tunes, tmp_path, cap
     assert meta.with_suffix(".safetensors").exists()
 
 
-def test_epochs_are_a_budget(tunes, tmp_path, capsys):
+def test_epochs_limit_the_training(tunes, tmp_path, capsys):
     from train import main
 
     meta = tmp_path / "m.json"
@@ -313,7 +313,7 @@ def test_epochs_are_a_budget(tunes, tmp_path, capsys):
     assert len(text) >= 2
 
 
-def test_one_file_is_enough_and_said_to_be_little(tunes, tmp_path, capsys):
+def test_one_file_trains_with_a_warning(tunes, tmp_path, capsys):
     from train import main
 
     flags = ["--meta", str(tmp_path / "m.json"), "--corpus", str(tunes / "tune0.mid"), "--preset", "notes-mlp"]
@@ -322,7 +322,7 @@ def test_one_file_is_enough_and_said_to_be_little(tunes, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("preset", "layers"), [*((preset, 2) for preset in SYMBOLIC), ("roll-conv", 11)])
-def test_resuming_equals_never_having_stopped(preset, layers, tunes, tmp_path):
+def test_resumed_training_equals_an_uninterrupted_one(preset, layers, tunes, tmp_path):
     """Bit for bit, also with more than ten parts of state."""
     from continuo.model.checkpoint import load
     from continuo.model.metadata import load as load_metadata
@@ -340,7 +340,7 @@ def test_resuming_equals_never_having_stopped(preset, layers, tunes, tmp_path):
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
-def test_the_engine_from_scratch_has_the_losses_of_torch(tunes, tmp_path):
+def test_scratch_engine_has_the_losses_of_torch(tunes, tmp_path):
     from trainer import Trainer
 
     found = {}
@@ -359,14 +359,14 @@ def test_the_engine_from_scratch_has_the_losses_of_torch(tunes, tmp_path):
     np.testing.assert_allclose(found["scratch"], found["torch"], rtol=1e-6, atol=1e-6)
 
 
-def test_a_run_may_change_its_engine(tunes, tmp_path):
+def test_training_may_change_its_engine(tunes, tmp_path):
     meta = train(tmp_path, tunes, "notes-mlp", steps=4, **{"training.engine": "scratch"})
     train(tmp_path, tunes, "notes-mlp", "--set", "training.engine=torch", steps=8)
     predictor = Predictor.load(meta)
     assert predictor.step == 8
 
 
-def test_the_engine_from_scratch_says_what_it_cannot_train(tunes, tmp_path, capsys):
+def test_scratch_engine_refuses_other_architectures(tunes, tmp_path, capsys):
     from train import main
 
     flags = ["--meta", str(tmp_path / "m.json"), "--corpus", str(tunes), "--preset", "roll-conv", "--steps", "2"]
@@ -374,14 +374,14 @@ def test_the_engine_from_scratch_says_what_it_cannot_train(tunes, tmp_path, caps
     assert "perceptrons" in capsys.readouterr().err
 
 
-def test_a_continuation_goes_on_with_a_held_note():
+def test_continuation_lengthens_a_held_note():
     prompt = Song("p", "p", (SongNote(0, 60, QUARTER),), QUARTER)
     known = prompt
     whole = Song("w", "w", (SongNote(0, 60, 2 * QUARTER), SongNote(QUARTER, 64, QUARTER)), 2 * QUARTER)
     assert continued(prompt, known, whole).notes == whole.notes
 
 
-def test_a_prompt_out_of_range_is_moved_and_named(models, tmp_path, capsys):
+def test_prompt_out_of_range_is_moved_with_a_warning(models, tmp_path, capsys):
     from predict import main
 
     write_song_midi(Song("h", "h", (SongNote(0, 110, 480), SongNote(480, 72, 480)), 960), tmp_path / "high.mid")
@@ -390,7 +390,7 @@ def test_a_prompt_out_of_range_is_moved_and_named(models, tmp_path, capsys):
     assert "1 note of the prompt is beyond" in capsys.readouterr().err
 
 
-def test_ties_of_one_pitch_in_two_voices_are_kept_apart(tmp_path):
+def test_ties_of_one_pitch_in_two_voices_read_back(tmp_path):
     notes = (SongNote(0, 60, 2880), SongNote(480, 60, 960), SongNote(1440, 60, 1440), SongNote(2400, 64, 480))
     write_musicxml(Song("s", "s", notes, 3840), tmp_path / "s.musicxml", title="ties")
     assert [(t.onset, t.pitch, t.length) for t in read_song(tmp_path / "s.musicxml").notes] == [
@@ -405,7 +405,7 @@ def test_presets_are_complete():
         from_preset(name, {}, state="x.safetensors")
 
 
-def test_a_very_long_song_is_written_without_musicxml_and_that_is_said(models, tmp_path, capsys, monkeypatch):
+def test_very_long_song_is_written_without_musicxml_with_a_warning(models, tmp_path, capsys, monkeypatch):
     from predict import main
 
     monkeypatch.setattr("continuo.symbolic.engraving.MAX_BARS", 3)

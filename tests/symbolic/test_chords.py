@@ -76,7 +76,7 @@ def check_codes(codec: ChordCodec, codes: np.ndarray) -> None:
 
 
 @given(songs())
-def test_a_song_is_read_back_as_it_was_quantised(piece):
+def test_decode_of_encode_equals_round_trip(piece):
     codes = CODEC.encode(piece)
     check_codes(CODEC, codes)
     assert CODEC.decode(codes, like=piece) == CODEC.round_trip(piece)
@@ -85,7 +85,7 @@ def test_a_song_is_read_back_as_it_was_quantised(piece):
 
 @settings(max_examples=60)
 @given(songs())
-def test_quantised_is_what_the_conventions_say(piece):
+def test_round_trip_equals_a_reckoning_in_fractions(piece):
     """A second reckoning, in fractions."""
     longest: dict[tuple[int, int], int] = {}
     for note in piece.notes:
@@ -108,7 +108,7 @@ def test_quantised_is_what_the_conventions_say(piece):
 
 @settings(max_examples=60)
 @given(songs(), st.integers(0, 9))
-def test_events_appended_begin_where_the_song_ended(piece, length):
+def test_decode_with_appended_events_begins_them_at_the_end(piece, length):
     codes, end = CODEC.encode(piece), CODEC.round_trip(piece).ticks
     after = [[FIRST_NOTE + 50, length, 6], [FIRST_NOTE + 53, 12, 12]]
     longer = CODEC.decode(np.concatenate([codes, after]), like=piece)
@@ -120,7 +120,7 @@ def test_events_appended_begin_where_the_song_ended(piece, length):
 
 @settings(max_examples=80)
 @given(events(CODEC), st.sampled_from([None, None, Song("like", "l", (), 0, ((960, 70.0),), ((0, 6, 8),))]))
-def test_any_events_are_a_song(codes, like):
+def test_decode_of_any_events_gives_a_song(codes, like):
     made = CODEC.decode(codes, like)
     assert list(made.notes) == sorted(made.notes)
     assert len({(t.onset, t.pitch) for t in made.notes}) == len(made.notes)
@@ -132,7 +132,7 @@ def test_any_events_are_a_song(codes, like):
         assert CODEC.decode(CODEC.encode(made)) == made
 
 
-def test_events_in_their_order():
+def test_encode_gives_events_in_their_order():
     """A tempo, an upbeat, long before short, low before high, a rest, a new tempo within a rest, a long end."""
     piece = song(
         *chord(480, 480, 60, 64, 67), SongNote(480, 36, 1440), SongNote(960, 72, 60), *chord(960, 480, 62, 66),
@@ -156,7 +156,7 @@ def test_events_in_their_order():
     assert CODEC.round_trip(piece).ticks == 23_000
 
 
-def test_silence_drums_and_nothing_are_tempo_and_rests():
+def test_encode_without_pitched_notes_gives_tempo_and_rests():
     drums = song(SongNote(0, 36, 240, is_drum=True), ticks=9600)
     assert CODEC.encode(drums).tolist() == [[21, 0, 0], [REST, 0, 192], [REST, 0, 48]]
     assert CODEC.encode(song(ticks=16 * QUARTER)).tolist() == [[21, 0, 0], [REST, 0, 192]]
@@ -165,7 +165,7 @@ def test_silence_drums_and_nothing_are_tempo_and_rests():
 
 
 @given(st.sets(st.integers(0, 127), min_size=1))
-def test_a_chord_without_a_class_is_its_parts(pitches):
+def test_encode_of_a_chord_without_class_gives_its_parts(pitches):
     piece = song(*chord(0, 480, *pitches))
     codes = CODEC.encode(piece)
     assert CODEC.decode(codes, like=piece) == piece
@@ -173,14 +173,14 @@ def test_a_chord_without_a_class_is_its_parts(pitches):
     assert codes[-1].tolist()[1:] == [12, 12]
 
 
-def test_the_largest_known_parts_are_taken():
+def test_encode_of_an_unknown_chord_takes_the_largest_parts():
     assert CODEC.encode(song(*chord(0, 480, 48, 60, 64, 67, 70)))[1:, 0].tolist() == [
         FIRST_NOTE + 48, FIRST_CHORD, FIRST_NOTE + 70,
     ]  # fmt: skip
     assert CODEC.encode(song(*chord(0, 480, 60, 62, 64, 65)))[1:, 0].tolist() == [FIRST_CHORD + 1, FIRST_CHORD + 2]
 
 
-def test_overlapping_notes_of_one_pitch_stay_and_equal_onsets_merge():
+def test_round_trip_keeps_overlaps_and_merges_equal_onsets():
     piece = song(SongNote(0, 60, 960), SongNote(480, 60, 960), SongNote(0, 60, 240, program=5), SongNote(485, 60, 100))
     assert CODEC.round_trip(piece).notes == (SongNote(0, 60, 960), SongNote(480, 60, 960))
     assert CODEC.decode(CODEC.encode(piece), like=piece) == CODEC.round_trip(piece)
@@ -190,7 +190,7 @@ def test_overlapping_notes_of_one_pitch_stay_and_equal_onsets_merge():
     assert legato.notes == (SongNote(0, 60, 480), SongNote(480, 62, 480))  # both ends rounded: no gap, no overlap
 
 
-def test_tempo_and_meter_come_from_the_events_then_the_prompt_then_the_corpus():
+def test_decode_takes_tempo_and_meter_from_events_then_prompt_then_corpus():
     like = song(SongNote(0, 60, 480, program=7), tempos=((0, 133.0), (960, 50.0)), meters=((0, 5, 8),))
     note, tempo = [FIRST_NOTE + 60, 12, 12], [FIRST_TEMPO + 31, 0, 0]
     assert CODEC.decode(np.array([note] * 3), like).tempos == like.tempos
@@ -221,7 +221,7 @@ def corpus() -> list[Song]:
     return [waltz, drums, drums, replace(waltz, notes=waltz.notes[-1:]), other]
 
 
-def test_fit_counts_chords_and_usual_facts():
+def test_fit_finds_frequent_chords_and_usual_facts():
     codec = ChordCodec.fit(corpus())
     assert codec == ChordCodec(chords=((60, 64, 67), (62, 65)), program=40, meter=(3, 4), qpm=90.0)
     assert codec.vocabulary == (163, 193, 193)
@@ -232,7 +232,7 @@ def test_fit_counts_chords_and_usual_facts():
 @pytest.mark.parametrize("steps", [1, 4, 24])
 @settings(max_examples=25)
 @given(piece=songs())
-def test_other_grids(steps, piece):
+def test_codec_on_other_grids_decodes_what_it_encodes(steps, piece):
     codec = ChordCodec.fit(corpus(), steps_per_quarter=steps)
     check_codes(codec, codec.encode(piece))
     assert codec.decode(codec.encode(piece), like=piece) == codec.round_trip(piece)
@@ -240,13 +240,13 @@ def test_other_grids(steps, piece):
 
 @settings(max_examples=25)
 @given(songs(), st.integers(-90, 90))
-def test_transposed_songs_need_no_new_classes(piece, semitones):
+def test_encode_of_transposed_songs_needs_no_new_classes(piece, semitones):
     moved = piece.transposed(semitones)
     check_codes(CODEC, CODEC.encode(moved))
     assert CODEC.decode(CODEC.encode(moved), like=moved) == CODEC.round_trip(moved)
 
 
-def test_saved_and_read_again_it_is_the_same():
+def test_codec_from_its_dict_is_equal():
     codec = ChordCodec.fit(corpus())
     again = ChordCodec.from_dict(json.loads(json.dumps(codec.to_dict())))
     assert again == codec
@@ -273,13 +273,13 @@ def test_saved_and_read_again_it_is_the_same():
         ({"steps_per_quarter": 0}, "divide"),
     ],
 )
-def test_a_dictionary_of_another_kind_is_refused(change, says):
+def test_from_dict_of_another_dictionary_is_refused(change, says):
     with pytest.raises(ValueError, match=f"^not a chord codec .*{says}") as caught:
         ChordCodec.from_dict(CODEC.to_dict() | change)
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_missing_or_impossible_is_said():
+def test_codec_with_impossible_values_is_refused():
     for data in ({}, [], {"kind": "chords"}):
         with pytest.raises(ValueError, match="not a chord codec"):
             ChordCodec.from_dict(data)
@@ -310,7 +310,7 @@ def read(path) -> Song:
     return song(*notes, tempos=tuple(tempos), meters=tuple(meters))
 
 
-def test_real_files_are_read_back():
+def test_codec_on_real_files_decodes_what_it_encodes():
     if not (SHARED / "midi").is_dir():
         pytest.skip("the shared real data is not on this machine")
     tunes = [read(path) for path in sorted((SHARED / "midi" / "nottingham-gpl").glob("*.mid"))[::8]]

@@ -17,14 +17,14 @@ def line(*pitches: int | tuple[int, ...], step: int = QUARTER, ticks: int = 0) -
     return Song("s", "s", tuple(sorted(notes)), ticks or len(groups) * step)
 
 
-def test_entropy_of_pitch_classes():
+def test_pitch_class_entropy_equals_values_by_hand():
     assert note_metrics.pitch_class_entropy(line(60, 72, 48)) == 0  # octaves are alike
     assert note_metrics.pitch_class_entropy(line(60, 62, 64, 65)) == pytest.approx(2)
     assert note_metrics.pitch_class_entropy(line(60, 60, 60, 67)) == pytest.approx(0.75 * math.log2(4 / 3) + 0.25 * 2)
     assert note_metrics.pitch_class_entropy(line(*range(60, 72))) == pytest.approx(math.log2(12))
 
 
-def test_scale_and_its_tonic():
+def test_best_scale_has_its_tonic_and_fraction():
     flats = (63, 65, 67, 68, 70, 72, 74)
     assert line(*flats).best_scale() == (3, 1.0)
     assert line(57, 59, 60, 62, 64, 65, 67).best_scale() == (0, 1.0)  # A minor
@@ -32,14 +32,14 @@ def test_scale_and_its_tonic():
     assert note_metrics.scale_consistency(line(*range(60, 72))) == pytest.approx(7 / 12)
 
 
-def test_percussion_has_no_pitch():
+def test_metrics_of_percussion_are_nan():
     drums = Song("d", "d", (SongNote(0, 36, 10, is_drum=True), SongNote(480, 38, 10, is_drum=True)), 1920)
     assert math.isnan(note_metrics.pitch_class_entropy(drums))
     assert math.isnan(note_metrics.scale_consistency(drums))
     assert note_metrics.note_counts(drums).pitches == {}
 
 
-def test_groove_of_bars_alike_and_of_bars_that_differ():
+def test_groove_consistency_counts_places_that_differ():
     assert note_metrics.groove_consistency(line(*[60] * 16)) == 1
     # Bar 2 has no onset on its fourth beat: one place of 48 differs, or one of 16, and so again in bar 3.
     gap = line(*[60] * 7, 0, *[60] * 4)
@@ -47,19 +47,19 @@ def test_groove_of_bars_alike_and_of_bars_that_differ():
     assert note_metrics.groove_consistency(gap, positions=4) == pytest.approx(1 - 1 / 16)
 
 
-def test_groove_across_a_meter_change_looks_at_the_shorter_bar():
+def test_groove_consistency_across_meters_compares_the_shorter_bar():
     notes = tuple(SongNote(tick, 60, 100) for tick in (0, 480, 1440, 1920, 2400))
     song = Song("s", "s", notes, 3360, meters=((0, 4, 4), (1920, 3, 4)))
     assert note_metrics.groove_consistency(song) == 1  # they differ in the fourth beat alone
     assert math.isnan(note_metrics.groove_consistency(Song("s", "s", notes, 1920)))  # a single bar
 
 
-def test_an_onset_just_before_a_bar_line_belongs_to_the_next_bar():
+def test_groove_consistency_moves_an_early_onset_to_its_bar():
     early = Song("s", "s", (SongNote(0, 60, 100), SongNote(1915, 60, 100)), 3840)
     assert note_metrics.groove_consistency(early) == 1
 
 
-def test_the_riff_is_found_in_the_top_voice():
+def test_note_counts_finds_the_riff_of_the_top_voice():
     tune = [60, 64, 67, 72, 71]
     song = line(*tune, *[p + 5 for p in tune], 70, 61, *tune)
     bass = tuple(SongNote(k * QUARTER, 36 + k % 5, QUARTER) for k in range(17))
@@ -72,7 +72,7 @@ def test_the_riff_is_found_in_the_top_voice():
     assert note_metrics.note_counts(line(60, 62, 67)).mean_pitch == 63
 
 
-def test_what_lies_under_a_held_note_is_not_the_top_voice():
+def test_top_voice_ignores_notes_below_a_held_note():
     held = Song(
         "s", "s", (SongNote(0, 72, 960), SongNote(480, 60, 480), SongNote(960, 65, 480), SongNote(1200, 69, 240)), 1440
     )
@@ -90,7 +90,7 @@ def test_what_lies_under_a_held_note_is_not_the_top_voice():
         (Song("d", "d", tuple(SongNote(k * 240, 42, 10, is_drum=True) for k in range(16)), 3840), "drum42"),
     ],
 )
-def test_stuck(song, words):
+def test_stuck_of_repetition_or_silence_says_so(song, words):
     assert words in note_metrics.stuck(song)
 
 
@@ -104,18 +104,18 @@ def test_stuck(song, words):
         line(*[60] * 18, 62, 64),  # nine tenths, not more
     ],
 )
-def test_not_stuck(song):
+def test_stuck_of_varied_music_is_none(song):
     assert note_metrics.stuck(song) is None
 
 
-def test_random_music_is_as_uneven_as_it_should_be():
+def test_metrics_of_random_music_are_as_expected():
     dice = random.Random(0)
     song = line(*[dice.randrange(48, 84) for _ in range(4000)])
     assert note_metrics.pitch_class_entropy(song) == pytest.approx(math.log2(12), abs=0.01)
     assert note_metrics.scale_consistency(song) == pytest.approx(7 / 12, abs=0.03)
 
 
-def test_bach_has_the_published_figures(shared_data):
+def test_metrics_of_bach_are_those_published(shared_data):
     """MusPy's table for the test split: 3.03 bits, 0.930 in scale, groove 0.802; the validation split is near.
 
     Frames of a 16th, a pitch that goes on is held; groove comes near at 16ths, at 12 places a quarter it is 0.94.

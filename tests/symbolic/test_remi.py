@@ -98,7 +98,7 @@ def codec(codecs):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_decoding_gives_the_quantised_song(codecs, name):
+def test_decode_of_encode_equals_round_trip(codecs, name):
     for song in [*MADE, *(made(seed) for seed in range(100, 130))]:
         codes = codecs[name].encode(song)
         assert codes.dtype == np.int64
@@ -109,7 +109,7 @@ def test_decoding_gives_the_quantised_song(codecs, name):
 
 @QUIET
 @given(st.data())
-def test_decoding_gives_the_quantised_song_whatever_it_is(codecs, data):
+def test_decode_of_encode_of_any_song_equals_round_trip(codecs, data):
     tick = st.integers(0, 20_000)
     note = st.builds(
         SongNote,
@@ -134,7 +134,7 @@ def test_decoding_gives_the_quantised_song_whatever_it_is(codecs, data):
     assert codec.round_trip(rounded) == rounded
 
 
-def test_rounding_is_that_of_exact_fractions(codec):
+def test_round_trip_equals_a_reckoning_in_fractions(codec):
     """Against a slow reference: nearest steps, nearest whole beats far away, nearest velocities, unions of doubles."""
     step, levels = 40, [15, 31, 47, 63, 79, 95, 111, 127]
     half_up = lambda x: (Fraction(x) + Fraction(1, 2)).__floor__()  # noqa: E731
@@ -156,7 +156,7 @@ def test_rounding_is_that_of_exact_fractions(codec):
         assert rounded.notes == tuple(sorted(rounded.notes))
 
 
-def test_tokens_are_those_of_the_module_s_example(codec):
+def test_encode_gives_the_tokens_of_the_example(codec):
     song = song_of([SongNote(0, 60, 480, 80), SongNote(480, 36, 1, 127, 5, True)])
     start = ["Bar_None", "TimeSig_4/4", "Position_0", "Tempo_120.0", "Program_0", "Pitch_60", "Velocity_79"]
     end = ["Duration_1.0.12", "Position_12", "Program_-1", "Pitch_36", "Velocity_127", "Duration_0.1.12"]
@@ -164,7 +164,7 @@ def test_tokens_are_those_of_the_module_s_example(codec):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_miditok_s_own_rounding_writes_the_same_tokens(codec, seed):
+def test_encode_on_the_grid_gives_the_notes_of_miditok(codec, seed):
     """On the grid and in quarters nothing is to be rounded, and what miditok makes of the raw notes is the same."""
     song = made(seed, meters=[(4, 4), (3, 4)], tidy=True)
     song = replace(codec.round_trip(song), tempos=((0, 120.0),))
@@ -186,7 +186,7 @@ def test_miditok_s_own_rounding_writes_the_same_tokens(codec, seed):
     assert tuple((m.time * scale, m.numerator, m.denominator) for m in theirs.time_signatures) == ours.meters
 
 
-def test_on_the_grid_nothing_is_lost(codec):
+def test_round_trip_on_the_grid_loses_nothing(codec):
     """Rests of many bars before, within and after, an upbeat of one quarter, every pitch, program and drum."""
     keys = [SongNote(120 * k, k, 40 + 40 * k, 79) for k in range(128)]
     programs = [SongNote(480, 60, 480, 15, program) for program in range(128)]
@@ -215,7 +215,7 @@ def test_on_the_grid_nothing_is_lost(codec):
         ([(0, 12, 8), (2880, 23, 32)], [(0, 6, 4), (2880, 3, 4)]),
     ],
 )
-def test_meters_begin_at_bar_lines_and_unknown_ones_are_like_the_nearest(meters, written):
+def test_round_trip_moves_meters_to_bar_lines_and_nearest_known_ones(meters, written):
     codec = RemiCodec.fit([song_of([], 0, meters=[(0, 3, 4), (0, 6, 8), (0, 3, 2)])])
     song = song_of([SongNote(40 * k, 60, 40) for k in range(200)], meters=meters)
     decoded = codec.decode(codec.encode(song))
@@ -224,7 +224,7 @@ def test_meters_begin_at_bar_lines_and_unknown_ones_are_like_the_nearest(meters,
     assert decoded.ticks == Song("", "", (), decoded.ticks + 1, meters=decoded.meters).bars()[-1]
 
 
-def test_tempos_are_never_farther_off_than_half_a_class(codec):
+def test_decode_of_encode_keeps_tempos_within_half_a_class(codec):
     for qpm in np.geomspace(24, 315, 200):
         song = song_of([SongNote(0, 60, 480)], tempos=[(0, float(qpm)), (100, 24.0 if qpm > 60 else 300.0)])
         (_, first), (at, _) = codec.decode(codec.encode(song)).tempos
@@ -232,14 +232,14 @@ def test_tempos_are_never_farther_off_than_half_a_class(codec):
         assert at == 120
 
 
-def test_an_empty_song_is_one_bar(codec):
+def test_round_trip_of_an_empty_song_is_one_bar(codec):
     silence = codec.decode(codec.encode(song_of([], tempos=[], meters=[])))
     assert silence == Song("remi", "remi", (), 1920)
     assert codec.decode(np.zeros((0, 1), np.int64)) == Song("remi", "remi", (), 0)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_what_comes_later_leaves_the_prompt_as_it_was(codecs, name):
+def test_decode_with_later_codes_keeps_the_prompt(codecs, name):
     codec, rng = codecs[name], np.random.default_rng(1)
     for song in MADE[:15]:
         prompt = codec.encode(song)
@@ -250,7 +250,7 @@ def test_what_comes_later_leaves_the_prompt_as_it_was(codecs, name):
         assert longer.meters[: len(before.meters)] == before.meters
 
 
-def test_bars_are_written_alike_in_a_prompt_and_in_the_song(codecs):
+def test_encode_of_a_prompt_begins_the_codes_of_the_song(codecs):
     notes = [SongNote(480 * k, 60 + k % 5, 480, 79) for k in range(64)]
     song, prompt = song_of(notes), song_of(notes[:20])
     for codec in codecs.values():
@@ -259,7 +259,7 @@ def test_bars_are_written_alike_in_a_prompt_and_in_the_song(codecs):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_songs_obey_the_grammar(codecs, name):
+def test_encode_obeys_the_grammar(codecs, name):
     codec = codecs[name]
     for song in MADE:
         codes = codec.encode(song)[:, 0]
@@ -268,7 +268,7 @@ def test_songs_obey_the_grammar(codecs, name):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_random_walks_are_songs(codecs, name):
+def test_decode_of_random_walks_gives_songs(codecs, name):
     codec = codecs[name]
     assert codec.follows.shape == (*codec.vocabulary, *codec.vocabulary)
     assert codec.follows.any(axis=1).all()
@@ -292,7 +292,7 @@ def test_random_walks_are_songs(codecs, name):
 
 @QUIET
 @given(st.data())
-def test_any_codes_at_all_are_a_song(codecs, data):
+def test_decode_of_any_codes_gives_a_song(codecs, data):
     codec = codecs[data.draw(st.sampled_from(sorted(codecs)))]
     codes = data.draw(st.lists(st.integers(0, codec.vocabulary[0] - 1), max_size=60))
     like = data.draw(st.sampled_from([None, MADE[3], MADE[4]]))
@@ -302,7 +302,7 @@ def test_any_codes_at_all_are_a_song(codecs, data):
     assert codec.decode(codec.encode(decoded)) == codec.round_trip(decoded)
 
 
-def test_incomplete_notes_and_meters_within_bars_are_passed_over(codec):
+def test_decode_ignores_incomplete_notes_and_meters_within_bars(codec):
     code = {tokens[0]: k for k, tokens in enumerate(codec._tokens)}
     note = ["Program_0", "Pitch_60", "Velocity_79", "Duration_1.0.12"]
     louder = [*note[:2], "Velocity_127", "Duration_2.0.12"]  # of a note that is there already: the first one stays
@@ -315,12 +315,12 @@ def test_incomplete_notes_and_meters_within_bars_are_passed_over(codec):
 
 
 @pytest.mark.parametrize("wrong", [-1, 10_000])
-def test_unknown_codes_are_refused(codec, wrong):
+def test_decode_of_unknown_codes_is_refused(codec, wrong):
     with pytest.raises(ValueError, match=f"codes must lie in 0 ... {codec.vocabulary[0] - 1}, got {wrong}"):
         codec.decode(np.array([[1], [wrong]]))
 
 
-def test_tempo_and_meter_of_another_song_hold_where_the_codes_say_none(codec):
+def test_decode_without_tempo_and_meter_takes_those_of_like(codec):
     code = {tokens[0]: k for k, tokens in enumerate(codec._tokens)}
     note = ["Program_0", "Pitch_60", "Velocity_79", "Duration_1.0.12"]
     like = song_of([], 9600, [(0, 77.0), (480, 99.0)], [(0, 3, 4)])
@@ -337,7 +337,7 @@ def test_tempo_and_meter_of_another_song_hold_where_the_codes_say_none(codec):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_codec_survives_json(codecs, name):
+def test_codec_from_its_json_is_equal(codecs, name):
     codec = codecs[name]
     text = json.dumps(codec.to_dict())
     again = RemiCodec.from_dict(json.loads(text))
@@ -351,7 +351,7 @@ def test_a_codec_survives_json(codecs, name):
         assert again.decode(codec.encode(song)) == codec.round_trip(song)
 
 
-def test_other_dictionaries_are_refused_in_one_line(codec):
+def test_from_dict_of_another_dictionary_is_refused_in_one_line(codec):
     data = codec.to_dict()
     others = [{}, [], {"kind": "roll"}, {**data, "tokenizer": None}, {**data, "vocabulary": 7}]
     others.append({**data, "tokenizer": {**data["tokenizer"], "config": {"beat_res": 3}}})
@@ -369,12 +369,12 @@ def test_other_dictionaries_are_refused_in_one_line(codec):
         ({"bpe": 300}, "got 300"),
     ],
 )
-def test_impossible_settings_are_refused(wrong, said):
+def test_fit_with_impossible_settings_is_refused(wrong, said):
     with pytest.raises(ValueError, match=said):
         RemiCodec.fit(MADE, **wrong)
 
 
-def test_joined_tokens_make_songs_shorter_and_are_learned_alike_each_time(codecs):
+def test_fit_with_bpe_shortens_codes_and_is_deterministic(codecs):
     repeating = [song_of([SongNote(240 * k, 60 + k % 8, 240, 80) for k in range(64)])]
     plain, joined = RemiCodec.fit(repeating), RemiCodec.fit(repeating, bpe=700)
     assert len(joined.encode(repeating[0])) < len(plain.encode(repeating[0])) / 4
@@ -386,7 +386,7 @@ def test_joined_tokens_make_songs_shorter_and_are_learned_alike_each_time(codecs
     assert nothing.decode(nothing.encode(repeating[0])) == plain.round_trip(repeating[0])
 
 
-def test_nothing_is_printed_and_no_network_used(capfd, monkeypatch, recwarn):
+def test_codec_prints_nothing_and_opens_no_connection(capfd, monkeypatch, recwarn):
     def refuse(*_, **__):
         raise AssertionError("a connection")
 
@@ -398,7 +398,7 @@ def test_nothing_is_printed_and_no_network_used(capfd, monkeypatch, recwarn):
     assert not recwarn.list
 
 
-def test_importing_the_module_is_cheap():
+def test_import_loads_no_large_package():
     code = "import sys, continuo.symbolic.remi; print(*{'miditok', 'symusic', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == ""
@@ -406,7 +406,7 @@ def test_importing_the_module_is_cheap():
 
 @pytest.mark.skipif(not MIDI.is_dir(), reason="the shared MIDI files are not here")
 @pytest.mark.parametrize("bpe", [0, 1200])
-def test_real_files_come_back(bpe):
+def test_codec_on_real_files_decodes_what_it_encodes(bpe):
     paths = [p for p in sorted(MIDI.rglob("*.mid")) if p.stat().st_size < 40_000]
     songs = []
     for path in paths[:: len(paths) // 60]:

@@ -55,7 +55,7 @@ def rounded(song: Song, steps_per_quarter: int, *, reattacks: bool) -> list[tupl
 @GRIDS
 @settings(max_examples=60, deadline=None)
 @given(song=SONGS)
-def test_decode_of_encode_gives_the_rounded_song(steps, reattacks, song):
+def test_decode_of_encode_equals_a_reckoning_in_fractions(steps, reattacks, song):
     codec = RollCodec.fit([song], steps_per_quarter=steps, reattacks=reattacks)
     codes = codec.encode(song)
     decoded = codec.decode(codes, like=song)
@@ -70,7 +70,7 @@ def test_decode_of_encode_gives_the_rounded_song(steps, reattacks, song):
         assert not row[len(heard) :].any()
 
 
-def test_onsets_and_ends_are_rounded_half_up_and_a_repeated_note_is_struck():
+def test_encode_rounds_halves_up_and_keeps_repeated_notes():
     notes = (SongNote(59, 60, 61), SongNote(60, 64, 420), SongNote(480, 64, 120), SongNote(600, 64, 10))
     codec = RollCodec.fit([Song("s", "s", notes, 1000)])
     found = codec.decode(codec.encode(Song("s", "s", notes, 1000))).notes
@@ -82,13 +82,13 @@ def test_onsets_and_ends_are_rounded_half_up_and_a_repeated_note_is_struck():
     ]
 
 
-def test_without_reattacks_notes_that_touch_are_one():
+def test_encode_without_reattacks_joins_touching_notes():
     song = Song("s", "s", (SongNote(0, 60, 480), SongNote(480, 60, 480)), 960)
     codec = RollCodec.fit([song], reattacks=False)
     assert [(t.onset, t.length) for t in codec.decode(codec.encode(song)).notes] == [(0, 960)]
 
 
-def test_final_rests_are_kept_and_the_next_step_begins_at_the_end():
+def test_decode_with_appended_steps_begins_them_after_final_rests():
     song = Song("s", "s", (SongNote(0, 60, 120),), 1920)
     codec = RollCodec.fit([song])
     codes = codec.encode(song)
@@ -97,7 +97,7 @@ def test_final_rests_are_kept_and_the_next_step_begins_at_the_end():
     assert more.notes[-1].onset == 1920
 
 
-def test_pitches_beyond_the_range_move_by_octaves():
+def test_encode_moves_pitches_out_of_range_by_octaves():
     codec = RollCodec.fit([Song("s", "s", (SongNote(0, 50, 120), SongNote(0, 70, 120)), 480)])
     song = Song("s", "s", (SongNote(0, 97, 120), SongNote(120, 13, 120), SongNote(240, 60, 120)), 480)
     assert codec.out_of_range(song) == 2
@@ -106,7 +106,7 @@ def test_pitches_beyond_the_range_move_by_octaves():
 
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 10_000))
-def test_any_codes_are_a_song(seed):
+def test_decode_of_any_codes_gives_a_song(seed):
     song = Song("s", "s", tuple(SongNote(0, 60 + k, 480) for k in range(4)), 480)
     codec = RollCodec.fit([song])
     codes = np.random.default_rng(seed).integers(codec.vocabulary[0], size=(20, 4))
@@ -115,7 +115,7 @@ def test_any_codes_are_a_song(seed):
     assert all(60 <= t.pitch <= 63 and t.end <= decoded.ticks for t in decoded.notes)
 
 
-def test_tempo_meter_and_instrument_are_the_prompts_else_the_corpus_s():
+def test_decode_takes_tempo_meter_and_program_from_like_or_the_corpus():
     songs = [
         Song("s", "s", (SongNote(0, 60, 480, 80, 41),), 480, ((0, qpm),), ((0, 3, 4),)) for qpm in (90.0, 100.0, 110.0)
     ]
@@ -127,7 +127,7 @@ def test_tempo_meter_and_instrument_are_the_prompts_else_the_corpus_s():
     assert (lent.tempos, lent.meters, lent.program()) == (like.tempos, like.meters, 7)
 
 
-def test_saved_and_read_again_it_is_the_same():
+def test_codec_from_its_dict_is_equal():
     song = Song("s", "s", (SongNote(0, 60, 480), SongNote(0, 65, 240)), 960)
     codec = RollCodec.fit([song])
     again = RollCodec.from_dict(json.loads(json.dumps(codec.to_dict())))
@@ -135,7 +135,7 @@ def test_saved_and_read_again_it_is_the_same():
     assert np.array_equal(again.encode(song), codec.encode(song))
 
 
-def test_what_is_missing_or_impossible_is_said():
+def test_codec_with_impossible_values_is_refused():
     with pytest.raises(ValueError, match="no pitched note"):
         RollCodec.fit([Song("s", "s", (SongNote(0, 36, 10, is_drum=True),), 480)])
     with pytest.raises(ValueError, match="does not divide"):
@@ -145,7 +145,7 @@ def test_what_is_missing_or_impossible_is_said():
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared real data is not on this machine")
-def test_real_files_come_back():
+def test_codec_on_real_files_decodes_what_it_encodes():
     paths = (
         sorted((SHARED / "midi").rglob("*.mid"))[::8] + sorted((SHARED / "musicxml" / "osmd-bsd").rglob("*.*ml"))[:6]
     )

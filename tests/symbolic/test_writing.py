@@ -184,7 +184,7 @@ class TestMidi:
         assert {n[:2] for n in notes if n[5]} == {(t.onset, t.pitch) for t in made.notes if t.is_drum}
         assert len(read.tracks) == len({(t.is_drum, t.program) for t in made.notes})
 
-    def test_a_note_struck_again_ends_the_one_before(self, tmp_path):
+    def test_repeated_note_ends_the_one_before(self, tmp_path):
         write_song_midi(
             song(SongNote(0, 60, 960), SongNote(480, 60, 960, 50), SongNote(480, 64, 10)), tmp_path / "s.mid"
         )
@@ -193,13 +193,13 @@ class TestMidi:
             (0, 60, 480, 80), (480, 60, 960, 50), (480, 64, 10, 80),
         ]  # fmt: skip
 
-    def test_of_notes_that_begin_together_on_one_pitch_the_longest_stays(self, tmp_path):
+    def test_notes_of_one_pitch_and_onset_keep_the_longest(self, tmp_path):
         write_song_midi(
             song(SongNote(0, 60, 480), SongNote(0, 60, 960), SongNote(0, 60, 240, 80, 40)), tmp_path / "s.mid"
         )
         assert [(t.length, t.program) for t in read_song(tmp_path / "s.mid").notes] == [(240, 40), (960, 0)]
 
-    def test_the_first_tempo_and_meter_hold_from_the_beginning(self, tmp_path):
+    def test_late_first_tempo_and_meter_hold_from_the_beginning(self, tmp_path):
         made = song(SongNote(0, 60, 960), tempos=((480, 90.0), (960, 60.0)), meters=((480, 3, 4),))
         write_song_midi(made, tmp_path / "s.mid")
         read = read_song(tmp_path / "s.mid")
@@ -218,7 +218,7 @@ class TestMusicXml:
 
     @settings(max_examples=12, deadline=None)
     @given(made=songs())
-    def test_our_own_reader_finds_tempos_meters_and_percussion_too(self, made, folder):
+    def test_reads_back_with_tempos_meters_and_percussion(self, made, folder):
         path = folder / "own.musicxml"
         if not made.notes:
             return
@@ -236,12 +236,12 @@ class TestMusicXml:
             if tick < read.ticks and (k == 0 or abs(qpm - made.tempos[k - 1][1]) > 0.01)
         ]  # fmt: skip
 
-    def test_one_pitch_in_two_voices(self, tmp_path):
+    def test_one_pitch_in_two_voices_reads_back(self, tmp_path):
         made = units((0, 100, 60), (6, 30, 60), (7, 61, 60), (0, 3, 40))
         write_musicxml(made, tmp_path / "s.musicxml", title="")
         assert read_elements(tmp_path / "s.musicxml") == sounding(made)
 
-    def test_more_than_four_voices_take_another_staff(self, tmp_path):
+    def test_five_voices_take_another_staff(self, tmp_path):
         made = units(*((k, 40 + k, 50 + 2 * k) for k in range(11)))
         made = song(*(SongNote(t.onset, t.pitch, t.length, 80, 40) for t in made.notes))
         write_musicxml(made, tmp_path / "s.musicxml", title="")
@@ -252,7 +252,7 @@ class TestMusicXml:
         assert len({voice for _, voice in voices}) == len(voices)
         assert read_elements(tmp_path / "s.musicxml") == sounding(made)
 
-    def test_clefs_names_title_and_keys(self, tmp_path):
+    def test_part_has_clef_name_title_and_key(self, tmp_path):
         scale = [
             SongNote(k * 480, p, 480) for k, p in enumerate([63, 65, 67, 68, 70, 72, 74, 66])
         ]  # E flat major, and its third lowered
@@ -270,7 +270,7 @@ class TestMusicXml:
         assert pitches == ["E-1", "F0", "G0", "A-1", "B-1", "C0", "D0", "G-1", "B-1", "C0"]
         assert [a.text for a in root.iter("accidental")] == ["flat"]  # the key says the others
 
-    def test_an_accidental_holds_to_the_bar_line_but_not_through_a_tie(self, tmp_path):
+    def test_accidental_holds_to_the_bar_line_but_not_through_a_tie(self, tmp_path):
         plain = [(k * 12, 12, 60 + (0, 2, 4, 5, 7, 9, 11)[k % 7]) for k in range(28)]
         made = units(*plain, (336, 12, 66), (348, 12, 65), (360, 12, 66), (372, 24, 66), (396, 12, 66), (408, 12, 66))
         write_musicxml(made, tmp_path / "s.musicxml", title="")
@@ -280,7 +280,7 @@ class TestMusicXml:
         ]
         assert shown == [[]] * 7 + [["sharp", "natural", "sharp"], ["sharp"]]
 
-    def test_percussion_keeps_its_keys(self, tmp_path):
+    def test_percussion_reads_back_its_keys(self, tmp_path):
         drums = [SongNote(k * 240, key, 1, 90, 0, True) for k in range(4) for key in ((36, 42, 49), (42,))[k % 2]]
         write_musicxml(song(*drums, SongNote(0, 60, 960)), tmp_path / "s.musicxml", title="")
         root = ElementTree.parse(tmp_path / "s.musicxml")
@@ -289,7 +289,7 @@ class TestMusicXml:
         assert struck == [36, 42, 49, 42, 36, 42, 49, 42]
         assert {n.findtext("type") for n in root.iter("note") if n.find("unpitched") is not None} == {"eighth"}
 
-    def test_a_single_percussion_key_is_not_forgotten(self, tmp_path):
+    def test_single_percussion_key_reads_back(self, tmp_path):
         write_musicxml(song(SongNote(0, 54, 10, 80, 0, True)), tmp_path / "s.musicxml", title="")
         assert [(t.pitch, t.is_drum) for t in read_song(tmp_path / "s.musicxml").notes] == [(54, True)]
 
@@ -300,12 +300,12 @@ class TestMusicXml:
             (2, 1), (3, 1), (12, 12),
         ]  # fmt: skip
 
-    def test_no_notes_at_all(self, tmp_path):
+    def test_empty_song_has_full_measure_rests(self, tmp_path):
         write_musicxml(song(ticks=3840), tmp_path / "s.musicxml", title="")
         root = ElementTree.parse(tmp_path / "s.musicxml")
         assert len(root.findall(".//measure")) == len(root.findall(".//rest[@measure='yes']")) == 2
 
-    def test_more_programs_than_channels(self, tmp_path, capfd):
+    def test_more_programs_than_channels_read_back(self, tmp_path, capfd):
         made = song(*(SongNote(0, 60, 480, 80, program) for program in range(24, 46)))
         write_musicxml(made, tmp_path / "s.musicxml", title="")
         assert read_elements(tmp_path / "s.musicxml") == sounding(made)
@@ -319,13 +319,13 @@ class TestMusicXml:
         )
         assert [program for program, *_ in read_music21(tmp_path / "s.musicxml")] == list(range(128))
 
-    def test_the_same_song_makes_the_same_file(self, tmp_path):
+    def test_same_song_makes_the_same_file(self, tmp_path):
         made = units((0, 12, 60), (12, 4, 64), (16, 8, 67))
         for name in ("a.musicxml", "b.musicxml"):
             write_musicxml(made, tmp_path / name, title="Twice")
         assert (tmp_path / "a.musicxml").read_bytes() == (tmp_path / "b.musicxml").read_bytes()
 
-    def test_four_times_the_notes_are_four_times_the_work(self, tmp_path):
+    def test_work_grows_linearly_with_notes(self, tmp_path):
         """Counted in calls, Python's and those of its builtins: a clock would measure the machine as well."""
 
         def calls(notes: int) -> int:
@@ -343,7 +343,7 @@ class TestMusicXml:
         assert 500 < few < 3000 * 500
         assert few < many < 4.4 * few
 
-    def test_real_midi(self, shared_data, tmp_path):
+    def test_real_midi_reads_back(self, shared_data, tmp_path):
         folder = shared_data / "midi"
         for path in (folder / "nottingham-gpl" / "jigs135.mid", folder / "multitrack-bsd" / "d_dm2ttl.mid"):
             made = read_song(path)
@@ -377,21 +377,21 @@ class TestNotation:
             (0, 17, (4, 4), [("quarter", 0), ("eighth", 0), ("32nd", 0)]),
         ],
     )
-    def test_values_of_one_note(self, start, end, meter, expected):
+    def test_values_of_one_note_read_well(self, start, end, meter, expected):
         bar = Bar(0, 48 * meter[0] // meter[1], *meter, True)
         values = notation.values([Chord(start, end, (60,))], bar)
         assert [(v.type, v.dots) for v in values if v.pitches] == expected
         assert [v.to_tie for v in values if v.pitches] == [True] * (len(expected) - 1) + [False]
         assert sum(v.length for v in values) == bar.length
 
-    def test_brackets_are_whole_and_no_longer_than_they_must_be(self):
+    def test_tuplets_are_whole_and_shortest(self):
         line = [Chord(k, k + 2, (60,)) for k in (6, 8, 10)]  # 16ths of a triplet after an eighth
         values = notation.values([Chord(0, 6, (60,)), *line], Bar(0, 12, 1, 4, True))
         assert [(v.type, v.tuplet, v.edge) for v in values] == [
             ("eighth", "", ""), ("16th", "16th", "start"), ("16th", "16th", ""), ("16th", "16th", "stop"),
         ]  # fmt: skip
 
-    def test_bars_are_cut_by_a_new_meter_and_say_so(self):
+    def test_bars_are_cut_by_a_new_meter(self):
         bars = notation.bars(song(SongNote(0, 60, 5000), meters=((0, 4, 4), (2400, 3, 8), (3121, 3, 32))))
         assert [(b.start, b.length, b.numerator, b.denominator) for b in bars[:5]] == [
             (0, 48, 4, 4), (48, 12, 1, 4), (60, 18, 3, 8), (78, 9, 3, 16), (87, 9, 3, 16),
@@ -399,7 +399,7 @@ class TestNotation:
         assert [b.is_new_meter for b in bars[:5]] == [True, True, True, True, False]
         assert bars[-1].start + bars[-1].length >= 125
 
-    def test_the_melody_is_the_first_voice_above_what_is_held(self):
+    def test_voices_put_the_melody_above_held_notes(self):
         made = units((0, 48, 48), (0, 12, 72), (12, 12, 74), (24, 24, 72))
         ((upper, lower),) = notation.voices(made.notes, notation.bars(made))
         assert [c.pitches for c in upper] == [(72,), (74,), (72,)]
@@ -418,7 +418,7 @@ class TestPicture:
         pixels = self.pixels(path)
         return np.flatnonzero((pixels == rgb).all(axis=-1).any(axis=0)) / pixels.shape[1]
 
-    def test_the_seam_parts_the_colours(self, tmp_path):
+    def test_join_separates_the_colors(self, tmp_path):
         made = song(*(SongNote(k * 480, 60 + k % 5, 480) for k in range(16)))
         draw_song(made, tmp_path / "s.png", 6 * 480, "Scale")
         prompt, seam, after = (self.columns(tmp_path / "s.png", c) for c in (PROMPT, JOIN, CONTINUATION))
@@ -427,13 +427,13 @@ class TestPicture:
         width = after.max() - prompt.min()
         assert (seam.mean() - prompt.min()) / width == pytest.approx(6 / 16, abs=0.02)
 
-    def test_without_a_seam_there_is_one_colour(self, tmp_path):
+    def test_picture_without_join_has_one_color(self, tmp_path):
         draw_song(song(*(SongNote(k * 480, 60 + k % 5, 480) for k in range(16))), tmp_path / "s.png", None, "Scale")
         assert len(self.columns(tmp_path / "s.png", PROMPT)) > 100
         assert not len(self.columns(tmp_path / "s.png", CONTINUATION))
         assert not len(self.columns(tmp_path / "s.png", JOIN))
 
-    def test_programs_and_percussion(self, tmp_path):
+    def test_programs_have_shades_and_percussion_rows(self, tmp_path):
         notes = [SongNote(k * 480, 60 + k, 400, 80, (0, 40)[k % 2]) for k in range(8)]
         drums = [SongNote(k * 240, 36 + 6 * (k % 2), 30, 90, 0, True) for k in range(16)]
         draw_song(song(*notes), tmp_path / "one.png", 960, "Two programs")
@@ -442,19 +442,19 @@ class TestPicture:
         blues = {tuple(p) for p in self.pixels(tmp_path / "one.png").reshape(-1, 3)}
         assert {(64, 97, 143), (131, 152, 182)} <= blues  # the second program a third and more of the way to white
 
-    def test_of_a_long_prompt_the_last_bars_are_shown(self, tmp_path):
+    def test_long_prompt_shows_its_last_bars(self, tmp_path):
         made = song(*(SongNote(k * 480, 60 + k % 5, 480) for k in range(800)))
         draw_song(made, tmp_path / "s.png", 796 * 480, "Long")
         prompt, after = (self.columns(tmp_path / "s.png", c) for c in (PROMPT, CONTINUATION))
         assert np.ptp(after) / np.ptp(prompt) == pytest.approx(4 / 32, abs=0.02)
 
-    def test_an_empty_song(self, tmp_path):
+    def test_empty_song_is_drawn(self, tmp_path):
         draw_song(song(ticks=1920), tmp_path / "s.png", 480, "Silence")
         assert len(self.columns(tmp_path / "s.png", JOIN))
 
 
 @pytest.mark.parametrize("name", ["midi", "musicxml", "png"])
-def test_whole_or_not_at_all(name, tmp_path, monkeypatch):
+def test_failed_write_leaves_the_file_before(name, tmp_path, monkeypatch):
     made = units((0, 12, 60))
     write = {
         "midi": lambda path: write_song_midi(made, path),
@@ -474,7 +474,7 @@ def test_whole_or_not_at_all(name, tmp_path, monkeypatch):
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(f"s.{name}", "before")]
 
 
-def test_staves_are_counted_and_not_instruments(monkeypatch):
+def test_to_score_counts_staves_not_instruments(monkeypatch):
     hands = Song("h", "h", (SongNote(0, 48, QUARTER), SongNote(0, 72, QUARTER)), 8 * QUARTER)  # two bars on two staves
     monkeypatch.setattr("continuo.symbolic.engraving.MAX_BARS", 4)
     assert len(to_score(hands, "h").parts) == 2
@@ -483,7 +483,7 @@ def test_staves_are_counted_and_not_instruments(monkeypatch):
         to_score(hands, "h")
 
 
-def test_tempos_and_meters_after_the_end_are_none_of_the_song_s(tmp_path):
+def test_read_song_drops_tempos_and_meters_after_the_end(tmp_path):
     """Also where their time is more than a MIDI file may hold after rounding to other ticks."""
     score = symusic.Score(24)
     score.tracks.append(symusic.Track("", 0, False))
