@@ -27,8 +27,7 @@ MIDDLE_C = 60  # the lowest pitch of the upper staff of a keyboard
 BASS_BELOW = 57  # a staff with a lower mean pitch has a bass clef
 PERCUSSION_CHANNEL = 9
 STEPS = "FCGDAEB"  # naturals on the line of fifths, where C is 0
-Grid = list[list[list[Chord]]]
-"""For each bar its voices, for each voice its chords."""
+Grid = list[list[list[Chord]]]  # for each bar its voices, for each voice its chords
 
 
 class TooLong(ValueError):

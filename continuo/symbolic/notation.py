@@ -35,7 +35,7 @@ BAR_LINE_STRENGTH = 99  # above that of any beat
 
 
 class Bar(NamedTuple):
-    """A bar: `start` and `length` in units; `is_new_meter` where its meter was not in force before."""
+    """A bar: `start` and `length` in units; `is_new_meter` if its meter differs from the bar before."""
 
     start: int
     length: int
@@ -50,7 +50,7 @@ class Bar(NamedTuple):
 
     @property
     def is_compound(self) -> bool:
-        """Whether the beats have three parts, as in 6/8."""
+        """True if the beats have three parts, as in 6/8."""
         return self.numerator % 3 == 0 and self.denominator >= 8
 
 

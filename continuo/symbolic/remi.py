@@ -42,10 +42,8 @@ MAX_LENGTH_BEATS = 64  # of a note
 BAR, METER, TEMPO = "Bar_None", "TimeSig_", "Tempo_"  # tokens of miditok, or how they begin
 DRUMS = -1  # the program that miditok uses for the percussion channel
 
-Notes = dict[tuple[int, int, int], tuple[int, int]]
-"""From onset, pitch and program or `DRUMS` to length and velocity."""
-Meter = tuple[int, int, int]
-"""The tick, numerator and denominator of a change of meter."""
+Notes = dict[tuple[int, int, int], tuple[int, int]]  # onset, pitch and program or DRUMS: length and velocity
+Meter = tuple[int, int, int]  # tick, numerator and denominator of a change
 
 
 class RemiCodec(NoteCodec):

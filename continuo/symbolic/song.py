@@ -81,7 +81,7 @@ class Song:
 
     @property
     def empty(self) -> bool:
-        """Whether the song has no notes."""
+        """True if the song has no notes."""
         return not self.notes
 
     @property

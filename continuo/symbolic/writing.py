@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 PROMPT, CONTINUATION, JOIN, WORDS = "#40618f", "#c05a2b", "#38d6c0", "#0e7f71"  # colors
 MIN_PROMPT_QUARTERS = 32.0  # of the prompt in a picture, if it is that long
 MIN_WIDTH, MAX_WIDTH, MAX_HEIGHT = 8.0, 24.0, 12.0  # inches of a picture
-Program = tuple[bool, int]
-"""Whether it is percussion, and the General MIDI program."""
+Program = tuple[bool, int]  # is_drum and the General MIDI program
 
 
 def write_song_midi(song: Song, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The engine against torch, operation by operation and on random graphs; then what it must learn, keep and refuse."""
+"""The engine against torch, operation by operation and on random graphs; training, saving and refusals."""
 
 import contextlib
 import gc
@@ -44,12 +44,12 @@ def tensor(array):
 
 
 def strict():
-    """Every overflow, division by zero and nan is an error."""
+    """Make every overflow, division by zero and nan an error."""
     return np.errstate(over="raise", divide="raise", invalid="raise")
 
 
 def assert_like_torch(ours, theirs, arrays, tolerance=1e-9):
-    """Same results and, pulled back from a random direction, same gradients by every array."""
+    """Compare results, and the gradients of every array from a random direction."""
     values, tensors = [Value(array) for array in arrays], [tensor(array) for array in arrays]
     got, want = ours(*values), theirs(*tensors)
     assert got.shape == tuple(want.shape)
@@ -244,7 +244,7 @@ def test_E01_where_keeps_infinite_slopes_out():
     np.testing.assert_array_equal(x.gradient, [0.25, 0.0])
 
 
-# Random graphs: every step takes what earlier steps made, so that values are used many times or never.
+# Random graphs: every step uses results of earlier steps, so that values are used many times or never.
 
 UNARY = {
     "1 - x": lambda x: 1 - x,
@@ -289,7 +289,7 @@ WIDEST = 200  # numbers in one value
 
 
 def run(program, leaves, side):
-    """The sum of all that a program makes: side 0 is ours, 1 is torch."""
+    """Return the sum of all values that a program computes with the engine (side 0) or torch (side 1)."""
     made = list(leaves)
     for name, first, second in program:
         a, b = made[first % len(made)], made[second % len(made)]
@@ -489,7 +489,7 @@ TORCH_ACTIVATIONS = {
 
 
 def twin(model, activation):
-    """The same perceptron in torch."""
+    """Return the same perceptron in torch."""
     layers = []
     for layer in model.layers:
         linear = torch.nn.Linear(*layer.weight.shape, dtype=torch.float64)
@@ -587,7 +587,7 @@ def test_E04_clip_norm_equals_torch(max_norm):
 
 
 def three_spirals(count, seed):
-    """Arms of a spiral, a class each: no straight line parts them."""
+    """Draw points on the arms of a spiral, one class each, that no straight line separates."""
     draw = rng(seed)
     classes = draw.integers(0, 3, count)
     radius = draw.uniform(0.1, 1, count)
@@ -636,7 +636,7 @@ def test_E05_trainer_learns_a_regression_in_float32():
 
 
 class Recorder(Module):
-    """A model of one weight that notes which examples it sees."""
+    """A model of one weight that records its batches."""
 
     def __init__(self):
         self.weight, self.batches = Value([[1.0]]), []

@@ -1,4 +1,4 @@
-"""Models of notes, end to end: every representation with every architecture, and what comes out."""
+"""Models of notes from end to end: every representation with every architecture, and the files they write."""
 
 import json
 
@@ -71,7 +71,6 @@ ARCHITECTURES = {
 def test_every_representation_trains_with_every_architecture(representation, architecture, tunes, tmp_path, capsys):
     import soundfile
 
-    heard = REPRESENTATIONS[representation]
     corpus = tunes
     if representation in ("codebook", "spectrum"):
         corpus = tmp_path / "sounds"
@@ -80,7 +79,7 @@ def test_every_representation_trains_with_every_architecture(representation, arc
             soundfile.write(corpus / f"{seed}.wav", melody(seed, 1.5), RATE_HZ)
     content = {
         "corpus": {"path": str(corpus), "sample_rate_hz": RATE_HZ, "transpose": 0},
-        "representation": heard,
+        "representation": REPRESENTATIONS[representation],
         "architecture": ARCHITECTURES[architecture] | {"hidden": 16, "head_width": 16, "code_dropout": 0.0},
         "training": {"steps": 3, "minutes": None, "batch_size": 2, "window": 8, "precision": "float32"},
         "state": "model.safetensors",
@@ -144,8 +143,8 @@ def test_predict_continuation_only_leaves_the_prompt_out(models, tunes, tmp_path
     predict(capsys, *flags, "--out", tmp_path / "whole.wav")
     predict(capsys, *flags, "--out", tmp_path / "part.wav", "--continuation-only")
     whole, part = (read_song(tmp_path / f"{name}.mid") for name in ("whole", "part"))
-    seam = read_song(tunes / "tune1.mid").ticks
-    expected = {(t.onset - seam, t.pitch) for t in whole.notes if t.onset >= seam}
+    join = read_song(tunes / "tune1.mid").ticks
+    expected = {(t.onset - join, t.pitch) for t in whole.notes if t.onset >= join}
     assert {(t.onset, t.pitch) for t in part.notes} == expected
 
 
@@ -155,8 +154,8 @@ def test_prompt_may_be_a_list_of_notes_or_part_of_a_file(models, tunes, tmp_path
         capsys, "--meta", meta, "--prompt", "notes:C4,E4,r,C4+Bb4", "--frames", 8, "--out", tmp_path / "a.wav"
     )
     assert made["prompt_seconds"] == pytest.approx(2.0)
-    heard = {(t.onset, t.pitch) for t in read_song(tmp_path / "a.mid").notes}
-    assert {(0, 60), (480, 64), (1440, 60), (1440, 70)} <= heard
+    played = {(t.onset, t.pitch) for t in read_song(tmp_path / "a.mid").notes}
+    assert {(0, 60), (480, 64), (1440, 60), (1440, 70)} <= played
     flags = ("--meta", meta, "--prompt", tunes / "tune0.mid", "--frames", 8, "--prompt-share", 0.5)
     half = predict(capsys, *flags, "--out", tmp_path / "b.wav")
     assert half["prompt_seconds"] == pytest.approx(read_song(tunes / "tune0.mid").seconds / 2, abs=0.01)
@@ -182,12 +181,12 @@ def test_corpus_may_keep_one_program_and_roll_one_voice(tmp_path):
     alone = codec.decode(codec.encode(tune(0)))
     tops = [max(t.pitch for t in tune(0).notes if t.onset <= at < t.end) for at in range(0, tune(0).ticks, 240)
             if any(t.onset <= at < t.end for t in tune(0).notes)]  # fmt: skip
-    heard = [t.pitch for at in range(0, tune(0).ticks, 240) for t in alone.notes if t.onset <= at < t.end]
-    assert heard == tops
+    kept = [t.pitch for at in range(0, tune(0).ticks, 240) for t in alone.notes if t.onset <= at < t.end]
+    assert kept == tops
 
 
 def test_endings_have_the_time_of_their_notes(models, tunes):
-    """Events are of unequal length: the time of an end is that of the notes before it."""
+    """Events differ in length, so the time of an ending is that of the notes before it."""
     predictor = Predictor.load(models["notes-lstm"])
     torch.nn.init.constant_(predictor.model.ending.bias, -3.0)
     prompt = read_song(tunes / "tune0.mid")
@@ -230,7 +229,7 @@ def test_from_state_of_another_representation_is_refused(models, tunes, tmp_path
 
     flags = ["--meta", str(tmp_path / "m.json"), "--corpus", str(tunes), "--set", "representation.kind=roll"]
     assert main([*flags, "--from", str(models["notes-mlp"].with_suffix(".safetensors"))]) == 2
-    assert "representation is chords, not roll" in capsys.readouterr().err
+    assert "representation of that state is chords, so a roll cannot start from it" in capsys.readouterr().err
 
 
 def test_recording_as_prompt_of_a_notes_model_is_refused(models, tmp_path, capsys):
@@ -305,9 +304,9 @@ def test_epochs_limit_the_training(tunes, tmp_path, capsys):
     lengths = [len(trained.featurizer.encode(read_song(path))) for path in sorted(tunes.iterdir())]
     windows = sum(-(-length // TINY["training.window"]) for length in lengths)
     held_out = max(-(-length // TINY["training.window"]) for length in lengths)
-    lanes = TINY["training.batch_size"]
+    batch_size = TINY["training.batch_size"]
     assert trained.metadata.training.epochs == 3
-    assert 3 * (windows - held_out) / lanes <= made["step"] <= 3 * windows / lanes
+    assert 3 * (windows - held_out) / batch_size <= made["step"] <= 3 * windows / batch_size
     text = (tmp_path / "m.runs" / "training.csv").read_text().splitlines()
     assert text[0] == "step,seconds,training,held_out"
     assert len(text) >= 2
@@ -323,7 +322,7 @@ def test_one_file_trains_with_a_warning(tunes, tmp_path, capsys):
 
 @pytest.mark.parametrize(("preset", "layers"), [*((preset, 2) for preset in SYMBOLIC), ("roll-conv", 11)])
 def test_resumed_training_equals_an_uninterrupted_one(preset, layers, tunes, tmp_path):
-    """Bit for bit, also with more than ten parts of state."""
+    """Compare bit for bit, also with more than ten parts of state."""
     from continuo.model.checkpoint import load
     from continuo.model.metadata import load as load_metadata
     from trainer import Trainer

@@ -1,4 +1,4 @@
-"""Songs as events: what is written is what is read, nothing is out of vocabulary, and any events are a song."""
+"""Songs as events: decoding inverts encoding up to rounding, nothing is out of vocabulary, any events give a song."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from continuo.symbolic.chords import FIRST_CHORD, FIRST_NOTE, FIRST_TEMPO, REST,
 from continuo.symbolic.song import QUARTER, Song, SongNote
 
 GRID = 40
-"""Ticks of a step at 12 to the quarter note."""
+"""Ticks of a step with 12 steps per quarter note."""
 REACH = 16 * 12
 CODEC = ChordCodec(chords=((60, 64, 67), (60, 64), (62, 65), (48, 60)), program=19, meter=(3, 4), qpm=96.0)
 
@@ -31,7 +31,7 @@ def chord(onset: int, length: int, *pitches: int) -> list[SongNote]:
 
 @st.composite
 def songs(draw) -> Song:
-    """Few pitches and places, so that notes meet; on the grid, in triplets and anywhere; far and long now and then."""
+    """Draw songs of few pitches and places, so that notes meet, on the grid and off it, some long or far away."""
     place = st.one_of(
         st.integers(0, 8).map(lambda k: k * QUARTER // 2),
         st.integers(0, 24).map(lambda k: k * QUARTER // 3),
@@ -63,7 +63,7 @@ def halves_up(tick: int) -> int:
 
 
 def check_codes(codec: ChordCodec, codes: np.ndarray) -> None:
-    """Within the vocabulary, lengths and gaps only where they mean something."""
+    """Check that codes are in the vocabulary, with lengths and gaps only where they have a meaning."""
     assert codes.dtype == np.int64
     assert codes.min() >= 0
     assert (codes < codec.vocabulary).all()
@@ -86,7 +86,6 @@ def test_decode_of_encode_equals_round_trip(piece):
 @settings(max_examples=60)
 @given(songs())
 def test_round_trip_equals_a_reckoning_in_fractions(piece):
-    """A second reckoning, in fractions."""
     longest: dict[tuple[int, int], int] = {}
     for note in piece.notes:
         if not note.is_drum:
@@ -133,12 +132,15 @@ def test_decode_of_any_events_gives_a_song(codes, like):
 
 
 def test_encode_gives_events_in_their_order():
-    """A tempo, an upbeat, long before short, low before high, a rest, a new tempo within a rest, a long end."""
+    """The song has an upbeat, chords of several lengths, a rest, a new tempo within a rest, and a long end."""
     piece = song(
         *chord(480, 480, 60, 64, 67), SongNote(480, 36, 1440), SongNote(960, 72, 60), *chord(960, 480, 62, 66),
         SongNote(0, 35, 480, is_drum=True), ticks=23_000, tempos=((0, 120.0), (700, 121.0), (3000, 60.0)),
     )  # fmt: skip
-    note = lambda pitch: FIRST_NOTE + pitch  # noqa: E731
+
+    def note(pitch: int) -> int:
+        return FIRST_NOTE + pitch
+
     assert CODEC.encode(piece).tolist() == [
         [FIRST_TEMPO + 20, 0, 0],
         [REST, 0, 12],
@@ -210,7 +212,7 @@ def test_decode_takes_tempo_and_meter_from_events_then_prompt_then_corpus():
 
 
 def corpus() -> list[Song]:
-    """A triad three times, a third twice, another chord once; an upbeat in a bar of its own; one song of drums."""
+    """Return songs with a triad three times, a third twice, another chord once, an upbeat, and only drums."""
     waltz = song(
         *chord(480, 480, 60, 64, 67), *chord(960, 480, 60, 64, 67), *chord(1440, 480, 62, 65), ticks=4000,
         tempos=((0, 90.0),), meters=((0, 1, 4), (480, 3, 4)),
@@ -296,10 +298,13 @@ def test_codec_with_impossible_values_is_refused():
 
 
 def read(path) -> Song:
-    """A MIDI file, ticks rounded to those of a song."""
+    """Read a MIDI file with symusic, its ticks rounded to those of songs."""
     symusic = pytest.importorskip("symusic")
     score = symusic.Score.from_file(str(path))
-    ticks = lambda time: round(time * QUARTER / score.ticks_per_quarter)  # noqa: E731
+
+    def ticks(time: int) -> int:
+        return round(time * QUARTER / score.ticks_per_quarter)
+
     notes = [
         SongNote(ticks(n.time), n.pitch, max(ticks(n.end) - ticks(n.time), 1), n.velocity, track.program, track.is_drum)
         for track in score.tracks

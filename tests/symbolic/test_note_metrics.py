@@ -1,4 +1,4 @@
-"""Figures of songs and what counts as stuck: computed by hand here, and held against what was published for Bach."""
+"""Metrics of songs against values by hand and against those published for Bach."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from continuo.symbolic.song import QUARTER, Song, SongNote
 
 
 def line(*pitches: int | tuple[int, ...], step: int = QUARTER, ticks: int = 0) -> Song:
-    """Notes or chords, one after the other; 0 is a rest."""
+    """Return a song of notes or chords in a row; 0 is a rest."""
     groups = [p if isinstance(p, tuple) else (p,) for p in pitches]
     notes = [SongNote(k * step, pitch, step) for k, group in enumerate(groups) for pitch in group if pitch]
     return Song("s", "s", tuple(sorted(notes)), ticks or len(groups) * step)

@@ -1,6 +1,7 @@
-"""Songs as REMI+ tokens: what goes in comes out rounded, whatever the model may write can be heard."""
+"""REMI+ tokens: decoding inverts encoding up to rounding, and any codes give a song."""
 
 import json
+import math
 import random
 import socket
 import subprocess
@@ -30,7 +31,7 @@ def song_of(notes, ticks=0, tempos=((0, 120.0),), meters=((0, 4, 4),)):
 
 
 def made(seed, *, meters=METERS, tidy=False):
-    """A song with everything that is awkward; `tidy` keeps it on sixteenths."""
+    """Return a random song with overlaps, doubled notes and odd changes; `tidy` keeps it on sixteenths."""
     rng = random.Random(seed)
     unit = 120 if tidy else 1
     notes = []
@@ -54,9 +55,12 @@ def made(seed, *, meters=METERS, tidy=False):
 
 
 def of_real_file(path):
-    """A MIDI file as symusic reads it, in ticks of ours."""
+    """Return a MIDI file as symusic reads it, in the ticks of songs."""
     score = symusic.Score(path)
-    at = lambda tick: round(tick * QUARTER / score.ticks_per_quarter)  # noqa: E731
+
+    def at(tick: int) -> int:
+        return round(tick * QUARTER / score.ticks_per_quarter)
+
     notes = {
         SongNote(at(n.time), n.pitch, max(at(n.end) - at(n.time), 1), max(n.velocity, 1), track.program, track.is_drum)
         for track in score.tracks
@@ -71,7 +75,7 @@ def names(codec, codes):
 
 
 def walk(codec, rng, length):
-    """Codes at random, as far as the grammar lets them."""
+    """Return random codes that obey the grammar."""
     codes = [rng.choice(np.flatnonzero(codec.opens))]
     while len(codes) < length:
         codes.append(rng.choice(np.flatnonzero(codec.follows[codes[-1]])))
@@ -135,9 +139,12 @@ def test_decode_of_encode_of_any_song_equals_round_trip(codecs, data):
 
 
 def test_round_trip_equals_a_reckoning_in_fractions(codec):
-    """Against a slow reference: nearest steps, nearest whole beats far away, nearest velocities, unions of doubles."""
+    """The slow reference: nearest steps, whole beats for long notes, nearest velocities, doubled notes merged."""
     step, levels = 40, [15, 31, 47, 63, 79, 95, 111, 127]
-    half_up = lambda x: (Fraction(x) + Fraction(1, 2)).__floor__()  # noqa: E731
+
+    def half_up(x: Fraction) -> int:
+        return math.floor(x + Fraction(1, 2))
+
     for song in MADE:
         rounded = codec.round_trip(song)
         want = {}
@@ -165,7 +172,7 @@ def test_encode_gives_the_tokens_of_the_example(codec):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_encode_on_the_grid_gives_the_notes_of_miditok(codec, seed):
-    """On the grid and in quarters nothing is to be rounded, and what miditok makes of the raw notes is the same."""
+    """On the grid and in quarters nothing needs rounding, so miditok reads the same notes."""
     song = made(seed, meters=[(4, 4), (3, 4)], tidy=True)
     song = replace(codec.round_trip(song), tempos=((0, 120.0),))
     score = symusic.Score(QUARTER)
@@ -177,17 +184,17 @@ def test_encode_on_the_grid_gives_the_notes_of_miditok(codec, seed):
     theirs = codec._tokenizer.decode(codec._tokenizer.encode(score))
     ours = codec.decode(codec.encode(song))
     scale = QUARTER // theirs.ticks_per_quarter
-    heard = [
+    theirs_in_ticks = [
         SongNote(n.time * scale, n.pitch, n.duration * scale, n.velocity, track.program, track.is_drum)
         for track in theirs.tracks
         for n in track.notes
     ]
-    assert tuple(sorted(heard)) == ours.notes == song.notes
+    assert tuple(sorted(theirs_in_ticks)) == ours.notes == song.notes
     assert tuple((m.time * scale, m.numerator, m.denominator) for m in theirs.time_signatures) == ours.meters
 
 
 def test_round_trip_on_the_grid_loses_nothing(codec):
-    """Rests of many bars before, within and after, an upbeat of one quarter, every pitch, program and drum."""
+    """The song has long rests, an upbeat of one quarter, and every pitch, program and drum."""
     keys = [SongNote(120 * k, k, 40 + 40 * k, 79) for k in range(128)]
     programs = [SongNote(480, 60, 480, 15, program) for program in range(128)]
     drums = [SongNote(480 * k, k, 120, 127, 0, True) for k in range(128)]
@@ -393,8 +400,8 @@ def test_codec_prints_nothing_and_opens_no_connection(capfd, monkeypatch, recwar
     monkeypatch.setattr(socket.socket, "connect", refuse)
     codec = RemiCodec.from_dict(RemiCodec.fit(MADE, bpe=800).to_dict())
     codec.decode(codec.encode(MADE[0]))
-    print("still heard")
-    assert capfd.readouterr() == ("still heard\n", "")
+    print("still printed")
+    assert capfd.readouterr() == ("still printed\n", "")
     assert not recwarn.list
 
 

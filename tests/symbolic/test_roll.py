@@ -1,4 +1,4 @@
-"""Piano rolls: what is decoded is what was encoded, and every set has one form."""
+"""Piano rolls: decoding inverts encoding up to rounding, and every set has one form."""
 
 import json
 import math
@@ -34,7 +34,7 @@ def same(a: Song, b: Song) -> bool:
 
 
 def rounded(song: Song, steps_per_quarter: int, *, reattacks: bool) -> list[tuple[int, int, int]]:
-    """Onset, pitch and length in ticks of what a roll keeps of a song, found without any codes."""
+    """Return onset, pitch and length in ticks of the notes that a roll keeps, found without any codes."""
     step = QUARTER // steps_per_quarter
     ends: dict[tuple[int, int], int] = {}
     for note in song.notes:
@@ -65,9 +65,9 @@ def test_decode_of_encode_equals_a_reckoning_in_fractions(steps, reattacks, song
     assert same(decoded, codec.round_trip(song))
     assert codes.max() < codec.vocabulary[0]
     for row in codes:
-        heard = row[: list(row).index(STOP)] if STOP in row else row
-        assert np.all(np.diff(codec.ranks[heard]) > 0)
-        assert not row[len(heard) :].any()
+        sounding = row[: list(row).index(STOP)] if STOP in row else row
+        assert np.all(np.diff(codec.ranks[sounding]) > 0)
+        assert not row[len(sounding) :].any()
 
 
 def test_encode_rounds_halves_up_and_keeps_repeated_notes():

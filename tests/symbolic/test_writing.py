@@ -1,4 +1,4 @@
-"""Songs in files: what is written is read back by others, note for note."""
+"""Songs in files: independent readers read back every note."""
 
 import itertools
 import random
@@ -36,13 +36,13 @@ def song(*notes: SongNote, ticks: int = 0, **rest) -> Song:
 
 
 def units(*notes: tuple[int, int, int], **rest) -> Song:
-    """A song of `(onset, length, pitch)` in 1/12 quarter."""
+    """Return a song of `(onset, length, pitch)` in 1/12 of a quarter."""
     return song(*(SongNote(onset * 40, pitch, length * 40) for onset, length, pitch in notes), **rest)
 
 
 @st.composite
 def songs(draw) -> Song:
-    """Chords, overlaps, triplets, rests, long notes, several programs, changing meters; each pitch once at a time."""
+    """Draw songs with chords, overlaps, triplets, rests, programs and meters; each pitch sounds once at a time."""
     grid = draw(st.sampled_from([40, 80, 120, 160, 480, 17]))
     programs = draw(st.sampled_from([(0,), (40,), (0, 33, 48)]))
     lengths = st.sampled_from([40, 80, 120, 160, 240, 360, 480, 500, 960, 2880, 5000])
@@ -67,15 +67,15 @@ def songs(draw) -> Song:
 
 
 def sounding(song: Song) -> list[tuple]:
-    """Program, onset, pitch and length of what is written with a length, on the grid, in quarters."""
+    """Return program, onset, pitch and length of the pitched notes on the grid, in quarters."""
     spans = [(t.program, *notation.span(t), t.pitch) for t in song.notes if not t.is_drum]
     return sorted({(program, Fraction(a, 12), pitch, Fraction(b - a, 12)) for program, a, b, pitch in spans})
 
 
 def read_elements(path) -> list[tuple]:
-    """The same from the elements of a MusicXML file, which is checked on the way.
+    """Read the result of `sounding` from the elements of a MusicXML file, and check the file.
 
-    Every voice fills its bar without gap or overlap, every note lasts what type, dots and bracket say, every bracket
+    Every voice fills its bar without gap or overlap, every note lasts what type, dots and tuplet say, every tuplet
     holds three of its values in the time of two, and every tie begins and ends within its voice.
     """
     root = ElementTree.parse(path).getroot()
@@ -128,7 +128,7 @@ def read_elements(path) -> list[tuple]:
 
 
 def read_music21(path) -> list[tuple]:
-    """The same as music21 reads it, ties joined."""
+    """Read the result of `sounding` with music21, ties joined."""
     from music21 import converter, stream
 
     found = []
@@ -174,7 +174,7 @@ class TestMidi:
         notes = [(n.time, n.pitch, n.duration, n.velocity, t.program, t.is_drum) for t in read.tracks for n in t.notes]
         pitched = [t for t in made.notes if not t.is_drum]
 
-        def until(note) -> int:  # its end, or where the same note is struck again
+        def until(note) -> int:  # its end, or where the same note begins again
             again = [t.onset for t in pitched if (t.pitch, t.program) == (note.pitch, note.program)]
             return min([note.end, *(onset for onset in again if onset > note.onset)])
 
@@ -285,8 +285,8 @@ class TestMusicXml:
         write_musicxml(song(*drums, SongNote(0, 60, 960)), tmp_path / "s.musicxml", title="")
         root = ElementTree.parse(tmp_path / "s.musicxml")
         keys = {m.get("id"): int(m.findtext("midi-unpitched")) - 1 for m in root.iter("midi-instrument") if len(m) > 2}
-        struck = [keys[n.find("instrument").get("id")] for n in root.iter("note") if n.find("unpitched") is not None]
-        assert struck == [36, 42, 49, 42, 36, 42, 49, 42]
+        played = [keys[n.find("instrument").get("id")] for n in root.iter("note") if n.find("unpitched") is not None]
+        assert played == [36, 42, 49, 42, 36, 42, 49, 42]
         assert {n.findtext("type") for n in root.iter("note") if n.find("unpitched") is not None} == {"eighth"}
 
     def test_single_percussion_key_reads_back(self, tmp_path):
@@ -326,7 +326,7 @@ class TestMusicXml:
         assert (tmp_path / "a.musicxml").read_bytes() == (tmp_path / "b.musicxml").read_bytes()
 
     def test_work_grows_linearly_with_notes(self, tmp_path):
-        """Counted in calls, Python's and those of its builtins: a clock would measure the machine as well."""
+        """Calls are counted, because a clock would also measure the machine."""
 
         def calls(notes: int) -> int:
             dice, count = random.Random(0), itertools.count()
@@ -373,7 +373,7 @@ class TestNotation:
             (9, 18, (6, 8), [("eighth", 1)]),  # two in the time of three
             (0, 36, (3, 4), [("half", 1)]),
             (0, 60, (5, 4), [("whole", 0), ("quarter", 0)]),
-            (4, 12, (4, 4), [("quarter", 0)]),  # in a bracket of three eighths
+            (4, 12, (4, 4), [("quarter", 0)]),  # in a tuplet of three eighths
             (0, 17, (4, 4), [("quarter", 0), ("eighth", 0), ("32nd", 0)]),
         ],
     )
@@ -412,20 +412,20 @@ class TestPicture:
 
         return (image.imread(path)[..., :3] * 255).round().astype(int)
 
-    def columns(self, path, colour: str) -> np.ndarray:
-        """Where across the picture a colour is, 0 to 1."""
-        rgb = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
+    def columns(self, path, color: str) -> np.ndarray:
+        """Return the columns of the picture that contain a color, from 0 to 1."""
+        rgb = [int(color[k : k + 2], 16) for k in (1, 3, 5)]
         pixels = self.pixels(path)
         return np.flatnonzero((pixels == rgb).all(axis=-1).any(axis=0)) / pixels.shape[1]
 
     def test_join_separates_the_colors(self, tmp_path):
         made = song(*(SongNote(k * 480, 60 + k % 5, 480) for k in range(16)))
         draw_song(made, tmp_path / "s.png", 6 * 480, "Scale")
-        prompt, seam, after = (self.columns(tmp_path / "s.png", c) for c in (PROMPT, JOIN, CONTINUATION))
-        assert prompt.max() < seam.mean() < after.min()
-        assert np.ptp(seam) < 0.01
+        prompt, join, after = (self.columns(tmp_path / "s.png", c) for c in (PROMPT, JOIN, CONTINUATION))
+        assert prompt.max() < join.mean() < after.min()
+        assert np.ptp(join) < 0.01
         width = after.max() - prompt.min()
-        assert (seam.mean() - prompt.min()) / width == pytest.approx(6 / 16, abs=0.02)
+        assert (join.mean() - prompt.min()) / width == pytest.approx(6 / 16, abs=0.02)
 
     def test_picture_without_join_has_one_color(self, tmp_path):
         draw_song(song(*(SongNote(k * 480, 60 + k % 5, 480) for k in range(16))), tmp_path / "s.png", None, "Scale")
@@ -484,7 +484,7 @@ def test_to_score_counts_staves_not_instruments(monkeypatch):
 
 
 def test_read_song_drops_tempos_and_meters_after_the_end(tmp_path):
-    """Also where their time is more than a MIDI file may hold after rounding to other ticks."""
+    """One of them is too late for a MIDI file after rounding to other ticks."""
     score = symusic.Score(24)
     score.tracks.append(symusic.Track("", 0, False))
     score.tracks[0].notes.append(symusic.Note(0, 24, 60, 90))
