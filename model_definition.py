@@ -109,18 +109,6 @@ class LevelHead(CodeHead):
         self.register_buffer("unused", unused, persistent=False)
         self.narrow = len(set(spec.vocabulary)) > 1
 
-    def sample_n_quantizers(self, rows: int, steps: int, dropout: float) -> torch.Tensor | None:
-        """Draw the number of levels, 1 to L, of each training step that the model sees, `(B, T)`; None means all.
-
-        At most steps a fraction `dropout` of the batch rows has only coarse levels. So the model does not learn to rely
-        on fine detail which its own samples will not repeat (quantizer dropout; Zeghidour et al., "SoundStream", 2021).
-        """
-        if dropout == 0 or self.levels == 1:
-            return None
-        numbers = torch.randint(self.levels, (rows, steps), device=self.level.device) + 1
-        whole = torch.rand(rows, 1, device=self.level.device) >= dropout
-        return numbers.masked_fill(whole, self.levels)
-
     def embed(self, x: torch.Tensor, n_quantizers: torch.Tensor | None = None) -> torch.Tensor:
         """Embed codes `(B, T, L)` as `(B, T, P)`, of each step the first `n_quantizers` `(B, T)` levels."""
         sums = self.embedding(x)
@@ -341,10 +329,16 @@ class SequenceModel(nn.Module):
         )
 
     def sample_n_quantizers(self, rows: int, steps: int) -> torch.Tensor | None:
-        """Draw the number of levels of each training step that the model sees, `(B, T)`; None means all."""
-        if not isinstance(self.head, LevelHead):
+        """Draw the number of levels, 1 to L, of each training step that the model sees, `(B, T)`; None means all.
+
+        A fraction `quantizer_dropout` of the batch rows has only coarse levels at most steps. So the model does not
+        learn to rely on fine detail which its own samples will not repeat (Zeghidour et al., "SoundStream", 2021).
+        """
+        levels, device = self.spec.levels, self.bos.device
+        if self.quantizer_dropout == 0 or levels == 1 or not isinstance(self.head, LevelHead):
             return None
-        return self.head.sample_n_quantizers(rows, steps, self.quantizer_dropout)
+        numbers = torch.randint(levels, (rows, steps), device=device) + 1
+        return numbers.masked_fill(torch.rand(rows, 1, device=device) >= self.quantizer_dropout, levels)
 
     def forward(
         self, x: torch.Tensor, state: State, n_quantizers: torch.Tensor | None = None

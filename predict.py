@@ -10,10 +10,12 @@ A model of sound continues scores, MIDI files and recordings as sound. A model o
 and writes MIDI and MusicXML next to the WAV.
 """
 
-import argparse
+from __future__ import annotations
+
 import json
 import os
 import sys
+from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +39,7 @@ STANDARD_OUTPUT = Path("-")
 DEMO_MODEL = MODELS / "demo" / "chorales.json"
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     parser = Parser("predict", __doc__)
     add = parser.add_argument
     prompt_help = (
@@ -79,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     return run_main(lambda: _run(arguments), name="predict")
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(arguments: Namespace) -> int:
     _check(arguments)
     outs = _outs(arguments)
     _check_outs(arguments, outs, ".wav", ".png")
@@ -116,7 +118,7 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check(arguments: argparse.Namespace) -> None:
+def _check(arguments: Namespace) -> None:
     """Refuse values and combinations that make no sense, before anything is loaded."""
     if arguments.frames < 0:
         raise ValueError(f"--frames {arguments.frames} must be 0 or more (0 renders the prompt alone)")
@@ -137,7 +139,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError("--prompt none means no prompt, and there is a file of that name: call it ./none.mid, say")
 
 
-def _outs(arguments: argparse.Namespace) -> list[Path]:
+def _outs(arguments: Namespace) -> list[Path]:
     """Return the WAVs to write: one, or several that are numbered from 1."""
     name = "notes" if arguments.prompt.name.startswith("notes:") else printable(arguments.prompt.stem)
     out: Path = arguments.out or Path("new.wav" if arguments.prompt == NO_PROMPT else f"{name}.continued.wav")
@@ -155,7 +157,7 @@ def _outs(arguments: argparse.Namespace) -> list[Path]:
     return [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(1, arguments.takes + 1)]
 
 
-def _check_outs(arguments: argparse.Namespace, outs: list[Path], *suffixes: str) -> None:
+def _check_outs(arguments: Namespace, outs: list[Path], *suffixes: str) -> None:
     """Refuse files that would overwrite the prompt, or, without --force, any existing file."""
     for path in (out.with_suffix(suffix) for out in outs if out != STANDARD_OUTPUT for suffix in suffixes):
         if os.path.realpath(path) == os.path.realpath(arguments.prompt):
@@ -169,7 +171,7 @@ def _model(meta: Path | None) -> Path:
     return meta or (here if here.exists() or not DEMO_MODEL.exists() else DEMO_MODEL)
 
 
-def _prompt(arguments: argparse.Namespace, predictor: "Predictor", display: "Display") -> "Prompt | None":
+def _prompt(arguments: Namespace, predictor: Predictor, display: Display) -> Prompt | None:
     """Read the part of the prompt to continue, and print what is unusual about it."""
     if arguments.prompt == NO_PROMPT:
         return None
@@ -187,9 +189,7 @@ def _prompt(arguments: argparse.Namespace, predictor: "Predictor", display: "Dis
     return prompt
 
 
-def _check_room(
-    arguments: argparse.Namespace, predictor: "Predictor", prompt: "Prompt | None", outs: list[Path]
-) -> None:
+def _check_room(arguments: Namespace, predictor: Predictor, prompt: Prompt | None, outs: list[Path]) -> None:
     """Refuse more sound than the disk has room for, where the length is known."""
     if predictor.modality == "notes" or arguments.until_end or outs == [STANDARD_OUTPUT]:
         return
@@ -200,12 +200,12 @@ def _check_room(
 
 
 def _write(
-    arguments: argparse.Namespace,
-    predictor: "Predictor",
-    prompt: "Prompt | None",
-    requests: "list[TakeRequest]",
-    display: "Display",
-) -> "list[TakeReport]":
+    arguments: Namespace,
+    predictor: Predictor,
+    prompt: Prompt | None,
+    requests: list[TakeRequest],
+    display: Display,
+) -> list[TakeReport]:
     """Write all takes and print what each report says; return the reports in the order of the requests."""
     from takes import write_take, write_takes
 
@@ -224,7 +224,7 @@ def _write(
     return [found[str(request.out)] for request in requests]
 
 
-def _say(arguments: argparse.Namespace, report: "TakeReport", display: "Display", prefix: str) -> None:
+def _say(arguments: Namespace, report: TakeReport, display: Display, prefix: str) -> None:
     """Print the lines about one take; with several takes each line begins with the file's name."""
     if report.warning:
         display.say(f"{prefix}{report.warning}", always=True)
@@ -243,7 +243,7 @@ def _say(arguments: argparse.Namespace, report: "TakeReport", display: "Display"
         display.say(prefix + line.removeprefix(prefix))
 
 
-def _validation_trend(predictor: "Predictor") -> str:
+def _validation_trend(predictor: Predictor) -> str:
     """Say whether the held-out loss still improves; return nothing before the second validation."""
     if len(predictor.facts["progress"].history) < 2:
         return ""

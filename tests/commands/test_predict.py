@@ -44,7 +44,7 @@ def predict(meta, prompt, out, *flags) -> int:
 
 
 @pytest.mark.parametrize("preset", SMALL_OF)
-def test_A04_every_preset_trains_and_continues(tmp_path, music_folder, prompt_wav, preset, capsys):
+def test_A04_predict_every_preset_continues(tmp_path, music_folder, prompt_wav, preset, capsys):
     """The smoke matrix: every representation with every architecture."""
     meta = train_small(tmp_path, music_folder, preset, steps=2)
     out = tmp_path / "out.wav"
@@ -63,18 +63,18 @@ def test_A04_every_preset_trains_and_continues(tmp_path, music_folder, prompt_wa
     assert np.abs(audio[len(prompt) :]).max() > 0.001
 
 
-@pytest.mark.parametrize("seam_s", [0.0, 0.01])
+@pytest.mark.parametrize("join_s", [0.0, 0.01])
 @pytest.mark.parametrize("samples", [1, 300, 512, 513, 600, 1100, 4000])
-def test_the_shortest_sound_has_a_picture(tmp_path, samples, seam_s):
+def test_draw_continuation_of_the_shortest_sound_makes_a_picture(tmp_path, samples, join_s):
     """One window holds it: its picture had no width, which was a warning."""
     soundfile.write(tmp_path / "short.wav", np.zeros(samples), RATE_HZ)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        draw_continuation(tmp_path / "short.wav", tmp_path / "short.png", seam_s, "short")
+        draw_continuation(tmp_path / "short.wav", tmp_path / "short.png", join_s, "short")
     assert (tmp_path / "short.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_A08_musicxml_prompt_to_audio_and_picture(trained, tmp_path):
+def test_A08_predict_musicxml_prompt_writes_audio_and_picture(trained, tmp_path):
     """N1: MusicXML to audio to continuation in one command."""
     out = tmp_path / "song.wav"
     assert predict(trained, PROMPT, out, "--frames", "60") == 0
@@ -92,15 +92,15 @@ def test_A08_musicxml_prompt_to_audio_and_picture(trained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("heard", "step", "words"),
+    ("validations", "step", "words"),
     [(1, 40, ""), (2, 40, ", still improving on held-out music"), (2, 50, ", better than step 50 on held-out music")],
 )
-def test_how_weights_are_judged_once_held_out_music_has_heard_them_twice(heard, step, words):
-    facts = {"progress": checkpoint.Progress(0, 0.0, [[20 * n, 1.0, 9.0, 9.0] for n in range(heard)])}
+def test_validation_trend_is_named_after_the_second_validation(validations, step, words):
+    facts = {"progress": checkpoint.Progress(0, 0.0, [[20 * n, 1.0, 9.0, 9.0] for n in range(validations)])}
     assert predict_script._validation_trend(SimpleNamespace(facts=facts, weights_step=40, step=step)) == words
 
 
-def test_A09_continuation_only_is_the_end_of_the_whole(trained, prompt_wav, tmp_path):
+def test_A09_continuation_only_equals_the_end_of_the_whole(trained, prompt_wav, tmp_path):
     predict(trained, prompt_wav, tmp_path / "a.wav", "--frames", "40")
     predict(trained, prompt_wav, tmp_path / "b.wav", "--frames", "40", "--continuation-only")
     whole, _ = soundfile.read(tmp_path / "a.wav", dtype="int16")
@@ -109,7 +109,7 @@ def test_A09_continuation_only_is_the_end_of_the_whole(trained, prompt_wav, tmp_
     np.testing.assert_array_equal(alone, whole[-len(alone) :])
 
 
-def test_same_seed_same_bytes_other_seed_other_music(trained, prompt_wav, tmp_path):
+def test_predict_same_seed_gives_same_bytes_and_another_seed_other_music(trained, prompt_wav, tmp_path):
     for name, seed in [("a", "3"), ("b", "3"), ("c", "4")]:
         predict(trained, prompt_wav, tmp_path / f"{name}.wav", "--frames", "30", "--seed", seed)
     a, b, c = ((tmp_path / f"{name}.wav").read_bytes() for name in "abc")
@@ -117,7 +117,7 @@ def test_same_seed_same_bytes_other_seed_other_music(trained, prompt_wav, tmp_pa
     assert a != c
 
 
-def test_takes_are_those_of_their_seeds(trained, prompt_wav, tmp_path, capsys):
+def test_predict_takes_equal_single_takes_of_their_seeds(trained, prompt_wav, tmp_path, capsys):
     assert predict(trained, prompt_wav, tmp_path / "t.wav", "--frames", "30", "--takes", "3", "--json") == 0
     songs = json.loads(capsys.readouterr().out.splitlines()[-1])["songs"]
     assert [song["out"] for song in songs] == [str(tmp_path / f"t-{number}.wav") for number in (1, 2, 3)]
@@ -127,7 +127,7 @@ def test_takes_are_those_of_their_seeds(trained, prompt_wav, tmp_path, capsys):
     assert (tmp_path / "t-1.wav").read_bytes() != (tmp_path / "t-2.wav").read_bytes()
 
 
-def test_what_is_said_of_a_take_names_it(trained, prompt_wav, tmp_path, capsys):
+def test_predict_lines_about_several_takes_begin_with_the_file_name(trained, prompt_wav, tmp_path, capsys):
     flags = ["--meta", str(trained), "--prompt", str(prompt_wav), "--out", str(tmp_path / "t.wav"), "--device", "cpu"]
     assert main([*flags, "--frames", "3", "--takes", "2", "--until-end"]) == 0
     said = capsys.readouterr().err.splitlines()
@@ -139,7 +139,7 @@ def test_what_is_said_of_a_take_names_it(trained, prompt_wav, tmp_path, capsys):
     assert not [line for line in said if line.startswith("the piece")]
 
 
-def test_takes_that_processes_share_are_the_takes_alone(trained, prompt_wav, tmp_path, capsys, monkeypatch):
+def test_predict_takes_in_two_processes_equal_the_takes_alone(trained, prompt_wav, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(takes, "MIN_PROCESS_STEPS", 1000)
     monkeypatch.setattr(takes, "WORKERS", 2)
     used = []
@@ -157,13 +157,13 @@ def test_takes_that_processes_share_are_the_takes_alone(trained, prompt_wav, tmp
         assert (tmp_path / f"t-{number}.wav").read_bytes() == (tmp_path / "alone.wav").read_bytes()
 
 
-def test_temperature_zero_is_the_same_for_all_seeds(trained, prompt_wav, tmp_path):
+def test_predict_at_temperature_zero_is_the_same_for_all_seeds(trained, prompt_wav, tmp_path):
     for seed in ("1", "2"):
         predict(trained, prompt_wav, tmp_path / f"{seed}.wav", "--frames", "30", "--seed", seed, "--temperature", "0")
     assert (tmp_path / "1.wav").read_bytes() == (tmp_path / "2.wav").read_bytes()
 
 
-def test_a_metadata_file_may_hold_temperatures_and_flags_go_first(trained, prompt_wav, tmp_path):
+def test_predict_flags_override_temperatures_of_the_metadata(trained, prompt_wav, tmp_path):
     """They may change after a training; takes that other processes make have them too."""
     still = tmp_path / "still.json"
     changed = metadata.load(trained, {"sampling.coarse_temperature": 0, "sampling.fine_temperature": 0})
@@ -185,7 +185,7 @@ def test_a_metadata_file_may_hold_temperatures_and_flags_go_first(trained, promp
     assert pickle.loads(pickle.dumps(predictor)).sampling == predictor.sampling
 
 
-def test_A09_chunked_output_equals_whole_output(trained):
+def test_A09_samples_in_chunks_equal_samples_at_once(trained):
     predictor = Predictor.load(trained)
     prompt = Piece.from_samples(melody(4), RATE_HZ)
     whole = predictor.take(prompt, seed=5)
@@ -196,25 +196,25 @@ def test_A09_chunked_output_equals_whole_output(trained):
     assert len(once) == 37 * HOP + parts.overlap_samples
 
 
-def test_A09_no_click_at_the_seam(trained):
-    """Around the seam the signal bends no more sharply than elsewhere in it."""
+def test_A09_joined_has_no_click_at_the_join(trained):
+    """Around the join the signal bends no more sharply than elsewhere in it."""
     predictor = Predictor.load(trained)
     for seed in range(5):
         prompt = Piece.from_samples(melody(seed)[: 14_000 + 31 * seed], RATE_HZ)
         audio = np.concatenate([*joined(predictor.take(prompt, seed=seed), prompt, 100)])
         bend = np.abs(np.diff(audio, 2))
-        seam = len(prompt.samples)
-        assert bend[seam - 200 : seam + 8].max() <= 1.5 * max(bend[: seam - 300].max(), bend[seam + 300 : -300].max())
+        join = len(prompt.samples)
+        assert bend[join - 200 : join + 8].max() <= 1.5 * max(bend[: join - 300].max(), bend[join + 300 : -300].max())
 
 
-def test_A09_loudness_follows_the_prompt(trained):
+def test_A09_take_has_the_loudness_of_the_prompt(trained):
     predictor = Predictor.load(trained)
     loud, quiet = (Piece.from_samples(melody(6) * gain, RATE_HZ) for gain in (1.0, 0.01))
     a, b = (np.concatenate([*joined(predictor.take(p, seed=1), p, 60)]) for p in (loud, quiet))
     assert np.linalg.norm(a * 0.01 - b) < 0.05 * np.linalg.norm(b)  # rounding grows a little in the phases
 
 
-def test_A07_training_and_prediction_hear_alike(trained):
+def test_A07_prompt_codes_equal_the_codes_of_training(trained):
     """The prompt's frames are those that training made of the same samples: same scale, same codes."""
     predictor = Predictor.load(trained)
     piece = Piece.from_samples(melody(2)[: 64 * 100 + 256], RATE_HZ)
@@ -223,13 +223,13 @@ def test_A07_training_and_prediction_hear_alike(trained):
     assert torch.equal(as_prompt, as_training)
 
 
-def test_A07_frames_differ_from_each_other(trained):
+def test_A07_take_frames_differ_from_each_other(trained):
     take = Predictor.load(trained).take(Piece.from_samples(melody(2), RATE_HZ), seed=0)
     steps = torch.stack([*take.steps(60)])
     assert len(steps.unique(dim=0)) > 10
 
 
-def test_A07_the_average_of_now_predicts_until_held_out_nats_rise(trained, tmp_path):
+def test_A07_predictor_uses_the_latest_average_until_the_held_out_loss_rises(trained, tmp_path):
     for file in trained.parent.glob("model.*"):
         if file.is_file():
             shutil.copy(file, tmp_path / file.name)
@@ -245,9 +245,8 @@ def test_A07_the_average_of_now_predicts_until_held_out_nats_rise(trained, tmp_p
         assert torch.equal(predictor.model.state_dict()[name], tensors[f"{part}.{name}"])
 
 
-@pytest.mark.slow
 def ending_model(trained, folder, bias: float):
-    """A copy of the trained model that ends pieces as readily as `bias` (a logit) says."""
+    """Copy the trained model with another logit of an ending, `bias`."""
     tensors, facts = checkpoint.load(trained.with_suffix(".safetensors"))
     for weights in ("average", "best"):
         tensors[f"{weights}.ending.bias"] = torch.full((1,), bias)
@@ -258,7 +257,7 @@ def ending_model(trained, folder, bias: float):
     return folder / "ending.json"
 
 
-def test_a_piece_that_ends_begins_anew_or_stops(trained, prompt_wav, tmp_path, capsys):
+def test_predict_after_an_ending_begins_another_piece_or_stops(trained, prompt_wav, tmp_path, capsys):
     meta = ending_model(trained, tmp_path, bias=-2.0)  # an end about every eight steps
     flags = ["--meta", str(meta), "--prompt", str(prompt_wav), "--frames", "300", "--device", "cpu", "--json"]
     assert main([*flags, "--out", str(tmp_path / "on.wav")]) == 0
@@ -275,7 +274,7 @@ def test_a_piece_that_ends_begins_anew_or_stops(trained, prompt_wav, tmp_path, c
     assert soundfile.info(tmp_path / "end.wav").frames == ended["frames"] * 64
 
 
-def test_a_piece_that_would_end_at_once_lasts_two_seconds(trained, prompt_wav, tmp_path):
+def test_predict_an_ending_at_once_waits_two_seconds(trained, prompt_wav, tmp_path):
     meta = ending_model(trained, tmp_path, bias=50.0)
     flags = ["--meta", str(meta), "--prompt", str(prompt_wav), "--frames", "400", "--device", "cpu", "--until-end"]
     assert main([*flags, "--quiet", "--out", str(tmp_path / "end.wav")]) == 0
@@ -283,7 +282,7 @@ def test_a_piece_that_would_end_at_once_lasts_two_seconds(trained, prompt_wav, t
     assert len(made) == soundfile.info(prompt_wav).frames + 2 * rate
 
 
-def test_a_model_that_was_made_small_predicts_and_teaches_but_does_not_go_on(trained, music_folder, tmp_path, capsys):
+def test_packed_model_predicts_and_starts_trainings_but_cannot_resume(trained, music_folder, tmp_path, capsys):
     from demo_model import pack
 
     small = tmp_path / "small"
@@ -311,7 +310,7 @@ def test_a_model_that_was_made_small_predicts_and_teaches_but_does_not_go_on(tra
     assert train([*mine, *begun, "--set", "representation.postfilter_steps=2", "--quiet"]) == 0
 
 
-def test_without_a_model_of_ones_own_the_demo_model_continues(tmp_path, prompt_wav, monkeypatch, capsys):
+def test_predict_without_a_model_uses_the_demo_model(tmp_path, prompt_wav, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["--prompt", str(prompt_wav), "--frames", "3", "--out", "a.wav", "--device", "cpu", "--json"]) == 0
     captured = capsys.readouterr()
@@ -324,7 +323,7 @@ def test_without_a_model_of_ones_own_the_demo_model_continues(tmp_path, prompt_w
 
 
 @pytest.mark.slow
-def test_A07_predict_while_training(tmp_path, music_folder, prompt_wav):
+def test_A07_predict_during_a_training_uses_later_steps(tmp_path, music_folder, prompt_wav):
     """Two processes: each prediction is of a later step than the one before, and training is not disturbed.
 
     Where a later state still uses the same weights, it says so and sounds the same.
@@ -366,7 +365,7 @@ def test_A07_predict_while_training(tmp_path, music_folder, prompt_wav):
     assert [a == b for a, b in itertools.pairwise(audio)] == [a == b for a, b in itertools.pairwise(weights)]
 
 
-def test_A07_no_corpus_is_needed(tmp_path, music_folder, prompt_wav):
+def test_A07_predict_without_the_corpus_works(tmp_path, music_folder, prompt_wav):
     music = tmp_path / "music"
     shutil.copytree(music_folder, music)
     meta = train_small(tmp_path, music, steps=2)
@@ -375,7 +374,7 @@ def test_A07_no_corpus_is_needed(tmp_path, music_folder, prompt_wav):
 
 
 @pytest.mark.parametrize("ending", ["flac", "ogg", "aiff"])
-def test_A08_audio_prompts_of_any_rate_and_channels(trained, tmp_path, ending, capsys):
+def test_A08_predict_audio_prompts_of_any_rate_and_channels(trained, tmp_path, ending, capsys):
     path = tmp_path / f"p.{ending}"
     stereo = np.stack([melody(1, rate_hz=44100)] * 2, axis=1)
     soundfile.write(path, stereo, 44100)
@@ -383,7 +382,7 @@ def test_A08_audio_prompts_of_any_rate_and_channels(trained, tmp_path, ending, c
     assert json.loads(capsys.readouterr().out)["prompt_seconds"] == pytest.approx(3.0, abs=0.05)
 
 
-def test_midi_prompts(trained, tmp_path, capsys):
+def test_predict_midi_prompt_lasts_as_long_as_its_score(trained, tmp_path, capsys):
     from continuo.score.performance import perform
     from continuo.score.synth import write_midi
 
@@ -417,7 +416,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("flags", "words"), BAD)
-def test_bad_arguments_are_one_line_and_leave_nothing(trained, prompt_wav, tmp_path, monkeypatch, capsys, flags, words):
+def test_predict_bad_arguments_are_refused_in_one_line(
+    trained, prompt_wav, tmp_path, monkeypatch, capsys, flags, words
+):
     monkeypatch.chdir(ROOT)
     defaults = {"--meta": str(trained), "--prompt": str(prompt_wav), "--frames": "5", "--out": str(tmp_path / "o.wav")}
     values = defaults | dict(zip(flags[::2], flags[1::2], strict=True))
@@ -439,7 +440,7 @@ def test_bad_arguments_are_one_line_and_leave_nothing(trained, prompt_wav, tmp_p
         (np.full(RATE_HZ, np.inf), "not numbers"),
     ],
 )
-def test_prompts_that_hold_no_music_are_refused(trained, tmp_path, capsys, audio, words):
+def test_predict_prompt_without_music_is_refused(trained, tmp_path, capsys, audio, words):
     path = tmp_path / "p.wav"
     soundfile.write(path, audio, RATE_HZ, subtype="FLOAT")
     assert predict(trained, path, tmp_path / "o.wav", "--frames", "5") == 2
@@ -450,14 +451,14 @@ def test_prompts_that_hold_no_music_are_refused(trained, tmp_path, capsys, audio
 
 @pytest.mark.parametrize("name", ["p.musicxml", "p.mxl", "p.mid", "p.wav"])
 @pytest.mark.parametrize("content", [b"", b"<score-partwise>", bytes(range(256))])
-def test_damaged_prompts_are_refused_in_one_line(trained, tmp_path, capsys, name, content):
+def test_predict_damaged_prompt_is_refused_in_one_line(trained, tmp_path, capsys, name, content):
     (tmp_path / name).write_bytes(content)
     assert predict(trained, tmp_path / name, tmp_path / "o.wav", "--frames", "5") == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize("flags", [["--frames", "abc"], ["--no-such-flag"], []])
-def test_impossible_flags_are_one_line(flags, capsys):
+def test_predict_impossible_flags_are_refused_in_one_line(flags, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(flags)
     assert stopped.value.code == 2
@@ -466,14 +467,14 @@ def test_impossible_flags_are_one_line(flags, capsys):
     assert error.count("\n") == 1
 
 
-def test_the_prompt_is_never_overwritten(trained, prompt_wav, capsys):
+def test_predict_never_overwrites_the_prompt(trained, prompt_wav, capsys):
     before = prompt_wav.read_bytes()
     assert predict(trained, prompt_wav, prompt_wav, "--frames", "5", "--force") == 2
     assert "is the prompt itself" in capsys.readouterr().err
     assert prompt_wav.read_bytes() == before
 
 
-def test_outputs_are_not_overwritten_without_force(trained, prompt_wav, tmp_path, capsys):
+def test_predict_overwrites_outputs_with_force_only(trained, prompt_wav, tmp_path, capsys):
     out = tmp_path / "o.wav"
     out.write_text("precious")
     assert predict(trained, prompt_wav, out, "--frames", "5") == 2
@@ -486,7 +487,7 @@ def test_outputs_are_not_overwritten_without_force(trained, prompt_wav, tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize("takes", [1, 2])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_who_is_told_to_leave_leaves_nothing_behind(trained, prompt_wav, tmp_path, takes, signum):
+def test_predict_interrupted_or_terminated_leaves_nothing(trained, prompt_wav, tmp_path, takes, signum):
     command = [sys.executable, str(ROOT / "predict.py"), "--meta", str(trained), "--prompt", str(prompt_wav)]
     flags = ["--out", str(tmp_path / "o.wav"), "--frames", "500000", "--takes", str(takes), "--quiet"]
     is_handled = lambda: signal.signal(signum, signal.SIG_DFL)  # also where the tests run under nohup  # noqa: E731
@@ -504,7 +505,7 @@ def test_who_is_told_to_leave_leaves_nothing_behind(trained, prompt_wav, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["prompt.wav"]
 
 
-def test_a_model_that_is_being_prepared_is_said_to_be(tmp_path, prompt_wav, capsys):
+def test_predict_while_a_training_prepares_is_refused_with_the_reason(tmp_path, prompt_wav, capsys):
     meta = tmp_path / "new.json"
     with locked(meta.with_suffix(".safetensors"), "held"):
         assert predict(meta, prompt_wav, tmp_path / "o.wav", "--frames", "5") == 2
@@ -513,7 +514,7 @@ def test_a_model_that_is_being_prepared_is_said_to_be(tmp_path, prompt_wav, caps
     assert "new.json does not exist; check --meta, or create it" in capsys.readouterr().err
 
 
-def test_damaged_and_foreign_states_are_refused(trained, prompt_wav, tmp_path, capsys):
+def test_predict_damaged_or_foreign_state_is_refused(trained, prompt_wav, tmp_path, capsys):
     for file in trained.parent.glob("model.*"):
         if file.is_file():
             shutil.copy(file, tmp_path / file.name)
@@ -540,7 +541,7 @@ def test_damaged_and_foreign_states_are_refused(trained, prompt_wav, tmp_path, c
     assert "representation.hop = 64, now it is 128" in refused()
 
 
-def test_a_full_disk_leaves_nothing(trained, prompt_wav, tmp_path, monkeypatch, capsys):
+def test_predict_on_a_full_disk_leaves_nothing(trained, prompt_wav, tmp_path, monkeypatch, capsys):
     def full(_):
         raise OSError(28, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""The step as one call: the model's step, nearly, and each lane the same alone and among others."""
+"""The graph of a step nearly equals the plain model, and each stream is the same alone and among others."""
 
 import json
 
@@ -21,13 +21,13 @@ from generation import StepRunner, StreamBatch, first_state, flat_state, step_gr
 from model_definition import SequenceModel, build_model
 from predictor import Predictor
 
-STEPS, LANES = 40, 8
+STEPS, ROWS = 40, 8
 SMALL = LstmSection(kind="lstm", hidden=48, layers=2, head_width=40)
 WITH_ONSETS = LstmSection(kind="lstm", hidden=48, layers=2, head_width=40, onset_memory=7)
 
 
 def refined(section: LstmSection = SMALL, classes: int = 96) -> SequenceModel:
-    """A model of codes that refine one another, whose logits differ enough to be told apart."""
+    """A model of codes that refine one another, whose logits differ clearly."""
     torch.manual_seed(0)
     vectors = torch.randn(3, classes, 20) * torch.tensor([1.0, 0.5, 0.25])[:, None, None]
     model = build_model(section, StreamSpec(62.5, (classes,) * 3, vectors=vectors)).eval()
@@ -39,7 +39,7 @@ def refined(section: LstmSection = SMALL, classes: int = 96) -> SequenceModel:
 
 
 def with_few_directions() -> SequenceModel:
-    """Its memory of onsets needs three directions, as a trained one needs few."""
+    """A model whose memory of onsets needs three directions, as a trained one needs few."""
     model = refined(WITH_ONSETS)
     with torch.no_grad():
         weight = model.backbone.memory_proj.weight
@@ -62,14 +62,14 @@ def forced(codes: torch.Tensor, classes: int) -> np.ndarray:
 
 
 def check_against_plain(model: SequenceModel) -> None:
-    """What the plain model draws costs the graph half a percent more nats at most, and contexts agree."""
+    """Check that steps of the plain model cost the graph half a percent more nats at most, and contexts agree."""
     graph = step_graph(model)
     sums = [node.input[0] for node in graph.graph.node if node.op_type == "ArgMax"]
     logits = [node.input[0] for node in graph.graph.node if node.output[0] in sums]
     graph.graph.output.extend(helper_output(name) for name in logits)
     steps, classes = StepRunner(graph), model.head.embedding.vectors.shape[1]
-    state, context = model.initial_state(LANES), model.bos_context(LANES)
-    flat, never = first_state(model).repeat(LANES, 0), np.full((LANES, 1), np.inf, np.float32)
+    state, context = model.initial_state(ROWS), model.bos_context(ROWS)
+    flat, never = first_state(model).repeat(ROWS, 0), np.full((ROWS, 1), np.inf, np.float32)
     generator = torch.Generator().manual_seed(0)
     plain, ours = 0.0, 0.0
     with torch.inference_mode():
@@ -95,11 +95,11 @@ def helper_output(name: str) -> onnx.ValueInfoProto:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_graph_is_the_plain_step_to_half_a_percent_of_the_nats(model):
+def test_step_graph_matches_the_plain_model_to_half_a_percent(model):
     check_against_plain(model)
 
 
-def test_a_matrix_of_few_directions_becomes_two_small_ones():
+def test_low_rank_matrix_of_few_directions_becomes_two_factors():
     few = torch.randn(200, 5, generator=torch.Generator().manual_seed(0)) @ torch.randn(5, 60)
     inner, outer = low_rank(few)
     assert inner.shape[0] == outer.shape[1] <= 5
@@ -109,7 +109,7 @@ def test_a_matrix_of_few_directions_becomes_two_small_ones():
 
 
 @pytest.mark.slow
-def test_the_graph_is_the_plain_step_at_the_default_presets_real_size():
+def test_step_graph_at_the_default_presets_size_matches_the_plain_model():
     section = from_preset("codebook-lstm", {}, state="unused.safetensors").architecture
     check_against_plain(refined(section, classes=1024))
 
@@ -119,12 +119,14 @@ def drawn_by(
 ) -> list[list[tuple[list[int], bool]]]:
     temperatures = [model.head.temperature(sampling, level) for level in range(3)]
     together = StreamBatch(StepRunner(step_graph(model)), first_state(model), seeds, temperatures, min_steps=5)
-    lanes = [together.stream(number) for number in range(len(seeds))]
-    return [[(codes.tolist(), ended) for _, (codes, ended) in zip(range(count), lane, strict=False)] for lane in lanes]
+    streams = [together.stream(number) for number in range(len(seeds))]
+    return [
+        [(codes.tolist(), ended) for _, (codes, ended) in zip(range(count), stream, strict=False)] for stream in streams
+    ]
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_lane_is_the_same_alone_and_among_others(model):
+def test_stream_alone_equals_the_stream_in_a_batch(model):
     with torch.no_grad():
         model.ending.bias.fill_(-2.0)
     together = drawn_by(model, list(range(9)), 100, Sampling())
@@ -134,21 +136,21 @@ def test_a_lane_is_the_same_alone_and_among_others(model):
     assert not any(ended for _, ended in together[4][:5])
 
 
-def test_classes_are_drawn_as_often_as_the_plain_model_says():
+def test_stream_batch_draws_classes_as_often_as_the_plain_model():
     model = refined()
-    lanes = 4000
-    together = StreamBatch(StepRunner(step_graph(model)), first_state(model), range(lanes), [1.0] * 3, min_steps=0)
-    first = torch.stack([next(together.stream(number))[0] for number in range(lanes)])[:, 0]
+    rows = 4000
+    together = StreamBatch(StepRunner(step_graph(model)), first_state(model), range(rows), [1.0] * 3, min_steps=0)
+    first = torch.stack([next(together.stream(number))[0] for number in range(rows)])[:, 0]
     with torch.inference_mode():
         logits = model.head.logits(model.bos_context(1), torch.zeros(1, 1, 20), slice(0, 1))[0, 0]
-    expected = logits.softmax(-1) * lanes
+    expected = logits.softmax(-1) * rows
     likely = expected > 40
     counts = torch.bincount(first, minlength=96)
     assert likely.sum() >= 5
     assert ((counts - expected)[likely].abs() < 5 * expected[likely].sqrt()).all()
 
 
-def test_at_temperature_zero_seeds_make_no_difference_and_the_likeliest_is_taken():
+def test_stream_batch_at_temperature_zero_takes_the_likeliest_for_all_seeds():
     model = refined()
     a, b = drawn_by(model, [1, 2], 30, Sampling(temperature=0))
     assert a == b
@@ -157,7 +159,7 @@ def test_at_temperature_zero_seeds_make_no_difference_and_the_likeliest_is_taken
     assert a[0][0] == likeliest[0].tolist()
 
 
-def test_a_piece_that_ends_begins_with_the_opening():
+def test_step_graph_after_an_ending_starts_from_the_first_state():
     model = refined()
     steps, state = StepRunner(step_graph(model)), np.random.default_rng(0).standard_normal(first_state(model).shape)
     noise = np.random.default_rng(1).standard_normal((1, 1, 3 * 96)).astype(np.float32)
@@ -169,7 +171,7 @@ def test_a_piece_that_ends_begins_with_the_opening():
     assert np.array_equal(after, fresh_after)
 
 
-def test_many_steps_in_one_call_are_the_steps_of_the_graph():
+def test_step_runner_equals_repeated_runs_of_the_graph():
     model = refined(WITH_ONSETS)
     with torch.no_grad():
         model.ending.bias.fill_(-2.0)
@@ -188,20 +190,20 @@ def test_many_steps_in_one_call_are_the_steps_of_the_graph():
     assert ended.any()
 
 
-def test_a_model_without_a_graph_says_so():
+def test_step_graph_of_another_architecture_is_refused():
     spec = StreamSpec(2.0, (5, 5))
     model = build_model(MlpSection(kind="mlp", hidden=8, layers=1, window=2, head_width=8), spec)
     with pytest.raises(ValueError, match="only an LSTM"):
         step_graph(model)
 
 
-def test_chance_below_one_is_left_to_the_plain_model(trained):
+def test_take_with_top_p_uses_the_plain_model(trained):
     take = Predictor.load(trained).take(None, seed=0, sampling=Sampling(top_p=0.5))
     assert len(list(take.steps(5))) == 5
     assert take.stream.__name__ == "single_stream"
 
 
-def test_takes_side_by_side_are_the_takes_alone(trained):
+def test_takes_drawn_together_equal_the_takes_alone(trained):
     predictor = Predictor.load(trained)
     prompt = Piece.from_samples(melody(4), RATE_HZ)
     several = predictor.takes(prompt, [3, 4, 5])
@@ -211,7 +213,7 @@ def test_takes_side_by_side_are_the_takes_alone(trained):
     assert not np.array_equal(audio[0], audio[1])
 
 
-def test_an_exported_step_run_by_hand_makes_the_same_music(trained, tmp_path):
+def test_export_graph_run_by_hand_makes_the_same_music(trained, tmp_path):
     out = tmp_path / "step.onnx"
     assert export(["--meta", str(trained), "--out", str(out)]) == 0
     predictor = Predictor.load(trained)
@@ -225,7 +227,7 @@ def test_an_exported_step_run_by_hand_makes_the_same_music(trained, tmp_path):
     shape = (facts["levels"], max(facts["vocabulary"]))
     never = np.full((1, 1), np.inf, np.float32)  # 32 steps are less than the two seconds before which nothing ends
     decoder = predictor.featurizer.decoder()
-    heard = []
+    blocks = []
     for _ in range(2):
         generator.logistic(size=16)  # the thresholds that would be, drawn before the noise, sixteen steps at a time
         draws = np.maximum(generator.random((16, *shape), dtype=np.float32), np.float32(2.0**-25))
@@ -233,11 +235,11 @@ def test_an_exported_step_run_by_hand_makes_the_same_music(trained, tmp_path):
         for row in noise:
             inputs = {"state": state, "threshold": never, "noise": row.reshape(1, -1)}
             codes, _, state = session.run(["codes", "ended", "state_after"], inputs)
-            heard.append(decoder.push(torch.from_numpy(codes[0])))
-    assert np.array_equal(audio, np.concatenate([*heard, decoder.finish()]))
+            blocks.append(decoder.push(torch.from_numpy(codes[0])))
+    assert np.array_equal(audio, np.concatenate([*blocks, decoder.finish()]))
 
 
-def test_export_refuses_in_one_line(trained, tmp_path, capsys):
+def test_export_bad_output_or_model_is_refused_in_one_line(trained, tmp_path, capsys):
     (tmp_path / "step.onnx").write_text("mine")
     assert export(["--meta", str(trained), "--out", str(tmp_path / "step.onnx")]) == 2
     assert "exists already" in capsys.readouterr().err

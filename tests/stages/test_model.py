@@ -16,7 +16,7 @@ from predictor import Predictor
 
 @pytest.mark.parametrize("backbone", SECTIONS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_A04_forward_equals_the_steps(kind, backbone):
+def test_A04_model_forward_equals_its_steps(kind, backbone):
     model = model_of(kind, backbone=backbone)
     x = stream(model.spec, 9)
     whole, end = model(x, model.initial_state(2))
@@ -32,7 +32,7 @@ def test_A04_forward_equals_the_steps(kind, backbone):
 
 @pytest.mark.parametrize("backbone", SECTIONS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_future_never_changes_the_past(kind, backbone):
+def test_model_changed_future_leaves_the_past_the_same(kind, backbone):
     model = model_of(kind, backbone=backbone)
     x = stream(model.spec, 8)
     changed = x.clone()
@@ -44,7 +44,7 @@ def test_the_future_never_changes_the_past(kind, backbone):
 
 @pytest.mark.parametrize("backbone", SECTIONS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_lanes_do_not_hear_each_other_and_reset_alone(kind, backbone):
+def test_model_rows_are_independent_and_reset_alone(kind, backbone):
     model = model_of(kind, backbone=backbone)
     x = stream(model.spec, 6)
     _, state = model(x, model.initial_state(2))
@@ -55,7 +55,7 @@ def test_lanes_do_not_hear_each_other_and_reset_alone(kind, backbone):
     assert not torch.allclose(after[0], fresh[0])
 
 
-def test_levels_are_a_distribution_over_whole_steps():
+def test_level_head_probabilities_of_all_steps_sum_to_one():
     """The probabilities of all 9 * 4 steps sum to one, also where levels have different vocabularies."""
     model = model_of("learned")
     x = stream(model.spec, 3, batch=1)
@@ -66,16 +66,16 @@ def test_levels_are_a_distribution_over_whole_steps():
     assert nats.neg().exp().sum().item() == pytest.approx(1, abs=1e-5)
 
 
-def test_sets_are_a_distribution_and_only_ascending_ones_are_drawn():
+def test_set_head_probabilities_sum_to_one_and_only_ascending_sets_are_drawn():
     """The probabilities of all ascending sets of at most three codes sum to one; all others have none."""
     model = model_of("sets")
     ranks = model.spec.ranks
     every = torch.cartesian_prod(*[torch.arange(6)] * 3)
     legal = []
     for codes in every.tolist():
-        heard = codes[: codes.index(0)] if 0 in codes else codes
-        ascending = all(ranks[a] < ranks[b] for a, b in pairwise(heard))
-        legal.append(ascending and not any(codes[len(heard) :]))
+        drawn = codes[: codes.index(0)] if 0 in codes else codes
+        ascending = all(ranks[a] < ranks[b] for a, b in pairwise(drawn))
+        legal.append(ascending and not any(codes[len(drawn) :]))
     legal = torch.tensor(legal)
     context, _ = model(stream(model.spec, 3, batch=1), model.initial_state(1))
     last = context[:, -1:].expand(len(every), -1, -1)
@@ -90,7 +90,7 @@ def test_sets_are_a_distribution_and_only_ascending_ones_are_drawn():
     assert share == pytest.approx(nats[place].neg().exp().item(), abs=0.01)
 
 
-def test_the_transformer_hears_its_context_and_no_more():
+def test_transformer_depends_on_its_context_only():
     model = model_of("learned", backbone="transformer")
     one = model_of("learned", backbone="transformer")
     one.backbone.blocks = one.backbone.blocks[:1]  # one layer: what is out of its context cannot come in otherwise
@@ -102,8 +102,8 @@ def test_the_transformer_hears_its_context_and_no_more():
     torch.testing.assert_close(a[11], b[11])
 
 
-def test_positions_are_relative():
-    """What was heard long before has no say in what the same last steps mean, however late they come."""
+def test_transformer_positions_are_relative():
+    """Steps long before the context do not change the output, however late the same last steps come."""
     model = model_of("learned", backbone="transformer")
     x = stream(model.spec, 40, batch=1)
     far = torch.cat([stream(model.spec, 60, batch=1), x], dim=1)
@@ -111,7 +111,7 @@ def test_positions_are_relative():
     torch.testing.assert_close(near[:, -1], late[:, -1], atol=1e-5, rtol=1e-4)
 
 
-def test_codes_that_training_never_meets_are_unlikely_from_the_start():
+def test_init_bias_unseen_codes_are_unlikely():
     model = model_of("learned")
     counts = torch.zeros(2, 9)
     counts[0, 3], counts[1, 2] = 90, 90
@@ -122,8 +122,8 @@ def test_codes_that_training_never_meets_are_unlikely_from_the_start():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_end_is_an_event_of_its_own(kind):
-    """Where a piece ends, its target has no say; elsewhere the first level pays for going on."""
+def test_nll_of_an_ending_has_no_target(kind):
+    """Where a piece ends, only the ending is scored; elsewhere the first level includes the probability of going on."""
     model = model_of(kind)
     x, y = stream(model.spec, 6), stream(model.spec, 9)[:, 3:]
     ends = torch.zeros(2, 6, dtype=torch.bool)
@@ -140,7 +140,7 @@ def test_an_end_is_an_event_of_its_own(kind):
     torch.testing.assert_close(model.nll(x, y, model.initial_state(2))[0], plain)
 
 
-def test_ends_are_drawn_as_often_as_they_are_likely():
+def test_sample_ending_follows_its_probability():
     model = model_of("learned")
     torch.nn.init.constant_(model.ending.bias, -1.0)
     context = model.bos_context(20_000)
@@ -151,7 +151,7 @@ def test_ends_are_drawn_as_often_as_they_are_likely():
     assert model.sample_ending(context, generator=None, sampling=Sampling(temperature=0.0)).all()
 
 
-def test_samples_follow_the_nats():
+def test_sample_follows_the_nll():
     model = model_of("learned")
     x = stream(model.spec, 3, batch=1)
     context = model(x, model.initial_state(1))[0][:, -1].expand(20_000, -1)
@@ -162,8 +162,8 @@ def test_samples_follow_the_nats():
     assert (counted - expected).abs().max() < 0.01
 
 
-def test_refining_levels_have_a_temperature_of_their_own():
-    """At fine temperature 0 only the first level varies; levels that are music of their own ignore it."""
+def test_sample_refining_levels_use_the_fine_temperature():
+    """At fine temperature 0 only the first level varies; levels that refine nothing ignore it."""
     for kind, varies in [("geometry", False), ("learned", True)]:
         model = model_of(kind)
         context = torch.randn(1, 16).expand(300, -1)
@@ -174,7 +174,7 @@ def test_refining_levels_have_a_temperature_of_their_own():
         assert any(len(seconds) > 1 for seconds in of_first) == varies
 
 
-def test_a_level_knows_the_levels_before_it_only():
+def test_level_head_level_depends_on_earlier_levels_only():
     model = model_of("geometry")
     context = torch.randn(1, 1, 16)
     a, b = torch.tensor([[[1, 2, 3]]]), torch.tensor([[[1, 5, 3]]])
@@ -184,23 +184,25 @@ def test_a_level_knows_the_levels_before_it_only():
     assert x[2] != y[2]
 
 
-def test_code_dropout_lets_some_lanes_hear_coarse_levels_only():
+def test_quantizer_dropout_hides_fine_levels_of_some_rows():
     model = model_of("geometry")
     assert isinstance(model.head, LevelHead)
     x = stream(model.spec, 200, batch=64)
     sums = model.head.embedding(x)
-    heard = model.head.embed(x, model.head.sample_n_quantizers(64, 200, dropout=0.5))
-    whole = (heard == sums[-1]).all(-1)
+    model.quantizer_dropout = 0.5
+    embedded = model.head.embed(x, model.sample_n_quantizers(64, 200))
+    whole = (embedded == sums[-1]).all(-1)
     share = whole.all(-1).float().mean().item()
     assert 0.3 < share < 0.7
     partial = ~whole.all(-1)
-    assert torch.stack([(heard == s).all(-1) for s in sums]).any(0).all()
+    assert torch.stack([(embedded == s).all(-1) for s in sums]).any(0).all()
     assert 0.2 < whole[partial].float().mean() < 0.5  # a third of their steps are whole by chance
-    assert model.head.sample_n_quantizers(64, 200, dropout=0.0) is None
+    model.quantizer_dropout = 0.0
+    assert model.sample_n_quantizers(64, 200) is None
     assert torch.equal(model.head.embed(x), sums[-1])
 
 
-def test_regression_nats_are_those_of_a_gaussian():
+def test_regression_head_nll_is_that_of_a_gaussian():
     model = model_of("continuous")
     x = stream(model.spec, 4)
     context, _ = model(x, model.initial_state(2))
@@ -214,7 +216,7 @@ def test_regression_nats_are_those_of_a_gaussian():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_A04_the_model_learns(kind):
+def test_A04_model_learns_a_repeating_stream(kind):
     """A repeating stream is learned far below what the untrained model needs."""
     model = model_of(kind).train()
     pattern = stream(model.spec, 4, batch=1).repeat(4, 8, 1)
@@ -245,5 +247,5 @@ def test_load_weights_of_an_old_state_renames_its_parameters():
         model.load_weights({name: tensor for name, tensor in weights.items() if name != "enter.weight"})
 
 
-def test_every_architecture_of_the_metadata_is_in_the_table():
+def test_models_table_has_every_architecture_of_the_metadata():
     assert set(MODELS) == {section.kind for section in SECTIONS.values()}
