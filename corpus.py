@@ -25,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Generic, NotRequired, TypeVar, cast
 
-import continuo  # noqa: F401  first of all: says so where no packages are installed
+import continuo  # noqa: F401  first, because it reports missing packages
 
 # isort: split
 import numpy as np
@@ -57,12 +57,12 @@ from continuo.system.workers import WORKERS, check_cancelled, ordered_map
 
 MIN_SECONDS = 0.5
 OWN_FOLDERS = (".runs", ".evaluation")  # folders that Continuo writes next to models
-AUDIO_VERSION = 4  # part of every cache key: raise it whenever the same file would become other samples
+AUDIO_VERSION = 4  # part of every cache key; raise it when a file gives other samples than before
 NOTES_PREFIX = "notes:"
 MATCH_TIMEOUT_S = 1.0  # per pattern and path; stops catastrophic backtracking such as (a+)+$
 ADDRESS = regex.compile(r"https?:/")
 GROUP = regex.compile(r"([\d,]+) files?")  # the name under which files of one kind are reported together
-LONE_PIECE_FRACTION = 0.1  # of a corpus of one piece, cut from its end for validation
+LONE_PIECE_FRACTION = 0.1  # validation fraction of a corpus of one piece, cut from its end
 
 
 @dataclass(frozen=True)
@@ -229,12 +229,12 @@ def find(section: CorpusSection) -> tuple[list[Source], list[Skipped]]:
     include, exclude = _compile(section.include, "include"), _compile(section.exclude, "exclude")
     sources: list[Source] = []
     skipped: list[Skipped] = []
-    other, filtered = Counter[str](), 0
+    counted = Counter[str]()  # by reason, for files that are not named one by one
     for name, path in _files(section.path):
         ending = path.suffix.lower()
         text = unicodedata.normalize("NFC", name)
         if (include and not _matches(include, text, "include")) or _matches(exclude, text, "exclude"):
-            filtered += 1
+            counted["filtered out by corpus.include or corpus.exclude"] += 1
         elif not path.is_file():
             skipped.append((name, _why_no_file(path)))
         elif ending in AUDIO_ENDINGS or ending in SCORE_ENDINGS:
@@ -242,13 +242,8 @@ def find(section: CorpusSection) -> tuple[list[Source], list[Skipped]]:
         elif ending in UNDECODABLE_ENDINGS:
             skipped.append((name, f"{ending} cannot be decoded here: convert it to flac, wav, ogg or mp3"))
         else:
-            other[ending or "no ending"] += 1
-    if filtered:
-        skipped.append((pluralize(filtered, "file"), "filtered out by corpus.include or corpus.exclude"))
-    skipped += [
-        (pluralize(count, "file"), f"{ending}: neither audio nor a score") for ending, count in sorted(other.items())
-    ]
-    return sources, skipped
+            counted[f"{ending or 'no ending'}: neither audio nor a score"] += 1
+    return sources, skipped + [(pluralize(count, "file"), reason) for reason, count in sorted(counted.items())]
 
 
 def _files(path: str) -> Iterator[tuple[str, Path]]:
@@ -321,7 +316,7 @@ def prepare(source: Source, section: CorpusSection) -> Piece:
     Raises:
         ValueError: it cannot be used; the reason alone, without the name of the file.
     """
-    piece, facts = _sound(source, section)
+    piece, facts = _read_sound(source, section)
     return replace(piece, samples=piece.samples[slice(*facts["audible"])])
 
 
@@ -340,17 +335,14 @@ def load_prompt(path: Path, section: CorpusSection, *, ring_out: bool = False) -
                          "give a score or a recording")  # fmt: skip
     source = _prompt_source(path, SCORE_ENDINGS | AUDIO_ENDINGS)
     with _prompt_refused(path):
-        piece, facts = _sound(source, section)
+        piece, facts = _read_sound(source, section)
     end = None if ring_out or "score_s" not in facts else round(facts["score_s"] * section.sample_rate_hz)
     return replace(piece, samples=piece.samples[:end], key="")
 
 
-def _sound(source: Source, section: CorpusSection) -> tuple[Piece, SoundFacts]:
+def _read_sound(source: Source, section: CorpusSection) -> tuple[Piece, SoundFacts]:
     """Return all samples of a source, from the cache or put there now, and what is known about them."""
-    with _reason_alone(source):
-        key = audio_key(source, section)
-        found = cache.get_audio(key)
-        facts = cast("SoundFacts", found[1]) if found else _store(source, section, key)
+    key, facts = _cached(source, section)
     if "refused" in facts:
         raise ValueError(facts["refused"])
     restore = partial(_restore, source, section, key)
@@ -359,29 +351,36 @@ def _sound(source: Source, section: CorpusSection) -> tuple[Piece, SoundFacts]:
     return replace(piece, truncated=facts["truncated"], has_ending=not facts["truncated"]), facts
 
 
-def _store(source: Source, section: CorpusSection, key: str) -> SoundFacts:
-    """Decode or render a source into the cache and return what is known about its samples."""
+def _cached(source: Source, section: CorpusSection, *, lost_key: str = "") -> tuple[str, SoundFacts]:
+    """Return the cache key of a source's samples and what is known about them.
+
+    Samples that are not in the cache, or those of `lost_key`, are decoded or rendered.
+    """
     rate = section.sample_rate_hz
+    with _reason_alone(source):
+        key = lost_key or audio_key(source, section)
+        if not lost_key and (found := cache.get_audio(key)):
+            return key, cast("SoundFacts", found[1])
+        known: dict[str, object] = {}
 
-    def describe(path: Path) -> dict[str, object]:
-        if audio_key(source, section) != key:
-            raise ValueError("it changed while it was read: start again when it is complete")
-        truncated = not source.is_score and is_truncated(source.path, path.stat().st_size / 4 / rate)
-        return known | _measure(StoredSamples(path), rate) | {"truncated": truncated}
+        def describe(path: Path) -> dict[str, object]:
+            if audio_key(source, section) != key:
+                raise ValueError("it changed while it was read: start again when it is complete")
+            truncated = not source.is_score and is_truncated(source.path, path.stat().st_size / 4 / rate)
+            return known | _measure(StoredSamples(path), rate) | {"truncated": truncated}
 
-    known: dict[str, object] = {}
-    if not source.is_score:
-        if made_by_a_model(source.path):
-            raise ValueError("a model made it, and models learn from people's music")
-        blocks = decode_blocks(source.path, rate)
-    else:
-        performance = perform(source.path)
-        known["score_s"] = performance.seconds
-        if section.program is not None:
-            performance = performance.with_program(section.program)
-        samples = synth.render(performance, rate, soundfont=_soundfont(section))
-        blocks = iter(np.array_split(samples, 1 + len(samples) // BLOCK_SAMPLES))
-    return cast("SoundFacts", cache.put_audio(key, map(_unless_cancelled, blocks), describe))
+        if not source.is_score:
+            if made_by_a_model(source.path):
+                raise ValueError("a model made it, and models learn from people's music")
+            blocks = decode_blocks(source.path, rate)
+        else:
+            performance = perform(source.path)
+            known["score_s"] = performance.seconds
+            if section.program is not None:
+                performance = performance.with_program(section.program)
+            samples = synth.render(performance, rate, soundfont=_soundfont(section))
+            blocks = iter(np.array_split(samples, 1 + len(samples) // BLOCK_SAMPLES))
+        return key, cast("SoundFacts", cache.put_audio(key, map(_unless_cancelled, blocks), describe))
 
 
 def _measure(samples: StoredSamples, rate: int) -> dict[str, object]:
@@ -405,8 +404,7 @@ def _restore(source: Source, section: CorpusSection, key: str) -> None:
         ValueError: the source has changed or cannot be read any more.
     """
     try:
-        with _reason_alone(source):
-            _store(source, section, key)
+        _cached(source, section, lost_key=key)
     except ValueError as error:
         raise ValueError(
             f"{source.path} is gone from the cache and cannot be read again ({error}): start again"
