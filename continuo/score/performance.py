@@ -41,7 +41,8 @@ def perform(path: Path) -> Performance:
     if found is not None:
         return Performance.from_dict(found)
     with explain_errors(path.name, "cannot be performed"):
-        performance = perform_midi(data) if is_midi else perform_score(parse_score(data))
+        score = None if is_midi else parse_score(data)
+        performance = perform_midi(data) if score is None else perform_score(score)
     cache.put_json(key, performance.to_dict())
     return performance
 
