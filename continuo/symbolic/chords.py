@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from continuo.model.metadata import Json
 from continuo.symbolic.codec import GridCodec, pitched_songs
 from continuo.symbolic.grid import effective_changes
 from continuo.symbolic.song import Song, SongNote
@@ -142,11 +143,11 @@ class ChordCodec(GridCodec):
         """Return what the codes keep of a song, found without any codes."""
         return self._song(self._steps(song), song)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {"kind": KIND, **super().to_dict()}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> ChordCodec:
+    def from_dict(cls, data: Json) -> ChordCodec:
         try:
             facts = {**data}
             kind = facts.pop("kind")

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from statistics import median
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
+from continuo.model.metadata import Json
 from continuo.symbolic.grid import nearest_step
 from continuo.symbolic.song import QUARTER, Song
 
@@ -60,12 +61,12 @@ class NoteCodec(ABC):
         return 0
 
     @abstractmethod
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Return the codec in plain JSON types, for `from_dict`."""
 
     @classmethod
     @abstractmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
+    def from_dict(cls, data: Json) -> Self:
         """Return the codec that `to_dict` described; ValueError if it described none of this kind."""
 
 
@@ -107,7 +108,7 @@ class GridCodec(NoteCodec):
         """Return the number of the grid step nearest to a tick."""
         return nearest_step(tick, self.step)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return asdict(self)
 
 

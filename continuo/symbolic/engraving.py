@@ -16,7 +16,7 @@ from continuo.symbolic.song import Song, SongNote, program_name
 if TYPE_CHECKING:
     from music21.instrument import Instrument
     from music21.meter import TimeSignature
-    from music21.note import GeneralNote, Rest
+    from music21.note import GeneralNote
     from music21.stream import Measure, PartStaff, Score
 
 MAX_VOICES = 4  # of a staff in notation programs
@@ -170,7 +170,7 @@ def _notes(value: NoteValue, sharps: int, shown: dict[tuple[str, int], int]) -> 
 
     members = []
     for number in value.pitches:
-        line = _line_of_fifths(number, sharps)
+        line = (number * 7 - sharps + 3) % 12 + sharps - 3  # fifths above C as the key spells it; minor raises its 7th
         step, alter = STEPS[(line + 1) % 7], (line + 1) // 7
         member = note.Note(pitch.Pitch(step=step, octave=(number - alter) // 12 - 1))
         in_key = (sharps - STEPS.index(step) + 6) // 7  # the alteration of the key signature
@@ -181,19 +181,9 @@ def _notes(value: NoteValue, sharps: int, shown: dict[tuple[str, int], int]) -> 
         if not value.from_tie:
             shown[step, member.octave] = alter
         members.append(member)
-    return _timed(chord.Chord(members) if len(members) > 1 else members[0] if members else _rest(), value)
-
-
-def _rest() -> Rest:
-    """Return a rest within a bar, for which music21 does not search the score for a full measure."""
-    from music21 import note
-
-    return note.Rest(fullMeasure=False)
-
-
-def _line_of_fifths(number: int, sharps: int) -> int:
-    """Return where a pitch lies on the line of fifths (C is 0) as a key spells it; in minor the seventh is raised."""
-    return (number * 7 - sharps + 3) % 12 + sharps - 3
+    if not members:
+        return _timed(note.Rest(fullMeasure=False), value)  # saves music21 a search through the score
+    return _timed(chord.Chord(members) if len(members) > 1 else members[0], value)
 
 
 def _percussion_notes(value: NoteValue, instruments: dict[int, Instrument]) -> GeneralNote:
@@ -206,8 +196,9 @@ def _percussion_notes(value: NoteValue, instruments: dict[int, Instrument]) -> G
         step, octave = places.get(percussion_key, ("C", 5))
         members.append(note.Unpitched(displayName=f"{step}{octave}"))
         members[-1].storedInstrument = instruments[percussion_key]
-    element = percussion.PercussionChord(members) if len(members) > 1 else members[0] if members else _rest()
+    element = members[0] if members else note.Rest(fullMeasure=False)
     if len(members) > 1:  # the writer of music21 asks the chord for the instrument of each member in turn
+        element = percussion.PercussionChord(members)
         one_by_one = cycle([member.storedInstrument for member in members])
         element.getInstrument = lambda **_: next(one_by_one)
     return _timed(element, value._replace(to_tie=False, from_tie=False))

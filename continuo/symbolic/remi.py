@@ -23,16 +23,18 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from continuo.model.metadata import Json
 from continuo.symbolic.codec import NoteCodec
 from continuo.symbolic.grid import effective_changes, nearest_step
 from continuo.symbolic.song import DEFAULT_METER, DEFAULT_QPM, QUARTER, Song, SongNote
 
 if TYPE_CHECKING:
     from miditok import REMI, TokenizerConfig, TokSequence
+
 
 TEMPOS = tuple(round(24 * 5 ** (k / 40), 2) for k in range(65))  # quarter notes per minute: 24 to 315.18, 4.1 % apart
 DENOMINATORS = (4, 8, 16)  # of the meters in a vocabulary
@@ -190,12 +192,12 @@ class RemiCodec(NoteCodec):
         before = [change for change in (like.tempos if like else ()) if change[0] < first]
         return _song(notes, end, [*before, *sorted(tempos, key=lambda change: change[0])], meters)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         tokenizer = json.loads(json.dumps(self._tokenizer.to_dict()))
         return {"kind": "remi", "vocabulary": len(self._tokens), "tokenizer": tokenizer}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> RemiCodec:
+    def from_dict(cls, data: Json) -> RemiCodec:
         """Return the codec that `to_dict` described.
 
         Raises:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
-from typing import Any
 
 import numpy as np
 
+from continuo.model.metadata import Json
 from continuo.symbolic.codec import GridCodec, pitched_songs
 from continuo.symbolic.song import Song, SongNote
 
@@ -139,12 +139,12 @@ class RollCodec(GridCodec):
             place, begun = divmod(int(code) - 1, self._codes_per_pitch)
             yield self.lowest + place, bool(begun)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         facts = super().to_dict()
         return {"strikes": facts.pop("reattacks"), **facts}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> RollCodec:
+    def from_dict(cls, data: Json) -> RollCodec:
         try:
             facts = {**data}
             return cls(reattacks=facts.pop("strikes"), meter=tuple(facts.pop("meter")), **facts)

@@ -7,17 +7,19 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import regex
 
+from continuo.model.metadata import Json
 from continuo.score.notes import Note, Performance
 from continuo.score.tempo import DEFAULT_QPM, TempoMap
 from continuo.symbolic.grid import change_in_force
 
 if TYPE_CHECKING:
     import symusic
+
 
 QUARTER = 480  # ticks of a quarter note; all times of a song are ticks from its beginning
 DEFAULT_METER = (4, 4)
@@ -203,13 +205,13 @@ class Song:
             lines.append(f"bar {bar}  beat {beat:<5.5} {names:<{width}}  {quarters}")
         return "\n".join(lines)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Return the music in plain JSON types, for `from_dict`."""
         notes = [[n.onset, n.pitch, n.length, n.velocity, n.program, n.is_drum] for n in self.notes]
         return {"tones": notes, "ticks": self.ticks, "tempos": self.tempos, "meters": self.meters}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any], *, id: str, source: str, key: str = "") -> Song:
+    def from_dict(cls, data: Json, *, id: str, source: str, key: str = "") -> Song:
         """Return the song that `to_dict` described.
 
         Raises:
