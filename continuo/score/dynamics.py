@@ -25,23 +25,15 @@ NEAR_Q = 1.0  # quarter notes from the end of a hairpin to the dynamic that coun
 WORDS_Q = 16.0  # quarter notes that "cresc." in words reaches for the next dynamic; half of it if there is none
 
 
-@dataclass(frozen=True)
+@dataclass
 class Hairpin:
-    """A crescendo (sign 1) or diminuendo (sign -1) between two positions."""
+    """A crescendo (sign 1) or diminuendo (sign -1) between two positions, with the velocities at its ends."""
 
     begin_q: float
     end_q: float
     sign: int
-
-
-@dataclass(frozen=True)
-class Ramp:
-    """A hairpin with the velocities at its begin and its end."""
-
-    begin_q: float
-    end_q: float
-    start: float
-    goal: float
+    start: float = 0.0
+    goal: float = 0.0
 
 
 class Dynamics:
@@ -60,8 +52,8 @@ class Dynamics:
                     stressed.append(position_q)
                 else:
                     self._enter(written, levels, position_q, value)
-        self.ramps: list[Ramp] = []
-        for hairpin in read_hairpins(written, staff, levels):
+        self.hairpins = read_hairpins(written, staff, levels)
+        for hairpin in self.hairpins:
             self._enter_hairpin(levels, hairpin)
         self.positions_q = sorted(levels)
         self.levels = [levels[position_q] for position_q in self.positions_q]
@@ -89,21 +81,20 @@ class Dynamics:
         start = levels[max(q for q in levels if q <= hairpin.begin_q + ROUND_Q)]
         inside = [q for q in levels if hairpin.begin_q + ROUND_Q < q < hairpin.end_q + NEAR_Q]
         goal = levels[min(inside)] if inside else start
-        end_q = min([hairpin.end_q, *inside])
         if (goal - start) * hairpin.sign <= 0:
             goal = min(max(start + STEP * hairpin.sign, 10.0), 126.0)
-        self.ramps.append(Ramp(hairpin.begin_q, end_q, start, goal))
+        hairpin.end_q = min([hairpin.end_q, *inside])
+        hairpin.start, hairpin.goal = start, goal
         if not inside:
-            levels[end_q] = goal
+            levels[hairpin.end_q] = goal
 
     def level(self, position_q: float) -> float:
         """Return the velocity in force at a position, without stresses of single notes."""
-        k = bisect_right(self.ramps, position_q + ROUND_Q, key=lambda ramp: ramp.begin_q) - 1
-        if k >= 0:
-            ramp = self.ramps[k]
-            if position_q < ramp.end_q - ROUND_Q:
-                rise = (ramp.goal - ramp.start) * max(position_q - ramp.begin_q, 0.0)
-                return ramp.start + rise / (ramp.end_q - ramp.begin_q)
+        k = bisect_right(self.hairpins, position_q + ROUND_Q, key=lambda hairpin: hairpin.begin_q) - 1
+        if k >= 0 and position_q < self.hairpins[k].end_q - ROUND_Q:
+            hairpin = self.hairpins[k]
+            rise = (hairpin.goal - hairpin.start) * max(position_q - hairpin.begin_q, 0.0)
+            return hairpin.start + rise / (hairpin.end_q - hairpin.begin_q)
         return self.levels[bisect_right(self.positions_q, position_q + ROUND_Q) - 1]
 
     def velocity(self, position_q: float) -> float:

@@ -121,38 +121,31 @@ def group_gestures(notes: list[WrittenNote]) -> list[Gesture]:
     return found
 
 
+@dataclass
 class StaffPlayer:
-    """Play the bars of one staff."""
+    """Play the bars of one staff.
 
-    def __init__(
-        self,
-        written: WrittenScore,
-        staff: Staff,
-        tempo: TempoMap,
-        *,
-        last_fermata_q: float = math.inf,
-        as_written: bool = False,
-    ) -> None:
-        """Prepare a staff.
+    Attributes:
+        written: the score of the staff.
+        staff: one of its staves.
+        tempo: from positions to seconds.
+        last_fermata_q: position of the fermata over the last notes.
+        as_written: keep the printed lengths, and play ornaments as their main note.
+    """
 
-        Args:
-            written: the score of the staff.
-            staff: one of its staves.
-            tempo: from positions to seconds.
-            last_fermata_q: position of the fermata over the last notes.
-            as_written: keep the printed lengths, and play ornaments as their main note.
-        """
+    written: WrittenScore
+    staff: Staff
+    tempo: TempoMap
+    last_fermata_q: float = math.inf
+    as_written: bool = False
+
+    def __post_init__(self) -> None:
         from music21.key import KeySignature
 
-        self.written = written
-        self.staff = staff
-        self.tempo = tempo
-        self.last_fermata_q = last_fermata_q
-        self.as_written = as_written
-        self.dynamics = Dynamics(written, staff)
-        self.programs = read_programs(written, staff)
-        self.keys = sorted(written.marked(staff, KeySignature), key=lambda mark: mark[0])
-        self.spanners = Spanners(staff)
+        self.dynamics = Dynamics(self.written, self.staff)
+        self.programs = read_programs(self.written, self.staff)
+        self.keys = sorted(self.written.marked(self.staff, KeySignature), key=lambda mark: mark[0])
+        self.spanners = Spanners(self.staff)
         self.notes: list[DraftNote] = []
         self._tied: dict[float, list[DraftNote]] = {}  # by pitch, notes of any voice whose tie is open
 
@@ -187,8 +180,8 @@ class StaffPlayer:
             note.program, note.is_drum = program, is_drum
             self._add(note, tie)
 
-        before_s = self._grace_time(gesture, position_q, end_s - onset_s)
-        after_s = self._grace_time(Gesture(main, gesture.after), position_q, end_s - onset_s, after=True)
+        before_s = self._grace_time(gesture.before, main, position_q, end_s - onset_s)
+        after_s = self._grace_time(gesture.after, main, position_q, end_s - onset_s, after=True)
         for note, tie in _graces(gesture.before, onset_s, onset_s + before_s):
             add(note, GRACE_STRESS, tie)
         for note, tie in _graces(gesture.after, end_s - after_s, end_s):
@@ -210,15 +203,16 @@ class StaffPlayer:
         if tie in ("start", "continue"):
             waiting.append(note)
 
-    def _grace_time(self, gesture: Gesture, position_q: float, length_s: float, *, after: bool = False) -> float:
+    def _grace_time(
+        self, graces: list[WrittenNote], main: WrittenNote, position_q: float, length_s: float, *, after: bool = False
+    ) -> float:
         """Return the seconds that grace notes take from a main note; with an ornament they move at its speed."""
-        graces = gesture.before
         if not graces:
             return 0.0
-        if self._ornament_name(gesture.main.element):
+        if self._ornament_name(main.element):
             return min(len(graces) * self._ornament_note_s(position_q), length_s / 2)
         slashed = after or bool(getattr(graces[0].element.duration, "slash", True))
-        dotted = gesture.main.element.duration.dots > 0
+        dotted = main.element.duration.dots > 0
         return ornaments.grace_time(length_s, len(graces), slashed=slashed, dotted=dotted)
 
     def _main_notes(

@@ -77,18 +77,6 @@ def perform_score(score: Score) -> Performance:
     Raises:
         ValueError: neither notes nor rests, repeats without end, too many notes, or too long.
     """
-    drafts, seconds, warnings = interpret(score)
-    if not drafts and not seconds:
-        raise ValueError("there is neither a note nor a rest to perform")
-    return Performance.from_drafts(drafts, seconds, warnings if drafts else [*warnings, "there is no note: silence"])
-
-
-def interpret(score: Score) -> tuple[list[DraftNote], float, list[str]]:
-    """Return the notes of a score of `parse_score`, its length in seconds, and the marks that are not performed.
-
-    Raises:
-        ValueError: repeats without end, or too long.
-    """
     written = WrittenScore(score)
     tempo = read_tempo_map(written)
     times, seconds = _bar_times(written, tempo)
@@ -96,11 +84,16 @@ def interpret(score: Score) -> tuple[list[DraftNote], float, list[str]]:
     last_fermata_q = _last_fermata(written)
     by_instrument: dict[str, list[DraftNote]] = {}
     for staff in written.staves:
-        player = StaffPlayer(written, staff, tempo, last_fermata_q=last_fermata_q)
-        by_instrument.setdefault(staff.group, []).extend(player.play(times))
+        notes = StaffPlayer(written, staff, tempo, last_fermata_q).play(times)
+        by_instrument.setdefault(staff.group, []).extend(notes)
     for staff in {s.group: s for s in written.staves}.values():
         hold_pedal(by_instrument[staff.group], _pedal_seconds(written, staff, tempo, times))
-    return [note for notes in by_instrument.values() for note in notes], seconds, list(written.warnings)
+    drafts = [note for notes in by_instrument.values() for note in notes]
+    if not drafts and not seconds:
+        raise ValueError("there is neither a note nor a rest to perform")
+    if not drafts:
+        written.warn("there is no note: silence")
+    return Performance.from_drafts(drafts, seconds, written.warnings)
 
 
 def transcribe(score: Score) -> Transcript:

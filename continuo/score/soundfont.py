@@ -133,45 +133,41 @@ def repair(data: bytes) -> bytes:
     Raises:
         struct.error, IndexError, KeyError: it is cut off, or its tables point outside.
     """
-    lists = dict(_chunks(data, 12, len(data)))
-    tables, sound = _members(data, *lists[b"pdta"]), _members(data, *lists[b"sdta"])
+    lists = _chunks(data[12:])
+    tables, sound = _chunks(lists[b"pdta"]), _chunks(lists[b"sdta"])
     pcm = np.frombuffer(sound[b"smpl"], "<i2", len(sound[b"smpl"]) // 2)
     samples, tables[b"igen"] = _split_samples(tables, pcm)
     samples, sound[b"smpl"] = _repeat_loops(samples, sound[b"smpl"])
     sound.pop(b"sm24", None)  # the low bytes of 24-bit samples, which symusic does not read
     tables[b"shdr"] = b"".join(_HEADER.pack(*sample) for sample in samples) + tables[b"shdr"][-_HEADER.size :]
     tables[b"igen"] = _convert_attenuations(tables[b"igen"])
-    info = data[lists[b"INFO"][0] : sum(lists[b"INFO"])]
-    body = b"sfbk" + _list(b"INFO", info) + _list(b"sdta", _join(sound)) + _list(b"pdta", _join(tables))
-    return b"RIFF" + struct.pack("<I", len(body)) + body
+    lists[b"sdta"], lists[b"pdta"] = _join(sound), _join(tables)
+    body = b"".join(_chunk(b"LIST", name + lists[name]) for name in (b"INFO", b"sdta", b"pdta"))
+    return _chunk(b"RIFF", b"sfbk" + body)
 
 
-def _chunks(data: bytes, position: int, end: int) -> list[tuple[bytes, tuple[int, int]]]:
-    """Return name, position and length of the content of each RIFF chunk; a LIST has the name of its type."""
-    found = []
-    while position + 8 <= end:
+def _chunks(data: bytes) -> dict[bytes, bytes]:
+    """Return the content of each RIFF chunk by name; a LIST has the name of its type."""
+    found = {}
+    position = 0
+    while position + 8 <= len(data):
         name, size = data[position : position + 4], struct.unpack_from("<I", data, position + 4)[0]
+        content = data[position + 8 : position + 8 + size]
         if name == b"LIST":
-            found.append((data[position + 8 : position + 12], (position + 12, size - 4)))
-        else:
-            found.append((name, (position + 8, size)))
+            name, content = content[:4], content[4:]
+        found[name] = content
         position += 8 + size + size % 2
     return found
 
 
-def _members(data: bytes, begin: int, size: int) -> dict[bytes, bytes]:
-    """Return the content of each chunk of a list by name."""
-    return {name: data[at : at + length] for name, (at, length) in _chunks(data, begin, begin + size)}
+def _chunk(name: bytes, content: bytes) -> bytes:
+    """Return a RIFF chunk."""
+    return name + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
 
 
-def _join(members: dict[bytes, bytes]) -> bytes:
-    """Return chunks one after another."""
-    return b"".join(n + struct.pack("<I", len(part)) + part + bytes(len(part) % 2) for n, part in members.items())
-
-
-def _list(name: bytes, body: bytes) -> bytes:
-    """Return a LIST chunk."""
-    return b"LIST" + struct.pack("<I", len(body) + 4) + name + body + bytes(len(body) % 2)
+def _join(chunks: dict[bytes, bytes]) -> bytes:
+    """Return RIFF chunks one after another."""
+    return b"".join(_chunk(name, content) for name, content in chunks.items())
 
 
 def _split_samples(tables: dict[bytes, bytes], pcm: np.ndarray) -> tuple[list[Sample], bytes]:

@@ -229,7 +229,7 @@ class TestFromDrafts:
     def test_score_of_nothing_is_refused_and_one_of_rests_warns(self, performed, monkeypatch):
         assert performed(score(note("R", 4))).warnings == ("there is no note: silence",)
         assert performed(score(note("C4", 4))).warnings == ()
-        monkeypatch.setattr("continuo.score.performance.interpret", lambda *_: ([], 0.0, []))
+        monkeypatch.setattr("continuo.score.performance._bar_times", lambda *_: ([], 0.0))
         with pytest.raises(ValueError, match=r"^song2\.musicxml: .*there is neither a note nor a rest to perform"):
             performed(score(note("D4", 4)), "song2.musicxml")
 
@@ -260,7 +260,7 @@ class TestFromDrafts:
             entry.write_text("{")
         assert perform(path) == first
         monkeypatch.setattr("continuo.score.performance.CACHE_VERSION", -1)
-        monkeypatch.setattr("continuo.score.performance.interpret", lambda *_: ([], 4.0, []))
+        monkeypatch.setattr("continuo.score.performance.perform_score", lambda _: Performance((), 4.0))
         assert perform(path).notes == ()
 
 
