@@ -1,11 +1,11 @@
-"""Windows of encoded pieces, and the sampler that lays pieces on lanes.
+"""Cut encoded pieces into windows, and lay the windows on the rows of training batches.
 
-A window is `T` steps of one piece with the target shifted by one step; it never reaches into another piece. Lane `b`
-of batch `n + 1` goes on where lane `b` of batch `n` ended, so that a recurrent state can be carried along:
+A window is T steps of one piece, with the target shifted by one step; it never reaches into another piece. Row `b` of
+batch `n + 1` continues where row `b` of batch `n` ended, so that a recurrent state can be carried along:
 
-    lane 0:  [piece 4, window 0] [piece 4, window 1] [piece 4, window 2] [piece 9, window 0] ...
-    lane 1:  [piece 7, window 5] [piece 7, window 6] [piece 2, window 0] [piece 2, window 1] ...
-                                                      ^ a first window: the state is reset
+    row 0:  [piece 4, window 0] [piece 4, window 1] [piece 4, window 2] [piece 9, window 0] ...
+    row 1:  [piece 7, window 5] [piece 7, window 6] [piece 2, window 0] [piece 2, window 1] ...
+                                                     ^ a window at the start of a piece: the state is reset
 """
 
 import os
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple
 
 import numpy as np
 import torch
@@ -24,99 +24,100 @@ from continuo.audio.piece import Piece
 from continuo.symbolic.song import Song
 from continuo.system import cache
 from continuo.system.workers import WORKERS, ordered_map
-from featurizer import Featurizer
+from featurizer import Featurizer, P
+
+VALIDATION_ROWS = 64  # pieces of held-out music processed together
 
 
 class Batch(NamedTuple):
-    """Windows side by side: what is heard, and what comes next.
+    """Windows of B batch rows.
 
-    `ends` marks steps after which the piece ends instead (the target there means nothing); `mask` is false where there
-    is nothing to be learned, after a piece; `first` marks windows that begin a piece.
-
-    Shape: inputs and targets `(B, T, L)` int64 or `(B, T, F)` float32, ends and mask `(B, T)` bool, first `(B,)` bool.
+    Attributes:
+        inputs: steps, `(B, T, L)` int64 or `(B, T, F)` float32.
+        targets: the step after each input, of the same shape.
+        ends: true after the last step of a piece, where there is no target, `(B, T)` bool.
+        mask: false for padding after a piece, `(B, T)` bool.
+        is_start: true for a window at the start of a piece, `(B,)` bool.
     """
 
     inputs: torch.Tensor
     targets: torch.Tensor
     ends: torch.Tensor
     mask: torch.Tensor
-    first: torch.Tensor
+    is_start: torch.Tensor
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
-class AudioDataset(Dataset[Batch]):
-    """Every step of every piece as an input once and as a target once (a piece's first step is only an input).
+class AudioDataset(Dataset[Batch], Generic[P]):
+    """Encode pieces, and give their windows by number.
 
-    After a piece's last step comes its end, unless the piece was cut there.
+    Every step is an input once and a target once; the first step of a piece is only an input. After the last step comes
+    the end of the piece, unless the piece was cut there.
 
-    Categorical streams are encoded once, in parallel, and read from a file (`CodeFile`) when a window is asked for;
-    continuous ones are encoded then, from the audio. No frame is stored twice: windows are cut when they are asked for.
-    So memory does not grow with the hours.
+    Codes are encoded once, in parallel, into a file (`CodeFile`); continuous frames are encoded from the audio when a
+    window is read. Memory therefore does not grow with the hours of music.
 
     Args:
-        pieces: `Piece` or `Song`, as the featurizer hears, of at least two steps each; shorter ones are left out and
-            named in `skipped`.
-        featurizer: fitted.
+        pieces: pieces of at least two steps; shorter ones are listed in `skipped` with the reason.
+        featurizer: a fitted featurizer.
         window: T, steps per window.
         advance: called with the number of pieces done.
     """
 
     def __init__(
         self,
-        pieces: Sequence[Any],
-        featurizer: Featurizer[Any],
+        pieces: Sequence[P],
+        featurizer: Featurizer[P],
         window: int,
         advance: Callable[[int], None] = lambda done: None,
     ) -> None:
-        self.featurizer, self.window = featurizer, window
+        self.featurizer: Featurizer[P] = featurizer
+        self.window = window
         self.codes: CodeFile | None = None
         if featurizer.spec.continuous:
             steps = [featurizer.steps(piece) for piece in pieces]
         else:
             self.codes, steps = CodeFile(featurizer.spec.vocabulary), []
-            encode = partial(encoded, featurizer=featurizer, fingerprint=featurizer.fingerprint())
-            workers = (
-                WORKERS if featurizer.modality == "sound" else 1
-            )  # notes are encoded inside the interpreter's lock
+            encode = partial(encode_cached, featurizer=featurizer, fingerprint=featurizer.fingerprint())
+            workers = WORKERS if featurizer.modality == "sound" else 1  # encoding notes holds the interpreter lock
             with closing(ordered_map(encode, pieces, workers)) as streams:
                 for done, stream in enumerate(streams, start=1):
                     steps.append(len(stream))
                     if len(stream) >= 2:
                         self.codes.append(stream)
                     advance(done)
-        self.pieces = [piece for piece, count in zip(pieces, steps, strict=True) if count >= 2]
-        self.skipped = [(p.id, "shorter than two steps") for p, count in zip(pieces, steps, strict=True) if count < 2]
+        counted = list(zip(pieces, steps, strict=True))
+        self.pieces: list[P] = [piece for piece, count in counted if count >= 2]
+        self.skipped = [(piece.id, "shorter than two steps") for piece, count in counted if count < 2]
         self.steps = [count for count in steps if count >= 2]
-        events = [
-            steps if piece.has_ending else steps - 1 for piece, steps in zip(self.pieces, self.steps, strict=True)
-        ]
-        self.windows = [-(-count // window) for count in events]  # ceil: the last one may be short
-        self.first_window = np.concatenate([[0], np.cumsum(self.windows)]).astype(np.int64)
+        targets = [count if piece.has_ending else count - 1 for piece, count in counted if count >= 2]
+        self.windows = [-(-count // window) for count in targets]  # rounded up: the last window may be short
+        self.first_window = _offsets(self.windows)
 
     def __len__(self) -> int:
         return int(self.first_window[-1])
 
     def counts(self) -> torch.Tensor | None:
-        """How often each code occurs, `(L, V)`; None for a continuous stream."""
+        """Return how often each code occurs, `(L, V)` float32; None for a continuous stream."""
         return None if self.codes is None else torch.from_numpy(self.codes.counts).float()
 
     def locate(self, index: int) -> tuple[int, int]:
-        """The piece of a window, and the step at which the window starts."""
+        """Return the piece of a window and the step at which the window starts."""
         if not 0 <= index < len(self):
             raise IndexError(f"window {index} of {len(self)}")
         piece = int(np.searchsorted(self.first_window, index, side="right")) - 1
         return piece, int(index - self.first_window[piece]) * self.window
 
     def read(self, piece: int, start: int, stop: int) -> torch.Tensor:
-        """Steps `start` to `stop` of a piece."""
+        """Return steps `start` to `stop` of a piece, or to its end, `(T, L)` int64 or `(T, F)` float32."""
         if self.codes is not None:
             return torch.from_numpy(self.codes.read(piece, start, stop).astype(np.int64))
         return self.featurizer.encode(self.pieces[piece], start, min(stop, self.steps[piece]))
 
     def __getitem__(self, index: int | list[int]) -> Batch:
-        """Windows side by side, shapes as in `Batch`; a lone index gives one window without the batch axis."""
+        """Return the windows of a list as a batch, or one window without the batch axis."""
         if isinstance(index, int):
             return Batch(*(tensor[0] for tensor in self[[index]]))
         places = [self.locate(i) for i in index]
@@ -125,17 +126,17 @@ class AudioDataset(Dataset[Batch]):
         steps = F.pad(steps, (0, 0, 0, self.window + 1 - steps.shape[1]))
         starts = torch.tensor([start for _, start in places])[:, None]
         last = torch.tensor([self.steps[piece] for piece, _ in places])[:, None]
-        ending = torch.tensor([self.pieces[piece].has_ending for piece, _ in places])[:, None]
-        following = starts + torch.arange(1, self.window + 1)
-        ends = (following == last) & ending
-        mask = (following < last) | ends
+        has_ending = torch.tensor([self.pieces[piece].has_ending for piece, _ in places])[:, None]
+        target_steps = starts + torch.arange(1, self.window + 1)  # (B, T)
+        ends = (target_steps == last) & has_ending
+        mask = (target_steps < last) | ends
         return Batch(steps[:, :-1].contiguous(), steps[:, 1:].contiguous(), ends, mask, starts[:, 0] == 0)
 
 
 class CodeFile:
-    """Streams of codes one after another in a file without a name, which goes when this object does.
+    """Store streams of codes in a temporary file without a name, which is deleted with this object.
 
-    An hour of audio takes 1.4 MB at 62.5 steps a second and 3 levels.
+    An hour of audio takes 1.4 MB at 62.5 steps per second and 3 levels.
 
     Attributes:
         counts: how often each code occurs, `(L, V)`.
@@ -145,133 +146,151 @@ class CodeFile:
         cache.folder().mkdir(parents=True, exist_ok=True)
         self.file = tempfile.TemporaryFile(dir=cache.folder())  # noqa: SIM115, it is open as long as this object lives
         self.counts = np.zeros((len(vocabulary), max(vocabulary)))
-        self.kind = np.dtype(smallest(vocabulary))
-        self.first = [0]  # row at which each stream begins, and the end of the last
+        self.dtype = np.dtype(code_dtype(vocabulary))
+        self.first_row = [0]  # row at which each stream starts, and the end of the last stream
 
     def append(self, stream: np.ndarray) -> None:
         """Add a stream `(T, L)`."""
         for level, column in enumerate(stream.T):
             self.counts[level] += np.bincount(column, minlength=self.counts.shape[1])
-        self.file.write(stream.astype(self.kind).tobytes())
+        self.file.write(stream.astype(self.dtype).tobytes())
         self.file.flush()
-        self.first.append(self.first[-1] + len(stream))
+        self.first_row.append(self.first_row[-1] + len(stream))
 
     def read(self, stream: int, start: int, stop: int) -> np.ndarray:
-        """Rows `start` to `stop` of a stream, or to its end."""
-        first, last = (min(self.first[stream] + row, self.first[stream + 1]) for row in (start, stop))
-        row_bytes = len(self.counts) * self.kind.itemsize
+        """Return steps `start` to `stop` of a stream, or to its end, `(T, L)`."""
+        first, last = (min(self.first_row[stream] + row, self.first_row[stream + 1]) for row in (start, stop))
+        row_bytes = len(self.counts) * self.dtype.itemsize
         data = os.pread(self.file.fileno(), (last - first) * row_bytes, first * row_bytes)
-        return np.frombuffer(data, self.kind).reshape(-1, len(self.counts))
+        return np.frombuffer(data, self.dtype).reshape(-1, len(self.counts))
 
 
-def smallest(vocabulary: Sequence[int]) -> type[np.signedinteger]:
-    """The smaller of two kinds of integers that holds every code."""
+def code_dtype(vocabulary: Sequence[int]) -> type[np.signedinteger]:
+    """Return int16 if it holds every code of the vocabulary, else int32."""
     return np.int16 if max(vocabulary) <= 2**15 else np.int32
 
 
-def encoded(piece: Piece | Song, featurizer: Featurizer[Any], fingerprint: str) -> np.ndarray:
-    """A piece's codes `(T, L)` in the smallest integers that hold them, from the cache where they were made before."""
+def encode_cached(piece: P, featurizer: Featurizer[P], fingerprint: str) -> np.ndarray:
+    """Return the codes of a piece, `(T, L)` int16 or int32, from the cache if they are there.
+
+    Args:
+        fingerprint: that of the featurizer, part of the key in the cache.
+    """
     key = cache.key_of_values("codes", piece.key, fingerprint)
     codes = cache.get_array(key) if piece.key else None
     if codes is None or not _are_codes(codes, featurizer.spec.vocabulary):
-        codes = featurizer.encode(piece).numpy().astype(smallest(featurizer.spec.vocabulary))
+        codes = featurizer.encode(piece).numpy().astype(code_dtype(featurizer.spec.vocabulary))
         if piece.key:
             cache.put_array(key, codes)
     return codes
 
 
 def _are_codes(array: np.ndarray, vocabulary: Sequence[int]) -> bool:
-    if array.dtype != smallest(vocabulary) or array.ndim != 2 or array.shape[1] != len(vocabulary):
+    if array.dtype != code_dtype(vocabulary) or array.ndim != 2 or array.shape[1] != len(vocabulary):
         return False
     return bool((array >= 0).all() and (array < np.array(vocabulary)).all())
 
 
-class RowSampler(Sampler[list[int]]):
-    """An endless walk over pieces on parallel lanes, each epoch in a new order.
+def _offsets(counts: Sequence[int]) -> np.ndarray:
+    """Return the sum of all counts before each one, and of all."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
-    At the very start every lane enters its piece at a random window, so that lanes do not march in step; from then on
-    pieces are played from their beginning to their end.
+
+class RowSampler(Sampler[list[int]]):
+    """Give the windows of one batch after another, without end; each epoch has the pieces in a new order.
+
+    Every batch row starts at a random window of its first piece, so that rows do not reach the ends of pieces together.
+    Later pieces are played from their beginning to their end.
 
     Args:
         windows: number of windows of each piece.
-        lanes: B.
-        seed: of the order.
-        rows: the lanes whose windows are given; the walk is that of all lanes.
+        batch_size: B, number of batch rows.
+        seed: seed of the order.
+        own_rows: rows whose windows are given; the state is always that of all rows.
     """
 
-    def __init__(self, windows: Sequence[int], lanes: int, seed: int, rows: slice = slice(None)) -> None:
+    def __init__(self, windows: Sequence[int], batch_size: int, seed: int, own_rows: slice = slice(None)) -> None:
         if not windows:
             raise ValueError("there is no piece of at least two steps to train on: add recordings")
-        self.rows = rows
-        self.first = np.concatenate([[0], np.cumsum(windows)]).astype(np.int64)
+        self.own_rows = own_rows
+        self.first_window = _offsets(windows)
         self.generator = torch.Generator().manual_seed(seed)
         self.queue: list[int] = []
-        self.lanes = torch.tensor([self._next_piece() for _ in range(lanes)])  # (B, 2): next window, end of the piece
-        entry = torch.rand(lanes, generator=self.generator, dtype=torch.float64)
-        self.lanes[:, 0] += (entry * (self.lanes[:, 1] - self.lanes[:, 0])).long()
+        # (B, 2): the next window of each row, and the end of its piece
+        self.positions = torch.tensor([self._next_piece() for _ in range(batch_size)])
+        entry = torch.rand(batch_size, generator=self.generator, dtype=torch.float64)
+        self.positions[:, 0] += (entry * (self.positions[:, 1] - self.positions[:, 0])).long()
 
     def _next_piece(self) -> tuple[int, int]:
         if not self.queue:
-            self.queue = torch.randperm(len(self.first) - 1, generator=self.generator).tolist()
+            self.queue = torch.randperm(len(self.first_window) - 1, generator=self.generator).tolist()
         piece = self.queue.pop()
-        return int(self.first[piece]), int(self.first[piece + 1])
+        return int(self.first_window[piece]), int(self.first_window[piece + 1])
 
     def __iter__(self) -> Iterator[list[int]]:
         while True:
-            for lane in (self.lanes[:, 0] == self.lanes[:, 1]).nonzero().flatten().tolist():
-                self.lanes[lane] = torch.tensor(self._next_piece())
-            indices = self.lanes[self.rows, 0].tolist()
-            self.lanes[:, 0] += 1  # before the yield: the state is that of the next batch
+            for row in (self.positions[:, 0] == self.positions[:, 1]).nonzero().flatten().tolist():
+                self.positions[row] = torch.tensor(self._next_piece())
+            indices = self.positions[self.own_rows, 0].tolist()
+            self.positions[:, 0] += 1  # before the yield, so that `state()` is that of the next batch
             yield indices
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The position, as tensors."""
+        """Return the position as tensors."""
         queue = torch.tensor(self.queue, dtype=torch.int64)
-        return {"lanes": self.lanes.clone(), "queue": queue, "generator": self.generator.get_state()}
+        return {"lanes": self.positions.clone(), "queue": queue, "generator": self.generator.get_state()}
 
-    def _known(self, lanes: torch.Tensor, queue: Sequence[int]) -> bool:
-        """Whether lanes and queue are within the pieces."""
-        ends = set(self.first[1:].tolist())
-        inside = all(0 <= now <= end and end in ends for now, end in lanes.tolist())
-        return inside and all(piece in range(len(self.first) - 1) for piece in queue)
+    def _fits(self, positions: torch.Tensor, queue: Sequence[int]) -> bool:
+        if positions.shape != self.positions.shape or positions.dtype != self.positions.dtype:
+            return False
+        ends = set(self.first_window[1:].tolist())
+        inside = all(0 <= window <= end and end in ends for window, end in positions.tolist())
+        return inside and all(piece in range(len(self.first_window) - 1) for piece in queue)
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on where `state()` was taken, over the same pieces; ValueError where they are others."""
-        lanes, queue = state["lanes"].clone(), state["queue"].tolist()
-        if lanes.shape != self.lanes.shape or lanes.dtype != self.lanes.dtype or not self._known(lanes, queue):
-            raise ValueError("the sampler's lanes are of another corpus")
-        self.lanes, self.queue = lanes, queue
+        """Continue from a `state()` over the same pieces.
+
+        Raises:
+            ValueError: the state is of other pieces or of another batch size.
+        """
+        positions, queue = state["lanes"].clone(), state["queue"].tolist()
+        if not self._fits(positions, queue):
+            raise ValueError("the sampler's positions are those of another corpus")
+        self.positions, self.queue = positions, queue
         self.generator.set_state(state["generator"])
 
 
 def collate(windows: list[Batch]) -> Batch:
-    """Stack windows to a batch."""
+    """Stack windows without a batch axis to a batch."""
     return Batch(*(torch.stack(tensors) for tensors in zip(*windows, strict=True)))
 
 
-def training_batches(dataset: AudioDataset, sampler: RowSampler) -> Iterator[Batch]:
-    """Batches without end, one window of every lane (of the sampler's rows) each."""
-    own = torch.Generator()  # DataLoader draws a seed for its workers, which must not disturb the training's randomness
+def training_batches(dataset: Dataset[Batch], sampler: RowSampler) -> Iterator[Batch]:
+    """Return an endless iterator over batches, with one window of each of the sampler's own rows."""
+    own = torch.Generator()  # DataLoader draws a seed for its workers, which must not change the training's randomness
     return iter(DataLoader(dataset, batch_size=None, sampler=sampler, generator=own))
 
 
-def validation_batches(dataset: AudioDataset, frames: int, rows: slice = slice(None)) -> list[list[Batch]]:
-    """The beginnings of all pieces, side by side: about `frames` steps in all, at least one window of each.
+def validation_batches(
+    dataset: AudioDataset[Piece] | AudioDataset[Song], steps: int, own_rows: slice = slice(None)
+) -> list[list[Batch]]:
+    """Return the beginnings of all pieces in runs of consecutive windows; a run starts with a fresh state.
 
-    Returns runs of consecutive windows, as many pieces a run as fit 64 lanes; a run begins with a fresh state. `rows`
-    chooses among the lanes of each run.
+    Args:
+        steps: number of steps in all, about; every piece has at least one window.
+        own_rows: rows to take of the (at most 64) rows of each run.
     """
     if not dataset.pieces:
         return []
-    least = max(1, frames // dataset.window // len(dataset.pieces))
+    windows_each = max(1, steps // dataset.window // len(dataset.pieces))
     runs = []
-    for first in range(0, len(dataset.pieces), 64):
-        group = range(first, min(first + 64, len(dataset.pieces)))[rows]
+    for first in range(0, len(dataset.pieces), VALIDATION_ROWS):
+        pieces = range(first, min(first + VALIDATION_ROWS, len(dataset.pieces)))[own_rows]
         run = []
-        for n in range(min(least, max((dataset.windows[p] for p in group), default=0))):
-            windows = [dataset[int(dataset.first_window[p]) + min(n, dataset.windows[p] - 1)] for p in group]
-            heard = [w._replace(mask=w.mask & (n < dataset.windows[p])) for w, p in zip(windows, group, strict=True)]
-            run.append(collate(heard))
+        for n in range(min(windows_each, max((dataset.windows[p] for p in pieces), default=0))):
+            windows = [dataset[int(dataset.first_window[p]) + min(n, dataset.windows[p] - 1)] for p in pieces]
+            masked = [w._replace(mask=w.mask & (n < dataset.windows[p])) for w, p in zip(windows, pieces, strict=True)]
+            run.append(collate(masked))
         if run:
             runs.append(run)
     return runs

@@ -2,10 +2,10 @@
 
     python train.py                                   the default model on the embedded chorales, 10 minutes
     python train.py --corpus ~/recordings --minutes 60
-    python train.py --meta tunes.json --preset PRESET --corpus ~/midi --epochs 10        one of those named below
+    python train.py --meta tunes.json --preset PRESET --corpus ~/midi --epochs 10        one of the presets named below
 
-Stop it with Ctrl-C whenever you like; the same command goes on where it stopped. While it runs,
-`python predict.py` continues a score with what has been learned so far.
+Stop it with Ctrl-C at any time; the same command continues where it stopped. While it runs, `python predict.py`
+continues a score with what has been learned so far.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from continuo.system.command_line import STOPPING, Parser, is_handled, run_main
 from continuo.system.files import check_writable, locked, suggest_path
@@ -29,15 +29,16 @@ if TYPE_CHECKING:
     import numpy as np
 
     from continuo.model.checkpoint import Facts
+    from continuo.model.metadata import Json, Metadata
     from continuo.model.training_log import TrainingLog
     from continuo.system.distributed import ProcessGroup
     from trainer import Trainer
 
-# Of OpenMP, before torch is loaded: threads that spin for long starve others where a core is shared.
-WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
-LISTEN_EVERY_S = 180.0  # at most so often is a model heard while it trains
-LISTEN_SHARE = 0.02  # of the time
-LISTEN_STEPS, LISTEN_PROMPT_S = 250, 3.0
+OPENMP_WAIT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}  # idle threads spin briefly, then free the core
+REPORT_EVERY_S = 0.1
+CONTINUE_EVERY_S = 180.0  # least time between two continuations for TensorBoard
+CONTINUE_FRACTION = 0.02  # of the training time, at most, spent on continuations
+CONTINUE_STEPS, CONTINUE_PROMPT_S = 250, 3.0  # length of a continuation and of its prompt
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,39 +51,39 @@ def build_parser() -> argparse.ArgumentParser:
         "--preset",
         choices=presets,
         metavar="NAME",
-        help=f"the preset to create it from, of {', '.join(presets)} (default: codebook-lstm)",
+        help=f"preset to create the metadata file from: {', '.join(presets)} (default: codebook-lstm)",
     )
-    parser.add_argument("--corpus", metavar="DIR", help="a folder of recordings or scores, or music21:bach")
+    parser.add_argument("--corpus", metavar="DIR", help="folder of recordings or scores, or music21:bach")
     budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--minutes", type=float, help="train for so many minutes in all")
-    budget.add_argument("--steps", type=int, help="train for so many steps in all")
-    budget.add_argument("--epochs", type=float, help="go through the corpus so many times in all")
+    budget.add_argument("--minutes", type=float, help="minutes to train in all, earlier runs included")
+    budget.add_argument("--steps", type=int, help="steps to train in all, earlier runs included")
+    budget.add_argument("--epochs", type=float, help="times to go through the corpus in all, earlier runs included")
     parser.add_argument("--device", default="auto", help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu")
-    parser.add_argument("--checkpoint-every", type=float, metavar="SECONDS", help="save so often (default: 30)")
-    parser.add_argument("--seed", type=int, help="of the split, the start and the order (default: 0)")
+    parser.add_argument("--checkpoint-every", type=float, metavar="SECONDS", help="seconds between saves (default: 30)")
+    parser.add_argument("--seed", type=int, help="seed of the split, the first weights and the order (default: 0)")
     parser.add_argument(
         "--from",
         dest="start_from",
         type=Path,
         metavar="STATE",
-        help="begin with what another model has learned (its .safetensors), and teach it this corpus",
+        help="state (.safetensors) of another model to start from, to train it on this corpus",
     )
     parser.add_argument(
-        "--prepare-only", action="store_true", help="read and encode the corpus into the cache, and stop there"
+        "--prepare-only", action="store_true", help="read and encode the corpus into the cache, and stop"
     )
-    parser.add_argument("--fresh", action="store_true", help="begin anew, overwriting the state there")
+    parser.add_argument("--fresh", action="store_true", help="start a new training and overwrite the existing state")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. training.batch_size=16"
     )
-    parser.add_argument("--journal", type=Path, metavar="FILE", help="tell programs how it goes: lines of JSON in FILE")
-    parser.add_argument("--quiet", action="store_true", help="no progress and no words")
+    parser.add_argument("--journal", type=Path, metavar="FILE", help="append progress to FILE as lines of JSON")
+    parser.add_argument("--quiet", action="store_true", help="print no progress and no messages")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object on the last line")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
-    for name, value in WAITING.items():
+    for name, value in OPENMP_WAIT.items():  # before torch is loaded
         os.environ.setdefault(name, value)
     return run_main(lambda: _run(arguments), name="train")
 
@@ -98,7 +99,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _several_processes() -> contextlib.AbstractContextManager["ProcessGroup | None"]:
-    """Join the processes that torchrun started; None for a process alone, which can refuse bad input without torch."""
+    """Join the processes that torchrun started; give None to a process alone, which refuses bad input without torch."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return contextlib.nullcontext()
     from continuo.system.distributed import ProcessGroup
@@ -106,72 +107,68 @@ def _several_processes() -> contextlib.AbstractContextManager["ProcessGroup | No
     return ProcessGroup.from_environment()
 
 
-def _train_into(state_path: Path, metadata: Any, arguments: argparse.Namespace, group: "ProcessGroup") -> int:
-    from continuo.model.metadata import load, save
-    from continuo.model.training_log import TrainingLog
+def _train_into(state_path: Path, metadata: "Metadata", arguments: argparse.Namespace, group: "ProcessGroup") -> int:
     from continuo.system.device import choose
     from continuo.system.progress import Display
+    from preparation import prepare
     from trainer import Trainer
 
     device, reason = choose(arguments.device)
-    start, fresh = arguments.start_from, arguments.fresh and not group.restarted
+    fresh = arguments.fresh and not group.restarted
+    quiet = arguments.quiet or not group.is_main_process
     stream = None if group.is_main_process else io.StringIO()
-    with (
-        _journal(arguments, group) as journal,
-        Display(quiet=arguments.quiet or not group.is_main_process, stream=stream, journal=journal) as display,
-    ):
-        device = group.place(device)
+    with _journal(arguments, group) as journal, Display(quiet=quiet, stream=stream, journal=journal) as display:
+        device, start_from = group.place(device), arguments.start_from
         try:
-            trainer = Trainer(metadata, state_path, device, fresh=fresh, start_from=start, display=display, group=group)
+            prepared = prepare(
+                metadata, state_path, device, fresh=fresh, start_from=start_from, display=display, group=group
+            )
+            trainer = Trainer(metadata, prepared, state_path, device, display=display, group=group)
         except KeyboardInterrupt:
             display.say("stopped while preparing: what was read is kept in the cache, and no state was touched")
             raise
-        if not group.is_main_process:
-            return _follow(trainer, arguments)
-        if not arguments.meta.exists():  # written once the corpus is found good, so that a slip leaves nothing behind
-            save(metadata, arguments.meta)
-            if trainer.saved_step >= 0:
-                display.say(f"{arguments.meta} was missing: it is made anew as {state_path} says")
-        elif (other := load(arguments.meta).corpus.path) != metadata.corpus.path:
-            display.say(
-                f"{arguments.meta} still says that the corpus is {other}: write the new one there to stay with it"
-            )
+        if group.is_main_process:
+            _save_metadata(metadata, arguments.meta, trainer)
         _describe(trainer, reason)
         if arguments.prepare_only:
             display.say(f"prepared: python train.py --meta {arguments.meta} trains on it")
-            if arguments.json:
-                print(json.dumps(_prepared(trainer)))
-            return 0
-        reporter = Reporter(trainer)
-        with _stopped_by_signals(trainer), TrainingLog(state_path, fresh=fresh) as log:
-            listener = Listener(trainer, log)
+            results = _corpus_results(trainer)
+        else:
+            results = _train(trainer, arguments.meta, fresh=fresh)
+        if arguments.json and group.is_main_process:
+            print(json.dumps(results))
+    return 0
+
+
+def _train(trainer: "Trainer", meta: Path, *, fresh: bool) -> dict[str, object]:
+    """Run the training; the main process reports it and returns the results."""
+    from continuo.model.training_log import TrainingLog, draw_curves
+
+    reporter = Reporter(trainer)
+    with _stopped_by_signals(trainer):
+        if not trainer.group.is_main_process:
+            trainer.run()
+            return {}
+        with TrainingLog(trainer.state_path, fresh=fresh) as log:
+            continuations = ContinuationLogger(trainer, log)
 
             def report(trainer: "Trainer") -> None:
                 reporter(trainer)
-                listener(trainer)
+                continuations(trainer)
                 log.write(trainer.progress.step, trainer.progress.train_nats, trainer.progress.history)
 
             trainer.run(report)
-            log.draw(trainer.progress.history, trainer.model.spec.steps_per_second)
-        _conclude(trainer, reporter, arguments)
-        if arguments.json:
-            print(json.dumps(_results(trainer, reporter)))
-    return 0
+            if len(trainer.progress.history) >= 2:
+                picture = trainer.state_path.with_suffix(".curves.png")
+                draw_curves(trainer.progress.history, picture, trainer.model.spec.steps_per_second)
+    _conclude(trainer, reporter, meta)
+    return _results(trainer, reporter)
 
 
 def _journal(arguments: argparse.Namespace, group: "ProcessGroup") -> contextlib.AbstractContextManager[TextIO | None]:
-    """The file that programs read, where one is wanted."""
     if arguments.journal is None or not group.is_main_process:
         return contextlib.nullcontext()
     return open(arguments.journal, "a", encoding="utf-8")
-
-
-def _follow(trainer: "Trainer", arguments: argparse.Namespace) -> int:
-    """What a process does that does not lead: its part of the training, in silence."""
-    if not arguments.prepare_only:
-        with _stopped_by_signals(trainer):
-            trainer.run()
-    return 0
 
 
 @contextlib.contextmanager
@@ -184,10 +181,52 @@ def _stopped_by_signals(trainer: "Trainer") -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
-    """The checked metadata, created where it does not exist, and the path of the state."""
+# --- metadata ---------------------------------------------------------------------------------------------------------
+
+
+def _metadata(arguments: argparse.Namespace) -> "tuple[Metadata, Path]":
+    """Return the metadata to train with and the path of the state.
+
+    Raises:
+        ValueError: flags contradict each other or an existing file, or a file cannot be written.
+    """
     from continuo.model import metadata as md
     from continuo.model import presets
+
+    path: Path = arguments.meta
+    donor: Path | None = arguments.start_from
+    overrides = _overrides(arguments)
+    state = f"{path.stem}.safetensors"
+    existing = path if path.exists() else path.with_name(state)
+    continues = path.exists() or (existing.exists() and not (arguments.fresh or donor))
+    if donor and arguments.preset:
+        raise ValueError("--from takes the shape of the model from its state, so leave out --preset")
+    if donor and donor.suffix == ".json":
+        raise ValueError(f"--from {donor} is a metadata file: name its state, {donor.with_suffix('.safetensors')}")
+    if path.exists():
+        metadata = md.load(path, overrides)
+    elif continues:  # the metadata file is lost; with a preset's, the model would be trained on the default corpus
+        metadata = md.validated(_saved_metadata(existing), overrides | {"state": state}, source=state)
+    elif donor:
+        if not donor.is_file():
+            hint = suggest_path(donor)
+            raise ValueError(f"--from {donor}: there is no such state{hint}; name a .safetensors file")
+        metadata = presets.from_donor(_saved_metadata(donor), overrides, state=state)
+    else:
+        metadata = presets.from_preset(arguments.preset or presets.DEFAULT_PRESET, overrides, state=state)
+    if continues and arguments.preset and not presets.matches_preset(metadata, arguments.preset):
+        raise ValueError(f"{existing} exists and is not of the preset {arguments.preset}: choose another --meta")
+    if not path.exists():
+        check_writable(path, force=False)
+    state_path = md.state_path(metadata, path)
+    _check_owner(state_path, path, metadata.state)
+    check_writable(state_path, force=True)
+    return metadata, state_path
+
+
+def _overrides(arguments: argparse.Namespace) -> "Json":
+    """Return the metadata keys that flags set; a budget replaces those that would otherwise come first."""
+    from continuo.model.presets import parse_assignments
 
     flags = {
         "corpus.path": arguments.corpus,
@@ -202,117 +241,110 @@ def _metadata(arguments: argparse.Namespace) -> tuple[Any, Path]:
         overrides["training.steps"] = None
     if arguments.minutes is not None:
         overrides["training.epochs"] = None
-    overrides |= presets.parse_assignments(arguments.set)
-    path: Path = arguments.meta
-    state = f"{path.stem}.safetensors"
-    there = path if path.exists() else path.with_name(state)
-    goes_on = path.exists() or (there.exists() and not (arguments.fresh or arguments.start_from))
-    if arguments.start_from and arguments.preset:
-        raise ValueError("--from takes the shape of the model from its state, so --preset has no say: leave one out")
-    if arguments.start_from and arguments.start_from.suffix == ".json":
-        beside = arguments.start_from.with_suffix(".safetensors")
-        raise ValueError(f"--from {arguments.start_from} is a metadata file: name the state beside it, {beside}")
-    if path.exists():
-        metadata = md.load(path, overrides)
-    elif goes_on:  # the file is lost: one of the preset would train the default corpus into this model
-        metadata = md.validated(_of_state(there), overrides | {"state": state}, source=state)
-    elif arguments.start_from:
-        if not arguments.start_from.is_file():
-            missing = f"--from {arguments.start_from}: there is no such state"
-            raise ValueError(f"{missing}{suggest_path(arguments.start_from)}; name a .safetensors file")
-        metadata = presets.from_donor(_of_state(arguments.start_from), overrides, state=state)
-    else:
-        metadata = presets.from_preset(arguments.preset or presets.DEFAULT_PRESET, overrides, state=state)
-    if goes_on and arguments.preset and not presets.matches_preset(metadata, arguments.preset):
-        raise ValueError(f"{there} exists and is not of the preset {arguments.preset}: choose another --meta")
-    if not path.exists():
-        check_writable(path, force=False)
-    state_path = md.state_path(metadata, path)
-    owner = state_path.with_suffix(".json")
-    if owner.exists() and os.path.realpath(owner) != os.path.realpath(path):
-        raise ValueError(
-            f'{path} names the state {metadata.state}, which is that of {owner.name}: write "state": '
-            f'"{path.stem}.safetensors" into it for a model of its own, or train --meta {owner}'
-        )
-    check_writable(state_path, force=True)
-    return metadata, state_path
+    return overrides | parse_assignments(arguments.set)
 
 
-def _of_state(path: Path) -> dict[str, Any]:
-    """The metadata that a state was trained by."""
+def _saved_metadata(state_path: Path) -> "Json":
+    """Return the metadata that a state was trained with."""
     from continuo.model.checkpoint import read_facts
 
-    return dict(read_facts(path)["metadata"])
+    return dict(read_facts(state_path)["metadata"])
+
+
+def _check_owner(state_path: Path, meta: Path, state: str) -> None:
+    """Check that the state does not belong to another metadata file, as it does if `meta` is a copy of that one."""
+    owner = state_path.with_suffix(".json")
+    if owner.exists() and os.path.realpath(owner) != os.path.realpath(meta):
+        raise ValueError(
+            f'{meta} names the state {state}, which is that of {owner.name}: write "state": '
+            f'"{meta.stem}.safetensors" into it for a model of its own, or train --meta {owner}'
+        )
+
+
+def _save_metadata(metadata: "Metadata", path: Path, trainer: "Trainer") -> None:
+    """Write a metadata file that does not exist; only now, so that an unusable corpus leaves no file behind."""
+    from continuo.model.metadata import load, save
+
+    if not path.exists():
+        save(metadata, path)
+        if trainer.saved_step >= 0:
+            trainer.display.say(f"{path} was missing: it was written again from {trainer.state_path}")
+    elif (other := load(path).corpus.path) != metadata.corpus.path:
+        trainer.display.say(f"{path} still names the corpus {other}: write the new one there to keep it")
+
+
+# --- reports ----------------------------------------------------------------------------------------------------------
 
 
 def _describe(trainer: "Trainer", reason: str) -> None:
+    p, say = trainer.progress, trainer.display.say
     for line in trainer.model.summary():
-        trainer.display.say(f"  {line}")
+        say(f"  {line}")
     parameters = sum(p.numel() for p in trainer.model.parameters())
-    frames, held_out = sum(trainer.train_set.steps), sum(trainer.validation_set.steps)
+    frames, held_out = sum(trainer.train_set.steps), sum(trainer.prepared.held_out_set.steps)
     precision = str(trainer.precision).removeprefix("torch.")
-    trainer.display.say(f"device: {trainer.device} ({reason})")
-    trainer.display.say(
+    say(f"device: {trainer.device} ({reason})")
+    say(
         f"model: {parameters / 1e6:.1f} million parameters, {precision}; "
         f"{frames:,} frames to learn, {held_out:,} held out"
     )
-    if trainer.progress.step:
-        trainer.display.say(
-            f"going on from step {trainer.progress.step:,}, {trainer.progress.seconds / 60:.1f} minutes"
-        )
+    if p.step:
+        say(f"continuing from step {p.step:,}, {p.seconds / 60:.1f} minutes")
 
 
 class Reporter:
-    """Keeps the display up to date, ten times a second at most."""
+    """Update the display after training steps, at most ten times a second."""
 
     def __init__(self, trainer: "Trainer") -> None:
         self.task = trainer.display.task("training", 1.0)
-        self.first_step, self.started, self.shown = trainer.progress.step, time.monotonic(), 0.0
+        self.first_step, self.started, self.last_update = trainer.progress.step, time.monotonic(), 0.0
         self.frames_per_second = 0.0
 
     def __call__(self, trainer: "Trainer") -> None:
         p, t, now = trainer.progress, trainer.metadata.training, time.monotonic()
         self.frames_per_second = (p.step - self.first_step) * t.batch_size * t.window / max(now - self.started, 1e-9)
-        if now - self.shown < 0.1:
+        if now - self.last_update < REPORT_EVERY_S:
             return
-        self.shown = now
+        self.last_update = now
         held_out = f"{p.validation_nats:.2f}" if p.validation_nats is not None else "-"
-        nats = f"loss {p.train_nats:.2f} nats, held-out {held_out}"
-        note = f"step {p.step:,}, {nats}, {self.frames_per_second:,.0f} frames/s"
+        loss = f"loss {p.train_nats:.2f} nats, held-out {held_out}"
+        note = f"step {p.step:,}, {loss}, {self.frames_per_second:,.0f} frames/s"
         remaining_s = trainer.remaining_s(self.frames_per_second)
-        self.task.update(trainer.share_done(), note, remaining_s, step=p.step, training=p.train_nats)
+        self.task.update(trainer.fraction_done(), note, remaining_s, step=p.step, training=p.train_nats)
 
 
-class Listener:
-    """Lets the model be heard in TensorBoard, after validations: held-out music continued, or notes from nothing.
+class ContinuationLogger:
+    """Continue held-out music (or, with notes, start from nothing) after validations, and log the sound to TensorBoard.
 
-    It takes `LISTEN_SHARE` of the time: sound stops where that is used up, and a slow one makes the next wait.
+    Continuations take `CONTINUE_FRACTION` of the time: sound stops when that is used up, and a slow continuation
+    delays the next one.
     """
 
     def __init__(self, trainer: "Trainer", log: "TrainingLog") -> None:
-        self.log, self.heard_s, self.wait_s = log, trainer.progress.seconds, LISTEN_EVERY_S
+        self.log, self.last_s, self.wait_s = log, trainer.progress.seconds, CONTINUE_EVERY_S
 
     def __call__(self, trainer: "Trainer") -> None:
         p = trainer.progress
-        since_s = p.seconds - self.heard_s
+        since_s = p.seconds - self.last_s
         if since_s < self.wait_s or not p.history or p.history[-1][0] != p.step:
             return
         started = time.monotonic()
-        samples = sample(trainer, LISTEN_SHARE * since_s)
-        if len(samples):  # a busy machine may make none in that time
-            self.log.hear(p.step, samples, trainer.metadata.corpus.sample_rate_hz)
+        samples = sample_continuation(trainer, CONTINUE_FRACTION * since_s)
+        if len(samples):  # a busy machine may compute none in that time
+            self.log.add_audio(p.step, samples, trainer.metadata.corpus.sample_rate_hz)
         taken_s = time.monotonic() - started
-        self.heard_s, self.wait_s = p.seconds + taken_s, max(LISTEN_EVERY_S, taken_s / LISTEN_SHARE)
+        self.last_s, self.wait_s = p.seconds + taken_s, max(CONTINUE_EVERY_S, taken_s / CONTINUE_FRACTION)
 
 
-def sample(trainer: "Trainer", seconds: float) -> "np.ndarray":
-    """What the averaged weights make now, float32 `(N,)`; no random number of the training is used.
+def sample_continuation(trainer: "Trainer", seconds: float) -> "np.ndarray":
+    """Return what the average weights generate now, float32 `(N,)`; no random number of the training is used.
 
     Args:
-        seconds: of computing, after which sound breaks off.
+        seconds: computing time after which sound ends early.
     """
     import numpy as np
 
+    from continuo.audio.piece import Piece
     from predictor import Predictor, SongTake, joined
 
     deadline = time.monotonic() + seconds
@@ -323,38 +355,40 @@ def sample(trainer: "Trainer", seconds: float) -> "np.ndarray":
 
         take = predictor.take(None)
         assert isinstance(take, SongTake)
-        return render(take.song(LISTEN_STEPS).performance(), predictor.sample_rate_hz)
-    piece = trainer.validation_pieces[0]
-    prompt = piece.excerpt(0, round(piece.extent * min(1, LISTEN_PROMPT_S / piece.seconds)), "beginning")
-    blocks = joined(predictor.take(prompt), prompt, LISTEN_STEPS)
+        return render(take.song(CONTINUE_STEPS).performance(), predictor.sample_rate_hz)
+    piece = trainer.prepared.held_out_pieces[0]
+    assert isinstance(piece, Piece)
+    prompt = piece.excerpt(0, round(piece.extent * min(1, CONTINUE_PROMPT_S / piece.seconds)), "beginning")
+    blocks = joined(predictor.take(prompt), prompt, CONTINUE_STEPS)
     in_time = itertools.takewhile(lambda block: time.monotonic() < deadline, blocks)
     return np.concatenate([np.zeros(0, np.float32), *in_time])
 
 
-def _conclude(trainer: "Trainer", reporter: "Reporter", arguments: argparse.Namespace) -> None:
-    p = trainer.progress
+def _conclude(trainer: "Trainer", reporter: Reporter, meta: Path) -> None:
+    p, say = trainer.progress, trainer.display.say
     if not trainer.finished():
-        trainer.display.say(f"stopped and saved at step {p.step:,}: the same command goes on from there")
+        say(f"stopped and saved at step {p.step:,}: the same command continues from there")
         return
     in_steps = trainer.budget_steps is not None
     done = f"{p.step:,} steps" if in_steps else f"{p.seconds / 60:.1f} minutes"
     more = f"--steps {2 * p.step}" if in_steps else f"--minutes {max(1, round(p.seconds / 30))}"
-    nats = f", held-out nats per step {p.best_nats:.2f}" if p.best_nats is not None else ""
+    loss = f", held-out loss {p.best_nats:.2f} nats per step" if p.best_nats is not None else ""
     already = "nothing was left to do: already " if p.step == reporter.first_step else ""
-    trainer.display.say(f"{already}trained for {done}{nats}; state in {trainer.state_path}")
-    trainer.display.say(f"to train longer: python train.py --meta {arguments.meta} {more}")
+    say(f"{already}trained for {done}{loss}; state in {trainer.state_path}")
+    say(f"to train longer: python train.py --meta {meta} {more}")
 
 
-def _prepared(trainer: "Trainer") -> dict[str, Any]:
+def _corpus_results(trainer: "Trainer") -> dict[str, object]:
+    held_out = trainer.prepared.held_out_set
     return {
         "pieces": len(trainer.train_set.pieces),
-        "held_out_pieces": len(trainer.validation_set.pieces),
+        "held_out_pieces": len(held_out.pieces),
         "frames": sum(trainer.train_set.steps),
-        "held_out_frames": sum(trainer.validation_set.steps),
+        "held_out_frames": sum(held_out.steps),
     }
 
 
-def _results(trainer: "Trainer", reporter: Reporter) -> dict[str, Any]:
+def _results(trainer: "Trainer", reporter: Reporter) -> dict[str, object]:
     p = trainer.progress
     return {
         "step": p.step,

@@ -156,13 +156,13 @@ def trainer(folder: Path, display: Display, **keys: float) -> "Trainer":
     import torch
 
     from continuo.model import metadata, presets
-    from trainer import Trainer
+    from trainer import build_trainer
 
     values: dict[str, object] = {"corpus.path": str(folder / "corpus"), "corpus.transpose": 0, "training.steps": 10**6}
     values |= {"representation.postfilter_steps": 100} | {key.replace("__", "."): value for key, value in keys.items()}
     made = presets.from_preset(presets.DEFAULT_PRESET, values, state="model.safetensors")
     metadata.save(made, folder / "model.json")
-    return Trainer(made, folder / "model.safetensors", torch.device("cpu"), display=display)
+    return build_trainer(made, folder / "model.safetensors", torch.device("cpu"), display=display)
 
 
 def prepare(hours: float, folder: Path) -> dict[str, float]:

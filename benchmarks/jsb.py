@@ -24,7 +24,7 @@ from continuo.system.command_line import Parser, run_main
 from continuo.system.device import choose
 from continuo.system.progress import Display
 from predictor import Predictor
-from trainer import Trainer
+from trainer import build_trainer
 
 FILE = "jsb-chorales-quarter.json"
 MODEL: dict[str, object] = {
@@ -83,11 +83,13 @@ def _run(arguments: argparse.Namespace) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         meta = folder / "jsb.json"
         metadata.save(described, meta)
-        trainer = Trainer(
+        trainer = build_trainer(
             described, folder / described.state, device, fresh=True, pieces=(train, valid), display=display
         )
         task = display.task("training", 1.0)
-        trainer.run(lambda t: task.update(t.share_done(), f"{t.progress.train_nats:.2f} {t.progress.validation_nats}"))
+        trainer.run(
+            lambda t: task.update(t.fraction_done(), f"{t.progress.train_nats:.2f} {t.progress.validation_nats}")
+        )
         task.close()
         predictor = Predictor.load(meta, device)
         p = trainer.progress

@@ -32,7 +32,7 @@ from continuo.system.command_line import Parser, run_main
 from continuo.system.device import choose_precision
 from continuo.system.distributed import ProcessGroup
 from dataset import training_batches
-from trainer import Trainer
+from trainer import build_trainer
 
 WARM_UP, TURN = 3, 2  # steps of each before any counts, and steps in a turn
 
@@ -123,7 +123,7 @@ class Training:
 
     def __init__(self, meta: Path, batch: int, group: ProcessGroup) -> None:
         made = metadata.load(meta, {"training.batch_size": batch})
-        self.trainer = Trainer(made, meta.with_suffix(".safetensors"), torch.device("cpu"), group=group)
+        self.trainer = build_trainer(made, meta.with_suffix(".safetensors"), torch.device("cpu"), group=group)
         self.batches = training_batches(self.trainer.train_set, self.trainer.sampler)
         self.frames, self.least_s = batch * made.training.window, (math.inf, math.inf)  # by the clock, and of the CPU
 

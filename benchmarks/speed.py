@@ -39,7 +39,7 @@ from continuo.system.process_pool import process_map
 from continuo.system.workers import WORKERS
 from generation import single_stream
 from predictor import Predictor, SoundTake, Take
-from trainer import Trainer
+from trainer import Trainer, build_trainer
 
 STEPS = 15  # timed training steps, after 5 steps of warm-up
 TAKES, TAKE_STEPS = 16, 1000  # takes of a process, and steps of a take
@@ -126,7 +126,7 @@ def trainer_on_chords(folder: Path) -> Trainer:
         presets.DEFAULT_PRESET, {"corpus.path": str(music), "training.steps": 10**6}, state="model.safetensors"
     )
     metadata.save(made, folder / "model.json")
-    return Trainer(made, folder / "model.safetensors", torch.device("cpu"))
+    return build_trainer(made, folder / "model.safetensors", torch.device("cpu"))
 
 
 def per_step(trainer: Trainer) -> float:

@@ -27,7 +27,7 @@ from continuo.symbolic.song import Song
 from continuo.system.progress import Display
 from continuo.system.text import pluralize
 from corpus import Corpus
-from dataset import AudioDataset, encoded, validation_batches
+from dataset import AudioDataset, encode_cached, validation_batches
 from evaluation import plots, schema
 from evaluation.baselines import Baselines
 from evaluation.diagnosis import diagnose
@@ -202,7 +202,7 @@ class Evaluation(ABC, Generic[P]):
         featurizer = self.predictor.featurizer
         fingerprint = featurizer.fingerprint()
         known = [] if self.spec.continuous else self.training_sample
-        streams = [encoded(piece, featurizer, fingerprint) for piece in self.tracked("encoding", known)]
+        streams = [encode_cached(piece, featurizer, fingerprint) for piece in self.tracked("encoding", known)]
         baselines = Baselines(self.spec, streams)
         held_out, seconds, steps = self._scored("scoring held-out music", self.held_out, baselines)
         train = bounded(self.train, seconds, self.plan.seed)

@@ -1,11 +1,11 @@
-"""Curves of a training: TensorBoard events, a table in CSV and a picture (matplotlib, TensorBoard)."""
+"""Curves of a training: TensorBoard events, a table in CSV and a picture."""
 
 import os
 import socket
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,23 +13,27 @@ from continuo.audio.files import soft_limit
 from continuo.audio.pictures import new_figure, save_figure, spectrogram_image
 from continuo.system.files import write_text
 
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+LOSS_EVERY_STEPS = 20
+
 
 def draw_curves(history: list[list[float]], picture: Path, steps_per_second: float) -> None:
-    """A PNG of the training and held-out curves, in nats per step and bits per second of music."""
+    """Draw the training and held-out loss, in nats per step and bits per second of music, as a PNG at `picture`.
+
+    Args:
+        history: two or more rows of step, seconds, training loss and held-out loss, one for each validation.
+    """
     step, seconds, train, held_out = np.array(history).T
     figure = new_figure(8, 4.5)
     axis = figure.subplots()
-    time, unit = (seconds / 60, "minutes") if seconds[-1] > 90 else (seconds, "seconds")
-    axis.plot(time, train, label="training", color="#40618f")
-    axis.plot(time, held_out, label="held out (average of the weights)", color="#c05a2b")
+    elapsed, unit = (seconds / 60, "minutes") if seconds[-1] > 90 else (seconds, "seconds")
+    axis.plot(elapsed, train, label="training", color="#40618f")
+    axis.plot(elapsed, held_out, label="held out (average of the weights)", color="#c05a2b")
     best = int(np.argmin(held_out))
-    axis.plot(
-        time[best],
-        held_out[best],
-        "o",
-        color="#c05a2b",
-        label=f"best: {held_out[best]:.2f} at step {step[best]:.0f}",
-    )
+    label = f"best: {held_out[best]:.2f} at step {step[best]:.0f}"
+    axis.plot(elapsed[best], held_out[best], "o", color="#c05a2b", label=label)
     axis.set(xlabel=f"{unit} of training", ylabel="nats per step", title="How training went")
     to_bits = steps_per_second / np.log(2)
     other = axis.secondary_yaxis("right", functions=(lambda nats: nats * to_bits, lambda bits: bits / to_bits))
@@ -39,59 +43,58 @@ def draw_curves(history: list[list[float]], picture: Path, steps_per_second: flo
     save_figure(figure, picture)
 
 
-class TrainingLog:
-    """Curves beside a state: TensorBoard events and `training.csv` in `NAME.runs/`, a picture, `NAME.curves.png`."""
+class TrainingLog(AbstractContextManager["TrainingLog"]):
+    """Write TensorBoard events and `training.csv` to the folder `NAME.runs` next to a state.
+
+    torch's `SummaryWriter` would write from a thread of its own, which prints a traceback when the disk is full.
+
+    Args:
+        state_path: file of the state, which gives NAME.
+        fresh: whether to delete the events of earlier runs.
+    """
 
     def __init__(self, state_path: Path, *, fresh: bool) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self.picture = state_path.with_suffix(".curves.png")
         self.folder = state_path.with_suffix(".runs")
         if fresh:
             for old in self.folder.glob("events.out.tfevents.*"):
                 old.unlink()
         self.folder.mkdir(exist_ok=True)
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-        self.events = RecordWriter(open(self.folder / name, "ab", buffering=0))  # noqa: SIM115, it is open as long as this object lives
-        self._add(file_version="brain.Event:2")
+        self.file = open(self.folder / name, "ab", buffering=0)  # noqa: SIM115, `__exit__` closes it
+        self.events = RecordWriter(self.file)
+        self.events.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
 
-    def __enter__(self) -> "TrainingLog":
-        return self
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.file.close()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.events.close()
+    def write(self, step: int, train_loss: float | None, history: list[list[float]]) -> None:
+        """Log the losses of a step, in nats: the training loss every 20 steps, the held-out loss after a validation.
 
-    def write(self, step: int, train_nats: float | None, history: list[list[float]]) -> None:
-        """The training loss every 20 steps, the held-out nats whenever they are new."""
-        if train_nats is not None and step % 20 == 0:
-            self._scalar("nats/training", train_nats, step)
+        Args:
+            history: rows of step, seconds, training loss and held-out loss, one for each validation.
+        """
+        from torch.utils.tensorboard import summary
+
+        if train_loss is not None and step % LOSS_EVERY_STEPS == 0:
+            self._add(step, summary.scalar("nats/training", train_loss))
         if history and history[-1][0] == step:
-            self._scalar("nats/held-out", history[-1][3], step)
+            self._add(step, summary.scalar("nats/held-out", history[-1][3]))
             self.folder.mkdir(exist_ok=True)
             rows = [f"{int(at)},{seconds:.1f},{train:.4f},{held_out:.4f}" for at, seconds, train, held_out in history]
             write_text(self.folder / "training.csv", "\n".join(["step,seconds,training,held_out", *rows]) + "\n")
 
-    def hear(self, step: int, samples: np.ndarray, sample_rate_hz: int) -> None:
-        """A sound, float32 `(N,)`, and its spectrogram, for TensorBoard."""
+    def add_audio(self, step: int, samples: np.ndarray, sample_rate_hz: int) -> None:
+        """Log a sound, float32 `(N,)`, and its spectrogram."""
         from torch.utils.tensorboard import summary
 
         image = spectrogram_image(samples, sample_rate_hz)
-        self._add(step=step, summary=summary.audio("continuation", soft_limit(samples)[None], sample_rate_hz))
-        self._add(step=step, summary=summary.image("continuation", image, dataformats="HWC"))
+        self._add(step, summary.audio("continuation", soft_limit(samples)[None], sample_rate_hz))
+        self._add(step, summary.image("continuation", image, dataformats="HWC"))
 
-    def _scalar(self, name: str, value: float, step: int) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        self._add(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
-
-    def _add(self, **content: Any) -> None:
+    def _add(self, step: int, content: "Summary") -> None:
         from tensorboard.compat.proto.event_pb2 import Event
 
-        self.events.write(Event(wall_time=time.time(), **content).SerializeToString())
-
-    def draw(self, history: list[list[float]], steps_per_second: float) -> None:
-        """The picture of the curves, where there is anything to draw."""
-        if len(history) >= 2:
-            draw_curves(history, self.picture, steps_per_second)
+        self.events.write(Event(wall_time=time.time(), step=step, summary=content).SerializeToString())

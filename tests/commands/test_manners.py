@@ -26,7 +26,7 @@ from continuo.performance import main as perform
 from continuo.system import paths
 from continuo.system.progress import Display
 from predictor import Predictor
-from trainer import Trainer
+from trainer import build_trainer
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +268,7 @@ def small_trainer(folder, music):
     values = SMALL_CODEBOOK | {"corpus.path": str(music), "training.steps": 12}
     made = presets.from_preset("codebook-lstm", values, state="model.safetensors")
     folder.mkdir(exist_ok=True)
-    return Trainer(made, folder / "model.safetensors", torch.device("cpu"))
+    return build_trainer(made, folder / "model.safetensors", torch.device("cpu"))
 
 
 def test_listening_changes_nothing_of_the_training(tmp_path, music_folder, monkeypatch):
@@ -276,11 +276,11 @@ def test_listening_changes_nothing_of_the_training(tmp_path, music_folder, monke
 
     plain = small_trainer(tmp_path / "plain", music_folder)
     plain.run()
-    monkeypatch.setattr(train, "LISTEN_EVERY_S", 0.0)
-    monkeypatch.setattr(train, "LISTEN_SHARE", 1e9)
+    monkeypatch.setattr(train, "CONTINUE_EVERY_S", 0.0)
+    monkeypatch.setattr(train, "CONTINUE_FRACTION", 1e9)
     heard = small_trainer(tmp_path / "heard", music_folder)
     with TrainingLog(heard.state_path, fresh=True) as log:
-        heard.run(train.Listener(heard, log))
+        heard.run(train.ContinuationLogger(heard, log))
     ours, theirs = (checkpoint.load(trainer.state_path)[0] for trainer in (plain, heard))
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
     events = EventAccumulator(str(log.folder)).Reload()
@@ -295,11 +295,11 @@ def test_a_machine_too_busy_to_make_a_sound_in_time_trains_on(tmp_path, music_fo
     """The training ended there once, and said something of a zero-size array."""
     from continuo.model.training_log import TrainingLog
 
-    monkeypatch.setattr(train, "LISTEN_EVERY_S", 0.0)
-    monkeypatch.setattr(train, "LISTEN_SHARE", 1e-9)
+    monkeypatch.setattr(train, "CONTINUE_EVERY_S", 0.0)
+    monkeypatch.setattr(train, "CONTINUE_FRACTION", 1e-9)
     trainer = small_trainer(tmp_path, music_folder)
     with TrainingLog(trainer.state_path, fresh=True) as log:
-        trainer.run(train.Listener(trainer, log))
+        trainer.run(train.ContinuationLogger(trainer, log))
     assert trainer.progress.step == 12
     assert EventAccumulator(str(log.folder)).Reload().Tags()["audio"] == []
 
@@ -312,19 +312,19 @@ def test_listening_takes_its_share_of_the_time_and_no_more(tmp_path, music_folde
         def __init__(self):
             self.heard = []
 
-        def hear(self, step, samples, rate):
+        def add_audio(self, step, samples, rate):
             self.heard.append(step)
 
     def slow(trainer, seconds):
-        assert seconds == pytest.approx(train.LISTEN_SHARE * (now[0] - slow.last))
+        assert seconds == pytest.approx(train.CONTINUE_FRACTION * (now[0] - slow.last))
         now[0] += 2 * seconds  # twice what it may: the next has to wait for it
         slow.last = now[0]
         return np.zeros(10, np.float32)
 
     slow.last = 0.0
-    monkeypatch.setattr(train, "sample", slow)
+    monkeypatch.setattr(train, "sample_continuation", slow)
     trainer, log = small_trainer(tmp_path, music_folder), Log()
-    listener = train.Listener(trainer, log)
+    listener = train.ContinuationLogger(trainer, log)
     for step in range(1, 2001):
         now[0] += 1.0
         trainer.progress.step, trainer.progress.seconds = step, now[0]

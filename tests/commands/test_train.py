@@ -13,13 +13,13 @@ import soundfile
 import torch
 from conftest import RATE_HZ, ROOT, SMALL_CODEBOOK, SMALL_OF, melody, set_flags, train_small
 
-import trainer as trainer_module
+import preparation
 from continuo.model import checkpoint, metadata, presets
 from continuo.system import device
 from continuo.system.progress import Display
 from featurizer import StftFeaturizer
 from train import main
-from trainer import Trainer
+from trainer import build_trainer
 
 
 def state_of(meta) -> tuple[dict, dict]:
@@ -75,10 +75,10 @@ def test_A06_stopped_and_resumed_equals_never_stopped(tmp_path, music_folder, pr
     (tmp_path / "b").mkdir()
     whole = train_small(tmp_path / "a", music_folder, preset, steps=20, extra=extra)
 
-    from trainer import Trainer
+    from trainer import build_trainer
 
     meta = train_small_metadata(tmp_path / "b", music_folder, preset, 20, extra)
-    interrupted = Trainer(*meta, torch.device("cpu"))
+    interrupted = build_trainer(*meta, torch.device("cpu"))
     interrupted.run(lambda t: t.stop() if t.progress.step == 7 else None)
     assert state_of(tmp_path / "b" / "model.json")[1]["progress"]["step"] == 7
     cut = train_small(tmp_path / "b", music_folder, preset, steps=20, extra=extra)
@@ -160,7 +160,7 @@ def test_a_changed_corpus_is_said_and_training_goes_on(tmp_path, music_folder, c
     (music / "tune0.wav").unlink()
     flags = ["--meta", str(tmp_path / "model.json"), "--corpus", str(music), "--steps", "6", "--device", "cpu"]
     assert main(flags) == 0
-    assert "the lanes begin anew" in capsys.readouterr().err
+    assert "every batch row starts with a new piece" in capsys.readouterr().err
     assert state_of(tmp_path / "model.json")[1]["progress"]["step"] == 6
 
 
@@ -175,16 +175,16 @@ def test_other_held_out_pieces_make_the_best_forgotten(tmp_path, music_folder, c
     for name in held_out:
         shutil.move(music / name, music / f"{name.split('.')[0]} again.wav")
     flags = ["--meta", str(meta), "--corpus", str(music), "--device", "cpu"]
-    trainer = Trainer(metadata.load(meta, {"corpus.path": str(music)}), meta.with_suffix(".safetensors"),
+    trainer = build_trainer(metadata.load(meta, {"corpus.path": str(music)}), meta.with_suffix(".safetensors"),
                       torch.device("cpu"))  # fmt: skip
     assert (trainer.best, trainer.progress.history, trainer.progress.best_nats) == ({}, [], None)
     assert main([*flags, "--steps", "6"]) == 0
-    assert "which weights are best is found out anew" in capsys.readouterr().err
+    assert "the best weights are chosen again" in capsys.readouterr().err
     facts = state_of(meta)[1]
     assert facts["progress"]["best_step"] == 6
     assert [row[0] for row in facts["progress"]["history"]] == [6]
     assert main([*flags, "--steps", "8"]) == 0
-    assert "found out anew" not in capsys.readouterr().err
+    assert "chosen again" not in capsys.readouterr().err
     rows = (tmp_path / "model.runs" / "training.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["step", "6", "8"]  # the last validation too
 
@@ -198,7 +198,9 @@ def test_a_lost_metadata_file_is_made_anew_from_the_state(tmp_path, music_folder
     assert "model.safetensors exists and is not of the preset notes-lstm" in capsys.readouterr().err
     assert not meta.exists()
     assert main(["--meta", str(meta), "--steps", "3", "--device", "cpu"]) == 0
-    assert f"{meta} was missing: it is made anew as {meta.with_suffix('.safetensors')} says" in capsys.readouterr().err
+    assert (
+        f"{meta} was missing: it was written again from {meta.with_suffix('.safetensors')}" in capsys.readouterr().err
+    )
     after = metadata.load(meta)
     assert (after.corpus, after.representation, after.architecture) == (
         before.corpus, before.representation, before.architecture)  # fmt: skip
@@ -211,10 +213,10 @@ def test_another_corpus_than_the_metadata_file_names_is_said(tmp_path, music_fol
     shutil.copytree(music_folder, other)
     assert main(["--meta", str(meta), "--steps", "3", "--corpus", str(other), "--device", "cpu"]) == 0
     error = capsys.readouterr().err
-    assert f"{meta} still says that the corpus is {music_folder}: write the new one there to stay with it" in error
+    assert f"{meta} still names the corpus {music_folder}: write the new one there to keep it" in error
     assert main(["--meta", str(meta), "--steps", "4", "--device", "cpu"]) == 0
     error = capsys.readouterr().err
-    assert "still says" not in error
+    assert "still names" not in error
 
 
 def test_a_changed_recording_is_encoded_again_alone(tmp_path, music_folder, monkeypatch):
@@ -285,7 +287,7 @@ def test_a_training_can_begin_with_what_another_one_learned(tmp_path, music_fold
     vectors = tensors["featurizer.centroids"] / tensors["featurizer.centroids"][0].std()
     torch.testing.assert_close(tensors["weights.head.embedding.vectors"], vectors)
     assert main([*flags, "--steps", "2", "--device", "cpu"]) == 0
-    assert "is there already: going on from it" in capsys.readouterr().err
+    assert "exists: continuing from it" in capsys.readouterr().err
     assert state_of(meta)[1]["progress"]["step"] == 2
     card = (tmp_path / "model.card.md").read_text()
     assert "**Started from**: model.safetensors after 12 steps" in card
@@ -296,8 +298,8 @@ def test_a_donor_that_does_not_fit_is_refused(tmp_path, music_folder, trained, c
     state = ["--from", str(trained.with_suffix(".safetensors"))]
     for extra, words in [
         (["--from", str(tmp_path / "none.safetensors")], "there is no such state"),
-        (["--from", str(trained)], f"name the state beside it, {trained.with_suffix('.safetensors')}"),
-        ([*state, "--preset", "codebook-lstm"], "leave one out"),
+        (["--from", str(trained)], f"name its state, {trained.with_suffix('.safetensors')}"),
+        ([*state, "--preset", "codebook-lstm"], "leave out --preset"),
         ([*state, "--set", "architecture.hidden=7"], "architecture.hidden"),
     ]:
         assert main([*flags, *extra]) == 2
@@ -332,7 +334,7 @@ def test_ctrl_c_while_preparing_says_what_is_kept(tmp_path, music_folder, monkey
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trainer.Trainer._encode", interrupted)
+    monkeypatch.setattr("preparation.encode", interrupted)
     flags = ["--meta", str(tmp_path / "model.json"), "--corpus", str(music_folder), "--device", "cpu", "--steps", "2"]
     assert main([*flags, *set_flags(SMALL_CODEBOOK)]) == 130
     lines = capsys.readouterr().err.splitlines()
@@ -346,19 +348,19 @@ def test_ctrl_c_while_preparing_says_what_is_kept(tmp_path, music_folder, monkey
 def test_memorising_is_said_once(tmp_path, music_folder, capsys):
     """Held-out nats that rise three times in a row after the best are a warning, and the best state is kept."""
     meta = train_small(tmp_path, music_folder, steps=4)
-    trainer = Trainer(metadata.load(meta), tmp_path / "model.safetensors", torch.device("cpu"), display=Display())
+    trainer = build_trainer(metadata.load(meta), tmp_path / "model.safetensors", torch.device("cpu"), display=Display())
     capsys.readouterr()
     trainer.progress.history = []
     trainer.progress.best_nats = None
     rising = iter([5.0, 4.0, 4.5, 4.6, 4.7, 4.8])
-    trainer._nats = lambda model, batch: (torch.tensor(next(rising)), torch.tensor(1))
+    trainer._nll = lambda loss, batch: (torch.tensor(next(rising)), torch.tensor(1))
     trainer.held_out = trainer.held_out[:1]
     trainer.held_out[0] = trainer.held_out[0][:1]
     said = []
     for step in range(6):
         trainer.progress.step = step
         trainer._validate()
-        said.append("from here on the model memorises" in capsys.readouterr().err)
+        said.append("the model now memorizes" in capsys.readouterr().err)
     assert said == [False, False, False, False, True, False]
     assert trainer.progress.best_step == 1
 
@@ -369,9 +371,9 @@ def test_small_corpora_are_heard_in_other_keys(tmp_path, music_folder, capsys):
     counts = {}
     for transpose in (None, 0, 1):
         section = metadata.load(meta, {"corpus.transpose": transpose})
-        trainer = Trainer(section, tmp_path / f"{transpose}.safetensors", torch.device("cpu"))
-        counts[transpose] = len(trainer.train_pieces), len(trainer.validation_pieces)
-        assert len({piece.id for piece in trainer.train_pieces}) == counts[transpose][0]
+        trainer = build_trainer(section, tmp_path / f"{transpose}.safetensors", torch.device("cpu"))
+        counts[transpose] = len(trainer.prepared.train_pieces), len(trainer.prepared.held_out_pieces)
+        assert len({piece.id for piece in trainer.prepared.train_pieces}) == counts[transpose][0]
     assert counts == {None: (15, 1), 0: (3, 1), 1: (9, 1)}
 
 
@@ -379,11 +381,18 @@ def test_small_corpora_are_heard_in_other_keys(tmp_path, music_folder, capsys):
 def test_the_featurizer_is_fitted_to_music_as_it_is_where_there_is_enough(
     tmp_path, music_folder, monkeypatch, enough_s, fitted
 ):
-    monkeypatch.setattr(trainer_module, "ENOUGH_TO_FIT_S", enough_s)
+    monkeypatch.setattr(preparation, "FIT_UNSHIFTED_ABOVE_S", enough_s)
+    to_fit, fitted_state = [], preparation.fitted_state
+
+    def counting(featurizer, pieces, *rest):
+        to_fit.append(len(pieces))
+        return fitted_state(featurizer, pieces, *rest)
+
     meta = train_small(tmp_path, music_folder, steps=1)
+    monkeypatch.setattr(preparation, "fitted_state", counting)
     section = metadata.load(meta, {"corpus.transpose": 2})
-    trainer = Trainer(section, tmp_path / "other.safetensors", torch.device("cpu"))
-    assert (len(trainer.to_fit), len(trainer.train_pieces)) == (fitted, 15)
+    trainer = build_trainer(section, tmp_path / "other.safetensors", torch.device("cpu"))
+    assert (to_fit, len(trainer.prepared.train_pieces)) == ([fitted], 15)
 
 
 def test_a_state_of_another_model_is_refused(tmp_path, music_folder, capsys):
@@ -398,7 +407,7 @@ def test_the_average_keeps_no_history_of_its_steps(tmp_path, music_folder):
     """It did once: 20 KB a step, 1.7 GB after a day of training."""
     wanted = SMALL_CODEBOOK | {"corpus.path": str(music_folder), "training.steps": 3}
     made = presets.from_preset("codebook-lstm", wanted, state="model.safetensors")
-    trainer = Trainer(made, tmp_path / "model.safetensors", torch.device("cpu"))
+    trainer = build_trainer(made, tmp_path / "model.safetensors", torch.device("cpu"))
     trainer.run()
     assert [name for name, weight in trainer.average.named_parameters() if weight.requires_grad or weight.grad_fn] == []
 

@@ -149,7 +149,7 @@ def save_often(out: Path, words: list[str], every: int) -> None:
         save(path, tensors, facts)
 
     train.Reporter, checkpoint.save = Watching, counted
-    train.LISTEN_EVERY_S = 1.0  # what hearing a sample takes for good, it takes soon
+    train.CONTINUE_EVERY_S = 1.0  # what hearing a sample takes for good, it takes soon
     status = train.main(words)
     own = sum(path.name == "model.safetensors" for path in saved)
     out.write_text(json.dumps({"status": status, "saves": own, "used": used, "after": usage()}))

@@ -43,7 +43,7 @@ def test_A03_every_step_is_once_an_input_and_once_a_target(pieces, featurizer):
         assert torch.equal(targets, stream[1:])
         ends = torch.cat([w.ends[w.mask] for w in windows])
         assert ends.tolist() == [False] * (len(stream) - 1) + [True]
-        assert [bool(w.first) for w in windows] == [True] + [False] * (len(windows) - 1)
+        assert [bool(w.is_start) for w in windows] == [True] + [False] * (len(windows) - 1)
 
 
 def test_a_piece_that_was_cut_does_not_end_there(pieces, featurizer):
@@ -150,20 +150,20 @@ def test_windows_outside_are_refused(pieces, featurizer):
 
 def test_lanes_go_on_where_they_were_and_reset_at_beginnings(pieces, featurizer):
     dataset = AudioDataset(pieces, featurizer, window=16)
-    sampler = RowSampler(dataset.windows, lanes=3, seed=0)
+    sampler = RowSampler(dataset.windows, batch_size=3, seed=0)
     batches = iter(sampler)
     before = next(batches)
     for _ in range(200):
         after = next(batches)
         for old, new in zip(before, after, strict=True):
             same_piece = dataset.locate(old)[0] == dataset.locate(new)[0] and new == old + 1
-            assert same_piece or dataset[new].first
+            assert same_piece or dataset[new].is_start
             assert same_piece or old + 1 in dataset.first_window  # the old piece was played to its end
         before = after
 
 
 def test_lanes_play_all_pieces_equally_often():
-    sampler = RowSampler([5, 1, 3], lanes=2, seed=1)
+    sampler = RowSampler([5, 1, 3], batch_size=2, seed=1)
     batches = iter(sampler)
     starts = [index for _ in range(900) for index in next(batches) if index in (0, 5, 6)]
     counts = np.bincount(starts, minlength=7)[[0, 5, 6]]
@@ -171,18 +171,18 @@ def test_lanes_play_all_pieces_equally_often():
 
 
 def test_lanes_do_not_march_in_step():
-    sampler = RowSampler([100], lanes=32, seed=0)
+    sampler = RowSampler([100], batch_size=32, seed=0)
     assert len(set(next(iter(sampler)))) > 16
 
 
 def test_a_restored_sampler_goes_on_exactly():
-    sampler = RowSampler([5, 2, 9, 4], lanes=3, seed=5)
+    sampler = RowSampler([5, 2, 9, 4], batch_size=3, seed=5)
     batches = iter(sampler)
     for _ in range(17):
         next(batches)
     state = sampler.state()
     expected = [next(batches) for _ in range(50)]
-    other = RowSampler([5, 2, 9, 4], lanes=3, seed=0)
+    other = RowSampler([5, 2, 9, 4], batch_size=3, seed=0)
     other.load_state(state)
     again = iter(other)
     assert [next(again) for _ in range(50)] == expected
@@ -200,18 +200,18 @@ def test_the_loader_leaves_the_trainings_randomness_alone(pieces, featurizer):
 
 def test_validation_hears_the_beginning_of_every_piece(pieces, featurizer):
     dataset = AudioDataset(pieces, featurizer, window=16)
-    (row,) = validation_batches(dataset, frames=10**6)
+    (row,) = validation_batches(dataset, steps=10**6)
     for lane in range(4):
         inputs = torch.cat([batch.inputs[lane][batch.mask[lane]] for batch in row])
         assert torch.equal(inputs, featurizer.encode(pieces[lane]))
-    (short,) = validation_batches(dataset, frames=1)
+    (short,) = validation_batches(dataset, steps=1)
     assert len(short) == 1
     assert torch.equal(short[0].inputs, collate([dataset[int(w)] for w in dataset.first_window[:-1]]).inputs)
 
 
 def test_no_piece_to_train_on_is_explained():
     with pytest.raises(ValueError, match="add recordings"):
-        RowSampler([], lanes=2, seed=0)
+        RowSampler([], batch_size=2, seed=0)
 
 
 def test_transposed_pieces_sound_higher_and_are_read_like_arrays():

@@ -325,13 +325,13 @@ def test_resumed_training_equals_an_uninterrupted_one(preset, layers, tunes, tmp
     """Compare bit for bit, also with more than ten parts of state."""
     from continuo.model.checkpoint import load
     from continuo.model.metadata import load as load_metadata
-    from trainer import Trainer
+    from trainer import build_trainer
 
     size = {"architecture.layers": layers}
     whole = train(tmp_path, tunes, preset, steps=8, name="whole", **size)
     meta = train(tmp_path, tunes, preset, "--prepare-only", steps=8, name="parts", **size)
     for until in (3, 8):
-        trainer = Trainer(load_metadata(meta), meta.with_suffix(".safetensors"), torch.device("cpu"))
+        trainer = build_trainer(load_metadata(meta), meta.with_suffix(".safetensors"), torch.device("cpu"))
         trainer.run(lambda t, until=until: t.stop() if t.progress.step == until else None)
     a, b = (load(path.with_suffix(".safetensors"))[0] for path in (whole, meta))
     assert trainer.progress.step == 8
@@ -340,13 +340,13 @@ def test_resumed_training_equals_an_uninterrupted_one(preset, layers, tunes, tmp
 
 
 def test_scratch_engine_has_the_losses_of_torch(tunes, tmp_path):
-    from trainer import Trainer
+    from trainer import build_trainer
 
     found = {}
     for engine in ("torch", "scratch"):
         overrides = TINY | {"training.engine": engine, "corpus.path": str(tunes), "training.steps": 12}
         meta = from_preset("notes-mlp", overrides, state="m.safetensors")
-        trainer = Trainer(meta, tmp_path / f"{engine}.safetensors", torch.device("cpu"))
+        trainer = build_trainer(meta, tmp_path / f"{engine}.safetensors", torch.device("cpu"))
         losses = []
         step = trainer._torch_step if engine == "torch" else lambda b, t=trainer: t._scratch_step(t.scratch, b)
         batches = iter(__import__("dataset").training_batches(trainer.train_set, trainer.sampler))

@@ -17,7 +17,7 @@ from torchrun import torchrun, worker
 from continuo.model import checkpoint, metadata, presets
 from continuo.system.distributed import ProcessGroup
 from dataset import Batch, RowSampler
-from trainer import LossModule, Trainer
+from trainer import LossModule, build_trainer
 
 STEPS = 10
 
@@ -84,7 +84,7 @@ def test_a_batch_is_shared_evenly_or_not_at_all():
 
 def test_rows_of_all_processes_are_the_batch():
     """Every process walks over all lanes, and is given its own."""
-    whole = iter(RowSampler([5, 3, 4], lanes=4, seed=1))
+    whole = iter(RowSampler([5, 3, 4], batch_size=4, seed=1))
     parts = [iter(RowSampler([5, 3, 4], 4, 1, slice(rank, None, 2))) for rank in (0, 1)]
     for _ in range(10):
         batch, shares = next(whole), [next(part) for part in parts]
@@ -148,7 +148,7 @@ def test_A14_two_processes_train_like_one(tmp_path, music_folder, preset, values
 def test_A14_a_state_may_be_resumed_with_another_number_of_processes(tmp_path, music_folder):
     one, mixed = (prepared(tmp_path / name, music_folder, steps=60) for name in ("one", "mixed"))
     alone(one, 60)
-    trainer = Trainer(metadata.load(mixed), mixed.with_suffix(".safetensors"), torch.device("cpu"))
+    trainer = build_trainer(metadata.load(mixed), mixed.with_suffix(".safetensors"), torch.device("cpu"))
     trainer.run(lambda t: t.stop() if t.progress.step == 4 else None)
     process = torchrun(mixed, "--quiet", "--set", "training.checkpoint_every_s=0.001")
     while process.poll() is None and state_of(mixed)[1]["progress"]["step"] < 6:
@@ -176,7 +176,7 @@ def test_A14_a_killed_process_is_replaced_and_the_training_goes_on(tmp_path, mus
     _, err = done(process)
     assert 5 < killed_after < 80
     assert err.count("another process of this training was lost") <= 1
-    assert err.count("going on from step") == 1
+    assert err.count("continuing from step") == 1
     assert_nearly_the_same(one, two)
 
 

@@ -1,0 +1,260 @@
+"""Prepare a training: load and split the corpus, transpose it, fit the featurizer and encode the pieces.
+
+Nothing here prints or parses arguments, and nothing but the cache is written. What can be refused early is refused
+before the corpus is read: a model too large for this machine, and a state of another model.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Generic
+
+import torch
+
+import corpus
+from continuo.audio.piece import Piece
+from continuo.model import checkpoint
+from continuo.model.checkpoint import Facts, Tensors
+from continuo.model.metadata import Metadata, check_same_model
+from continuo.model.stream import StreamSpec
+from continuo.symbolic.song import Song
+from continuo.system import cache
+from continuo.system.distributed import ProcessGroup
+from continuo.system.files import human_size, remove_leftovers
+from continuo.system.progress import Display
+from continuo.system.text import pluralize
+from dataset import AudioDataset
+from featurizer import FEATURIZERS, FIT_VERSION, Featurizer, P
+from model_definition import model_size
+
+TRANSPOSE_SOUND_BELOW_S = 3600.0  # shorter corpora are transposed, or the model memorizes them
+SOUND_SEMITONES = 2  # up and down, unless the metadata says otherwise
+TRANSPOSE_NOTES_BELOW_S = 16 * 3600.0  # corpora of notes are transposed until they are about as long
+MAX_NOTE_SEMITONES = 5
+FIT_UNSHIFTED_ABOVE_S = 960.0  # enough sound to fit the featurizer to pieces that are not transposed
+WEIGHT_COPIES = 6  # weights, gradients, two moments of the optimizer, average, best average
+Pieces = list[Piece] | list[Song]
+
+
+@dataclass(frozen=True)
+class Start:
+    """A saved state that a training starts from.
+
+    Attributes:
+        is_donor: whether the state is another model's, which gives its weights only; otherwise the training continues.
+    """
+
+    path: Path
+    tensors: Tensors
+    facts: Facts
+    is_donor: bool
+
+    @contextmanager
+    def refuse_mismatch(self) -> Iterator[None]:
+        """Name the state in the error if its content does not match its metadata; the block only loads from it.
+
+        Raises:
+            ValueError: the content does not match.
+        """
+        try:
+            yield
+        except checkpoint.STATE_MISMATCH_ERRORS as error:
+            raise checkpoint.mismatch_error(self.path, error) from None
+
+
+@dataclass(frozen=True)
+class Prepared(Generic[P]):
+    """The music of a training, encoded, and the fitted featurizer.
+
+    Attributes:
+        train_pieces: training pieces, in all transpositions.
+        held_out_pieces: held-out pieces, as they are.
+        amounts: number of pieces and seconds of music, before transposition, for the model card.
+        start: state to start from, if any.
+    """
+
+    featurizer: Featurizer[P]
+    train_pieces: list[P]
+    held_out_pieces: list[P]
+    train_set: AudioDataset[P]
+    held_out_set: AudioDataset[P]
+    amounts: dict[str, int | float]
+    start: Start | None
+
+
+def prepare(
+    metadata: Metadata,
+    state_path: Path,
+    device: torch.device,
+    *,
+    fresh: bool = False,
+    start_from: Path | None = None,
+    pieces: tuple[Pieces, Pieces] | None = None,
+    display: Display | None = None,
+    group: ProcessGroup | None = None,
+) -> Prepared[Piece] | Prepared[Song]:
+    """Prepare the training that the metadata describes; all processes of a group return the same.
+
+    Args:
+        state_path: file of the state, which the training continues unless `fresh`.
+        start_from: state of another model; a new training starts from its weights, and fits its featurizer further.
+        pieces: training and held-out pieces to use instead of the corpus that the metadata names.
+        group: the processes that train together (default: this one alone).
+
+    Raises:
+        ValueError: the corpus is empty or too small, the model is too large for this machine, a state does not match
+            the metadata, or processes were given different files.
+    """
+    display, group = display or Display(quiet=True), group or ProcessGroup()
+    group.check_divides("training.batch_size", metadata.training.batch_size)
+    if group.is_main_process:
+        for suffix in (".safetensors", ".card.md", ".curves.png"):
+            remove_leftovers(state_path.with_suffix(suffix))
+        remove_leftovers(state_path.with_suffix(".runs") / "training.csv")
+    start = load_start(metadata, state_path, fresh, start_from, display)
+    check_memory(metadata, device)
+    section = metadata.representation
+    featurizer = FEATURIZERS[section.kind](section, metadata.corpus.sample_rate_hz)
+    is_sound = featurizer.modality == "sound"
+    with group.local_main_first():
+        loaded: tuple[list[Any], list[Any]] = pieces or load_corpus(metadata, is_sound, display)
+        train, held_out = loaded
+        amounts = {"pieces": len(train), "seconds": sum(piece.seconds for piece in train)}
+        amounts |= {"held_out_pieces": len(held_out), "held_out_seconds": sum(piece.seconds for piece in held_out)}
+        semitones = transposition(metadata, is_sound, amounts["seconds"] + amounts["held_out_seconds"])
+        if semitones:
+            display.say(f"training pieces are also transposed by up to {pluralize(semitones, 'semitone')} up and down")
+        transposed = [piece.transposed(k) for piece in train for k in range(-semitones, semitones + 1)]
+        to_fit = train if is_sound and amounts["seconds"] >= FIT_UNSHIFTED_ABOVE_S else transposed
+    group.check_same("metadata", metadata.model_dump(include={"representation", "architecture", "training"}))
+    group.check_same("a corpus", corpus_fingerprint([*transposed, *held_out]))
+    group.check_same("a state", start and not start.is_donor and start.facts["progress"])
+    fitted = group.broadcast(lambda: fitted_state(featurizer, to_fit, start, metadata.training.seed, display))
+    with start.refuse_mismatch() if start else nullcontext():
+        featurizer.load_state(fitted)
+    check_memory(metadata, device, featurizer.spec)
+    with group.local_main_first():
+        train_set = encode("encoding", transposed, featurizer, metadata.training.window, display)
+        held_out_set = encode("encoding held-out pieces", held_out, featurizer, metadata.training.window, display)
+    return Prepared(featurizer, transposed, held_out, train_set, held_out_set, amounts, start)
+
+
+def load_start(
+    metadata: Metadata, state_path: Path, fresh: bool, start_from: Path | None, display: Display
+) -> Start | None:
+    """Load the state at `state_path`, unless `fresh`; without one, that of the donor at `start_from`, if any.
+
+    Raises:
+        ValueError: the state is damaged, has no training to continue, or is of another kind of model.
+    """
+    if state_path.exists() and not fresh:
+        start = Start(state_path, *checkpoint.load_model(state_path), is_donor=False)
+        if start_from:
+            display.say(f"{state_path} exists: continuing from it, not from {start_from} (--fresh starts from that)")
+        if not checkpoint.under_prefix("weights", start.tensors):
+            raise ValueError(f"{state_path} holds a model for prediction, without a training to continue: "
+                             f"start one from it with another --meta and --from {state_path}")  # fmt: skip
+    elif start_from:
+        tensors, facts = checkpoint.load_model(start_from, "featurizer.", "best.", "average.")
+        start = Start(start_from, tensors, facts, is_donor=True)
+    else:
+        return None
+    check_same_model(metadata, start.facts["metadata"], start.path, refitted=start.is_donor)
+    return start
+
+
+def check_memory(metadata: Metadata, device: torch.device, spec: StreamSpec | None = None) -> None:
+    """Check that training the model can fit in this machine's memory; a GPU reports by itself when its memory is full.
+
+    The estimate is a lower bound: it counts only activations that are certainly stored.
+
+    Args:
+        spec: the streams of the featurizer; without them only the backbone's weights are counted.
+
+    Raises:
+        ValueError: the memory is too small.
+    """
+    if device.type == "cuda":
+        return
+    t, a = metadata.training, metadata.architecture
+    weights, row_state = model_size(a, spec)
+    needed = 4 * (WEIGHT_COPIES * weights + t.batch_size * (row_state + t.window * (a.hidden + a.head_width)))
+    memory = checkpoint.machine_memory_bytes()
+    if needed > memory:
+        raise ValueError(
+            f"training this model takes {human_size(needed)} or more, and this machine has {human_size(memory)}: "
+            "lower architecture.hidden, architecture.layers, training.batch_size or training.window"
+        )
+
+
+def load_corpus(metadata: Metadata, is_sound: bool, display: Display) -> tuple[Pieces, Pieces]:
+    """Load the corpus that the metadata names, as sound or as notes, and split it into training and held-out pieces."""
+    section, seed = metadata.corpus, metadata.training.seed
+    load = corpus.load if is_sound else corpus.load_songs
+    loaded: corpus.Corpus[Any] = load(section, seed=seed, display=display)
+    count, minutes = pluralize(len(loaded.pieces), "piece"), loaded.seconds / 60
+    display.say(f"corpus: {count}, {minutes:.1f} minutes, {loaded.left_out} skipped")
+    display.say(f"cache of decoded audio: {human_size(cache.size_bytes())} (python corpus.py --clear-cache empties it)")
+    if len(loaded.pieces) == 1:
+        display.say("one piece only: its last tenth is held out to tell learning from copying")
+    return loaded.split(section.validation_share, seed)
+
+
+def transposition(metadata: Metadata, is_sound: bool, seconds: float) -> int:
+    """Return by how many semitones up and down training pieces are transposed.
+
+    Args:
+        seconds: length of the corpus, which decides where the metadata does not.
+    """
+    if metadata.corpus.transpose is not None:
+        return metadata.corpus.transpose
+    if is_sound:
+        return SOUND_SEMITONES if seconds < TRANSPOSE_SOUND_BELOW_S else 0
+    return min(MAX_NOTE_SEMITONES, int((TRANSPOSE_NOTES_BELOW_S / seconds - 1) / 2))
+
+
+def corpus_fingerprint(pieces: Sequence[Piece] | Sequence[Song]) -> str:
+    """Return a digest that changes when a piece is added, removed or changes its length."""
+    text = repr([(piece.id, piece.extent) for piece in pieces])
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def fitted_state(
+    featurizer: Featurizer[P], pieces: Sequence[P], start: Start | None, seed: int, display: Display
+) -> Tensors:
+    """Return the state of a fitted featurizer: that of the training to continue, one from the cache, or a new one."""
+    earlier = checkpoint.under_prefix("featurizer", start.tensors) if start else {}
+    if start and not start.is_donor:
+        return earlier
+    origin = ""
+    if earlier:
+        featurizer.load_state(earlier)
+        origin = featurizer.fingerprint()
+    keys = sorted(piece.key for piece in pieces)
+    key = cache.key_of_values("featurizer", FIT_VERSION, featurizer.layout(), seed, keys, origin)
+    entry = cache.entry(key, ".safetensors")
+    with suppress(ValueError):  # the entry is missing or damaged
+        featurizer.load_state(checkpoint.load(entry)[0])
+        return featurizer.state()
+    started = time.monotonic()
+    costs = featurizer.phase_costs(pieces)
+    task, done = display.task("fitting the featurizer", sum(costs)), accumulate(costs, initial=0.0)
+    featurizer.fit(pieces, seed=seed, advance=lambda words: task.update(next(done, sum(costs)), words), start=earlier)
+    task.close()
+    checkpoint.save(entry, featurizer.state(), {})
+    display.say(f"featurizer fitted in {time.monotonic() - started:.1f} s")
+    return featurizer.state()
+
+
+def encode(name: str, pieces: Sequence[P], featurizer: Featurizer[P], window: int, display: Display) -> AudioDataset[P]:
+    """Encode pieces, and report progress and the pieces that are too short."""
+    task = display.task(name, len(pieces))
+    dataset = AudioDataset(pieces, featurizer, window, lambda done: task.update(done))
+    task.close()
+    for piece, reason in dataset.skipped:
+        display.say(f"skipped {piece}: {reason}")
+    return dataset
