@@ -1,4 +1,4 @@
-"""Evaluation: its figures are identities where they can be, and the page stands alone."""
+"""Evaluation of models of sound: figures that are identities, the diagnosis, the page and the command."""
 
 import json
 import math
@@ -38,7 +38,7 @@ def train_coarse(folder, music, preset, steps):
 
 @pytest.fixture(scope="module")
 def longer_music(tmp_path_factory):
-    """Four recordings of 12 s, one of them with a name that HTML must not obey."""
+    """Return a folder of four recordings of 12 s, with names that HTML must escape."""
     folder = tmp_path_factory.mktemp("longer")
     for seed in range(4):
         soundfile.write(folder / f"<script>{seed}&.wav", melody(seed, seconds=12), RATE_HZ)
@@ -52,7 +52,7 @@ def model(tmp_path_factory, longer_music):
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory, model):
-    """The folder of one report, with another model beside."""
+    """Return the folder of a report that compares two models."""
     out = tmp_path_factory.mktemp("out") / "report"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -65,7 +65,7 @@ def evaluated(tmp_path_factory, model):
 # --- baselines -------------------------------------------------------------------------------------------------------
 
 
-def test_A12_unigram_nats_are_those_of_the_smoothed_frequencies():
+def test_A12_unigram_loss_is_that_of_the_smoothed_frequencies():
     stream = np.array([[0, 1], [0, 1], [0, 1], [1, 1]])
     spec = StreamSpec(10.0, (2, 4))
     codes = torch.from_numpy(stream)
@@ -75,8 +75,8 @@ def test_A12_unigram_nats_are_those_of_the_smoothed_frequencies():
     np.testing.assert_allclose(np.exp(unigram([stream[:, 0]], 2)).sum(), 1)
 
 
-def test_A12_copying_the_last_step_has_the_best_share():
-    """With codes that stay with probability 0.9 and else are drawn anew, the fitted share is near 0.9."""
+def test_A12_copy_last_fits_the_best_probability():
+    """Codes that stay with probability 0.9, or else are drawn at random, give a probability near 0.9."""
     rng = np.random.default_rng(0)
     codes = [0]
     for _ in range(20_000):
@@ -117,7 +117,7 @@ def test_A12_a_copied_stretch_is_found_with_its_length(index):
     assert max(index.copied(audio, threshold) for audio in held_out) < 2.5
 
 
-def test_A12_noise_is_no_copy_and_far_away(index):
+def test_A12_noise_is_no_copy_and_distant(index):
     noise = np.random.default_rng(0).standard_normal(6 * RATE_HZ) * 0.1
     threshold = index.calibrate([melody(10, seconds=12)])
     assert index.copied(noise, threshold) == 0
@@ -146,13 +146,13 @@ def test_A12_a_loop_is_found_with_its_lag(lag_s):
     assert long_run.loop_length_s(np.tile(loop, int(40 / lag_s)), RATE_HZ) == pytest.approx(lag_s, abs=0.02)
 
 
-def test_A12_music_and_a_steady_tone_are_no_loops():
+def test_A12_loop_length_of_music_and_of_a_steady_tone_is_none():
     assert long_run.loop_length_s(melody(3, seconds=20), RATE_HZ) is None
     tone = np.sin(2 * np.pi * 440 * np.arange(20 * RATE_HZ) / RATE_HZ)
     assert long_run.loop_length_s(tone, RATE_HZ) is None
 
 
-def test_A12_frozen_steps_are_counted():
+def test_A12_longest_still_time_of_frozen_steps_is_their_length():
     spec = StreamSpec(10.0, (50, 50))
     stream = np.random.default_rng(0).integers(0, 50, (100, 2))
     stream[30:61] = stream[30]
@@ -164,7 +164,7 @@ def test_A12_frozen_steps_are_counted():
     assert long_run.longest_still_s(change, float(np.median(change)), 10.0) == pytest.approx(2.0)
 
 
-def test_A12_drift_is_measured_against_the_first_ten_seconds():
+def test_A12_level_drift_is_relative_to_the_first_ten_seconds():
     noise = np.random.default_rng(0).standard_normal(60 * RATE_HZ) * 0.1
     noise[25 * RATE_HZ : 30 * RATE_HZ] *= 10 ** (-12 / 20)
     noise[55 * RATE_HZ :] *= 10 ** (6 / 20)
@@ -175,7 +175,7 @@ def test_A12_drift_is_measured_against_the_first_ten_seconds():
 # --- excerpts --------------------------------------------------------------------------------------------------------
 
 
-def test_A12_excerpts_do_not_overlap_and_their_floor_is_clear_of_them():
+def test_A12_excerpts_and_other_real_music_do_not_overlap():
     noise = np.random.default_rng(0).standard_normal(60 * RATE_HZ) * 0.1
     piece = Piece.from_samples(noise, RATE_HZ, source="long.wav")
     found = excerpts([piece], count=3, prompt_seconds=2, seconds=4)
@@ -190,13 +190,13 @@ def test_A12_excerpts_do_not_overlap_and_their_floor_is_clear_of_them():
         excerpts([piece], count=1, prompt_seconds=10, seconds=60)
 
 
-def test_A12_large_corpora_are_sampled():
+def test_A12_bounded_large_corpus_is_sampled():
     pieces = [Piece.from_samples(melody(seed, seconds=4), RATE_HZ, source=f"{seed}") for seed in range(5)]
     assert sum(piece.seconds for piece in bounded(pieces, 10, seed=0)) == pytest.approx(10, abs=0.01)
     assert len(bounded(pieces, 1000, seed=0)) == 5
 
 
-def test_A12_what_cannot_be_measured_is_none():
+def test_A12_similarity_of_one_excerpt_without_onsets_has_none_for_unknown_figures():
     quiet = np.sin(2 * np.pi * 220 * np.arange(2 * RATE_HZ) / RATE_HZ)  # one excerpt, no onset in it
     figures = similarity([quiet], [quiet], RATE_HZ)
     assert figures["onset_ratio"] is None
@@ -268,7 +268,7 @@ def test_A12_every_finding_has_its_words(change, names):
         assert "nan" not in finding.text
 
 
-def test_diagnosis_of_an_untrained_model_advises_only_training():
+def test_A12_diagnosis_of_an_untrained_model_advises_only_training():
     untrained = {MODEL: 8.1, TRAIN: 8.1, MADE + "mmd2": 0.8, MADE + "flux_ratio": 3.0, LONG + "loop_s": 2.0}
     first, *others = diagnose(changed(GOOD, untrained))
     assert first.name == "untrained"
@@ -282,7 +282,7 @@ def test_diagnosis_of_an_untrained_model_advises_only_training():
     [{MADE + "onset_ratio": 0.5}, {MADE + "mmd2": 0.8}, {LONG + "loop_s": 2.0},
      {LONG + "level_drift_db.at_the_end": -12.0}],
 )  # fmt: skip
-def test_diagnosis_of_a_memorizing_model_does_not_advise_longer_training(change):
+def test_A12_diagnosis_of_a_memorizing_model_does_not_advise_longer_training(change):
     learned, *others = diagnose(changed(GOOD, change))
     assert any("rain longer" in finding.advice for finding in others)
     memorizes, *others = diagnose(changed(GOOD, change | {MODEL: 7.0, TRAIN: 2.0}))
@@ -325,7 +325,7 @@ def test_A12_report_holds_every_figure(evaluated):
 
 
 def test_A12_held_out_nats_are_those_of_the_training(evaluated, model):
-    """Scored in one go over the same steps, the model costs what validation said it does."""
+    """The loss of all steps at once is that of the validation in the training."""
     from dataset import AudioDataset, validation_batches
     from predictor import Predictor
 
@@ -351,7 +351,7 @@ def test_A12_page_stands_alone_and_escapes_names(evaluated):
     assert "prefers-color-scheme" in bare or "color-scheme: light dark" in bare
 
 
-def test_A12_page_leaves_out_what_was_not_measured(evaluated):
+def test_A12_page_omits_figures_that_were_not_measured(evaluated):
     report = json.loads((evaluated / "report.json").read_text())
     report |= {"long_run": None, "novelty": None, "beside": [], "notes": ["<b>"]}
     report["free_runs"] |= {"floor": None, "inversion": None}
@@ -370,7 +370,7 @@ def test_A12_reports_are_not_overwritten_without_force(evaluated, model, capsys)
     assert (evaluated / "report.json").read_bytes() == before
 
 
-def test_A12_to_train_longer_a_model_without_its_training_is_begun_with(model, longer_music, tmp_path):
+def test_A12_command_to_train_a_packed_model_longer_starts_from_it(model, longer_music, tmp_path):
     from demo_model import pack
 
     pack(model, tmp_path)
@@ -388,7 +388,7 @@ def test_A12_to_train_longer_a_model_without_its_training_is_begun_with(model, l
 
 
 def test_A12_a_continuous_stream_is_evaluated_too(tmp_path, longer_music, capsys):
-    """The other kind of stream, through the same code; --json, no long run, over an old report."""
+    """A continuous stream goes through the same code, with --json, without a long run, over an old report."""
     meta = train_coarse(tmp_path, longer_music, "spectral-lstm", steps=2)
     out = tmp_path / "r"
     out.mkdir()
@@ -423,7 +423,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("flags", "words"), BAD)
-def test_A12_bad_arguments_are_one_line_and_leave_nothing(model, tmp_path, monkeypatch, capsys, flags, words):
+def test_A12_bad_arguments_give_one_line_and_no_files(model, tmp_path, monkeypatch, capsys, flags, words):
     monkeypatch.chdir(tmp_path)
     defaults = {"--meta": str(model), "--out": "o"} | dict(zip(FLAGS[:-1:2], FLAGS[1:-1:2], strict=True))
     values = defaults | dict([flags])

@@ -1,4 +1,4 @@
-"""Evaluation of models of notes: the same command and page as for sound, figures that are identities, a verdict."""
+"""Evaluation of models of notes: figures that are identities, the diagnosis, the page and the command."""
 
 import json
 import math
@@ -33,7 +33,7 @@ SMALL_NOTES = {key: value for key, value in SMALL.items() if key != "corpus.samp
 
 
 def tune(seed, beats=80, qpm=120.0):
-    """A walk over a major scale in quarters and eighths: no note is held over a beat."""
+    """Return a walk over a major scale in quarters and eighths, without notes that last over a beat."""
     rng = np.random.default_rng(seed)
     notes, degree = [], 7
     for beat in range(beats):
@@ -68,7 +68,7 @@ def read(folder):
 
 
 def cells(words, html):
-    """The figures of the first row of a table that begins with these words."""
+    """Return the figures of the first row of a table that starts with these words."""
     row = re.search(rf"<tr><td>{re.escape(words)}</td>.*?</tr>", html)[0]
     return re.findall(r"<td>(–|[\d.,]+)</td>", row)
 
@@ -83,7 +83,7 @@ def names(report):
 
 @pytest.fixture(scope="module")
 def tunes(tmp_path_factory):
-    """Eight tunes of 40 s and 27 s, with names that HTML must not obey."""
+    """Return a folder of eight tunes of 40 s and 27 s, with names that HTML must escape."""
     songs = {f"<b>{seed}&": tune(seed, qpm=120.0 if seed % 2 else 180.0) for seed in range(8)}
     return folder_of(tmp_path_factory.mktemp("tunes"), songs)
 
@@ -108,7 +108,7 @@ def evaluated(tmp_path_factory, model):
 # --- excerpts and measures -------------------------------------------------------------------------------------------
 
 
-def test_A12_songs_are_prompted_with_their_beginning_up_to_a_beat():
+def test_A12_song_excerpts_start_with_the_song_and_join_at_beats():
     songs = [tune(seed, qpm=90.0) for seed in range(3)]  # a beat lasts 2/3 s
     found = song_excerpts(songs, count=3, prompt_seconds=8, seconds=20)
     assert [(e.song.id, e.start, e.join, e.stop) for e in found] == [
@@ -119,28 +119,28 @@ def test_A12_songs_are_prompted_with_their_beginning_up_to_a_beat():
         assert [*excerpt.prompt.notes, *after] == [t for t in excerpt.song.notes if t.onset < excerpt.stop]
 
 
-def test_A12_few_songs_give_several_excerpts_that_do_not_overlap():
+def test_A12_song_excerpts_of_few_songs_do_not_overlap():
     found = song_excerpts([tune(0, beats=240), tune(1, beats=100)], count=4, prompt_seconds=8, seconds=20)
     assert [(e.song.id, e.start // QUARTER) for e in found] == [("0", 0), ("1", 0), ("0", 56), ("0", 112)]
     assert all(a.stop <= b.start for a, b in zip([found[0], found[2]], found[2:], strict=True))
     assert len(song_excerpts([tune(0, beats=240)], count=2, prompt_seconds=8, seconds=20)) == 2
 
 
-def test_A12_short_songs_give_a_third_as_prompt_and_none_is_refused():
+def test_A12_song_excerpts_of_short_songs_have_a_third_as_prompt():
     (excerpt,) = song_excerpts([tune(0, beats=12)], count=4, prompt_seconds=8, seconds=20)
     assert (excerpt.join, excerpt.stop) == (4 * QUARTER, 12 * QUARTER)
     with pytest.raises(ValueError, match="hold more songs out"):
         song_excerpts([tune(0, beats=3)], count=1, prompt_seconds=8, seconds=20)
 
 
-def test_A12_songs_are_bounded_by_seconds():
+def test_A12_bounded_songs_have_the_given_seconds():
     songs = [tune(seed, beats=20) for seed in range(5)]  # 10 s each
     assert sum(song.seconds for song in bounded(songs, 25, seed=0)) == pytest.approx(25, abs=0.01)
     assert bounded(songs, 1000, seed=0) == songs
 
 
-def test_A12_what_songs_are_like():
-    """Four quarters a bar on C and G, beside a song that has no bar to compare and no pitch."""
+def test_A12_statistics_of_songs_are_means_over_those_that_have_them():
+    """One song has four quarters a bar on C and G, the other has no bar to compare and no pitch."""
     square = Song("", "", tuple(SongNote(k * QUARTER, 60 + 7 * (k % 2), QUARTER) for k in range(16)), 16 * QUARTER)
     drum = Song("", "", (SongNote(0, 38, 100, is_drum=True),), QUARTER)
     found = statistics([square, drum])
@@ -153,7 +153,7 @@ def test_A12_what_songs_are_like():
     assert statistics([drum])["mean_pitch"] is None
 
 
-def test_A12_shares_of_copies_count_stretches_and_not_songs():
+def test_A12_copied_fraction_counts_stretches_and_not_songs():
     known, other = tune(0), tune(1, beats=40)
     copies = Copies([known])
     whole, none = copied_fraction(copies, [known]), copied_fraction(copies, [other])
@@ -163,7 +163,7 @@ def test_A12_shares_of_copies_count_stretches_and_not_songs():
     assert copied_fraction(copies, [tune(2, beats=1)]) is None
 
 
-def test_A12_a_run_that_goes_round_repeats_itself():
+def test_A12_repeated_of_a_loop_is_one():
     phrase = tune(0, beats=16)
     round_and_round = replace(
         phrase, ticks=4 * phrase.ticks,
@@ -244,7 +244,7 @@ def test_A12_every_finding_on_notes_has_its_words(change, expected):
 
 
 def losses_alone(changes):
-    """A report that has no figures but the losses."""
+    """Return a report that has no figures but the losses."""
     nothing = dict.fromkeys(GOOD["free_runs"]["real"])
     report = GOOD | {"free_runs": {"real": nothing, "generated": nothing}, "long_run": None, "novelty": None}
     return changed(report, changes)
@@ -284,8 +284,8 @@ def test_A12_report_on_notes_holds_every_figure(evaluated):
     assert report["training"]["again"].endswith("notes-mlp.json --steps 24")
 
 
-def test_A12_bits_are_those_of_the_music_that_was_scored(evaluated, model):
-    """Every song scored by itself: nats of its steps over its time, less the share of the step that is only heard."""
+def test_A12_bits_per_second_and_beat_use_the_time_of_the_scored_music(evaluated, model):
+    """The sum over songs is the loss of their steps over their time, without that of the first step."""
     predictor = Predictor.load(model)
     nats = seconds = beats = steps = 0.0
     for song in load_split(predictor, model, load_songs)[1]:
@@ -313,7 +313,7 @@ def test_A12_page_on_notes_stands_alone_and_escapes_names(evaluated):
     assert "notes per second" in bare
 
 
-def test_A12_models_of_sound_and_of_notes_stand_in_one_table(model, roll, trained, tmp_path):
+def test_A12_models_of_sound_and_of_notes_share_tables(model, roll, trained, tmp_path):
     flags = ["--pieces", "1", "--seconds", "2", "--prompt-seconds", "0.5", "--long", "0", "--quiet"]
     out = tmp_path / "o"
     assert main(["--meta", str(model), "--out", str(out), "--beside", str(trained), str(roll), *flags]) == 0
@@ -338,7 +338,7 @@ def test_A12_models_of_sound_and_of_notes_stand_in_one_table(model, roll, traine
 
 
 @pytest.mark.parametrize(("pitches", "name"), [((60,), "frozen"), ((60, 61, 62, 63, 64), "wandering")])
-def test_A12_what_is_wrong_with_the_notes_is_said(model, monkeypatch, pitches, name):
+def test_A12_faulty_notes_are_diagnosed(model, monkeypatch, pitches, name):
     def song(take, count):
         prompt = take.prompt
         more = [SongNote(prompt.ticks + k * QUARTER, pitches[k % len(pitches)], QUARTER) for k in range(count)]
@@ -351,12 +351,12 @@ def test_A12_what_is_wrong_with_the_notes_is_said(model, monkeypatch, pitches, n
     assert report["free_runs"]["generated"]["stuck"] == (name == "frozen")
 
 
-def test_A12_a_tune_learned_by_heart_is_called_a_copy(tmp_path):
-    """The held-out tune begins like the one that was learned; who knows that one by heart goes on with it."""
+def test_A12_memorized_tune_is_diagnosed_as_a_copy(tmp_path):
+    """The held-out tune starts like the training tune, so a model that memorized it continues with that one."""
     learned, other = tune(0), tune(1)
-    seam = 16 * QUARTER
-    alike = learned.excerpt(0, seam, "").notes
-    mixed = replace(other, notes=(*alike, *(t for t in other.notes if t.onset >= seam)))
+    join = 16 * QUARTER
+    alike = learned.excerpt(0, join, "").notes
+    mixed = replace(other, notes=(*alike, *(t for t in other.notes if t.onset >= join)))
     music = folder_of(tmp_path / "music", {"a": learned, "b": mixed})
     pair = Corpus((replace(learned, id="a.mid"), replace(mixed, id="b.mid")), ())
     seed = next(seed for seed in range(99) if pair.split(0.25, seed)[1][0].id == "b.mid")
@@ -375,7 +375,7 @@ def test_A12_a_corpus_of_one_tune_is_evaluated(tmp_path):
     assert report["free_runs"]["excerpts"] == 1
 
 
-def test_A12_too_little_held_out_music_is_one_line(tmp_path, capsys):
+def test_A12_too_little_held_out_music_gives_one_line(tmp_path, capsys):
     music = folder_of(tmp_path / "music", {"one": tune(0, beats=30)})  # of which three beats are held out
     meta = train_notes(tmp_path, music, "notes-mlp", 2)
     capsys.readouterr()

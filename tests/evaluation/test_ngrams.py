@@ -1,4 +1,4 @@
-"""Copies: planted ones are found in any key, with their length; music of its own is not accused."""
+"""Copies of training songs are found in any key, with their length; original music shares little."""
 
 import math
 import random
@@ -13,7 +13,7 @@ from evaluation.ngrams import Copies, events
 
 
 def chance(seed: int, onsets: int, name: str = "") -> Song:
-    """Random chords at random distances of whole 12ths of a quarter."""
+    """Return random chords at random distances of whole 12ths of a quarter."""
     dice = random.Random(seed)
     notes, now = [], 0
     for _ in range(onsets):
@@ -24,7 +24,7 @@ def chance(seed: int, onsets: int, name: str = "") -> Song:
 
 
 def joined(*songs: Song) -> Song:
-    """Songs one after the other."""
+    """Return the songs one after the other."""
     notes, now = [], 0
     for song in songs:
         notes += [replace(t, onset=t.onset + now) for t in song.notes]
@@ -33,7 +33,7 @@ def joined(*songs: Song) -> Song:
 
 
 def cut(song: Song, first: int, last: int) -> Song:
-    """Onsets `first` to `last`, the last excluded."""
+    """Return onsets `first` to `last` of a song, the last excluded."""
     onsets = [*sorted({t.onset for t in song.notes}), song.ticks]
     return song.excerpt(onsets[first], onsets[last], "cut")
 
@@ -43,7 +43,7 @@ COPIES = Copies(TRAINING)
 
 
 def slow_longest(song: Song, training: list[Song]) -> int:
-    """The longest common stretch, by the definition."""
+    """Return the length of the longest common stretch, by the definition."""
     best = 0
     for other in map(events, training):
         row = [0] * (len(other) + 1)
@@ -54,7 +54,7 @@ def slow_longest(song: Song, training: list[Song]) -> int:
 
 
 @pytest.mark.parametrize("semitones", [0, 5, -7])
-def test_a_planted_copy_is_found_in_any_key(semitones):
+def test_longest_finds_a_planted_copy_in_any_key(semitones):
     planted = cut(TRAINING[17], 100, 150).transposed(semitones)
     song = joined(chance(1000, 40), planted, chance(1001, 40))
     assert COPIES.longest(song) == (49, "song17")  # 50 onsets are 49 steps from one to the next
@@ -63,7 +63,7 @@ def test_a_planted_copy_is_found_in_any_key(semitones):
     assert COPIES.fraction(song) == pytest.approx((49 - 7) / (len(events(song)) - 7), abs=0.02)
 
 
-def test_a_change_within_it_breaks_a_copy():
+def test_longest_of_a_changed_copy_ends_at_the_change():
     notes = list(cut(TRAINING[3], 0, 60).notes)
     k = next(k for k, t in enumerate(notes) if t.onset >= 40 * 12 * 15)
     notes[k] = replace(notes[k], pitch=90)
@@ -73,7 +73,7 @@ def test_a_change_within_it_breaks_a_copy():
     assert slow_longest(Song("s", "s", tuple(sorted(notes)), 40_000), TRAINING[3:4]) == found
 
 
-def test_lengths_velocities_programs_and_percussion_do_not_count():
+def test_events_ignore_lengths_velocities_programs_and_percussion():
     song = cut(TRAINING[5], 20, 60)
     other = [replace(t, length=7, velocity=33, program=40) for t in song.notes]
     drums = [SongNote(k * 130, 36, 20, is_drum=True) for k in range(50)]
@@ -81,13 +81,13 @@ def test_lengths_velocities_programs_and_percussion_do_not_count():
     assert COPIES.longest(disguised) == (39, "song5")
 
 
-def test_a_copy_moved_in_time_by_less_than_the_grid_is_found():
+def test_events_of_a_copy_shifted_by_less_than_the_grid_are_the_same():
     song = cut(TRAINING[8], 0, 40)
     moved = replace(song, notes=tuple(replace(t, onset=t.onset + 17) for t in song.notes))
     assert events(moved) == events(song)
 
 
-def test_music_of_its_own_has_almost_nothing_in_common():
+def test_longest_and_fraction_of_original_music_are_small():
     for seed in range(2000, 2010):
         song = chance(seed, 300)
         assert COPIES.longest(song)[0] <= 4
@@ -95,12 +95,12 @@ def test_music_of_its_own_has_almost_nothing_in_common():
         assert COPIES.fraction(song, n=1) > 0.05  # single steps are common property
 
 
-def test_stretches_do_not_go_on_from_one_training_song_into_the_next():
+def test_longest_does_not_cross_from_one_training_song_into_the_next():
     copies = Copies([cut(TRAINING[0], 0, 20), cut(TRAINING[0], 19, 40)])  # the steps of the second follow the first's
     assert copies.longest(cut(TRAINING[0], 0, 40))[0] == 20
 
 
-def test_what_is_too_short():
+def test_longest_and_fraction_of_short_songs_are_empty():
     assert COPIES.longest(Song("s", "s", (), 480)) == (0, "")
     assert COPIES.longest(Song("s", "s", (SongNote(0, 60, 480),), 480)) == (0, "")
     assert math.isnan(COPIES.fraction(cut(TRAINING[0], 0, 8)))  # eight onsets, seven steps
@@ -113,7 +113,7 @@ def test_what_is_too_short():
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.tuples(st.integers(1, 2), st.integers(0, 1)), max_size=12), min_size=1, max_size=4))
-def test_the_longest_stretch_is_that_of_the_definition(lines):
+def test_longest_equals_the_slow_definition(lines):
     songs = []
     for number, steps in enumerate(lines):
         notes, now = [], 0
@@ -128,8 +128,8 @@ def test_the_longest_stretch_is_that_of_the_definition(lines):
         assert slow_longest(song, [s for s in training if s.id == name]) == found
 
 
-def test_each_event_is_looked_up_twice_at_most_even_where_everything_repeats():
-    """Counted in searches of the training text, each of which Python does in time linear in it."""
+def test_longest_searches_each_event_twice_at_most():
+    """Count the searches of the training text; Python does each in linear time."""
 
     class Counted(str):
         searches = 0

@@ -1,9 +1,9 @@
-"""The page of results: a section is renewed, and the rest of the page stays."""
+"""The page of results: a section is replaced, and the rest of the page stays."""
 
 from results import write_section
 
 
-def test_a_section_is_renewed_and_the_rest_stays(tmp_path):
+def test_write_section_replaces_its_section_and_keeps_the_rest(tmp_path):
     page = tmp_path / "RESULTS.md"
     page.write_text("# Speed\n\nby hand\n")
     write_section("growth", "old\n", page)
@@ -15,6 +15,6 @@ def test_a_section_is_renewed_and_the_rest_stays(tmp_path):
     )
 
 
-def test_a_page_is_begun(tmp_path):
+def test_write_section_creates_a_missing_page(tmp_path):
     write_section("growth", "text", tmp_path / "RESULTS.md")
     assert (tmp_path / "RESULTS.md").read_text() == "<!-- growth -->\ntext\n<!-- /growth -->\n"
