@@ -94,7 +94,7 @@ Skipped = tuple[str, str]  # name of a file, or number of files of one kind, and
 
 @dataclass(frozen=True)
 class Corpus(Generic[P]):
-    """Pieces in order of their names, and what was skipped with the reason."""
+    """Pieces in order of their names, and the files that were skipped, with the reason."""
 
     pieces: tuple[P, ...]
     skipped: tuple[Skipped, ...]
@@ -110,10 +110,10 @@ class Corpus(Generic[P]):
         return sum(int(group[1].replace(",", "")) if group else 1 for group in groups)
 
     def split(self, validation_fraction: float, seed: int) -> tuple[list[P], list[P]]:
-        """Return training and validation pieces, drawn by number; a lone piece is cut, its end is for validation.
+        """Return training and validation pieces; `validation_fraction` (0..1) of the pieces are drawn with `seed`.
 
-        Where lengths differ so much that less than half of that fraction of the music, or more than half of all music,
-        would be held out, pieces are chosen by length instead.
+        If lengths differ so much that this would hold out less than half of that fraction of the music, or more than
+        half of all music, pieces are chosen by length instead. A lone piece is cut, and its end is held out.
         """
         from sklearn.model_selection import train_test_split
 
@@ -135,7 +135,7 @@ class Corpus(Generic[P]):
 
 
 def _choose_lengths(wanted: float, lengths: list[float]) -> list[bool]:
-    """Choose from two or more lengths, in turn, for a sum of about `wanted`: at least one, never all.
+    """Choose some of two or more lengths, in their order, so that they add up to about `wanted`; never none or all.
 
     >>> _choose_lengths(1.0, [0.1, 5.0, 0.7, 0.5])
     [True, False, True, False]
