@@ -11,7 +11,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,15 +22,7 @@ from continuo.audio.decoder import CodebookDecoder, Decoder, SpectrumDecoder
 from continuo.audio.piece import Piece
 from continuo.audio.postfilter import PAST
 from continuo.audio.stft import check_hop, frame_count, from_frames, inverse, spectrum, to_frames
-from continuo.model.metadata import (
-    ChordsSection,
-    CodebookSection,
-    GridSection,
-    RemiSection,
-    RollSection,
-    SpectrumSection,
-    StftSection,
-)
+from continuo.model import metadata
 from continuo.model.stream import StreamSpec
 from continuo.symbolic.chords import ChordCodec
 from continuo.symbolic.codec import NoteCodec
@@ -42,6 +34,8 @@ from continuo.system.workers import check_cancelled
 P = TypeVar("P", Piece, Song)
 Music = TypeVar("Music")
 Codes = TypeVar("Codes")
+NOTE_CODECS: dict[str, type[NoteCodec]] = {"chords": ChordCodec, "roll": RollCodec, "remi": RemiCodec}
+FIT_ARGUMENTS = {"strikes": "reattacks", "most": "max_notes"}  # of note codecs, for metadata keys with other names
 MAX_PROMPT_S = 600.0  # s; of a longer sound prompt only the end is encoded
 FIT_VERSION = 6  # part of the cache key of what was fitted; raise it when the same pieces would be fitted differently
 
@@ -139,7 +133,7 @@ class StftFeaturizer(Featurizer[Piece]):
 
     modality = "sound"
 
-    def __init__(self, section: StftSection, sample_rate_hz: int) -> None:
+    def __init__(self, section: metadata.StftSection, sample_rate_hz: int) -> None:
         check_hop(section.n_fft, section.hop)
         self.section = section
         self.sample_rate_hz = sample_rate_hz
@@ -215,7 +209,7 @@ class StftFeaturizer(Featurizer[Piece]):
 class SpectrumFeaturizer(StftFeaturizer):
     """Steps are `[magnitude | phase]` frames: exact in both directions, for any hop that the window allows."""
 
-    def __init__(self, section: SpectrumSection, sample_rate_hz: int) -> None:
+    def __init__(self, section: metadata.SpectrumSection, sample_rate_hz: int) -> None:
         super().__init__(section, sample_rate_hz)
         self._set_moments(torch.zeros(self.n_fft + 2), torch.ones(self.n_fft + 2))
 
@@ -254,7 +248,7 @@ class SpectrumFeaturizer(StftFeaturizer):
 class CodebookFeaturizer(StftFeaturizer):
     """Steps are the codes of `SpectralCodec`; `continuo.audio.phase` finds phases that continue the prompt's."""
 
-    def __init__(self, section: CodebookSection, sample_rate_hz: int) -> None:
+    def __init__(self, section: metadata.CodebookSection, sample_rate_hz: int) -> None:
         super().__init__(section, sample_rate_hz)
         self.codec = SpectralCodec(SpectralSettings(sample_rate_hz, **section.model_dump(exclude={"kind"})))
 
@@ -287,18 +281,16 @@ class CodebookFeaturizer(StftFeaturizer):
 
 
 class NotesFeaturizer(Featurizer[Song]):
-    """Steps are the codes of a `NoteCodec`, which is fitted to the corpus. Subclasses name the codec."""
+    """Steps are the codes of a `NoteCodec`: events, slices of a grid, or tokens; see `continuo.symbolic`."""
 
     modality = "notes"
-    codec_type: ClassVar[type[NoteCodec]]
     codec: NoteCodec
 
-    def __init__(self, section: GridSection | RemiSection, sample_rate_hz: int) -> None:
+    def __init__(
+        self, section: metadata.ChordsSection | metadata.RollSection | metadata.RemiSection, sample_rate_hz: int
+    ) -> None:
         self.section = section
-
-    @abstractmethod
-    def fit_codec(self, songs: Sequence[Song]) -> NoteCodec:
-        """Return a codec that is fitted to songs."""
+        self.codec_type = NOTE_CODECS[section.kind]
 
     def fit(
         self, pieces: Sequence[Song], *, seed: int, advance: Callable[[str], None], start: Tensors | None = None
@@ -308,7 +300,8 @@ class NotesFeaturizer(Featurizer[Song]):
             self.load_state(start)
             return
         advance("collecting a vocabulary")
-        codec = self.fit_codec(pieces)
+        keys = self.section.model_dump(exclude={"kind"})
+        codec = self.codec_type.fit(pieces, **{FIT_ARGUMENTS.get(key, key): value for key, value in keys.items()})
         few = [pieces[i] for i in np.random.default_rng(seed).permutation(len(pieces))[:64]]
         steps = sum(len(codec.encode(song)) for song in few)
         self._set_codec(codec, steps / sum(song.seconds for song in few))
@@ -350,43 +343,10 @@ class NotesFeaturizer(Featurizer[Song]):
         self._set_codec(self.codec_type.from_dict(data), pace)
 
 
-class ChordFeaturizer(NotesFeaturizer):
-    """Steps are events of notes, chords and rests, with lengths and distances: see `continuo.symbolic.chords`."""
-
-    section: ChordsSection
-    codec_type = ChordCodec
-
-    def fit_codec(self, songs: Sequence[Song]) -> ChordCodec:
-        s = self.section
-        return ChordCodec.fit(songs, steps_per_quarter=s.steps_per_quarter, classes=s.classes)
-
-
-class RollFeaturizer(NotesFeaturizer):
-    """Steps are the sets of notes that sound in each slice of a grid: see `continuo.symbolic.roll`."""
-
-    section: RollSection
-    codec_type = RollCodec
-
-    def fit_codec(self, songs: Sequence[Song]) -> RollCodec:
-        s = self.section
-        return RollCodec.fit(songs, steps_per_quarter=s.steps_per_quarter, reattacks=s.strikes, max_notes=s.most)
-
-
-class RemiFeaturizer(NotesFeaturizer):
-    """Steps are REMI+ tokens with their grammar: see `continuo.symbolic.remi`."""
-
-    section: RemiSection
-    codec_type = RemiCodec
-
-    def fit_codec(self, songs: Sequence[Song]) -> RemiCodec:
-        s = self.section
-        return RemiCodec.fit(songs, steps_per_quarter=s.steps_per_quarter, velocities=s.velocities, bpe=s.bpe)
-
-
 FEATURIZERS: dict[str, Callable[..., Featurizer[Any]]] = {
     "spectrum": SpectrumFeaturizer,
     "codebook": CodebookFeaturizer,
-    "chords": ChordFeaturizer,
-    "roll": RollFeaturizer,
-    "remi": RemiFeaturizer,
+    "chords": NotesFeaturizer,
+    "roll": NotesFeaturizer,
+    "remi": NotesFeaturizer,
 }

@@ -129,19 +129,19 @@ class SpectralCodec:
             more_vectors=map(self.vectors, sample(used)) if used > few else None,
             max_vectors=max(used, RUN),
         )
-        if not s.postfilter_steps or not in_whole_run.any():
-            return
-        real, phases = (rows[in_whole_run].unflatten(0, (-1, RUN)) for rows in (vectors, phases))  # (R, T, K)
-        del vectors  # hundreds of megabytes
-        quantized = codebook.cross_fit_quantize(
-            self.codebook, real.flatten(0, 1), seed=seed, advance=advance, start=earlier, fitted_to=used
-        ).unflatten(0, real.shape[:2])
-        runs = Runs(quantized, self.codebook.reconstruct(quantized), real, phases)
+        if s.postfilter_steps and in_whole_run.any():
+            real, phases = (rows[in_whole_run].unflatten(0, (-1, RUN)) for rows in (vectors, phases))  # (R, T, K)
+            del vectors  # hundreds of megabytes
+            quantized = codebook.cross_fit_quantize(
+                self.codebook, real.flatten(0, 1), seed=seed, advance=advance, start=earlier, fitted_to=used
+            ).unflatten(0, real.shape[:2])
+            runs = Runs(quantized, self.codebook.reconstruct(quantized), real, phases)
+            self._fit_postfilter(runs, seed, advance, continued=earlier is not None)
+
+    def _fit_postfilter(self, runs: Runs, seed: int, advance: Callable[[str], None], *, continued: bool) -> None:
+        s, start = self.settings, self.postfilter.state_dict() if continued else None
         loss = PostfilterLoss(runs, self.weight, bins_hz=self.bins_hz, floor=s.floor, hop=s.hop)
-        weights = self.postfilter.state_dict() if start else None
-        self.postfilter = postfilter.fit(
-            runs, loss, steps=s.postfilter_steps, seed=seed, start=weights, advance=advance
-        )
+        self.postfilter = postfilter.fit(runs, loss, steps=s.postfilter_steps, seed=seed, start=start, advance=advance)
 
     def _gather(self, sample: Iterable[torch.Tensor], max_rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return vectors and phases `(T, K)` of sampled frames, and which of them lie in runs of full length `(T,)`."""

@@ -5,7 +5,6 @@ Files are decoded in blocks, so that memory stays flat whatever the length of a 
 
 import io
 import os
-import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -138,12 +137,11 @@ def stream_wav(stream: BinaryIO, blocks: Iterable[np.ndarray], sample_rate_hz: i
     The length is not known in advance and a pipe cannot be rewound, so the header declares the largest possible one,
     as other programs do. `comment` stands before the samples, where programs look for it.
     """
-    unknown = 2**32 - 1
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate_hz, 2 * sample_rate_hz, 2, 16)
-    text = comment.encode() + bytes(2 - len(comment.encode()) % 2)  # ends with a zero byte and has an even length
-    info = struct.pack("<4sI4s4sI", b"LIST", 12 + len(text), b"INFO", b"ICMT", len(text)) + text if comment else b""
-    head = struct.pack("<4sI4s", b"RIFF", unknown, b"WAVE") + form + info
-    stream.write(head + struct.pack("<4sI", b"data", unknown))
+    header, unknown = io.BytesIO(), b"\xff" * 4
+    with soundfile.SoundFile(header, "w", sample_rate_hz, 1, "PCM_16", format="WAV") as empty:
+        if comment:
+            empty.comment = comment
+    stream.write(header.getvalue()[:4] + unknown + header.getvalue()[8:-4] + unknown)  # lengths of file and samples
     written = 0
     for block in blocks:
         buffer = io.BytesIO()

@@ -1,8 +1,8 @@
 """The short-time Fourier transform, exact in both directions.
 
-Frame `t` of `frames` is centred on sample `t * hop`; the audio is taken as silent outside. Magnitudes are those of
-`torch.stft` under a periodic Hann window, not scaled. A piece of N samples has `1 + ceil(N / hop)` frames, so that
-its last sample too lies under a whole window.
+Frame `t` of a piece is centered on sample `t * hop`, with silence outside the piece. Magnitudes are those of
+`torch.stft` with a periodic Hann window, not scaled. A piece of N samples has `1 + ceil(N / hop)` frames, so that all
+windows that reach its last sample are there.
 """
 
 import math
@@ -13,12 +13,12 @@ import torch
 
 
 def hann(n_fft: int) -> torch.Tensor:
-    """The periodic Hann window, `(n_fft,)` float32."""
+    """Return the periodic Hann window, `(n_fft,)` float32."""
     return torch.hann_window(n_fft)
 
 
 def frame_count(samples: int, hop: int) -> int:
-    """Frames of a piece of `samples` samples.
+    """Return the number of frames of a piece of `samples` samples.
 
     >>> frame_count(1000, 256)
     5
@@ -26,33 +26,33 @@ def frame_count(samples: int, hop: int) -> int:
     return 1 + math.ceil(samples / hop)
 
 
-def spectrum(windows_of: np.ndarray, n_fft: int, hop: int) -> torch.Tensor:
-    """Complex frames `(T, K)` of audio that holds its padding already: frame `t` covers `[t * hop, t * hop + n_fft)`.
+def spectrum(audio: np.ndarray, n_fft: int, hop: int) -> torch.Tensor:
+    """Return the complex frames of audio without padding it: frame `t` covers samples `[t * hop, t * hop + n_fft)`.
 
     Shape: `(n_fft + (T - 1) * hop,)` float32 to `(T, n_fft // 2 + 1)` complex64.
     """
-    audio = torch.as_tensor(windows_of, dtype=torch.float32)
-    return torch.stft(audio, n_fft, hop, window=hann(n_fft), center=False, return_complex=True).T
+    samples = torch.as_tensor(audio, dtype=torch.float32)
+    return torch.stft(samples, n_fft, hop, window=hann(n_fft), center=False, return_complex=True).T
 
 
 def to_frames(complex_frames: torch.Tensor) -> torch.Tensor:
-    """Complex `(T, K)` to `[magnitude | phase]` `(T, 2K)` float32, phase in radians."""
+    """Convert complex frames `(T, K)` to `[magnitude | phase]` `(T, 2K)` float32, phase in radians."""
     return torch.cat([complex_frames.abs(), complex_frames.angle()], dim=-1)
 
 
 def from_frames(frames: torch.Tensor) -> torch.Tensor:
-    """`[magnitude | phase]` `(T, 2K)` to complex `(T, K)`."""
+    """Convert `[magnitude | phase]` frames `(T, 2K)` to complex frames `(T, K)`."""
     magnitude, phase = frames.chunk(2, dim=-1)
     return torch.polar(magnitude.float(), phase.float())
 
 
 def check_hop(n_fft: int, hop: int) -> None:
-    """Refuse a hop at which the overlapped squared Hann windows come near zero: the inverse would amplify rounding.
+    """Refuse a hop at which the overlapped squared Hann windows come near zero, where the inverse amplifies rounding.
 
-    The least divisor must reach 0.01, which allows hops up to about 0.83 of the window.
+    Their sum must reach 0.01 everywhere, which allows hops up to about 0.83 of the window.
 
     Raises:
-        ValueError: names the hop and the largest fraction of the window that works.
+        ValueError: n_fft is odd or below 4, or the hop is too large or below 1.
     """
     if n_fft < 4 or n_fft % 2:
         raise ValueError(f"n_fft must be even and at least 4, not {n_fft}")
@@ -63,42 +63,40 @@ def check_hop(n_fft: int, hop: int) -> None:
 
 
 def overlapped_power(n_fft: int, hop: int) -> np.ndarray:
-    """Sum of the squared windows that overlap at each position between two hops, `(hop,)` float64."""
+    """Return the sum of the squared windows that overlap at each position between two hops, `(hop,)` float64."""
     squared = torch.hann_window(n_fft, dtype=torch.float64).square().numpy()
     return np.pad(squared, (0, -n_fft % hop)).reshape(-1, hop).sum(axis=0)
 
 
 def share_of_earlier(n_fft: int, hop: int) -> np.ndarray:
-    """Sum of the squared windows of all frames up to time 0, over the last `n_fft - hop` samples before it.
+    """Return the sum of the squared windows of all frames that end by time 0, over the last `n_fft - hop` samples.
 
-    The overlap-add of a signal's own frames is the signal times this. The stretch starts `hop` samples into the last of
-    these frames, `2 * hop` into the one before it, and so on.
-
-    Shape: `(n_fft - hop,)` float64.
+    The overlap-add of these frames is the signal times this sum, `(n_fft - hop,)` float64, which begins `hop` samples
+    after the start of the last frame, `2 * hop` after that of the one before it, and so on.
     """
     squared = torch.hann_window(n_fft, dtype=torch.float64).square().numpy()
     return np.sum([np.pad(squared[start:], (0, start - hop)) for start in range(hop, n_fft, hop)], axis=0)
 
 
 class OverlapAdd:
-    """Inverse STFT frame by frame, continuing audio: chunked output equals whole output, sample for sample.
+    """Invert the STFT frame by frame, continuing audio; chunked output equals whole output, sample for sample.
 
-    Griffin and Lim, Signal estimation from modified short-time Fourier transform, 1984: the least-squares inverse
-    divides the overlapped windowed frames by the overlapped squared windows. Time 0 is the end of the audio continued;
-    frame `j = 1, 2, ...` covers `[j * hop - n_fft, j * hop)`, so output starts `n_fft - hop` samples before time 0,
-    where it is the overlap-add of the prompt's own frames and the first generated ones: no click can arise. At the end
-    the divisor of a full overlap is kept, so that the stream fades out instead of dividing by a vanishing window.
+    The least-squares inverse divides the overlapped windowed frames by the overlapped squared windows (Griffin and Lim,
+    Signal estimation from modified short-time Fourier transform, 1984). Time 0 is the end of the prompt, and frame
+    `j = 1, 2, ...` covers `[j * hop - n_fft, j * hop)`. So the output starts `n_fft - hop` samples before time 0, where
+    it blends the prompt's own frames with the first new ones without a click. At the end the divisor stays that of a
+    full overlap, so that the stream fades out.
 
     Args:
-        n_fft: even window length in samples; hop: as `check_hop` allows.
-        tail: the last `n_fft` samples that came before, or None for silence.
+        n_fft, hop: window length and samples per frame, as `check_hop` allows.
+        tail: the last `n_fft` samples of the prompt, or None for silence.
     """
 
     def __init__(self, n_fft: int, hop: int, tail: np.ndarray | None = None) -> None:
         check_hop(n_fft, hop)
         self.n_fft, self.hop = n_fft, hop
         window = torch.hann_window(n_fft, dtype=torch.float64).numpy()
-        divisor = np.resize(overlapped_power(n_fft, hop), n_fft)  # at offset i of a frame, whatever the frame
+        divisor = np.resize(overlapped_power(n_fft, hop), n_fft)  # at offset i of every frame
         self.synthesis = (window / divisor).astype(np.float32)
         self.sums = np.zeros(n_fft, np.float32)
         if tail is not None:
@@ -106,7 +104,7 @@ class OverlapAdd:
             self.sums[:keep] = tail[hop:] * share_of_earlier(n_fft, hop) / divisor[:keep]
 
     def push(self, frames: np.ndarray) -> np.ndarray:
-        """Add complex frames, `(n, K)` or one `(K,)`; returns the `n * hop` samples that no later frame touches."""
+        """Add complex frames, `(n, K)` or one `(K,)`, and return the `n * hop` samples that no later frame changes."""
         parts = np.atleast_2d(frames)
         if not len(parts):
             return np.zeros(0, np.float32)
@@ -118,19 +116,19 @@ class OverlapAdd:
         return sums[:ready]
 
     def finish(self) -> np.ndarray:
-        """The `n_fft - hop` samples that remain; the stream is empty afterwards."""
+        """Return the remaining `n_fft - hop` samples; the stream is empty afterwards."""
         rest, self.sums = self.sums[: self.n_fft - self.hop].copy(), np.zeros(self.n_fft, np.float32)
         return rest
 
 
 def inverse(complex_frames: torch.Tensor, n_fft: int, hop: int) -> np.ndarray:
-    """Whole frames `(T, K)`, centred on multiples of `hop`, to `((T - 1) * hop,)` samples; exact, edges included."""
+    """Invert all frames `(T, K)` of a piece to `((T - 1) * hop,)` samples; exact, edges included."""
     return torch.istft(complex_frames.T, n_fft, hop, window=hann(n_fft), length=(len(complex_frames) - 1) * hop).numpy()
 
 
 def mel_filters(bins_hz: np.ndarray, count: int, low_hz: float = 40.0, high_hz: float = 8000.0) -> np.ndarray:
-    """Triangles evenly spaced in mel (2595 log10(1 + f / 700 Hz)), `(count, K)` for bins at `bins_hz` `(K,)`."""
+    """Return triangular filters evenly spaced in mel, 2595 log10(1 + f / 700 Hz): `(count, K)` at `bins_hz`."""
     low, high = (2595 * np.log10(1 + hz / 700) for hz in (low_hz, min(high_hz, bins_hz[-1])))
     corners = 700 * (10 ** (np.linspace(low, high, count + 2) / 2595) - 1)
-    left, centre, right = corners[:-2, None], corners[1:-1, None], corners[2:, None]
-    return np.clip(np.minimum((bins_hz - left) / (centre - left), (right - bins_hz) / (right - centre)), 0, None)
+    left, center, right = corners[:-2, None], corners[1:-1, None], corners[2:, None]
+    return np.clip(np.minimum((bins_hz - left) / (center - left), (right - bins_hz) / (right - center)), 0, None)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from continuo.audio.pictures import draw_spectrogram, look, new_figure, save_figure
+from continuo.audio.pictures import analyze, draw_spectrogram, new_figure, save_figure
 from continuo.score.notes import Performance
 
 SHOWN_S = 40.0  # seconds of a performance in its picture, from the beginning
@@ -19,7 +19,7 @@ def draw_performance(performance: Performance, wav: Path, picture: Path, title: 
     from pretty_midi import program_to_instrument_name
 
     shown_s = min(SHOWN_S, soundfile.info(wav).duration)
-    sound = look(wav, 0.0, shown_s)
+    sound = analyze(wav, 0.0, shown_s)
     figure = new_figure(12, 8)
     roll, image = figure.subplots(2, 1, sharex=True)
     notes = [note for note in performance.notes if note.onset_s < shown_s]
