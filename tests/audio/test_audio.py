@@ -35,7 +35,7 @@ def sine(hz: float, seconds: float, rate_hz: int, amplitude: float = 0.5) -> np.
 @pytest.mark.parametrize(
     ("from_hz", "to_hz"), [(44100, 24000), (48000, 24000), (8000, 24000), (96000, 22050), (11025, 16000)]
 )
-def test_blockwise_resampling_equals_whole(from_hz, to_hz, monkeypatch):
+def test_resample_blocks_any_blocks_equal_resampling_the_whole(from_hz, to_hz, monkeypatch):
     monkeypatch.setattr("continuo.audio.resampling.BLOCK_SAMPLES", 5000)
     audio = np.random.default_rng(0).standard_normal(30_011).astype(np.float32)
     blocks = np.split(audio, [1, 700, 701, 9000, 21_000])
@@ -46,7 +46,7 @@ def test_blockwise_resampling_equals_whole(from_hz, to_hz, monkeypatch):
 
 
 @pytest.mark.parametrize("ratio", [(44, 37), (49, 55), (1, 2)])
-def test_a_slice_of_a_resampled_view_equals_that_of_the_whole(ratio):
+def test_resampled_view_slice_equals_slice_of_the_whole(ratio):
     audio = np.random.default_rng(0).standard_normal(20_011).astype(np.float32)
     whole = torchaudio.transforms.Resample(*ratio)(torch.from_numpy(audio)).numpy()
     view = ResampledView(audio, Resampler(*ratio))
@@ -57,7 +57,7 @@ def test_a_slice_of_a_resampled_view_equals_that_of_the_whole(ratio):
 
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(1, 4000), min_size=1, max_size=8), st.sampled_from([8000, 22050, 44100, 48000]))
-def test_resampled_length_never_depends_on_blocks(lengths, rate_hz):
+def test_resample_blocks_any_blocks_give_the_same_length(lengths, rate_hz):
     blocks = [np.zeros(n, np.float32) for n in lengths]
     made = sum(len(block) for block in resample_blocks(blocks, rate_hz, 24000))
     assert made == -(-sum(lengths) * 24000 // rate_hz)
@@ -66,7 +66,7 @@ def test_resampled_length_never_depends_on_blocks(lengths, rate_hz):
 @pytest.mark.parametrize(
     ("ending", "tolerance"), [("wav", 1e-4), ("flac", 1e-4), ("aiff", 1e-4), ("ogg", 0.05), ("mp3", 0.05)]
 )
-def test_A01_every_format_is_heard_at_the_right_pitch_and_level(tmp_path, ending, tolerance):
+def test_A01_decode_blocks_every_format_keeps_pitch_and_level(tmp_path, ending, tolerance):
     path = tmp_path / f"tone.{ending}"
     soundfile.write(path, np.stack([sine(440, 1, 44100, 0.6), sine(440, 1, 44100, 0.2)], axis=1), 44100)
     audio = read_audio(path, 24000)
@@ -76,35 +76,35 @@ def test_A01_every_format_is_heard_at_the_right_pitch_and_level(tmp_path, ending
     assert np.sqrt(np.mean(audio[4000:20000] ** 2)) == pytest.approx(0.4 / np.sqrt(2), abs=max(tolerance, 2e-3))
 
 
-def test_A01_stereo_is_averaged_not_summed(tmp_path):
+def test_A01_decode_blocks_stereo_is_averaged(tmp_path):
     path = tmp_path / "loud.wav"
     left = sine(300, 0.5, 8000, 0.9)
     soundfile.write(path, np.stack([left, left], axis=1), 8000, subtype="FLOAT")
     np.testing.assert_allclose(read_audio(path, 8000), left, atol=1e-7)
 
 
-def test_samples_above_full_scale_survive_decoding(tmp_path):
+def test_decode_blocks_samples_above_full_scale_are_kept(tmp_path):
     path = tmp_path / "hot.wav"
     soundfile.write(path, sine(100, 0.2, 8000, 1.7), 8000, subtype="FLOAT")
     assert read_audio(path, 8000).max() == pytest.approx(1.7, abs=0.01)
 
 
 @pytest.mark.parametrize("content", [b"", b"RIFF", b"OggS" + bytes(100), bytes(range(256)) * 20])
-def test_undecodable_files_are_a_value_error(tmp_path, content):
+def test_decode_blocks_undecodable_file_raises_value_error(tmp_path, content):
     path = tmp_path / "broken.wav"
     path.write_bytes(content)
     with pytest.raises(ValueError, match="cannot be decoded"):
         list(decode_blocks(path, 8000))
 
 
-def test_a_damaged_header_is_no_word_of_the_decoder_s(tmp_path, capfd):
+def test_made_by_a_model_damaged_header_prints_nothing(tmp_path, capfd):
     soundfile.write(tmp_path / "x.aiff", np.zeros(100), 8000)
     (tmp_path / "x.aiff").write_bytes((tmp_path / "x.aiff").read_bytes().replace(b"SSND", b"S.ND"))
     assert not made_by_a_model(tmp_path / "x.aiff")
     assert capfd.readouterr() == ("", "")
 
 
-def test_soft_limit_bends_peaks_and_leaves_the_rest():
+def test_soft_limit_bends_peaks_and_keeps_the_rest():
     x = np.linspace(-4, 4, 1001).astype(np.float32)
     y = soft_limit(x)
     assert np.abs(y).max() <= 1
@@ -112,7 +112,7 @@ def test_soft_limit_bends_peaks_and_leaves_the_rest():
     np.testing.assert_array_equal(y[np.abs(x) <= 0.9], x[np.abs(x) <= 0.9])
 
 
-def test_written_wav_reads_back_and_blocks_make_no_difference(tmp_path):
+def test_write_wav_any_blocks_read_back_the_same(tmp_path):
     audio = sine(200, 0.3, 8000)
     assert write_wav(tmp_path / "whole.wav", [audio], 8000) == len(audio)
     assert write_wav(tmp_path / "parts.wav", np.split(audio, [1, 5, 900]), 8000) == len(audio)
@@ -120,7 +120,7 @@ def test_written_wav_reads_back_and_blocks_make_no_difference(tmp_path):
     np.testing.assert_allclose(read_audio(tmp_path / "whole.wav", 8000), audio, atol=2 / 32768)
 
 
-def test_a_wav_that_fails_half_way_leaves_nothing(tmp_path):
+def test_write_wav_failing_halfway_leaves_no_file(tmp_path):
     def blocks():
         yield sine(200, 0.1, 8000)
         raise ValueError("the source dried up")
@@ -130,7 +130,7 @@ def test_a_wav_that_fails_half_way_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_silence_before_and_after_is_not_heard():
+def test_audible_range_leaves_out_silence_at_both_ends():
     tone = sine(440, 1, 8000, 0.5)
     audio = np.concatenate(
         [np.zeros(8000, np.float32), tone, np.zeros(4000, np.float32), tone, np.zeros(16000, np.float32)]
@@ -142,13 +142,13 @@ def test_silence_before_and_after_is_not_heard():
 
 
 @pytest.mark.parametrize("size", [1, 441, 480, 9600, 300_000])
-def test_powers_of_blocks_equal_those_of_one_block_after_another(size):
+def test_block_powers_equal_powers_block_by_block(size):
     audio = np.random.default_rng(size).standard_normal(1000 if size == 1 else 700_003).astype(np.float32)
     one_by_one = [np.mean(np.square(audio[i : i + size], dtype=np.float64)) for i in range(0, len(audio), size)]
     np.testing.assert_array_equal(block_powers(audio, size), one_by_one)
 
 
-def test_loudness_ignores_pauses():
+def test_loudness_db_ignores_pauses():
     tone = sine(440, 2, 8000, 0.5)
     pause = np.zeros(16000, np.float32)
     assert loudness_db(tone, 8000) == pytest.approx(20 * np.log10(0.5 / np.sqrt(2)), abs=0.05)
@@ -157,8 +157,8 @@ def test_loudness_ignores_pauses():
 
 
 @pytest.mark.parametrize("share", [0.2, 0.6, 0.97])
-def test_a_recording_that_was_cut_short_is_what_is_left_of_it(tmp_path, monkeypatch, share):
-    """Its header promises more; nothing is played in its place."""
+def test_decode_blocks_truncated_file_gives_what_is_there(tmp_path, monkeypatch, share):
+    """Nothing takes the place of the missing part."""
     monkeypatch.setattr("continuo.audio.files.BLOCK_SAMPLES", 50_000)
     noise = np.random.default_rng(0).standard_normal(12 * 48_000).astype(np.float32) * 0.1
     soundfile.write(tmp_path / "whole.mp3", noise, 48_000)
@@ -171,7 +171,7 @@ def test_a_recording_that_was_cut_short_is_what_is_left_of_it(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("kind", ["wav", "wavex", "aiff", "au", "w64", "rf64", "mp3"])
-def test_what_is_cut_short_is_known_by_its_header(tmp_path, kind):
+def test_is_truncated_compares_with_the_length_in_the_header(tmp_path, kind):
     noise = np.random.default_rng(0).standard_normal(5 * 48_000).astype(np.float32) * 0.1
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     soundfile.write(whole, noise, 48_000, format=kind.upper())
@@ -183,7 +183,7 @@ def test_what_is_cut_short_is_known_by_its_header(tmp_path, kind):
 
 
 @pytest.mark.parametrize("comment", ["", "odd", "even"])
-def test_what_was_sent_through_a_pipe_promises_no_length_and_keeps_its_comment(tmp_path, comment):
+def test_stream_wav_declares_no_length_and_keeps_its_comment(tmp_path, comment):
     path, audio = tmp_path / "sent.wav", sine(300, 0.5, 8000)
     with open(path, "wb") as file:
         assert stream_wav(file, [audio[:100], audio[100:]], 8000, comment=comment) == len(audio)

@@ -34,7 +34,7 @@ def one_by_one(book: ResidualCodebook, x: np.ndarray) -> list[list[int]]:
     return made
 
 
-def test_codes_are_the_nearest_centroid_level_after_level():
+def test_encode_chooses_the_nearest_centroid_level_by_level():
     x = vectors(2 * ENCODE_ROWS + 3)
     book = fitted(x)
     codes = book.encode(torch.from_numpy(x))
@@ -42,7 +42,7 @@ def test_codes_are_the_nearest_centroid_level_after_level():
     assert codes.tolist() == one_by_one(book, x)
 
 
-def test_decoding_is_the_sum_of_the_chosen_centroids():
+def test_decode_is_the_sum_of_the_chosen_centroids():
     x = vectors()
     book = fitted(x)
     codes = book.encode(torch.from_numpy(x)).reshape(7, 100, 3)
@@ -57,8 +57,8 @@ def test_decoding_is_the_sum_of_the_chosen_centroids():
 
 
 @pytest.mark.parametrize("start", [None, vectors(300, seed=5)])
-def test_what_was_fitted_is_quantized_as_what_was_not(start):
-    """Many centroids for few vectors: they know them by heart, and halves do not know each other."""
+def test_cross_fit_quantize_overfitted_codebook_has_held_out_error(start):
+    """Many centroids for few vectors overfit them; the halves are held out from each other."""
     known, new = torch.from_numpy(vectors(800)).split(400)
     donor = None if start is None else fitted(start, centroids=60)
     how = {"components": 6, "levels": 3, "centroids": 60, "seed": 1, "advance": [].append}
@@ -72,13 +72,13 @@ def test_what_was_fitted_is_quantized_as_what_was_not(start):
 
 
 @pytest.mark.parametrize("rows", [100, 700])
-def test_what_is_not_known_by_heart_or_is_too_little_is_quantized_as_it_is(rows):
+def test_cross_fit_quantize_without_overfitting_or_with_few_vectors_equals_quantize(rows):
     x = torch.from_numpy(vectors(rows))
     book = fitted(x.numpy(), centroids=60 if rows == 100 else 10)
     assert torch.equal(codebook.cross_fit_quantize(book, x, seed=1, advance=[].append), book.dequantize(book.encode(x)))
 
 
-def test_levels_are_fitted_to_the_larger_sample_and_know_unseen_vectors_the_better():
+def test_fit_levels_of_a_larger_sample_quantize_new_vectors_better():
     x = torch.from_numpy(vectors(4000))
     few, many, new = x[:300], x[:3000], x[3000:]
     how = {"components": 6, "levels": 3, "centroids": 60, "seed": 1, "advance": [].append}
@@ -102,14 +102,14 @@ def test_levels_are_fitted_to_the_larger_sample_and_know_unseen_vectors_the_bett
     )
 
 
-def test_parts_are_laid_out_one_after_another():
+def test_concatenate_keeps_parts_in_order():
     parts = [torch.randn(length, 5) for length in (3, 1, 4)]
     assert torch.equal(codebook.concatenate(iter(parts), 8), torch.cat(parts))
     assert torch.equal(codebook.concatenate(iter(parts), 90), torch.cat(parts))
     assert len(codebook.concatenate(iter([]), 90)) == 0
 
 
-def test_each_level_brings_the_vectors_nearer():
+def test_decode_each_level_reduces_the_error():
     x = torch.from_numpy(vectors())
     book = fitted(x.numpy())
     errors = []
@@ -121,7 +121,7 @@ def test_each_level_brings_the_vectors_nearer():
     assert errors[1] > errors[2] > errors[3]
 
 
-def test_components_are_those_of_the_greatest_variance():
+def test_fit_components_have_the_greatest_variance():
     x = vectors()
     book = fitted(x)
     np.testing.assert_allclose(book.mean.numpy(), x.mean(0), rtol=1e-5)
@@ -131,7 +131,7 @@ def test_components_are_those_of_the_greatest_variance():
     assert all(t.dtype == torch.float32 for t in (book.mean, book.components, book.centroids))
 
 
-def test_fits_are_seeded_and_any_seed_will_do():
+def test_fit_same_seed_gives_same_centroids_for_any_seed():
     x = vectors()
     same, other = fitted(x, seed=1), fitted(x, seed=2)
     assert torch.equal(fitted(x, seed=1).centroids, same.centroids)
@@ -142,8 +142,8 @@ def test_fits_are_seeded_and_any_seed_will_do():
     assert fitted(x, seed=largest).centroids.isfinite().all()  # the second level's seed is beyond them
 
 
-def test_levels_of_one_fit_start_from_seeds_of_their_own():
-    """Level n is what scikit-learn makes of what is left, at most 15 rounds from `seed + n`."""
+def test_fit_each_level_has_a_seed_of_its_own():
+    """Level n is scikit-learn's k-means of the residual, at most 15 iterations from `seed + n`."""
     x = np.random.default_rng(0).standard_normal((3000, 12)).astype(np.float32)  # no clusters: 15 rounds do not end it
     book = fitted(x, levels=2, centroids=60, seed=5)
     residual = ((x - x.mean(0)) @ book.components.numpy().T).astype(np.float32)
@@ -153,7 +153,7 @@ def test_levels_of_one_fit_start_from_seeds_of_their_own():
         residual -= means.cluster_centers_[means.labels_]
 
 
-def test_every_part_of_the_work_is_announced():
+def test_fit_announces_every_part_of_the_work():
     said: list[str] = []
     book = fitted(vectors(), said, levels=2)
     assert said == ["principal components", "codebook level 1 of 2", "codebook level 2 of 2"]
@@ -162,7 +162,7 @@ def test_every_part_of_the_work_is_announced():
     assert said == ["codebook level 1 of 2", "codebook level 2 of 2"]
 
 
-def test_a_fit_that_goes_on_keeps_components_and_meanings():
+def test_fit_from_a_start_keeps_components_and_meanings():
     x = vectors()
     book = fitted(x)
     again = fitted(x + np.float32(0.01), start=book, seed=77)
@@ -174,7 +174,7 @@ def test_a_fit_that_goes_on_keeps_components_and_meanings():
     assert fitted(x, seed=77).encode(torch.from_numpy(x))[:, 0].ne(book.encode(torch.from_numpy(x))[:, 0]).any()
 
 
-def test_few_vectors_are_enough_or_refused_without_other_noise(recwarn):
+def test_fit_few_vectors_are_accepted_or_refused_without_warnings(recwarn):
     same = np.repeat(vectors(3), 4, axis=0)  # three different vectors for ten centroids
     book = fitted(same)
     np.testing.assert_allclose(book.decode(book.encode(torch.from_numpy(same))).numpy(), same, atol=0.3)

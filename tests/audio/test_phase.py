@@ -16,9 +16,9 @@ def hann(n_fft):
     return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
 
 
-def frames_after(audio, seam, n_fft, hop):
-    """Complex frames that end at seam + hop, seam + 2 * hop, ...: (T, K)."""
-    ends = range(seam + hop, len(audio) + 1, hop)
+def frames_after(audio, join, n_fft, hop):
+    """Complex frames that end at join + hop, join + 2 * hop, ...: (T, K)."""
+    ends = range(join + hop, len(audio) + 1, hop)
     return np.stack([np.fft.rfft(audio[end - n_fft : end] * hann(n_fft)) for end in ends])
 
 
@@ -33,18 +33,18 @@ def streamed(stream, overlap, magnitude):
     return np.concatenate([*map(overlap.push, frames), overlap.finish()]), frames
 
 
-def continued(audio, n_fft, hop, seam=RATE_HZ // 2, **tuning):
-    """(prompt with its seam blended, continuation, magnitudes, committed frames)."""
-    magnitude = np.abs(frames_after(audio, seam, n_fft, hop)).astype(np.float32)
-    tail = audio[seam - n_fft : seam]
+def continued(audio, n_fft, hop, join=RATE_HZ // 2, **tuning):
+    """(prompt with its join blended, continuation, magnitudes, committed frames)."""
+    magnitude = np.abs(frames_after(audio, join, n_fft, hop)).astype(np.float32)
+    tail = audio[join - n_fft : join]
     out, frames = streamed(PhaseStream(n_fft, hop, tail=tail, **tuning), OverlapAdd(n_fft, hop, tail), magnitude)
-    prompt = np.concatenate([audio[: seam - (n_fft - hop)], out[: n_fft - hop]])
+    prompt = np.concatenate([audio[: join - (n_fft - hop)], out[: n_fft - hop]])
     return prompt, out[n_fft - hop :], magnitude, frames
 
 
-def convergence(audio, magnitude, seam, n_fft, hop):
+def convergence(audio, magnitude, join, n_fft, hop):
     """Spectral convergence where all frames overlap: the last ones fade out by contract."""
-    got = np.abs(frames_after(audio, seam, n_fft, hop))[: -(n_fft // hop)]
+    got = np.abs(frames_after(audio, join, n_fft, hop))[: -(n_fft // hop)]
     want = magnitude[: len(got)]
     return np.linalg.norm(got - want) / np.linalg.norm(want)
 
@@ -54,7 +54,7 @@ def convergence(audio, magnitude, seam, n_fft, hop):
 @pytest.mark.parametrize(
     ("block", "look_ahead", "imagined"), [(1, 0, 0), (1, 1, 0), (4, 1, 0), (2, 3, 0), (1, 0, 2), (4, 1, 1)]
 )
-def test_every_frame_gives_hop_samples(n_fft, hop, count, block, look_ahead, imagined):
+def test_stream_every_frame_gives_hop_samples(n_fft, hop, count, block, look_ahead, imagined):
     magnitude = np.random.default_rng(0).random((count, n_fft // 2 + 1), np.float32)
     for tail in (None, harmonic()[:n_fft]):
         tuning = {"block": block, "look_ahead": look_ahead, "imagined": imagined}
@@ -66,33 +66,33 @@ def test_every_frame_gives_hop_samples(n_fft, hop, count, block, look_ahead, ima
 
 
 @pytest.mark.parametrize(("n_fft", "hop"), GRIDS)
-def test_joined_audio_is_the_overlap_add_of_all_frames(n_fft, hop):
+def test_stream_joined_audio_is_the_overlap_add_of_all_frames(n_fft, hop):
     audio = harmonic()
-    seam = RATE_HZ // 2
+    join = RATE_HZ // 2
     prompt, out, magnitude, frames = continued(audio, n_fft, hop)
     np.testing.assert_allclose(np.abs(frames), magnitude, rtol=1e-4, atol=1e-4)
     window = hann(n_fft).astype(np.float64)
-    total, weight = np.zeros(seam + len(out)), np.zeros(seam + len(out) + n_fft)
-    for end in range(seam, n_fft - 1, -hop):  # the prompt's true frames
+    total, weight = np.zeros(join + len(out)), np.zeros(join + len(out) + n_fft)
+    for end in range(join, n_fft - 1, -hop):  # the prompt's true frames
         total[end - n_fft : end] += audio[end - n_fft : end] * window**2
     for j, frame in enumerate(frames, 1):
-        end = seam + j * hop
+        end = join + j * hop
         total[end - n_fft : end] += np.fft.irfft(frame, n_fft) * window
-    for end in range(seam + (len(out) // hop + n_fft // hop) * hop, n_fft - 1, -hop):  # beyond the last one: a full sum
+    for end in range(join + (len(out) // hop + n_fft // hop) * hop, n_fft - 1, -hop):  # beyond the last one: a full sum
         weight[end - n_fft : end] += window**2
-    inside = slice(2 * n_fft, seam + len(out))
+    inside = slice(2 * n_fft, join + len(out))
     joined = np.concatenate([prompt, out])
     np.testing.assert_allclose(joined[inside], total[inside] / weight[: len(total)][inside], atol=2e-5)
 
 
-def test_output_streams_with_the_promised_latency_and_chunks_equal_the_whole():
+def test_stream_has_the_documented_latency_and_chunks_equal_the_whole():
     audio, n_fft, hop = harmonic(), 1536, 384
     tail = audio[-n_fft:]
     magnitude = np.abs(frames_after(audio, RATE_HZ // 2, n_fft, hop)).astype(np.float32)
     stream = PhaseStream(n_fft, hop, tail=tail)
     parts = [stream.push(m) for m in magnitude]
     sizes = [len(p) for p in parts]
-    assert sizes[:6] == [0, 1, 1, 1, 1, 0]  # one frame is the look-ahead; across the seam frames go one by one,
+    assert sizes[:6] == [0, 1, 1, 1, 1, 0]  # one frame is the look-ahead; frames across the join go one by one,
     assert sizes[6:38] == 2 * [*[0] * 14, 16, 0]  # then sixteen together
     held = [p.copy() for p in parts]
     rest = stream.finish()
@@ -103,7 +103,7 @@ def test_output_streams_with_the_promised_latency_and_chunks_equal_the_whole():
     assert audio.tobytes() == invert(magnitude, n_fft, hop, tail).tobytes()
 
 
-def test_the_future_never_changes_what_was_handed_out():
+def test_stream_future_frames_never_change_output():
     magnitude = np.random.default_rng(1).random((30, 257), np.float32)
     other = magnitude.copy()
     other[20:] = 0
@@ -113,7 +113,7 @@ def test_the_future_never_changes_what_was_handed_out():
     assert not np.array_equal(first, second)
 
 
-def test_imagined_frames_help_a_causal_stream_and_are_never_heard():
+def test_stream_imagined_frames_help_a_causal_stream_and_are_not_output():
     t = np.arange(2 * RATE_HZ) / RATE_HZ
     audio = harmonic(2.0) * (1 + 0.5 * np.sin(2 * np.pi * 3 * t)).astype(np.float32)
     causal, errors = {"block": 1, "look_ahead": 0}, []
@@ -142,14 +142,14 @@ def heap_sources(before, now):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_all_bins_at_once_are_what_a_heap_finds_one_by_one(seed):
+def test_sources_equal_those_that_a_heap_finds_one_by_one(seed):
     random = np.random.default_rng(seed)
     before, now = random.standard_normal((2, 3, _REACH)).cumsum(-1).astype(np.float32)
     expected = [heap_sources(*rows) for rows in zip(before, now, strict=True)]
     np.testing.assert_array_equal(_sources(before, now), expected + _REACH * np.arange(3)[:, None])
 
 
-def test_phases_of_a_gaussian_tone_turn_by_its_frequency():
+def test_integrated_phases_of_a_gaussian_tone_turn_by_its_frequency():
     n_fft, hop, bin_of_tone = 1536, 384, 100.3
     k = np.arange(n_fft // 2 + 1)
     level = np.tile(-((2 * np.pi * (k - bin_of_tone)) ** 2) * 0.25645 / (4 * np.pi), (3, 1)).astype(np.float32)
@@ -159,46 +159,46 @@ def test_phases_of_a_gaussian_tone_turn_by_its_frequency():
 
 
 @pytest.mark.parametrize("frequency_hz", [220.3, 1007.8125, 1000.0, 5000.7])
-def test_a_sine_goes_on_across_the_seam_without_a_click(frequency_hz):
+def test_stream_sine_continues_across_the_join_without_a_click(frequency_hz):
     t = np.arange(2 * RATE_HZ) / RATE_HZ
     audio = (0.5 * np.sin(2 * np.pi * frequency_hz * t)).astype(np.float32)
     n_fft, hop = 1536, 384
     prompt, out, _, _ = continued(audio, n_fft, hop)
     joined = np.concatenate([prompt, out])
     bend = np.abs(np.diff(joined, 2))
-    seam, real = len(prompt), np.abs(np.diff(audio, 2)).max()
-    for edge in (seam - (n_fft - hop), seam):  # where blending begins, where the prompt ends: no more than elsewhere
+    join, real = len(prompt), np.abs(np.diff(audio, 2)).max()
+    for edge in (join - (n_fft - hop), join):  # where blending begins, where the prompt ends: no more than elsewhere
         assert bend[edge - 8 : edge + 8].max() <= real + 1e-5
-    assert bend[seam - n_fft : seam + n_fft].max() <= 1.03 * real  # between them a ripple of up to 0.25 dB
-    # and it is the same sine: the error right after the seam is small against the amplitude of 0.5
-    assert np.abs(joined[seam : seam + n_fft] - audio[seam : seam + n_fft]).max() < 0.05
+    assert bend[join - n_fft : join + n_fft].max() <= 1.03 * real  # between them a ripple of up to 0.25 dB
+    # and it is the same sine: the error right after the join is small against the amplitude of 0.5
+    assert np.abs(joined[join : join + n_fft] - audio[join : join + n_fft]).max() < 0.05
 
 
-def test_the_end_fades_out_without_a_click():
+def test_stream_end_fades_out_without_a_click():
     prompt, out, _, _ = continued(harmonic(), 1536, 384)
     assert np.abs(out[-8:]).max() < 1e-3
     bend = np.abs(np.diff(np.concatenate([prompt, out]), 2))
     assert (
         bend[-1536:].max() <= 1.05 * bend[:-1536].max()
-    )  # the partials' crests may meet anew; a click is many times this
+    )  # the partials' crests may meet again; a click is many times this
 
 
 @pytest.mark.parametrize(
     ("n_fft", "hop", "bound"), [(1536, 384, 0.05), (512, 128, 0.1), (2048, 512, 0.05), (1024, 512, 0.2)]
 )
-def test_harmonic_tone_converges(n_fft, hop, bound):
+def test_stream_harmonic_tone_converges(n_fft, hop, bound):
     prompt, out, magnitude, _ = continued(harmonic(), n_fft, hop)
     assert convergence(np.concatenate([prompt, out]), magnitude, len(prompt), n_fft, hop) < bound
 
 
-def test_chirp_converges():
+def test_stream_chirp_converges():
     t = np.arange(2 * RATE_HZ) / RATE_HZ
     chirp = (0.5 * np.sin(2 * np.pi * (300 * t + 700 * t**2))).astype(np.float32)
     prompt, out, magnitude, _ = continued(chirp, 1536, 384)
     assert convergence(np.concatenate([prompt, out]), magnitude, len(prompt), 1536, 384) < 0.08
 
 
-def test_iterations_pay():
+def test_stream_passes_reduce_the_error():
     audio = harmonic() * np.repeat([1.0, 0.2, 1.0, 0.5], RATE_HZ * 3 // 8).astype(np.float32)  # steps of level
     errors = []
     for passes in (0, 8):
@@ -209,7 +209,7 @@ def test_iterations_pay():
 
 
 @pytest.mark.parametrize(("n_fft", "hop"), GRIDS)
-def test_silence_stays_silent_and_a_prompt_fades_into_it(n_fft, hop):
+def test_invert_silence_stays_silent_and_a_prompt_fades_into_it(n_fft, hop):
     magnitude = np.zeros((12, n_fft // 2 + 1), np.float32)
     assert not invert(magnitude, n_fft, hop).any()
     out = invert(magnitude, n_fft, hop, harmonic()[:n_fft])
@@ -217,7 +217,7 @@ def test_silence_stays_silent_and_a_prompt_fades_into_it(n_fft, hop):
     assert out[: n_fft - hop].any()
 
 
-def test_sound_after_silence_is_not_lost():
+def test_stream_sound_after_silence_is_kept():
     audio = harmonic()
     audio[: RATE_HZ * 3 // 4] = 0
     prompt, out, magnitude, _ = continued(audio, 1536, 384)
@@ -226,7 +226,7 @@ def test_sound_after_silence_is_not_lost():
     assert convergence(np.concatenate([prompt, out]), magnitude, len(prompt), 1536, 384) < 0.2
 
 
-def test_an_impulse_keeps_its_place():
+def test_stream_impulse_keeps_its_place():
     audio = np.zeros(RATE_HZ, np.float32)
     audio[RATE_HZ * 3 // 4] = 0.8
     _, out, _, _ = continued(audio, 1024, 256)
@@ -236,7 +236,7 @@ def test_an_impulse_keeps_its_place():
     assert np.isfinite(out).all()
 
 
-def test_same_input_gives_the_same_bytes():
+def test_invert_same_input_gives_the_same_bytes():
     magnitude = np.random.default_rng(2).random((25, 769), np.float32)
     assert invert(magnitude, 1536, 384).tobytes() == invert(magnitude, 1536, 384).tobytes()
 
@@ -256,12 +256,12 @@ def test_same_input_gives_the_same_bytes():
         ({"n_fft": 1536, "hop": 384, "tail": np.full(1536, np.nan, np.float32)}, "tail"),
     ],
 )
-def test_impossible_settings_are_refused_by_name(arguments, message):
+def test_stream_impossible_argument_is_refused_by_name(arguments, message):
     with pytest.raises(ValueError, match=message):
         PhaseStream(**arguments)
 
 
 @pytest.mark.parametrize("magnitude", [np.zeros(768), np.full(769, -1.0), np.full(769, np.inf), np.full(769, np.nan)])
-def test_impossible_magnitudes_are_refused(magnitude):
+def test_push_impossible_magnitudes_are_refused(magnitude):
     with pytest.raises(ValueError, match="magnitude"):
         PhaseStream(1536, 384).push(magnitude)

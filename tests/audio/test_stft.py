@@ -44,20 +44,20 @@ def featurizer(n_fft: int, hop: int) -> SpectrumFeaturizer:
 @pytest.mark.parametrize(
     ("n_fft", "hop"), [(1536, 384), (1024, 256), (512, 512 // 2), (256, 100), (300, 7), (1024, 800)]
 )
-def test_A02_magnitude_and_phase_invert_exactly(name, n_fft, hop):
+def test_A02_encode_is_inverted_exactly_by_decode(name, n_fft, hop):
     piece = Piece.from_samples(SIGNALS[name], RATE_HZ)
-    heard = piece.read(0, len(piece.samples))
+    original = piece.read(0, len(piece.samples))
     f = featurizer(n_fft, hop)
     frames = f.encode(piece)
-    assert frames.shape == (frame_count(len(heard), hop), n_fft + 2)
+    assert frames.shape == (frame_count(len(original), hop), n_fft + 2)
     assert (frames[:, : n_fft // 2 + 1] >= 0).all()
-    audio = f.decode(frames)[: len(heard)]
-    assert np.abs(audio - heard).max() < 1e-5 * max(1.0, np.abs(heard).max())
+    audio = f.decode(frames)[: len(original)]
+    assert np.abs(audio - original).max() < 1e-5 * max(1.0, np.abs(original).max())
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(8, 200), st.floats(0.01, 0.8), st.integers(1, 2000))
-def test_A02_any_hop_that_the_window_allows(half, share, samples):
+def test_A02_encode_any_allowed_hop_is_inverted_exactly(half, share, samples):
     n_fft = 2 * half
     hop = max(1, int(share * n_fft))
     audio = np.random.default_rng(samples).standard_normal(samples).astype(np.float32)
@@ -67,12 +67,12 @@ def test_A02_any_hop_that_the_window_allows(half, share, samples):
 
 
 @pytest.mark.parametrize(("n_fft", "hop"), [(512, 0), (512, -1), (512, 512), (512, 470), (511, 128), (2, 1)])
-def test_A02_other_hops_are_refused(n_fft, hop):
+def test_A02_check_hop_refuses_other_hops(n_fft, hop):
     with pytest.raises(ValueError, match=r"hop|n_fft"):
         check_hop(n_fft, hop)
 
 
-def test_A02_hops_are_allowed_as_far_as_windows_overlap():
+def test_A02_check_hop_allows_hops_as_far_as_windows_overlap():
     check_hop(4, 1)
     check_hop(512, 1)
     for n_fft in (4, 16, 100, 512, 1536):
@@ -89,7 +89,7 @@ def test_A02_hops_are_allowed_as_far_as_windows_overlap():
 
 
 @pytest.mark.parametrize(("n_fft", "hop"), [(16, 4), (16, 5), (16, 13), (30, 7)])
-def test_divisors_are_sums_of_squared_windows(n_fft, hop):
+def test_overlapped_power_is_the_sum_of_squared_windows(n_fft, hop):
     """Frame by frame, laid on one long line."""
     squared = np.sin(np.pi * np.arange(n_fft) / n_fft) ** 4
     line = np.zeros(20 * n_fft)
@@ -108,15 +108,15 @@ def test_divisors_are_sums_of_squared_windows(n_fft, hop):
     np.testing.assert_allclose(earlier, past[len(past) - (n_fft - hop) :], atol=1e-12)
 
 
-def test_a_piece_has_a_frame_over_its_last_sample():
+def test_frame_count_covers_the_last_sample():
     assert [frame_count(samples, 4) for samples in (0, 1, 4, 5, 8)] == [1, 2, 2, 3, 3]
 
 
-def test_the_window_is_the_periodic_hann():
+def test_hann_is_the_periodic_window():
     np.testing.assert_allclose(hann(8).numpy(), np.sin(np.pi * np.arange(8) / 8) ** 2, atol=1e-7)
 
 
-def test_frames_are_windowed_transforms_and_the_whole_inverse_gives_the_audio_back():
+def test_spectrum_is_the_windowed_transform_and_inverse_gives_the_audio_back():
     audio = SIGNALS["noise"][:1000]
     padded = np.pad(audio, 32)
     frames = spectrum(padded, 64, 24)
@@ -131,7 +131,7 @@ def test_frames_are_windowed_transforms_and_the_whole_inverse_gives_the_audio_ba
     np.testing.assert_allclose(made, audio[: 41 * 24], atol=1e-6)
 
 
-def test_frames_of_half_precision_become_complex():
+def test_from_frames_accepts_half_precision():
     z = torch.polar(torch.rand(4, 5) + 0.1, torch.rand(4, 5) * 6 - 3)
     torch.testing.assert_close(from_frames(to_frames(z).half()), z, rtol=0, atol=5e-3)
     assert to_frames(z).shape == (4, 10)
@@ -148,8 +148,8 @@ def test_mel_filters_are_triangles_that_add_up_to_one():
     mel_40, mel_8000 = 2595 * np.log10(1 + np.array([40, 8000]) / 700)
     np.testing.assert_allclose(mel, np.linspace(mel_40, mel_8000, 22)[1:-1], atol=4)
     assert (filters.max(-1) > 0.9).all()
-    heard = (bins_hz > peaks_hz[0]) & (bins_hz < peaks_hz[-1])
-    np.testing.assert_allclose(filters[:, heard].sum(0), 1, atol=0.01)
+    inside = (bins_hz > peaks_hz[0]) & (bins_hz < peaks_hz[-1])
+    np.testing.assert_allclose(filters[:, inside].sum(0), 1, atol=0.01)
     assert filters[:, (bins_hz <= 40) | (bins_hz >= 8000)].max() < 1e-9
     assert (filters[0, (bins_hz > 41) & (bins_hz < peaks_hz[0])] > 0).all()
     narrow = mel_filters(np.linspace(0, 4000, 1001), 10, low_hz=100, high_hz=2000)
@@ -159,7 +159,7 @@ def test_mel_filters_are_triangles_that_add_up_to_one():
     assert low[-1, -1] < 1e-9
 
 
-def test_an_inverse_by_frames_begins_with_silence_and_ends_empty():
+def test_overlap_add_begins_with_silence_and_ends_empty():
     frames = spectrum(SIGNALS["noise"][:640], 64, 16).numpy()
     overlap = OverlapAdd(64, 16)
     assert (overlap.n_fft, overlap.hop) == (64, 16)
@@ -178,19 +178,19 @@ def test_an_inverse_by_frames_begins_with_silence_and_ends_empty():
         OverlapAdd(64, 60)
 
 
-def test_A02_no_gain_between_analysis_and_synthesis():
+def test_A02_spectrum_of_a_sine_has_its_amplitude():
     tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(8000) / RATE_HZ)
     frames = spectrum(tone, 512, 128)
     assert frames.abs().max().item() == pytest.approx(0.5 * hann(512).sum().item() / 2, rel=1e-4)
 
 
-def test_frames_are_magnitude_then_phase():
+def test_to_frames_is_magnitude_then_phase():
     z = torch.polar(torch.rand(4, 5) + 0.1, torch.rand(4, 5) * 6 - 3)
     torch.testing.assert_close(from_frames(to_frames(z)), z)
     torch.testing.assert_close(to_frames(z)[:, 5:], z.angle())
 
 
-def test_a_part_of_a_piece_is_encoded_like_the_whole():
+def test_encode_part_of_a_piece_equals_part_of_the_whole():
     piece = Piece.from_samples(melody(1), RATE_HZ)
     f = featurizer(256, 64)
     whole = f.encode(piece)
@@ -200,22 +200,22 @@ def test_a_part_of_a_piece_is_encoded_like_the_whole():
 
 
 @pytest.mark.parametrize(("n_fft", "hop"), [(512, 128), (256, 100), (256, 128)])
-def test_A09_overlap_add_continues_real_audio_without_a_seam(n_fft, hop):
-    """True frames after a true tail give back the audio itself, across the seam."""
+def test_A09_overlap_add_of_true_frames_continues_real_audio_exactly(n_fft, hop):
+    """True frames after a true tail reproduce the audio itself, across the join."""
     audio = melody(3)
-    seam = 8000
-    later = [audio[seam - n_fft + j * hop : seam + j * hop] for j in range(1, 40)]
+    join = 8000
+    later = [audio[join - n_fft + j * hop : join + j * hop] for j in range(1, 40)]
     frames = [np.fft.rfft(window * hann(n_fft).numpy()) for window in later]
-    overlap = OverlapAdd(n_fft, hop, audio[seam - n_fft : seam])
+    overlap = OverlapAdd(n_fft, hop, audio[join - n_fft : join])
     made = np.concatenate([*map(overlap.push, frames), overlap.finish()])
     assert len(made) == 39 * hop + n_fft - hop
-    start = seam - (n_fft - hop)
+    start = join - (n_fft - hop)
     whole = 39 * hop  # afterwards the stream fades out
     np.testing.assert_allclose(made[:whole], audio[start : start + whole], atol=1e-6)
     assert np.abs(made[-8:]).max() < 1e-3
 
 
-def test_a_prompt_is_framed_so_that_its_last_frame_ends_with_it():
+def test_encode_prompt_last_frame_ends_with_the_prompt():
     audio = melody(2)[:5003]
     piece = Piece.from_samples(audio, RATE_HZ)
     f = featurizer(256, 64)
@@ -234,7 +234,7 @@ def small_codebook(**keys) -> CodebookFeaturizer:
     return f
 
 
-def test_codes_of_a_piece_say_what_its_spectrum_was():
+def test_encode_codes_approximate_the_spectrum():
     f = small_codebook()
     piece = Piece.from_samples(melody(9), RATE_HZ)
     codes = f.encode(piece)
@@ -252,11 +252,8 @@ def test_codes_of_a_piece_say_what_its_spectrum_was():
 
 
 @pytest.mark.slow
-def test_the_post_filter_brings_frames_nearer_to_the_truth():
-    """On pieces that it was not fitted on: their error and, above all, how much what is heard moves.
-
-    Nothing learned is look-up.
-    """
+def test_postfilter_reduces_error_and_flicker_on_held_out_pieces():
+    """Compare the error of frames and the movement of the audio they make; an unfitted post-filter changes nothing."""
     section = CodebookSection(kind="codebook", n_fft=256, hop=64, components=32, levels=2, centroids=64)
     pieces = [Piece.from_samples(melody(seed, seconds=12.0), RATE_HZ) for seed in range(8)]
     unseen = [Piece.from_samples(melody(seed, seconds=6.0), RATE_HZ) for seed in range(9, 15)]
@@ -268,8 +265,8 @@ def test_the_post_filter_brings_frames_nearer_to_the_truth():
             codes = f.encode(piece)
             truth = f.codec.vectors(spectrum(piece.read(-128, 64 * (len(codes) - 1) + 128), 256, 64))
             log = (f.codec.decode(codes) / f.codec.full_scale + f.section.floor).log() * f.codec.weight
-            heard = f.codec.vectors(spectrum(invert(f.codec.decode(codes).numpy(), 256, 64), 256, 64))
-            moved = [v[4:-4].diff(dim=0).abs().mean(0) for v in (heard, truth)]
+            remade = f.codec.vectors(spectrum(invert(f.codec.decode(codes).numpy(), 256, 64), 256, 64))
+            moved = [v[4:-4].diff(dim=0).abs().mean(0) for v in (remade, truth)]
             made[steps, k] = (log - truth).square().mean().item(), (moved[0] - moved[1]).abs().mean().item()
             if steps == 0:
                 dequantize = f.codec.codebook.decode(codes)
@@ -282,8 +279,8 @@ def test_the_post_filter_brings_frames_nearer_to_the_truth():
         assert made[400, k][1] < 0.9 * made[0, k][1]
 
 
-def test_a_post_filter_that_would_not_help_adds_nothing_and_randomness_is_left_alone():
-    """The runs that are learned from are all too loud, every eighth, unseen, is right: what was learned would harm."""
+def test_postfilter_fit_without_gain_adds_nothing_and_keeps_the_random_state():
+    """The training runs are all too loud and the held-out ones are right, so what was learned would harm."""
     generator = torch.Generator().manual_seed(0)
     real, quantized = (torch.randn(24, 32, width, generator=generator) for width in (129, 4))
     torch.manual_seed(5)
@@ -306,21 +303,21 @@ def test_a_post_filter_that_would_not_help_adds_nothing_and_randomness_is_left_a
     assert (alone(postfilter.pad_edges(quantized)) == 0).all()  # a single run: nothing to learn from
 
 
-def test_what_is_heard_of_consistent_magnitudes_is_they_themselves_and_flicker_is_heard_less():
+def test_reanalysis_keeps_consistent_magnitudes_and_reduces_flicker():
     audio = torch.from_numpy(melody(3))[: 256 + 31 * 64]
     frames = torch.stft(audio, 256, 64, window=torch.hann_window(256), center=False, return_complex=True).T[None]
     overlap = postfilter.Reanalysis(256, 64, 32)
     assert overlap.frames == 26
-    heard = overlap.magnitudes(frames.abs(), frames.angle())
-    error = (heard - frames.abs()[:, overlap.inner]).norm(dim=-1) / frames.abs()[:, overlap.inner].norm(dim=-1)
+    remade = overlap.magnitudes(frames.abs(), frames.angle())
+    error = (remade - frames.abs()[:, overlap.inner]).norm(dim=-1) / frames.abs()[:, overlap.inner].norm(dim=-1)
     assert error.max() < 0.02  # the run's own edges reach a little inside
     assert error[:, 6:-6].max() < 1e-4
     flicker = 1 + 0.3 * (torch.arange(32) % 2 * 2 - 1)[:, None]
-    moved = (overlap.magnitudes(frames.abs() * flicker, frames.angle()) - heard).norm()
+    moved = (overlap.magnitudes(frames.abs() * flicker, frames.angle()) - remade).norm()
     assert moved < 0.5 * (0.3 * frames.abs()[:, overlap.inner]).norm()
 
 
-def test_magnitudes_made_one_by_one_equal_those_of_the_whole():
+def test_decoder_magnitudes_step_by_step_equal_those_of_the_whole():
     f = small_codebook(postfilter_steps=4)
     codes = f.encode(Piece.from_samples(melody(9), RATE_HZ))[:20]
     whole = f.codec.decode(codes)
@@ -334,18 +331,18 @@ def test_magnitudes_made_one_by_one_equal_those_of_the_whole():
     np.testing.assert_allclose(np.array(made), whole.numpy(), rtol=1e-4, atol=1e-4)
 
 
-def test_a_prompts_last_frames_are_the_past_of_the_first_one():
+def test_decoder_starts_from_the_last_frames_of_the_prompt():
     f = small_codebook(postfilter_steps=4)
     piece = Piece.from_samples(melody(9), RATE_HZ)
     codes = f.encode_prompt(piece)
-    heard = f.decoder(piece).recent
-    assert torch.equal(heard, f.codec.codebook.dequantize(codes[-3:]))
+    recent = f.decoder(piece).recent
+    assert torch.equal(recent, f.codec.codebook.dequantize(codes[-3:]))
     short = Piece.from_samples(melody(9)[:256], RATE_HZ)
     assert torch.equal(f.decoder(short).recent, f.codec.codebook.dequantize(f.encode_prompt(short)).expand(3, -1))
 
 
-def test_fitting_can_go_on_from_another_codebook():
-    """Started from itself on the same frames, classes keep their meaning; the components stay."""
+def test_fit_from_a_start_keeps_components_and_meanings():
+    """Started from itself on the same frames, codes keep their meaning; the components stay."""
     f = small_codebook(postfilter_steps=1)
     pieces = [Piece.from_samples(melody(seed), RATE_HZ) for seed in range(4)]
     again = CodebookFeaturizer(f.section, RATE_HZ)
@@ -356,7 +353,7 @@ def test_fitting_can_go_on_from_another_codebook():
     assert not torch.equal(again.codec.codebook.centroids, f.codec.codebook.centroids)
 
 
-def test_codebook_state_gives_the_same_featurizer_back():
+def test_load_state_gives_the_same_featurizer_back():
     f = small_codebook()
     piece = Piece.from_samples(melody(9), RATE_HZ)
     again = CodebookFeaturizer(f.section, RATE_HZ)
@@ -366,7 +363,7 @@ def test_codebook_state_gives_the_same_featurizer_back():
     assert again.spec.vocabulary == f.spec.vocabulary == (64,) * 4
 
 
-def test_codec_round_trip_is_decoding_after_encoding_and_survives_to_dict():
+def test_codec_round_trip_is_decode_after_encode_and_survives_to_dict():
     codec = small_codebook(postfilter_steps=4).codec
     frames = spectrum(Piece.from_samples(melody(9), RATE_HZ).read(0, 64 * 40), 256, 64)
     assert isinstance(codec, Codec)
@@ -379,7 +376,7 @@ def test_codec_round_trip_is_decoding_after_encoding_and_survives_to_dict():
     assert again.vocabulary == codec.vocabulary == (64,) * 4
 
 
-def test_fitting_is_seeded_and_bounded():
+def test_fit_is_seeded_and_bounded():
     a, b = small_codebook(fit_frames=300), small_codebook(fit_frames=300)
     assert torch.equal(a.codec.codebook.centroids, b.codec.codebook.centroids)
     pieces = [Piece.from_samples(melody(seed), RATE_HZ) for seed in range(4)]
@@ -388,27 +385,27 @@ def test_fitting_is_seeded_and_bounded():
 
 
 @pytest.mark.parametrize(("most", "levels_on"), [(400, 400), (10**6, None), (150, 150)])
-def test_levels_are_fitted_to_more_frames_than_are_kept_whole(monkeypatch, most, levels_on):
+def test_fit_uses_more_frames_for_levels_than_it_keeps_whole(monkeypatch, most, levels_on):
     monkeypatch.setattr("continuo.audio.codec.MAX_WHOLE_FRAMES", 200)
-    fit, heard = codebook.fit, []
+    fit, lengths = codebook.fit, []
 
-    def listened(vectors, *, more_vectors, **how):
+    def counted(vectors, *, more_vectors, **how):
         every = None if more_vectors is None else list(more_vectors)
-        heard.extend([len(vectors), sum(map(len, [vectors] if every is None else every))])
+        lengths.extend([len(vectors), sum(map(len, [vectors] if every is None else every))])
         return fit(vectors, more_vectors=every, **how)
 
-    monkeypatch.setattr(codebook, "fit", listened)
+    monkeypatch.setattr(codebook, "fit", counted)
     pieces = [Piece.from_samples(melody(seed), RATE_HZ) for seed in range(4)]
     f = small_codebook(fit_frames=most)
     everything = sum(f.steps(piece) for piece in pieces)
-    whole, levels = heard
+    whole, levels = lengths
     assert whole <= min(most, 200)
     assert 0.8 * (levels_on or everything) < levels <= (levels_on or everything)
 
 
 @pytest.mark.parametrize(("centroids", "steps"), [(64, 0), (64, 40), (4, 40)])
-def test_a_fit_says_beforehand_how_many_parts_it_has(centroids, steps):
-    """Where there are plenty of frames for each centroid, levels are not fitted to halves."""
+def test_phase_costs_has_one_cost_per_announced_phase(centroids, steps):
+    """With plenty of frames per centroid, levels are not fitted to halves."""
     section = CodebookSection(
         kind="codebook", n_fft=256, hop=64, components=32, levels=3, centroids=centroids, postfilter_steps=steps
     )
@@ -419,8 +416,8 @@ def test_a_fit_says_beforehand_how_many_parts_it_has(centroids, steps):
     assert len(said) <= len(f.phase_costs(pieces)) <= len(said) + 2
 
 
-def test_a_small_corpus_has_fewer_centroids():
-    """One for so many frames, but 64 at least; a codebook that begins with another one has as many as that."""
+def test_fit_small_corpus_gives_fewer_centroids():
+    """There are at least 64 centroids; a codebook that starts from another one has as many as that."""
     section = {"kind": "codebook", "n_fft": 256, "hop": 64, "components": 32, "centroids": 512, "postfilter_steps": 0}
     pieces = [Piece.from_samples(melody(seed), RATE_HZ) for seed in range(4)]
     fitted = []
@@ -441,13 +438,13 @@ def test_a_small_corpus_has_fewer_centroids():
             f.load_state(f.state() | {"centroids": wrong})
 
 
-def test_too_small_a_corpus_is_explained():
+def test_fit_too_small_corpus_is_explained():
     f = CodebookFeaturizer(CodebookSection(kind="codebook", n_fft=256, hop=64, components=32, centroids=512), RATE_HZ)
     with pytest.raises(ValueError, match=r"too few for 512 centroids.*lower representation.centroids"):
         f.fit([Piece.from_samples(melody(0, seconds=1), RATE_HZ)], seed=0, advance=lambda words: None)
 
 
-def test_A09_chunked_decoding_equals_whole():
+def test_A09_decoder_chunked_output_equals_whole():
     f = small_codebook()
     prompt, rest = Piece.from_samples(melody(7), RATE_HZ), f.encode(Piece.from_samples(melody(8), RATE_HZ))
     decoder = f.decoder(prompt)
