@@ -52,7 +52,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _listen(port: int) -> socket.socket:
-    """Return a socket that listens on this computer alone. Raises ValueError if the port is invalid or in use."""
+    """Return a socket that listens on this computer alone; ValueError: the port is invalid or in use."""
     if not 0 <= port < 1 << 16:
         raise ValueError(f"--port {port} must be 0 to 65535")
     try:

@@ -80,7 +80,11 @@ class Models:
         return {path.stem: path for path in files if self.saved_ns(path.stem)} | {DEMO: DEMO_META}
 
     def path(self, name: str) -> Path:
-        """Return the metadata file of a trained model. Raises ValueError."""
+        """Return the metadata file of a trained model.
+
+        Raises:
+            ValueError: there is none.
+        """
         try:
             return self.paths()[name]
         except KeyError:
@@ -172,13 +176,13 @@ class Models:
         return FileResponse(page, headers=REPORT_HEADERS)
 
     def _report(self, name: str) -> Path:
-        """Return the path of the report on a model. Raises ValueError if there is no such model."""
+        """Return the path of the report on a trained model, which may not exist yet."""
         self.path(name)
         return self.folder / f"{name}.evaluation" / "report.html"
 
 
 def _new_model_flags(request: TrainingBody) -> list[str]:
-    """Return the flags of train.py that a new model needs. Raises ValueError if the corpus is not a folder."""
+    """Return the flags of train.py that a new model needs; ValueError: the corpus is not a folder."""
     corpus = request.corpus.strip()
     if not corpus:
         raise ValueError(f"type the folder of your music, or {metadata.EMBEDDED_CORPUS} for the included chorales")

@@ -23,7 +23,12 @@ Body = TypeVar("Body", bound=RequestBody)
 
 
 async def parse(request: Request, kind: type[Body]) -> Body:
-    """Return the body of a request. Raises ValueError, or HTTPException if it is too large."""
+    """Return the body of a request.
+
+    Raises:
+        ValueError: it is not an object of this kind, with the reason.
+        HTTPException: it is larger than `MAX_BODY_BYTES` (413).
+    """
     body = b""
     async for chunk in request.stream():
         body += chunk

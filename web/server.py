@@ -52,7 +52,7 @@ class Studio:
 
     def __init__(self, folder: Path, files: Path) -> None:
         self.models = Models(folder, logs=files)
-        self.files = FileStore(files)
+        self.store = FileStore(files)
         self.worker = RequestWorker([sys.executable, "-m", "web.take_worker"])
 
     def app(self) -> Starlette:
@@ -104,32 +104,32 @@ class Studio:
     async def upload(self, request: Request) -> Response:
         """Store a file and answer with its preview."""
         name = request.query_params.get("name", "")
-        return JSONResponse(await self.files.save_upload(name, request.stream(), page_width(request)))
+        return JSONResponse(await self.store.save_upload(name, request.stream(), page_width(request)))
 
     async def example(self, request: Request) -> Response:
         """Answer with the preview of an example."""
         path = EXAMPLES / f"{Path(request.path_params['name']).name}.musicxml"
         if not path.is_file():
             raise HTTPException(404, "there is no such example")
-        with self.files.new_folder() as folder:
+        with self.store.new_folder() as folder:
             file = StoredFile(folder.name, path, path.name)
-            return JSONResponse(await self.files.preview(file, page_width(request)))
+            return JSONResponse(await self.store.preview(file, page_width(request)))
 
     async def preview(self, request: Request) -> Response:
         """Answer with the preview of a stored file, such as a take."""
-        file = self.files.get(request.path_params["id"])
-        return JSONResponse(await self.files.preview(file, page_width(request)))
+        file = self.store.get(request.path_params["id"])
+        return JSONResponse(await self.store.preview(file, page_width(request)))
 
     async def file(self, request: Request) -> Response:
         """Answer with a sound, an engraved page or a score; `as`: the name of the download."""
-        path = self.files.path(request.path_params["id"], request.path_params["file"])
+        path = self.store.path(request.path_params["id"], request.path_params["file"])
         headers = SCORE_HEADERS if path.suffix == ".svg" else None
         return FileResponse(path, filename=request.query_params.get("as"), headers=headers)
 
     async def take(self, request: Request) -> Response:
         """Answer with lines of JSON while a take is made; the take is cancelled if the page closes the connection."""
         wanted = await parse(request, TakeBody)
-        answers = self.make_take(self.files.get(wanted.source), self.models.path(wanted.model), wanted)
+        answers = self.make_take(self.store.get(wanted.source), self.models.path(wanted.model), wanted)
         return StreamingResponse(json_lines(answers), media_type="application/x-ndjson")
 
     async def make_take(self, source: StoredFile, meta: Path, wanted: TakeBody) -> AsyncGenerator[Answer]:
@@ -139,7 +139,7 @@ class Studio:
             ValueError: there is no room for it.
         """
         values = wanted.model_dump(exclude={"source", "model"})
-        with self.files.new_folder() as folder:
+        with self.store.new_folder() as folder:
             paths = {"meta": str(meta), "prompt": str(source.path), "out": str(folder / "take.wav")}
             async with contextlib.aclosing(self.worker.ask(values | paths)) as answers:
                 async for answer in answers:
@@ -148,10 +148,10 @@ class Studio:
                     elif answer["kind"] == "done":
                         names = sorted(path.name for path in folder.iterdir())
                         best = folder / ("take.mid" if "take.mid" in names else "take.wav")
-                        self.files.files[folder.name] = StoredFile(folder.name, best, source.name)
+                        self.store.files[folder.name] = StoredFile(folder.name, best, source.name)
                         answer.update({"id": folder.name, "files": names})
                     yield answer
-            if folder.name not in self.files.files:
+            if folder.name not in self.store.files:
                 shutil.rmtree(folder)
 
     async def make_samples(self) -> None:
@@ -189,5 +189,5 @@ async def json_lines(answers: AsyncGenerator[Answer]) -> AsyncIterator[str]:
 
 
 def page_width(request: Request) -> int:
-    """Return the width in pixels that the page has for a score. Raises ValueError."""
+    """Return the width in pixels that the page has for a score."""
     return int(request.query_params.get("width", DEFAULT_WIDTH))

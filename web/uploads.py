@@ -46,14 +46,22 @@ class FileStore:
         self.files: dict[str, StoredFile] = {}
 
     def get(self, file_id: str) -> StoredFile:
-        """Return a file by its identifier. Raises HTTPException (404)."""
+        """Return a file by its identifier.
+
+        Raises:
+            HTTPException: there is no such file (404).
+        """
         try:
             return self.files[file_id]
         except KeyError:
             raise HTTPException(404, "the studio does not have this file any more: was it restarted?") from None
 
     def path(self, file_id: str, name: str) -> Path:
-        """Return the path of a sound, score or engraved page in a file's folder. Raises HTTPException (404)."""
+        """Return the path of a sound, score or engraved page in a file's folder.
+
+        Raises:
+            HTTPException: there is no such file (404).
+        """
         path = self.folder / self.get(file_id).id / Path(name).name
         if path.suffix not in SERVED_SUFFIXES or not path.is_file():
             raise HTTPException(404, "there is no such file")

@@ -139,8 +139,8 @@ def test_upload_unreadable_is_refused_in_one_line(server, client, name, content,
     text = answer.json()["error"]
     assert words in text
     assert "\n" not in text
-    assert str(server.files.folder) not in text
-    assert not list(server.files.folder.iterdir()), "no file is left after a failure"
+    assert str(server.store.folder) not in text
+    assert not list(server.store.folder.iterdir()), "no file is left after a failure"
 
 
 def test_upload_too_large_is_refused_while_it_arrives(server, client, monkeypatch):
@@ -148,12 +148,12 @@ def test_upload_too_large_is_refused_while_it_arrives(server, client, monkeypatc
     answer = uploaded(client, "long.wav", bytes(2000))
     assert answer.status_code == 413
     assert "long.wav is too large" in answer.json()["error"]
-    assert not list(server.files.folder.iterdir())
+    assert not list(server.store.folder.iterdir())
 
 
 def test_file_store_full_refuses_new_files(server, client, monkeypatch):
     monkeypatch.setattr(uploads, "MAX_TOTAL_BYTES", 10)
-    (server.files.folder / "old.wav").write_bytes(bytes(11))
+    (server.store.folder / "old.wav").write_bytes(bytes(11))
     assert "download what you want to keep" in client.post("/api/examples/hymn").json()["error"]
 
 
@@ -166,8 +166,8 @@ def test_upload_with_a_hostile_name_is_harmless(server, client):
     name = "../../<img src=x onerror=alert(1)>\x1b[31m.musicxml"
     found = uploaded(client, name, HYMN.read_bytes()).json()
     assert found["name"] == "<img src=x onerror=alert(1)>\\x1b[31m.musicxml"  # shown as text, never as HTML
-    assert [path.name for path in server.files.folder.iterdir()] == [found["id"]]
-    assert (server.files.folder / found["id"] / "prompt.musicxml").is_file()
+    assert [path.name for path in server.store.folder.iterdir()] == [found["id"]]
+    assert (server.store.folder / found["id"] / "prompt.musicxml").is_file()
 
 
 def test_file_outside_the_store_is_not_served(server, client):
@@ -178,7 +178,7 @@ def test_file_outside_the_store_is_not_served(server, client):
         "/api/files/x/%2e%2e%2fetc%2fpasswd",
     ):
         assert client.get(path).status_code == 404
-    (server.files.folder / found["id"] / "secret.txt").write_text("x")
+    (server.store.folder / found["id"] / "secret.txt").write_text("x")
     assert client.get(f"/api/files/{found['id']}/secret.txt").status_code == 404
     assert client.get("/../studio.py").status_code == 404
     assert client.post("/api/examples/..%2F..%2Fetc").status_code in (404, 405)
@@ -335,7 +335,7 @@ def test_take_connection_closed_cancels_the_take(server):
 
     async def go():
         server.worker = RequestWorker([sys.executable, "-c", ECHO.replace('request.get("sleeps", 0)', "30")])
-        server.files.files["hymn"] = uploads.StoredFile("hymn", HYMN, "hymn.musicxml")
+        server.store.files["hymn"] = uploads.StoredFile("hymn", HYMN, "hymn.musicxml")
         begun, sent = asyncio.Event(), []
         body = json.dumps({"source": "hymn", "model": "demo", "seconds": 1}).encode()
         requests = iter([{"type": "http.request", "body": body, "more_body": False}])
@@ -360,7 +360,7 @@ def test_take_connection_closed_cancels_the_take(server):
                 break
             await asyncio.sleep(0.05)
         await asyncio.wait_for(server.worker.cancelling, 5)
-        assert list(server.files.folder.iterdir()) == []
+        assert list(server.store.folder.iterdir()) == []
         assert server.worker.process.returncode is None
         await server.worker.close()
 
