@@ -316,6 +316,8 @@ def prepare(source: Source, section: CorpusSection) -> Piece:
     Raises:
         ValueError: it cannot be used; the reason alone, without the name of the file.
     """
+    if not source.is_score and made_by_a_model(source.path):
+        raise ValueError("a model made it, and models learn from people's music")
     piece, facts = _read_sound(source, section)
     return replace(piece, samples=piece.samples[slice(*facts["audible"])])
 
@@ -370,8 +372,6 @@ def _cached(source: Source, section: CorpusSection, *, lost_key: str = "") -> tu
             return known | _measure(StoredSamples(path), rate) | {"truncated": truncated}
 
         if not source.is_score:
-            if made_by_a_model(source.path):
-                raise ValueError("a model made it, and models learn from people's music")
             blocks = decode_blocks(source.path, rate)
         else:
             performance = perform(source.path)

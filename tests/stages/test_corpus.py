@@ -351,6 +351,7 @@ def test_load_skips_recordings_that_a_model_made(tmp_path):
     found = corpus.load(section(tmp_path))
     assert [piece.id for piece in found.pieces] == ["a.wav"]
     assert found.skipped == (("a.continued.wav", "a model made it, and models learn from people's music"),)
+    assert corpus.load_prompt(tmp_path / "a.continued.wav", section(tmp_path)).seconds == 2 * len(sound) / RATE_HZ
 
 
 def test_load_prompt_performs_a_score_once_and_ends_with_its_last_bar(tmp_path, monkeypatch):
