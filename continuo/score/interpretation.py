@@ -37,6 +37,7 @@ STRESSES = {
     "StrongAccent": 28, "Accent": 18, "SoftAccent": 10, "Stress": 10, "Tenuto": 4, "Unstress": -10, "Spiccato": 4,
 }  # fmt: skip
 """MIDI velocity that an articulation adds."""
+Tie = tuple[bool, bool]  # whether a note is tied to the note before, and to the next one
 GRACE_STRESS = -8  # MIDI velocity that a grace note adds
 ORNAMENTS = {
     "Trill": "trill", "InvertedTrill": "trill", "Shake": "trill", "Mordent": "mordent",
@@ -175,7 +176,7 @@ class StaffPlayer:
         _, program, is_drum = self.programs[bisect_right(self.programs, (position_q + ROUND_Q, 128, True)) - 1]
         is_drum = is_drum or _is_unpitched(main.element)
 
-        def add(note: DraftNote, stress: float, tie: str) -> None:
+        def add(note: DraftNote, stress: float, tie: Tie) -> None:
             note.velocity = min(max(velocity + stress, 1.0), 127.0)
             note.program, note.is_drum = program, is_drum
             self._add(note, tie)
@@ -190,17 +191,18 @@ class StaffPlayer:
         for note, tie, member in self._main_notes(main, position_q, onset_s + before_s, end_s - after_s):
             add(note, stress + _own_velocity(member, velocity) - velocity, tie)
 
-    def _add(self, note: DraftNote, tie: str) -> None:
+    def _add(self, note: DraftNote, tie: Tie) -> None:
         """Append a note, or lengthen the note that is tied to it."""
+        from_before, to_next = tie
         waiting = self._tied.setdefault(note.pitch, [])
         held = next((n for n in waiting if abs(n.end_s - note.onset_s) < SAME_S), None)
-        if held is not None and tie in ("stop", "continue"):
+        if held is not None and from_before:
             waiting.remove(held)
             held.end_s = note.end_s
             note = held
         else:
             self.notes.append(note)
-        if tie in ("start", "continue"):
+        if to_next:
             waiting.append(note)
 
     def _grace_time(
@@ -217,7 +219,7 @@ class StaffPlayer:
 
     def _main_notes(
         self, main: WrittenNote, position_q: float, onset_s: float, end_s: float
-    ) -> Iterator[tuple[DraftNote, str, NotRest]]:
+    ) -> Iterator[tuple[DraftNote, Tie, NotRest]]:
         """Yield the notes of a note or chord with its ornaments, each with its tie and its music21 note."""
         element = main.element
         members = _members(element)
@@ -225,21 +227,19 @@ class StaffPlayer:
         self._warn(element)
         special = self._tremolo_or_glissando(main, position_q, onset_s, end_s)
         if special is not None:
-            yield from ((note, "", members[0][1]) for note in special)
+            yield from ((note, (False, False), members[0][1]) for note in special)
             return
         onsets = [onset_s] * len(members)
         rolled = self.spanners.arpeggio.get(id(element)) or ("ArpeggioMark" in marks and marks["ArpeggioMark"].type)
         if rolled and rolled != "non-arpeggio" and len(members) > 1 and not self.as_written:
             onsets = ornaments.arpeggio(onset_s, end_s, len(members), down=rolled == "down")
-        for k, ((pitch, member, tie), begin_s) in enumerate(zip(members, onsets, strict=True)):
-            starts_tie, stops_tie = tie in ("start", "continue"), tie in ("stop", "continue")
-            until_s = begin_s + self._sounding_s(element, end_s - begin_s, is_tied=starts_tie)
+        for k, ((pitch, member, (from_before, to_next)), begin_s) in enumerate(zip(members, onsets, strict=True)):
+            until_s = begin_s + self._sounding_s(element, end_s - begin_s, is_tied=to_next)
             is_top = k == len(members) - 1
             notes = self._ornamented(element, member, position_q, begin_s, until_s) if is_top else []
             notes = notes or [DraftNote(begin_s, until_s, pitch)]
-            for n, note in enumerate(notes):  # an ornament keeps the tie of its first and its last note
-                stops, starts = stops_tie and n == 0, starts_tie and n == len(notes) - 1
-                yield note, "continue" if stops and starts else "stop" if stops else "start" if starts else "", member
+            for n, note in enumerate(notes):  # an ornament is tied by its first and its last note
+                yield note, (from_before and n == 0, to_next and n == len(notes) - 1), member
 
     def _sounding_s(self, element: GeneralNote, length_s: float, *, is_tied: bool) -> float:
         """Return how many seconds a note sounds; a tied note keeps its length, since its last part decides."""
@@ -317,7 +317,7 @@ class StaffPlayer:
                 self.written.warn(f"not performed: {words}")
 
 
-def _graces(graces: list[WrittenNote], onset_s: float, end_s: float) -> Iterator[tuple[DraftNote, str]]:
+def _graces(graces: list[WrittenNote], onset_s: float, end_s: float) -> Iterator[tuple[DraftNote, Tie]]:
     """Yield grace notes and grace chords with their ties, equally long, from `onset_s` to `end_s`."""
     step_s = (end_s - onset_s) / max(len(graces), 1)
     for k, grace in enumerate(graces):
@@ -331,11 +331,12 @@ def _is_unpitched(element: NotRest) -> bool:
     return any(not hasattr(member, "pitch") for member in members)
 
 
-def _members(element: NotRest) -> list[tuple[float, NotRest, str]]:
-    """Return MIDI pitch, music21 note and tie type ("" without) of each note of a note or chord, lowest first."""
+def _members(element: NotRest) -> list[tuple[float, NotRest, Tie]]:
+    """Return MIDI pitch, music21 note and tie of each note of a note or chord, lowest first."""
     found = []
     for member in element.notes if hasattr(element, "notes") else (element,):
-        tie = member.tie.type if member.tie is not None else ""
+        kind = member.tie.type if member.tie is not None else ""
+        tie = (kind in ("stop", "continue"), kind in ("start", "continue"))
         if hasattr(member, "pitch"):
             pitch = float(member.pitch.ps)
         else:

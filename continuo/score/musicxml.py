@@ -176,6 +176,7 @@ class _LimitedTreeBuilder(TreeBuilder):
 
 
 def _refuse_entity(name: str, *_: object) -> None:
+    """Raise ValueError for the declaration of an entity."""
     raise ValueError(f"declares the entity {name!r}; entities are refused for safety")
 
 

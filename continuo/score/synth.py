@@ -211,6 +211,7 @@ def _play(font: Path, notes: list[Note], cents: int, start: int, sample_rate_hz:
 
 
 def _ticks(seconds: float) -> int:
+    """Return the nearest tick of a time."""
     return round(seconds * TICKS_PER_SECOND)
 
 
