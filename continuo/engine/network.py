@@ -10,7 +10,7 @@ Any other model is a `Module` with values as attributes and a `__call__`.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -107,7 +107,11 @@ class Module(ABC):
         return {name: value.data.copy() for name, value in self.named_parameters()}
 
     def load_state(self, state: Mapping[str, npt.ArrayLike]) -> None:
-        """Load the parameters of a model of the same shape; raise ValueError and change nothing for another one."""
+        """Load the parameters of a model of the same shape.
+
+        Raises:
+            ValueError: the state is of another model; nothing has changed.
+        """
         values = dict(self.named_parameters())
         arrays = {name: np.array(array) for name, array in state.items()}
         if unmatched := sorted(values.keys() ^ arrays.keys()):
@@ -124,7 +128,11 @@ class Module(ABC):
             safetensors.numpy.save_file(self.state(), temporary)
 
     def load(self, path: str | Path) -> None:
-        """Load the parameters that `save` wrote; ValueError if the file holds something else."""
+        """Load the parameters that `save` wrote.
+
+        Raises:
+            ValueError: the file holds something else.
+        """
         try:
             self.load_state(safetensors.numpy.load_file(path))
         except SafetensorError as error:
@@ -243,7 +251,8 @@ class SGD(Optimizer):
         self, parameters: Iterable[Value], learning_rate: float, *, momentum: float = 0.0, weight_decay: float = 0.0
     ) -> None:
         super().__init__(parameters, learning_rate)
-        self.momentum, self.weight_decay = momentum, weight_decay
+        self.momentum = momentum
+        self.weight_decay = weight_decay
         self.velocities = [np.zeros_like(parameter.data) for parameter in self.parameters]
 
     def _change(self, index: int, data: Array, gradient: Array) -> Array:
@@ -267,12 +276,16 @@ class AdamW(Optimizer):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(parameters, learning_rate)
-        self.betas, self.epsilon, self.weight_decay = betas, epsilon, weight_decay
+        self.betas = betas
+        self.epsilon = epsilon
+        self.weight_decay = weight_decay
         self.moments = [(0, np.zeros_like(p.data), np.zeros_like(p.data)) for p in self.parameters]
 
     def _change(self, index: int, data: Array, gradient: Array) -> Array:
-        (beta1, beta2), (steps, mean, square) = self.betas, self.moments[index]
-        steps, mean = steps + 1, beta1 * mean + (1 - beta1) * gradient
+        beta1, beta2 = self.betas
+        steps, mean, square = self.moments[index]
+        steps += 1
+        mean = beta1 * mean + (1 - beta1) * gradient
         square = beta2 * square + (1 - beta2) * gradient**2
         self.moments[index] = steps, mean, square
         # Both means begin at 0, so they are divided by the sum of their weights.
@@ -320,14 +333,22 @@ def evaluate(model: Module, loss: Loss, x: npt.ArrayLike, y: npt.ArrayLike, *, b
     return Metrics(math.fsum(losses) / len(inputs), float(np.concatenate(right).mean()) if right else None)
 
 
+@dataclass
 class Trainer:
     """Trains a model on shuffled mini-batches.
 
-    Args:
+    Attributes:
         model, loss, optimizer: the model, the loss to minimize, and the optimizer of its parameters.
         seed: seed of the order of the examples.
         max_norm: norm to which the gradient is clipped.
     """
+
+    model: Module
+    loss: Loss
+    optimizer: Optimizer
+    _: KW_ONLY
+    seed: int
+    max_norm: float = math.inf
 
     def __init__(
         self, model: Module, loss: Loss, optimizer: Optimizer, *, seed: int, max_norm: float = math.inf

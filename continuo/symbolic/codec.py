@@ -67,7 +67,11 @@ class NoteCodec(ABC):
     @classmethod
     @abstractmethod
     def from_dict(cls, data: Json) -> Self:
-        """Return the codec that `to_dict` described; ValueError if it described none of this kind."""
+        """Return the codec that `to_dict` described.
+
+        Raises:
+            ValueError: the dictionary describes no codec of this kind.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +117,11 @@ class GridCodec(NoteCodec):
 
 
 def pitched_songs(songs: Sequence[Song]) -> list[Song]:
-    """Return the songs that have pitched notes; ValueError if none has."""
+    """Return the songs that have pitched notes.
+
+    Raises:
+        ValueError: none has.
+    """
     found = [song for song in songs if any(not note.is_drum for note in song.notes)]
     if not found:
         raise ValueError("there is no pitched note in the corpus")
