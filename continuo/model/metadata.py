@@ -326,6 +326,8 @@ def validated(content: Mapping[str, Any], overrides: Json, *, source: str) -> Me
         inside = content.get(section, {})
         if name and not isinstance(inside, dict):
             raise ValueError(f"--set {key}: there is no section {section}")
+        if key not in known_keys():
+            raise ValueError(f"unknown key {key:.80}{_suggested_key(key)}")
         content = {**content, section: inside | {name: value} if name else value}
     try:
         return Metadata.model_validate(content)
