@@ -1,4 +1,4 @@
-"""Training as a user runs it: budgets, resuming, killing, refusing."""
+"""Test training as a user runs it: budgets, resuming, killing, refusals."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def state_of(meta) -> tuple[dict, dict]:
 
 
 def without_time(facts: dict) -> dict:
-    """Facts of a state, less what the clock says."""
+    """Return the facts of a state without times."""
     progress = facts["progress"]
     history = [[step, train, held_out] for step, _, train, held_out in progress["history"]]
     return facts | {"progress": progress | {"seconds": 0, "history": history}, "metadata": None}
@@ -59,7 +59,7 @@ def test_A05_training_makes_metadata_state_and_curves(tmp_path, music_folder, pr
     assert list((tmp_path / "model.runs").glob("events.out.tfevents.*"))
 
 
-def test_A06_the_state_holds_everything_to_go_on(trained):
+def test_A06_state_holds_everything_to_continue(trained):
     tensors, facts = state_of(trained)
     kinds = {name.split(".")[0] for name in tensors}
     assert kinds == {"weights", "average", "best", "featurizer", "optimizer", "sampler", "lanes", "random"}
@@ -68,8 +68,8 @@ def test_A06_the_state_holds_everything_to_go_on(trained):
 
 
 @pytest.mark.parametrize("preset", SMALL_OF)
-def test_A06_stopped_and_resumed_equals_never_stopped(tmp_path, music_folder, preset):
-    """N5: the schedule is of 20 steps in both; one run is cut after 7."""
+def test_A06_stopped_and_resumed_training_equals_an_uninterrupted_one(tmp_path, music_folder, preset):
+    """N5: Train 20 steps at once, and 7 and 13; the schedule is the same."""
     extra = ("--set", "architecture.dropout=0.2")
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -86,7 +86,7 @@ def test_A06_stopped_and_resumed_equals_never_stopped(tmp_path, music_folder, pr
 
 
 def train_small_metadata(folder, music, preset, steps, extra):
-    """What `train_small` would train, as (metadata, state path), with the metadata file written."""
+    """Write the metadata file that `train_small` would, and return the metadata and the path of the state."""
     values = SMALL_OF[preset] | {"corpus.path": str(music), "training.steps": steps}
     made = presets.from_preset(preset, values | presets.parse_assignments(extra[1::2]), state="model.safetensors")
     metadata.save(made, folder / "model.json")
@@ -112,7 +112,7 @@ def test_A06_signals_save_and_leave(tmp_path, music_folder, signum):
     assert state_of(meta)[1]["progress"]["step"] > 0
 
 
-def test_a_finished_training_goes_on_only_with_a_larger_budget(tmp_path, music_folder, capsys):
+def test_train_finished_continues_only_with_a_larger_budget(tmp_path, music_folder, capsys):
     meta = train_small(tmp_path, music_folder, steps=5)
     before = state_of(meta)
     train_small(tmp_path, music_folder, steps=5)
@@ -123,7 +123,7 @@ def test_a_finished_training_goes_on_only_with_a_larger_budget(tmp_path, music_f
     assert state_of(meta)[1]["progress"]["step"] == 3
 
 
-def test_minutes_are_a_budget_too(tmp_path, music_folder, capsys):
+def test_train_minutes_are_a_budget(tmp_path, music_folder, capsys):
     meta = tmp_path / "model.json"
     flags = ["--meta", str(meta), "--corpus", str(music_folder), "--minutes", "0.03", "--device", "cpu", "--json"]
     assert main([*flags, *set_flags(SMALL_CODEBOOK)]) == 0
@@ -132,7 +132,7 @@ def test_minutes_are_a_budget_too(tmp_path, music_folder, capsys):
     assert result["step"] > 0
 
 
-def test_seeds_make_the_difference(tmp_path, music_folder):
+def test_train_same_seed_gives_the_same_state(tmp_path, music_folder):
     states = []
     for name, seed in [("a", 1), ("b", 1), ("c", 2)]:
         (tmp_path / name).mkdir()
@@ -141,7 +141,7 @@ def test_seeds_make_the_difference(tmp_path, music_folder):
     assert not torch.equal(states[0][0]["weights.in_proj.weight"], states[2][0]["weights.in_proj.weight"])
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path, music_folder, capsys):
+def test_train_nan_loss_stops_and_keeps_the_last_good_state(tmp_path, music_folder, capsys):
     meta = train_small(tmp_path, music_folder, steps=4)
     before = (tmp_path / "model.safetensors").read_bytes()
     flags = ["--meta", str(meta), "--steps", "500", "--device", "cpu", "--quiet", "--corpus", str(music_folder)]
@@ -152,7 +152,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path, 
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
-def test_a_changed_corpus_is_said_and_training_goes_on(tmp_path, music_folder, capsys):
+def test_train_changed_corpus_is_reported_and_training_continues(tmp_path, music_folder, capsys):
     music = tmp_path / "music"
     shutil.copytree(music_folder, music)
     train_small(tmp_path, music, steps=4)
@@ -164,8 +164,8 @@ def test_a_changed_corpus_is_said_and_training_goes_on(tmp_path, music_folder, c
     assert state_of(tmp_path / "model.json")[1]["progress"]["step"] == 6
 
 
-def test_other_held_out_pieces_make_the_best_forgotten(tmp_path, music_folder, capsys):
-    """Held-out nats of other music compare with nothing: weights of before would be called better for ever."""
+def test_train_other_held_out_pieces_reset_the_best_weights(tmp_path, music_folder, capsys):
+    """Losses on other held-out music do not compare: the earlier weights would count as better forever."""
     music = tmp_path / "music"
     shutil.copytree(music_folder, music)
     meta = train_small(tmp_path, music, steps=4)
@@ -189,8 +189,8 @@ def test_other_held_out_pieces_make_the_best_forgotten(tmp_path, music_folder, c
     assert [row.split(",")[0] for row in rows] == ["step", "6", "8"]  # the last validation too
 
 
-def test_a_lost_metadata_file_is_made_anew_from_the_state(tmp_path, music_folder, capsys):
-    """It was made from the preset: the default corpus would have been trained into the model."""
+def test_train_missing_metadata_is_restored_from_the_state(tmp_path, music_folder, capsys):
+    """Metadata from the preset would train the model on the default corpus."""
     meta = train_small(tmp_path, music_folder, steps=2)
     before = metadata.load(meta)
     meta.unlink()
@@ -207,7 +207,7 @@ def test_a_lost_metadata_file_is_made_anew_from_the_state(tmp_path, music_folder
     assert state_of(meta)[1]["progress"]["step"] == 3
 
 
-def test_another_corpus_than_the_metadata_file_names_is_said(tmp_path, music_folder, capsys):
+def test_train_corpus_other_than_in_the_metadata_is_reported(tmp_path, music_folder, capsys):
     meta = train_small(tmp_path, music_folder, steps=2)
     other = tmp_path / "other"
     shutil.copytree(music_folder, other)
@@ -219,8 +219,8 @@ def test_another_corpus_than_the_metadata_file_names_is_said(tmp_path, music_fol
     assert "still names" not in error
 
 
-def test_a_changed_recording_is_encoded_again_alone(tmp_path, music_folder, monkeypatch):
-    """A training that goes on keeps its codebook: of four tunes one is changed and one touched, and one is encoded."""
+def test_train_changed_recording_alone_is_encoded_again(tmp_path, music_folder, monkeypatch):
+    """Resume after one of four tunes was changed and one touched: one is encoded, with the same codebook."""
     music = tmp_path / "music"
     shutil.copytree(music_folder, music)
     train_small(tmp_path, music, steps=2)
@@ -238,7 +238,7 @@ def test_a_changed_recording_is_encoded_again_alone(tmp_path, music_folder, monk
     assert state_of(tmp_path / "model.json")[1]["progress"]["step"] == 4
 
 
-def test_a_slip_leaves_nothing_behind(tmp_path, capsys):
+def test_train_empty_corpus_leaves_no_file_behind(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     flags = ["--meta", str(tmp_path / "model.json"), "--corpus", str(tmp_path / "empty"), "--quiet", "--device", "cpu"]
     assert main(flags) == 2
@@ -246,7 +246,7 @@ def test_a_slip_leaves_nothing_behind(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
-def test_the_same_command_with_its_preset_goes_on(tmp_path, music_folder, capsys):
+def test_train_same_command_with_preset_continues(tmp_path, music_folder, capsys):
     meta = train_small(tmp_path, music_folder, "spectral-lstm", steps=2)
     again = ["--meta", str(meta), "--corpus", str(music_folder), "--steps", "3", "--device", "cpu", "--quiet"]
     assert main([*again, "--preset", "spectral-lstm"]) == 0
@@ -255,7 +255,7 @@ def test_the_same_command_with_its_preset_goes_on(tmp_path, music_folder, capsys
     assert "not of the preset" in capsys.readouterr().err
 
 
-def test_a_second_start_neither_fits_nor_encodes_again(tmp_path, music_folder, monkeypatch):
+def test_train_second_start_uses_the_cache(tmp_path, music_folder, monkeypatch):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     first = state_of(train_small(tmp_path / "a", music_folder, steps=3))
@@ -268,8 +268,8 @@ def test_a_second_start_neither_fits_nor_encodes_again(tmp_path, music_folder, m
     assert_same_state(first, state_of(train_small(tmp_path / "b", music_folder, steps=3)))
 
 
-def test_a_training_can_begin_with_what_another_one_learned(tmp_path, music_folder, trained, capsys):
-    """The weights are the donor's, codebook and geometry are fitted anew, as defaults say; the same command goes on."""
+def test_train_from_donor_starts_from_its_weights(tmp_path, music_folder, trained, capsys):
+    """Take weights from the donor, fit the codebook again with default settings; the same command continues."""
     donor, _ = state_of(trained)
     meta = tmp_path / "model.json"
     flags = ["--meta", str(meta), "--from", str(trained.with_suffix(".safetensors")), "--corpus", str(music_folder)]
@@ -293,7 +293,7 @@ def test_a_training_can_begin_with_what_another_one_learned(tmp_path, music_fold
     assert "**Started from**: model.safetensors after 12 steps" in card
 
 
-def test_a_donor_that_does_not_fit_is_refused(tmp_path, music_folder, trained, capsys):
+def test_train_unsuitable_donor_is_refused(tmp_path, music_folder, trained, capsys):
     flags = ["--meta", str(tmp_path / "mine.json"), "--corpus", str(music_folder), "--device", "cpu", "--quiet"]
     state = ["--from", str(trained.with_suffix(".safetensors"))]
     for extra, words in [
@@ -309,7 +309,7 @@ def test_a_donor_that_does_not_fit_is_refused(tmp_path, music_folder, trained, c
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_copied_metadata_file_does_not_train_the_model_it_was_copied_from(tmp_path, music_folder, capsys):
+def test_train_copied_metadata_does_not_train_the_original_model(tmp_path, music_folder, capsys):
     meta = train_small(tmp_path, music_folder, steps=2)
     before = meta.with_suffix(".safetensors").read_bytes()
     mine = tmp_path / "mine.json"
@@ -330,7 +330,7 @@ def test_a_copied_metadata_file_does_not_train_the_model_it_was_copied_from(tmp_
     assert meta.with_suffix(".safetensors").read_bytes() == before
 
 
-def test_ctrl_c_while_preparing_says_what_is_kept(tmp_path, music_folder, monkeypatch, capsys):
+def test_train_ctrl_c_while_preparing_reports_what_is_kept(tmp_path, music_folder, monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
@@ -345,8 +345,8 @@ def test_ctrl_c_while_preparing_says_what_is_kept(tmp_path, music_folder, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_memorising_is_said_once(tmp_path, music_folder, capsys):
-    """Held-out nats that rise three times in a row after the best are a warning, and the best state is kept."""
+def test_trainer_overfitting_is_reported_once(tmp_path, music_folder, capsys):
+    """Warn when the held-out loss is worse than the best three times in a row, and keep the best weights."""
     meta = train_small(tmp_path, music_folder, steps=4)
     trainer = build_trainer(metadata.load(meta), tmp_path / "model.safetensors", torch.device("cpu"), display=Display())
     capsys.readouterr()
@@ -365,8 +365,8 @@ def test_memorising_is_said_once(tmp_path, music_folder, capsys):
     assert trainer.progress.best_step == 1
 
 
-def test_small_corpora_are_heard_in_other_keys(tmp_path, music_folder, capsys):
-    """Three training tunes in five keys each, unless the metadata says otherwise; held-out ones as they are."""
+def test_prepare_transposes_small_corpora(tmp_path, music_folder, capsys):
+    """Transpose three training tunes to five keys each, or as the metadata says; keep held-out tunes as they are."""
     meta = train_small(tmp_path, music_folder, steps=1)
     counts = {}
     for transpose in (None, 0, 1):
@@ -378,9 +378,7 @@ def test_small_corpora_are_heard_in_other_keys(tmp_path, music_folder, capsys):
 
 
 @pytest.mark.parametrize(("enough_s", "fitted"), [(0, 3), (10_000, 15)])
-def test_the_featurizer_is_fitted_to_music_as_it_is_where_there_is_enough(
-    tmp_path, music_folder, monkeypatch, enough_s, fitted
-):
+def test_prepare_fits_untransposed_music_if_there_is_enough(tmp_path, music_folder, monkeypatch, enough_s, fitted):
     monkeypatch.setattr(preparation, "FIT_UNSHIFTED_ABOVE_S", enough_s)
     to_fit, fitted_state = [], preparation.fitted_state
 
@@ -395,7 +393,7 @@ def test_the_featurizer_is_fitted_to_music_as_it_is_where_there_is_enough(
     assert (to_fit, len(trainer.prepared.train_pieces)) == ([fitted], 15)
 
 
-def test_a_state_of_another_model_is_refused(tmp_path, music_folder, capsys):
+def test_train_state_of_another_model_is_refused(tmp_path, music_folder, capsys):
     meta = train_small(tmp_path, music_folder, steps=2)
     flags = ["--meta", str(meta), "--corpus", str(music_folder), "--steps", "4", "--device", "cpu", "--quiet"]
     assert main([*flags, "--set", "architecture.hidden=25"]) == 2
@@ -403,8 +401,8 @@ def test_a_state_of_another_model_is_refused(tmp_path, music_folder, capsys):
     assert state_of(meta)[1]["progress"]["step"] == 2
 
 
-def test_the_average_keeps_no_history_of_its_steps(tmp_path, music_folder):
-    """It did once: 20 KB a step, 1.7 GB after a day of training."""
+def test_trainer_average_keeps_no_autograd_history(tmp_path, music_folder):
+    """A history would take 20 KB a step, 1.7 GB after a day of training."""
     wanted = SMALL_CODEBOOK | {"corpus.path": str(music_folder), "training.steps": 3}
     made = presets.from_preset("codebook-lstm", wanted, state="model.safetensors")
     trainer = build_trainer(made, tmp_path / "model.safetensors", torch.device("cpu"))
@@ -412,7 +410,7 @@ def test_the_average_keeps_no_history_of_its_steps(tmp_path, music_folder):
     assert [name for name, weight in trainer.average.named_parameters() if weight.requires_grad or weight.grad_fn] == []
 
 
-def test_the_average_and_the_best_are_kept(trained):
+def test_state_holds_average_and_best_weights(trained):
     tensors, facts = state_of(trained)
     history = facts["progress"]["history"]
     best = min(history, key=lambda row: row[3])
@@ -432,8 +430,8 @@ def test_the_average_and_the_best_are_kept(trained):
         (1000.0, 1000.0, torch.float32),
     ],
 )
-def test_a_precision_is_chosen_by_products_and_a_slow_one_costs_little(monkeypatch, slower, of_a_few, chosen):
-    """Where bfloat16 is emulated, measuring whole products of it once took a minute at every start."""
+def test_precision_is_chosen_by_products_at_little_cost(monkeypatch, slower, of_a_few, chosen):
+    """Do not measure whole products in bfloat16 where it is emulated: that takes a minute."""
     asked, threads = [], torch.get_num_threads()
 
     def seconds(dtype, rows):
@@ -466,7 +464,7 @@ def test_A05_devices_are_taken_in_order(monkeypatch):
     assert device.choose("cpu") == (torch.device("cpu"), "chosen by --device")
 
 
-def test_a_device_that_agrees_with_the_cpu_passes_the_check(monkeypatch):
+def test_compare_with_cpu_accepts_the_cpu(monkeypatch):
     verdict = device.compare_with_cpu(torch.device("cpu"))
     assert verdict == "" or "times as long" in verdict  # the CPU agrees with itself; its clock may not
 
@@ -483,7 +481,7 @@ def test_A05_time_remaining_is_on_screen(tmp_path, music_folder, monkeypatch, ca
         assert words in lines[0]
 
 
-def test_a_budget_that_is_used_up_is_said(tmp_path, music_folder, capsys):
+def test_train_used_budget_is_reported(tmp_path, music_folder, capsys):
     train_small(tmp_path, music_folder, steps=3)
     flags = ["--meta", str(tmp_path / "model.json"), "--corpus", str(music_folder), "--device", "cpu"]
     for steps, said in ((2, True), (4, False)):
@@ -506,7 +504,7 @@ print(resident() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what other C libraries keep is theirs to say")
-def test_what_a_step_frees_is_kept_for_the_next():
+def test_keep_freed_memory_keeps_what_a_step_frees():
     def kept(*words: str) -> int:
         run = [sys.executable, "-c", KEPT, *words]
         return int(subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout)

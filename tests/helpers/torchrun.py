@@ -1,4 +1,4 @@
-"""Trainings that torchrun starts, and their workers."""
+"""Start trainings by torchrun, and find their workers."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ def torchrun(meta: Path, *flags: str, launch: tuple = ("--standalone",), each: i
 
 
 def worker(launcher: subprocess.Popen, rank: int) -> int:
-    """The process id of a worker that torchrun started."""
+    """Return the process id of a worker that torchrun started."""
     import psutil
 
     (found,) = [child.pid for child in psutil.Process(launcher.pid).children() if child.environ()["RANK"] == str(rank)]

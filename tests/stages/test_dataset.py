@@ -1,4 +1,4 @@
-"""Windows and lanes: nothing crosses pieces, nothing is lost, nothing is stored twice."""
+"""Test windows and batch rows: nothing crosses pieces, nothing is lost, nothing is stored twice."""
 
 import os
 import tracemalloc
@@ -46,8 +46,8 @@ def test_A03_every_step_is_once_an_input_and_once_a_target(pieces, featurizer):
         assert [bool(w.is_start) for w in windows] == [True] + [False] * (len(windows) - 1)
 
 
-def test_a_piece_that_was_cut_does_not_end_there(pieces, featurizer):
-    """Windows that the last target just fills, and one step more: the end is an event, a cut is none."""
+def test_dataset_cut_piece_has_no_end_event(pieces, featurizer):
+    """Check pieces around a whole number of windows: an end is an event, a cut is none."""
     for steps in (16, 17, 18):
         whole = Piece.from_samples(melody(0)[: 64 * (steps - 1)], RATE_HZ)
         assert featurizer.steps(whole) == steps
@@ -70,8 +70,8 @@ def test_A03_memory_holds_each_frame_once(pieces, featurizer):
     assert [os.fstat(d.codes.file.fileno()).st_size for d in (small, large)] == [held, held]
 
 
-def test_codes_are_in_a_file_and_not_in_memory():
-    """Two hours of codes leave nothing behind in memory; windows of them are read back, to the end of a stream."""
+def test_code_file_keeps_codes_out_of_memory():
+    """Append two hours of codes without keeping them in memory, and read windows back, to the end of a stream."""
     made = [np.random.default_rng(n).integers(0, 1024, (225_000, 3)).astype(np.int16) for n in range(2)]
     tracemalloc.start()
     codes = CodeFile((1024, 1024, 1024))
@@ -88,7 +88,7 @@ def test_codes_are_in_a_file_and_not_in_memory():
         np.testing.assert_array_equal(codes.counts[level], expected)
 
 
-def test_windows_side_by_side_are_each_window_alone(pieces, featurizer):
+def test_dataset_batch_equals_its_single_windows(pieces, featurizer):
     dataset = AudioDataset(pieces, featurizer, window=16)
     order = [len(dataset) - 1, 0, 3, 3, len(dataset) // 2]
     together = dataset[order]
@@ -97,7 +97,7 @@ def test_windows_side_by_side_are_each_window_alone(pieces, featurizer):
         assert tensor.is_contiguous()
 
 
-def test_any_number_of_workers_makes_the_same_codes(featurizer, monkeypatch):
+def test_dataset_any_number_of_workers_gives_the_same_codes(featurizer, monkeypatch):
     several = [Piece.from_samples(melody(n, 1 + n / 3), RATE_HZ) for n in range(7)]
     expected = [featurizer.encode(piece) for piece in several]
     for workers in (1, 2, 5):
@@ -107,8 +107,8 @@ def test_any_number_of_workers_makes_the_same_codes(featurizer, monkeypatch):
             assert torch.equal(dataset.read(piece, 0, len(codes)), codes)
 
 
-def test_sampled_frames_are_those_of_runs_chosen_from_a_list_of_all(pieces):
-    """The list itself would grow with the corpus; the same runs are chosen without it, and each lies in its piece."""
+def test_featurizer_sample_equals_runs_chosen_from_a_list_of_all(pieces):
+    """Choose the same runs without the list, which would grow with the corpus; each run lies in its piece."""
     f = SpectrumFeaturizer(SpectrumSection(kind="spectrum", n_fft=256, hop=64), RATE_HZ)
     for frames in (10**6, 200):
         starts = [(p, start) for p, piece in enumerate(pieces) for start in range(0, f.steps(piece), RUN)]
@@ -122,8 +122,8 @@ def test_sampled_frames_are_those_of_runs_chosen_from_a_list_of_all(pieces):
             torch.testing.assert_close(f.encode_frames(run), whole)
 
 
-def test_fitting_reads_a_bounded_number_of_frames(featurizer, monkeypatch):
-    """Twice the corpus, the same number of samples read."""
+def test_featurizer_sample_of_a_longer_corpus_reads_no_more(featurizer, monkeypatch):
+    """Read the same number of samples of a corpus that is four times as long."""
     pieces = [Piece.from_samples(melody(n, 20), RATE_HZ) for n in range(2)]
     read = []
     monkeypatch.setattr(Piece, "read", lambda self, start, stop: read.append(stop - start) or np.zeros(stop - start))
@@ -142,13 +142,13 @@ def test_A03_continuous_frames_are_read_from_the_audio_when_asked_for(pieces):
     torch.testing.assert_close(window.targets[:, :129], expected[1:, :129])
 
 
-def test_windows_outside_are_refused(pieces, featurizer):
+def test_dataset_window_out_of_range_is_refused(pieces, featurizer):
     dataset = AudioDataset(pieces, featurizer, window=16)
     with pytest.raises(IndexError):
         dataset[len(dataset)]
 
 
-def test_lanes_go_on_where_they_were_and_reset_at_beginnings(pieces, featurizer):
+def test_sampler_rows_continue_a_piece_or_start_another(pieces, featurizer):
     dataset = AudioDataset(pieces, featurizer, window=16)
     sampler = RowSampler(dataset.windows, batch_size=3, seed=0)
     batches = iter(sampler)
@@ -162,7 +162,7 @@ def test_lanes_go_on_where_they_were_and_reset_at_beginnings(pieces, featurizer)
         before = after
 
 
-def test_lanes_play_all_pieces_equally_often():
+def test_sampler_plays_all_pieces_equally_often():
     sampler = RowSampler([5, 1, 3], batch_size=2, seed=1)
     batches = iter(sampler)
     starts = [index for _ in range(900) for index in next(batches) if index in (0, 5, 6)]
@@ -170,12 +170,12 @@ def test_lanes_play_all_pieces_equally_often():
     assert counts.max() - counts.min() <= 3
 
 
-def test_lanes_do_not_march_in_step():
+def test_sampler_rows_start_at_different_windows():
     sampler = RowSampler([100], batch_size=32, seed=0)
     assert len(set(next(iter(sampler)))) > 16
 
 
-def test_a_restored_sampler_goes_on_exactly():
+def test_sampler_restored_continues_exactly():
     sampler = RowSampler([5, 2, 9, 4], batch_size=3, seed=5)
     batches = iter(sampler)
     for _ in range(17):
@@ -188,7 +188,7 @@ def test_a_restored_sampler_goes_on_exactly():
     assert [next(again) for _ in range(50)] == expected
 
 
-def test_the_loader_leaves_the_trainings_randomness_alone(pieces, featurizer):
+def test_training_batches_leave_the_global_generator_alone(pieces, featurizer):
     dataset = AudioDataset(pieces, featurizer, window=16)
     torch.manual_seed(3)
     expected = torch.rand(4)
@@ -198,24 +198,24 @@ def test_the_loader_leaves_the_trainings_randomness_alone(pieces, featurizer):
     assert torch.equal(torch.rand(4), expected)
 
 
-def test_validation_hears_the_beginning_of_every_piece(pieces, featurizer):
+def test_validation_batches_cover_the_beginning_of_every_piece(pieces, featurizer):
     dataset = AudioDataset(pieces, featurizer, window=16)
-    (row,) = validation_batches(dataset, steps=10**6)
-    for lane in range(4):
-        inputs = torch.cat([batch.inputs[lane][batch.mask[lane]] for batch in row])
-        assert torch.equal(inputs, featurizer.encode(pieces[lane]))
+    (run,) = validation_batches(dataset, steps=10**6)
+    for n in range(4):
+        inputs = torch.cat([batch.inputs[n][batch.mask[n]] for batch in run])
+        assert torch.equal(inputs, featurizer.encode(pieces[n]))
     (short,) = validation_batches(dataset, steps=1)
     assert len(short) == 1
     assert torch.equal(short[0].inputs, collate([dataset[int(w)] for w in dataset.first_window[:-1]]).inputs)
 
 
-def test_no_piece_to_train_on_is_explained():
+def test_sampler_without_pieces_is_refused():
     with pytest.raises(ValueError, match="add recordings"):
         RowSampler([], batch_size=2, seed=0)
 
 
-def test_transposed_pieces_sound_higher_and_are_read_like_arrays():
-    """A tone of 440 Hz, three semitones up and down: its spectrum's peak moves, and stretches equal the whole."""
+def test_piece_transposed_sounds_higher_and_reads_like_an_array():
+    """Transpose a tone of 440 Hz: the peak of its spectrum moves, and excerpts equal the whole."""
     time = np.arange(2 * RATE_HZ) / RATE_HZ
     tone = Piece.from_samples(0.5 * np.sin(2 * np.pi * 440 * time), RATE_HZ)
     assert tone.transposed(0) is tone

@@ -1,4 +1,4 @@
-"""Several processes train like one: real ones, started by torchrun."""
+"""Test that several processes train like one, with real processes that torchrun starts."""
 
 import json
 import os
@@ -23,7 +23,7 @@ STEPS = 10
 
 
 def prepared(folder: Path, music: Path, preset: str = "codebook-lstm", steps: int = STEPS, **values) -> Path:
-    """A metadata file of a tiny model in a folder of its own."""
+    """Write the metadata file of a tiny model into a folder of its own."""
     folder.mkdir()
     sizes = SMALL_OF[preset] | {"corpus.path": str(music), "training.steps": steps} | values
     metadata.save(presets.from_preset(preset, sizes, state="model.safetensors"), folder / "model.json")
@@ -59,7 +59,7 @@ def assert_nearly_the_same(meta: Path, other: Path) -> None:
         assert row[2:] == pytest.approx(other_row[2:], rel=1e-6, abs=1e-5)
 
 
-def test_a_team_of_one_changes_nothing():
+def test_process_group_of_one_changes_nothing():
     group = ProcessGroup()
     rows = torch.arange(6).view(3, 2)
     assert torch.equal(rows[group.rows], rows)
@@ -74,7 +74,7 @@ def test_a_team_of_one_changes_nothing():
     group.check_divides("training.batch_size", 7)
 
 
-def test_a_batch_is_shared_evenly_or_not_at_all():
+def test_process_group_uneven_batch_is_refused():
     group = ProcessGroup()
     group.size = 4
     group.check_divides("training.batch_size", 8)
@@ -82,19 +82,19 @@ def test_a_batch_is_shared_evenly_or_not_at_all():
         group.check_divides("training.batch_size", 9)
 
 
-def test_rows_of_all_processes_are_the_batch():
-    """Every process walks over all lanes, and is given its own."""
+def test_sampler_rows_of_all_processes_are_the_batch():
+    """Give every process its own rows of the same batches."""
     whole = iter(RowSampler([5, 3, 4], batch_size=4, seed=1))
     parts = [iter(RowSampler([5, 3, 4], 4, 1, slice(rank, None, 2))) for rank in (0, 1)]
     for _ in range(10):
-        batch, shares = next(whole), [next(part) for part in parts]
-        assert [shares[lane % 2][lane // 2] for lane in range(4)] == batch
+        batch, parts_of_batch = next(whole), [next(part) for part in parts]
+        assert [parts_of_batch[row % 2][row // 2] for row in range(4)] == batch
 
 
 @pytest.mark.parametrize("backbone", SECTIONS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_weight_has_a_gradient_in_every_step(kind, backbone):
-    """Else the others would wait for it; also where no piece begins and none ends."""
+def test_loss_every_weight_has_a_gradient_in_every_step(kind, backbone):
+    """Processes would otherwise wait for a gradient; also check where no piece begins and none ends."""
     model = model_of(kind, backbone=backbone)
     steps = stream(model.spec, 6)
     nothing = torch.zeros(2, 5, dtype=torch.bool)
@@ -105,7 +105,7 @@ def test_every_weight_has_a_gradient_in_every_step(kind, backbone):
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
-def test_a_restart_begins_nothing_anew(monkeypatch):
+def test_process_group_reads_restarts_from_the_environment(monkeypatch):
     assert (ProcessGroup().elastic, ProcessGroup().restarted) == (False, False)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     assert (ProcessGroup().elastic, ProcessGroup().restarted) == (True, False)
@@ -113,7 +113,7 @@ def test_a_restart_begins_nothing_anew(monkeypatch):
     assert ProcessGroup().restarted
 
 
-def test_a_team_without_its_environment_is_refused(monkeypatch, capsys, tmp_path):
+def test_process_group_incomplete_environment_is_refused(monkeypatch, capsys, tmp_path):
     from train import main
 
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -132,7 +132,7 @@ def test_a_team_without_its_environment_is_refused(monkeypatch, capsys, tmp_path
     ],
 )
 def test_A14_two_processes_train_like_one(tmp_path, music_folder, preset, values):
-    """Weights, averages, lanes, optimizer and held-out nats; one voice, one line of results."""
+    """Compare whole states and losses; only the main process prints."""
     one = prepared(tmp_path / "one", music_folder, preset, **values)
     two = prepared(tmp_path / "two", music_folder, preset, **values)
     alone(one)
@@ -145,7 +145,7 @@ def test_A14_two_processes_train_like_one(tmp_path, music_folder, preset, values
 
 
 @pytest.mark.slow
-def test_A14_a_state_may_be_resumed_with_another_number_of_processes(tmp_path, music_folder):
+def test_A14_state_resumes_with_another_number_of_processes(tmp_path, music_folder):
     one, mixed = (prepared(tmp_path / name, music_folder, steps=60) for name in ("one", "mixed"))
     alone(one, 60)
     trainer = build_trainer(metadata.load(mixed), mixed.with_suffix(".safetensors"), torch.device("cpu"))
@@ -153,7 +153,7 @@ def test_A14_a_state_may_be_resumed_with_another_number_of_processes(tmp_path, m
     process = torchrun(mixed, "--quiet", "--set", "training.checkpoint_every_s=0.001")
     while process.poll() is None and state_of(mixed)[1]["progress"]["step"] < 6:
         time.sleep(0.005)
-    os.kill(worker(process, rank=1), signal.SIGTERM)  # whoever is told, all leave
+    os.kill(worker(process, rank=1), signal.SIGTERM)  # all processes stop when one is signalled
     done(process)
     assert 6 <= state_of(mixed)[1]["progress"]["step"] < 60
     alone(mixed, 60)
@@ -161,8 +161,8 @@ def test_A14_a_state_may_be_resumed_with_another_number_of_processes(tmp_path, m
 
 
 @pytest.mark.slow
-def test_A14_a_killed_process_is_replaced_and_the_training_goes_on(tmp_path, music_folder):
-    """From the last state, `--fresh` or not, to the end of an undisturbed run."""
+def test_A14_killed_process_is_restarted_and_training_continues(tmp_path, music_folder):
+    """Continue from the last state, also with `--fresh`, and end like an undisturbed run."""
     values = {"training.checkpoint_every_s": 0.1, "training.validate_every_steps": 20}
     one, two = (prepared(tmp_path / name, music_folder, steps=80, **values) for name in ("one", "two"))
     alone(one, 80)
@@ -181,8 +181,8 @@ def test_A14_a_killed_process_is_replaced_and_the_training_goes_on(tmp_path, mus
 
 
 @pytest.mark.slow
-def test_A14_two_machines(tmp_path, music_folder):
-    """Two launchers that know each other by address and port only, one process each."""
+def test_A14_two_machines_train_like_one_process(tmp_path, music_folder):
+    """Start two launchers of one process each, which share only an address and a port."""
     one, two = (prepared(tmp_path / name, music_folder) for name in ("one", "two"))
     alone(one)
     with socket.socket() as free:
