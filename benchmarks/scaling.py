@@ -103,9 +103,9 @@ def _part(meta: Path, rounds: int) -> int:
     """One of the two processes; the first one prints the frames per second of the four trainings."""
     torch.set_num_threads(1)
     with ProcessGroup.from_environment() as group:
-        lanes = metadata.load(meta).training.batch_size
-        alone, apart = (Training(meta, lanes, ProcessGroup()) for _ in range(2))
-        trainings = [alone, apart, *(Training(meta, batch, group) for batch in (2 * lanes, lanes))]
+        rows = metadata.load(meta).training.batch_size
+        alone, apart = (Training(meta, rows, ProcessGroup()) for _ in range(2))
+        trainings = [alone, apart, *(Training(meta, batch, group) for batch in (2 * rows, rows))]
         for turn in range(-1, rounds):
             if not group.is_main_process:
                 group.all_reduce(0)  # and sleeps at the next one, while the leader trains alone

@@ -435,7 +435,7 @@ def test_precision_is_chosen_by_products_at_little_cost(monkeypatch, slower, of_
     asked, threads = [], torch.get_num_threads()
 
     def seconds(dtype, rows):
-        assert torch.get_num_threads() == 1  # several wait for each other beside other work
+        assert torch.get_num_threads() == 1  # several threads wait for each other on a busy machine
         many = rows == device.PRODUCT_ROWS
         asked.append(rows * (1.0 if dtype == torch.float32 else slower if many else of_a_few))
         return asked[-1]
