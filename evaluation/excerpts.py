@@ -66,9 +66,6 @@ def bounded(pieces: Sequence[P], seconds: float, seed: int) -> list[P]:
     return sorted(found, key=lambda piece: piece.id)
 
 
-# --- sound ----------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Excerpt:
     """A part of a recording: `prompt` ends at sample `join`, and the `length` samples after it are for comparison."""
@@ -133,9 +130,6 @@ def other_real_music(found: Sequence[Excerpt]) -> list[tuple[np.ndarray, np.ndar
             places.append(start)
             pairs.append((excerpt.real, np.asarray(excerpt.piece.samples[start : start + length])))
     return pairs
-
-
-# --- notes ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

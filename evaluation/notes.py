@@ -99,6 +99,7 @@ class NotesEvaluation(Evaluation[Song]):
         return {"excerpts": len(self.excerpts), "real": real, "generated": statistics(self.generated)}
 
     def long_run(self) -> schema.NoteLongRun:
+        """Continue the first prompt for long, and compare with the longest held-out song."""
         prompt, count = self.excerpts[0].prompt, math.ceil(self.plan.long_seconds * self.spec.steps_per_second)
         task = self.display.task("long run", count)
         take = self.predictor.take(prompt, seed=self.plan.seed)

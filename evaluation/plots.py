@@ -38,8 +38,7 @@ def level_bars(held_out: HeldOut) -> bytes:
     axis.set_xticks(range(levels), [f"{word}{level + 1}" for level in range(levels)])
     axis.set(ylabel="nats per step", title="Loss on held-out music by level")
     axis.set_ylim(0, 1.25 * max(max(loss["levels"]) for loss in losses.values()))  # room for the legend
-    _finish(axis, columns=4)
-    return _png(figure)
+    return _finished(figure, axis, columns=4)
 
 
 def spectrograms(sounds: Mapping[str, np.ndarray], rate_hz: int) -> bytes:
@@ -66,8 +65,7 @@ def level_over_time(levels_db: np.ndarray, real_db: float) -> bytes:
     low = min(float(np.median(levels_db)), real_db) - 25
     axis.set(ylim=(low, max(float(np.max(levels_db)), real_db) + 6), xlabel="seconds", ylabel="dB below full scale")
     axis.set_title("Level of the long run")
-    _finish(axis)
-    return _png(figure)
+    return _finished(figure, axis)
 
 
 def distances(sides: Mapping[str, np.ndarray]) -> bytes:
@@ -80,8 +78,7 @@ def distances(sides: Mapping[str, np.ndarray]) -> bytes:
         axis.hist(side, list(edges), density=True, histtype="stepfilled", alpha=0.45, color=color, label=name)
     axis.set(xlabel="distance to the nearest second of the training music", ylabel="fraction", yticks=[])
     axis.set_title("Novelty: near 0 would be a copy")
-    _finish(axis)
-    return _png(figure)
+    return _finished(figure, axis)
 
 
 def pitch_classes(sides: Mapping[str, np.ndarray]) -> bytes:
@@ -92,13 +89,13 @@ def pitch_classes(sides: Mapping[str, np.ndarray]) -> bytes:
         axis.bar(np.arange(12) + 0.4 * number - 0.2, fractions, 0.4, label=name, color=color)
     axis.set_xticks(range(12), [pitch_name(pitch)[:-2] for pitch in range(12)])
     axis.set(ylabel="fraction of notes", title="Pitch classes")
-    _finish(axis)
-    return _png(figure)
+    return _finished(figure, axis)
 
 
-def _finish(axis: Axes, columns: int = 1) -> None:
+def _finished(figure: Figure, axis: Axes, columns: int = 1) -> bytes:
     axis.grid(alpha=0.3)
     axis.legend(fontsize=9, ncols=columns)
+    return _png(figure)
 
 
 def _png(figure: Figure) -> bytes:

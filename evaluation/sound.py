@@ -89,9 +89,11 @@ class SoundEvaluation(Evaluation[Piece]):
         self.excerpts = excerpts(self.held_out, count=plan.pieces, **plan.times)
 
     def lengths(self, music: AudioDataset, steps: np.ndarray) -> tuple[float, float | None]:
+        """Return the total seconds of the steps; sound has no known beats."""
         return float(steps.sum()) / self.spec.steps_per_second, None
 
     def free_runs(self, *, ceilings: bool = True) -> schema.FreeRuns:
+        """Compare continuations with real music; `ceilings` adds the codec and the reconstruction of phases."""
         real = [excerpt.real for excerpt in self.excerpts]
         numbered = enumerate(self.tracked("free runs", self.excerpts), start=self.plan.seed)
         made = [free_run(self.predictor, excerpt, seed=seed) for seed, excerpt in numbered]
@@ -216,6 +218,7 @@ class SoundEvaluation(Evaluation[Piece]):
         return super().draw(report) | {"spectrograms": plots.spectrograms(sides, self.rate)}
 
     def sounds(self, count: int = 3) -> list[tuple[str, dict[str, bytes]]]:
+        """Return the first excerpts as real sound, through the codec, and generated, as FLAC."""
         found = []
         for place, excerpt in enumerate(self.excerpts[:count]):
             sides = {side: self.audio[side][place] for side in ("real", "codec", "generated")}
