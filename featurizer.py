@@ -60,7 +60,7 @@ class Codec(Protocol[Music, Codes]):
 
 
 class Featurizer(ABC, Generic[P]):
-    """The contract of a representation of pieces of type P: `Piece`, which is sound, or `Song`, which is notes.
+    """Represent pieces of type P as streams: `Piece`, which is sound, or `Song`, which is notes.
 
     Attributes:
         modality: "sound" or "notes".
@@ -129,7 +129,7 @@ class Featurizer(ABC, Generic[P]):
 
 
 class StftFeaturizer(Featurizer[Piece]):
-    """The frame grid that the featurizers of sound share. Subclasses define the step that a frame becomes."""
+    """Lay the frame grid that the featurizers of sound share. Subclasses define the step that a frame becomes."""
 
     modality = "sound"
 
@@ -145,7 +145,7 @@ class StftFeaturizer(Featurizer[Piece]):
 
     @property
     def steps_per_second(self) -> float:
-        """The number of frames per second."""
+        """Return the number of frames per second."""
         return self.sample_rate_hz / self.hop
 
     @abstractmethod

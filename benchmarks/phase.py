@@ -21,7 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import corpus
-from continuo.audio.phase import PhaseStream, centered, integrated, invert, levels, phasors
+from continuo.audio.phase import PhaseStream, centered, integrate_phases, invert, levels, phasors
 from continuo.audio.stft import OverlapAdd
 from continuo.model import presets
 from continuo.model.metadata import CodebookSection
@@ -100,7 +100,7 @@ def heap_integration(magnitude: np.ndarray, tail: np.ndarray) -> np.ndarray:
     """Return the first guess of `PhaseStream` for all frames at once: (T, K) -> unit phasors (T, K)."""
     first = np.fft.rfft(tail * WINDOW)[None].astype(np.complex64)
     level = levels(np.abs(np.concatenate([first, magnitude])))
-    return phasors(integrated(level, centered(np.angle(first[0])), N_FFT, HOP))
+    return phasors(integrate_phases(level, centered(np.angle(first[0])), N_FFT, HOP))
 
 
 def random_phasors(magnitude: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ ENCODE_ROWS = 256  # vectors that are encoded together; they stay in the process
 
 @dataclass(frozen=True)
 class ResidualCodebook:
-    """A fitted quantizer.
+    """Quantize vectors by principal components and residual k-means.
 
     Attributes:
         mean: `(F,)`, subtracted from each vector.
@@ -33,12 +33,12 @@ class ResidualCodebook:
 
     @property
     def levels(self) -> int:
-        """The number of codes of a vector."""
+        """Return the number of codes of a vector."""
         return self.centroids.shape[0]
 
     @cached_property
     def powers(self) -> torch.Tensor:
-        """The squared length of each centroid, `(L, V)`."""
+        """Return the squared length of each centroid, `(L, V)`."""
         return self.centroids.square().sum(-1)
 
     def project(self, vectors: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The codec of sound: STFT frames become a few codes each, and codes become STFT magnitudes."""
+"""The codec of sound turns STFT frames into a few codes each, and codes into STFT magnitudes."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ def checked(tensors: Tensors, name: str, shape: tuple[int, ...]) -> torch.Tensor
 
 @dataclass(frozen=True)
 class SpectralSettings:
-    """The settings of a `SpectralCodec`; the section `representation` of the metadata describes and bounds them."""
+    """Hold the settings of a `SpectralCodec`, as the section `representation` of the metadata describes them."""
 
     sample_rate_hz: int
     n_fft: int
@@ -57,7 +57,7 @@ class SpectralSettings:
 
 
 class SpectralCodec:
-    """Log magnitudes, principal components and residual k-means: a frame becomes L codes, the coarsest first.
+    """Turn frames into L codes, the coarsest first, by log magnitudes, principal components and residual k-means.
 
     Bins are weighted by the square root of the mel scale's density, 1 / (1 + f / 700 Hz), so that squared errors add up
     over mels and not over hertz: low partials, which carry the harmony, are kept better than hiss. Codes hold no phase.
@@ -82,7 +82,7 @@ class SpectralCodec:
 
     @property
     def vocabulary(self) -> tuple[int, ...]:
-        """The number of values of each of the L codes."""
+        """Return the number of values of each of the L codes."""
         return (self.codebook.centroids.shape[1],) * self.codebook.levels
 
     def fit(

@@ -24,7 +24,7 @@ class Decoder(ABC):
 
     @property
     def overlap_samples(self) -> int:
-        """How many samples before the end of the prompt the output begins."""
+        """Return how many samples before the end of the prompt the output begins."""
         return self.overlap.n_fft - self.overlap.hop
 
     @abstractmethod

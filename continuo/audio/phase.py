@@ -124,7 +124,7 @@ class PhaseStream:
         self._joining = max(0, self._joining - count)
         magnitudes = np.stack([*self._open, *self._open[-1:] * self.imagined])
         level = np.concatenate([self._level, levels(magnitudes)])
-        guess = magnitudes * phasors(integrated(level, self._phase, self.n_fft, self.hop))
+        guess = magnitudes * phasors(integrate_phases(level, self._phase, self.n_fft, self.hop))
         frames = self._consistent(magnitudes, guess)[:count]
         self._level, self._open = level[count : count + 1], self._open[count:]
         self._phase = centered(np.angle(frames[-1]))
@@ -193,7 +193,7 @@ def phasors(phase: Floats) -> Complexes:
     return units
 
 
-def integrated(level: Floats, phase: Floats, n_fft: int, hop: int) -> Floats:
+def integrate_phases(level: Floats, phase: Floats, n_fft: int, hop: int) -> Floats:
     """Return phases `(T, K)` of frames by integrating the changes of their levels, from the phase of the frame before.
 
     Under a Gaussian window, log magnitude and phase of an STFT have the same gradients, crosswise: along frequency the

@@ -75,7 +75,7 @@ def _level_db(magnitude: np.ndarray, n_fft: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A part of a WAV at C places: seconds, lowest and highest sample `(C,)`, and levels `(K, C)` in dB at `hertz`."""
+    """Hold a WAV at C places: seconds, lowest and highest sample `(C,)`, and levels `(K, C)` in dB at `hertz`."""
 
     seconds: np.ndarray
     hertz: np.ndarray

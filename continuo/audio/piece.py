@@ -17,7 +17,7 @@ TRUNCATED = "is truncated: its file holds less than its header declares, and wha
 
 @dataclass(frozen=True)
 class Piece:
-    """A recording or a rendered score, or a part of one.
+    """A piece is a recording or a rendered score, or a part of one.
 
     Attributes:
         id: unique and stable within a corpus.
@@ -47,28 +47,28 @@ class Piece:
 
     @property
     def remarks(self) -> list[str]:
-        """Warnings about the piece; each continues a sentence that begins with its name."""
+        """Return warnings about the piece; each continues a sentence that begins with its name."""
         loud = f"lies {self.loudness_db:.0f} dB over full scale, and continuations will clip: make it quieter"
         return [TRUNCATED] * self.truncated + [loud] * (self.loudness_db > MAX_LOUDNESS_DB)
 
     @property
     def seconds(self) -> float:
-        """The length in seconds."""
+        """Return the length in seconds."""
         return len(self.samples) / self.sample_rate_hz
 
     @property
     def empty(self) -> bool:
-        """Whether the piece has no samples."""
+        """Return whether the piece has no samples."""
         return not len(self.samples)
 
     @property
     def extent(self) -> int:
-        """The length in the unit that training is counted by: samples."""
+        """Return the length in the unit that training counts: samples."""
         return len(self.samples)
 
     @cached_property
     def gain(self) -> float:
-        """The factor that brings the piece to `REFERENCE_DB`; dividing by it restores the original level."""
+        """Return the factor that brings the piece to `REFERENCE_DB`; dividing by it restores the original level."""
         return 10 ** ((REFERENCE_DB - self.loudness_db) / 20)
 
     def read(self, start: int, stop: int) -> np.ndarray:

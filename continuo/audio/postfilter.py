@@ -71,7 +71,7 @@ def pad_edges(vectors: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Runs:
-    """R runs of T consecutive frames, from which a post-filter learns.
+    """Hold R runs of T consecutive frames, from which a post-filter learns.
 
     Attributes:
         quantized: principal components `(R, T, P)` of the quantized frames.
@@ -194,12 +194,7 @@ def step_count(runs: int, max_steps: int) -> int:
 
 
 class Reanalysis:
-    """Compute the magnitudes that runs of frames have after inverse STFT, overlap-add and another STFT.
-
-    Args:
-        n_fft: window length in samples.
-        hop: samples per frame.
-        run: T, the frames of a run.
+    """Compute the magnitudes that runs of `run` frames have after inverse STFT, overlap-add and another STFT.
 
     Attributes:
         inner: the frames of a run whose neighbors overlap them on both sides, as in endless audio.

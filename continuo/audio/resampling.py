@@ -12,7 +12,7 @@ MIN_ROWS = 64  # outputs of one row of the matrix product; with fewer, most of a
 
 
 class Resampler:
-    """Windowed-sinc resampling by `made / unit`: every `unit` input samples become `made` output samples.
+    """Resample by a windowed sinc: every `unit` input samples become `made` output samples.
 
     The filter is torchaudio's. It is laid out as a band matrix of at least `MIN_ROWS` outputs, so that resampling is
     one matrix product, which is twice as fast as torchaudio's own call and equal to it up to rounding.

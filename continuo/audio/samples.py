@@ -9,7 +9,7 @@ from continuo.audio.resampling import Resampler
 
 
 class StoredSamples:
-    """Samples in a raw float32 file, with `len`, slices of step 1, and `np.asarray`, which reads them.
+    """Give access to samples in a raw float32 file by `len`, slices of step 1, and `np.asarray`, which reads them.
 
     Slicing reads nothing. No file stays open or mapped, so a corpus may have any number of pieces.
 
@@ -49,7 +49,7 @@ class StoredSamples:
 
 
 class ResampledView:
-    """Samples that are resampled as they are read, with `len` and slices of step 1, which return arrays.
+    """Resample samples as they are read, by `len` and slices of step 1, which return arrays.
 
     A slice equals the same slice of the whole after resampling, sample for sample.
     """

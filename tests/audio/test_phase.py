@@ -5,7 +5,7 @@ import heapq
 import numpy as np
 import pytest
 
-from continuo.audio.phase import _REACH, PhaseStream, _sources, integrated, invert
+from continuo.audio.phase import _REACH, PhaseStream, _sources, integrate_phases, invert
 from continuo.audio.stft import OverlapAdd
 
 GRIDS = [(1536, 384), (512, 128), (2048, 512), (1024, 256), (1024, 512), (1024, 300)]
@@ -149,11 +149,11 @@ def test_sources_equal_those_that_a_heap_finds_one_by_one(seed):
     np.testing.assert_array_equal(_sources(before, now), expected + _REACH * np.arange(3)[:, None])
 
 
-def test_integrated_phases_of_a_gaussian_tone_turn_by_its_frequency():
+def test_integrate_phases_of_a_gaussian_tone_turn_by_its_frequency():
     n_fft, hop, bin_of_tone = 1536, 384, 100.3
     k = np.arange(n_fft // 2 + 1)
     level = np.tile(-((2 * np.pi * (k - bin_of_tone)) ** 2) * 0.25645 / (4 * np.pi), (3, 1)).astype(np.float32)
-    phases = integrated(level, np.zeros(len(k), np.float32), n_fft, hop)
+    phases = integrate_phases(level, np.zeros(len(k), np.float32), n_fft, hop)
     turned = np.exp(1j * phases[:, 98:103]) * np.exp(-2j * np.pi * hop / n_fft * bin_of_tone * np.array([[1], [2]]))
     np.testing.assert_allclose(turned, 1, atol=1e-3)
 
