@@ -5,7 +5,7 @@
     audio = np.concatenate([*take.samples(500), take.finish()])     # of a model of sound
     song = take.song(500)                                            # of a model of notes
 
-It needs only the metadata file and the state file beside it: no corpus, and no GPU if training had one.
+It needs only the metadata file and the state file that it names: no corpus, and no GPU if training had one.
 """
 
 import math

@@ -93,7 +93,7 @@ def test_set_head_probabilities_sum_to_one_and_only_ascending_sets_are_drawn():
 def test_transformer_depends_on_its_context_only():
     model = model_of("learned", backbone="transformer")
     one = model_of("learned", backbone="transformer")
-    one.backbone.blocks = one.backbone.blocks[:1]  # one layer: what is out of its context cannot come in otherwise
+    one.backbone.blocks = one.backbone.blocks[:1]  # with one layer, steps outside the context cannot enter otherwise
     x = stream(model.spec, 12, batch=1)
     changed = x.clone()
     changed[:, 6] = (changed[:, 6] + 1) % torch.tensor([9, 4])
