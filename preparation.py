@@ -97,7 +97,7 @@ def prepare(
     display: Display | None = None,
     group: ProcessGroup | None = None,
 ) -> Prepared[Piece] | Prepared[Song]:
-    """Prepare the training that the metadata describes; all processes of a group return the same.
+    """Prepare the training that the metadata describes, the same way in all processes of a group.
 
     Args:
         state_path: file of the state, which the training continues unless `fresh`.
@@ -106,29 +106,24 @@ def prepare(
         group: the processes that train together (default: this one alone).
 
     Raises:
-        ValueError: the corpus is empty or too small, the model is too large for this machine, a state does not match
-            the metadata, or processes were given different files.
+        ValueError: the corpus, the model's size or a state is unsuitable, or processes were given different files.
     """
     display, group = display or Display(quiet=True), group or ProcessGroup()
     group.check_divides("training.batch_size", metadata.training.batch_size)
     if group.is_main_process:
-        for suffix in (".safetensors", ".card.md", ".curves.png"):
-            remove_leftovers(state_path.with_suffix(suffix))
-        remove_leftovers(state_path.with_suffix(".runs") / "training.csv")
+        remove_unfinished_files(state_path)
     start = load_start(metadata, state_path, fresh, start_from, display)
     check_memory(metadata, device)
     section = metadata.representation
     featurizer = FEATURIZERS[section.kind](section, metadata.corpus.sample_rate_hz)
     is_sound = featurizer.modality == "sound"
     with group.local_main_first():
-        loaded: tuple[list[Any], list[Any]] = pieces or load_corpus(metadata, is_sound, display)
-        train, held_out = loaded
+        music: tuple[list[Any], list[Any]] = pieces or load_corpus(metadata, is_sound, display)  # of one type
+        train, held_out = music
         amounts = {"pieces": len(train), "seconds": sum(piece.seconds for piece in train)}
         amounts |= {"held_out_pieces": len(held_out), "held_out_seconds": sum(piece.seconds for piece in held_out)}
         semitones = transposition(metadata, is_sound, amounts["seconds"] + amounts["held_out_seconds"])
-        if semitones:
-            display.say(f"training pieces are also transposed by up to {pluralize(semitones, 'semitone')} up and down")
-        transposed = [piece.transposed(k) for piece in train for k in range(-semitones, semitones + 1)]
+        transposed = transpose(train, semitones, display)
         to_fit = train if is_sound and amounts["seconds"] >= FIT_UNSHIFTED_ABOVE_S else transposed
     group.check_same("metadata", metadata.model_dump(include={"representation", "architecture", "training"}))
     group.check_same("a corpus", corpus_fingerprint([*transposed, *held_out]))
@@ -141,6 +136,13 @@ def prepare(
         train_set = encode("encoding", transposed, featurizer, metadata.training.window, display)
         held_out_set = encode("encoding held-out pieces", held_out, featurizer, metadata.training.window, display)
     return Prepared(featurizer, transposed, held_out, train_set, held_out_set, amounts, start)
+
+
+def remove_unfinished_files(state_path: Path) -> None:
+    """Remove the temporary files that earlier trainings of this model left when they were killed."""
+    for suffix in (".safetensors", ".card.md", ".curves.png"):
+        remove_leftovers(state_path.with_suffix(suffix))
+    remove_leftovers(state_path.with_suffix(".runs") / "training.csv")
 
 
 def load_start(
@@ -215,6 +217,13 @@ def transposition(metadata: Metadata, is_sound: bool, seconds: float) -> int:
     if is_sound:
         return SOUND_SEMITONES if seconds < TRANSPOSE_SOUND_BELOW_S else 0
     return min(MAX_NOTE_SEMITONES, int((TRANSPOSE_NOTES_BELOW_S / seconds - 1) / 2))
+
+
+def transpose(pieces: Sequence[P], semitones: int, display: Display) -> list[P]:
+    """Return every piece in all transpositions from `semitones` down to `semitones` up."""
+    if semitones:
+        display.say(f"training pieces are also transposed by up to {pluralize(semitones, 'semitone')} up and down")
+    return [piece.transposed(k) for piece in pieces for k in range(-semitones, semitones + 1)]
 
 
 def corpus_fingerprint(pieces: Sequence[Piece] | Sequence[Song]) -> str:
