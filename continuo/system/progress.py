@@ -104,18 +104,6 @@ class Display:
         return Task(self, name, total)
 
 
-class Kept(Display):
-    """Keeps what it is told to say, as `lines`, for somebody else to say; shows no progress."""
-
-    def __init__(self, *, quiet: bool = False) -> None:
-        super().__init__(quiet=True)
-        self.weighty_only, self.lines = quiet, list[str]()
-
-    def say(self, text: str, *, always: bool = False) -> None:
-        if always or not self.weighty_only:
-            self.lines.append(text)
-
-
 class Task:
     """A task with a known end, shown as a bar or as lines."""
 
