@@ -23,7 +23,8 @@ HINTS = {
     errno.EFBIG: ": the limit for file sizes is reached, see ulimit -f",
     errno.EACCES: ": check its permissions",
     errno.EROFS: ": choose another folder",
-    errno.ENOENT: ": check the spelling",
+    errno.ENOENT: ": check the spelling, or whether it was removed",
+    errno.ENOTDIR: ": a part of this path is a file",
 }
 
 

@@ -54,7 +54,8 @@ def process_map(work: Callable[[T], Iterator[R]], things: Sequence[T], processes
     except (BrokenProcessPool, Terminated):
         raise ChildProcessError("a process that did a part of this work was killed: is memory short?") from None
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for future in futures:
+            future.cancel()
         children = set(multiprocessing.active_children()) - before
         while children := {child for child in children if child.is_alive()}:
             for child in children:

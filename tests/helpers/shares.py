@@ -6,6 +6,8 @@ import time
 
 import torch
 
+from continuo.system.process_pool import Terminated
+
 
 class Meeting:
     """Work that a process has in hand once `count` processes have come to read it."""
@@ -53,7 +55,10 @@ def dying(how):
 
 
 def cleaning(folder):
-    """Works for a minute, and clears away."""
+    """Work for a minute with a mark in `folder`, and remove it in the end; without a folder yield at once."""
+    if folder is None:
+        yield "quick"
+        return
     mark = folder / str(os.getpid())
     try:
         mark.touch()
@@ -64,14 +69,17 @@ def cleaning(folder):
 
 
 def cleaning_in_the_end(folder):
-    """As `cleaning`, but the first time that it is told to leave is lost, as in a weak reference's callback."""
+    """Work as `cleaning` does, but lose the first signal, as Python does inside a weak reference's callback."""
+    if folder is None:
+        yield "quick"
+        return
     mark = folder / str(os.getpid())
     try:
         mark.touch()
         yield str(mark)
         try:
             time.sleep(60)
-        except SystemExit:
+        except Terminated:
             time.sleep(60)
     finally:
         mark.unlink()

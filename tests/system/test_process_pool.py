@@ -52,10 +52,13 @@ def test_a_process_that_is_killed_is_told_of(how):
 
 
 @pytest.mark.parametrize("work", [shares.cleaning, shares.cleaning_in_the_end])
-def test_who_is_not_waited_for_leaves_by_way_of_its_clearing(tmp_path, work):
-    with closing(process_map(work, [tmp_path] * 2, 2)) as coming:
-        marks = {next(coming), next(coming)}
-        assert len(marks) == 2
+def test_process_map_closed_early_ends_running_work_through_its_cleanup(tmp_path, work):
+    with closing(process_map(work, [None, tmp_path, tmp_path], 2)) as results:
+        assert next(results) == "quick"
+        deadline = time.monotonic() + 60
+        while len([*tmp_path.iterdir()]) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len([*tmp_path.iterdir()]) == 2
         started = time.monotonic()
     assert time.monotonic() - started < 20
     assert not [*tmp_path.iterdir()]
