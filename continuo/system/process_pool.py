@@ -66,10 +66,8 @@ def process_map(work: Callable[[T], Iterator[R]], things: Sequence[T], processes
 
 
 def _begin() -> None:
-    """Prepare a child process."""
-    import torch
-
-    torch.set_num_threads(1)
+    """Prepare a child process, before its work imports torch."""
+    os.environ["OMP_NUM_THREADS"] = "1"
     signal.signal(signal.SIGTERM, _terminate)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

@@ -304,7 +304,7 @@ def test_packed_model_predicts_and_starts_trainings_but_cannot_resume(trained, m
     assert abs(costs[1] - costs[0]) < 0.01 * costs[0]
     flags = ["--corpus", str(music_folder), "--steps", "99", "--device", "cpu", "--quiet"]
     assert train(["--meta", str(small / "chorales.json"), *flags]) == 2
-    assert "begin one with another --meta and --from" in capsys.readouterr().err
+    assert "with another --meta and --from" in capsys.readouterr().err
     begun = ["--set", "training.batch_size=4", "--set", "training.window=16", "--steps", "1", "--device", "cpu"]
     mine = ["--meta", str(tmp_path / "mine.json"), "--from", str(state), "--corpus", str(music_folder)]
     assert train([*mine, *begun, "--set", "representation.postfilter_steps=2", "--quiet"]) == 0

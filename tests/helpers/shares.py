@@ -1,10 +1,8 @@
-"""Work for `test_crew.py`: other processes find it by this module's name."""
+"""Work for tests/system/test_process_pool.py; child processes import it under this module's name."""
 
 import os
 import signal
 import time
-
-import torch
 
 from continuo.system.process_pool import Terminated
 
@@ -40,6 +38,8 @@ def squares_by_two(folder, number):
 
 
 def threads(_):
+    import torch
+
     yield torch.get_num_threads()
 
 

@@ -14,6 +14,7 @@ import pytest
 import shares
 from conftest import ROOT
 
+from continuo.system import process_pool
 from continuo.system.process_pool import process_map
 
 
@@ -52,7 +53,8 @@ def test_a_process_that_is_killed_is_told_of(how):
 
 
 @pytest.mark.parametrize("work", [shares.cleaning, shares.cleaning_in_the_end])
-def test_process_map_closed_early_ends_running_work_through_its_cleanup(tmp_path, work):
+def test_process_map_closed_early_ends_running_work_through_its_cleanup(tmp_path, monkeypatch, work):
+    monkeypatch.setattr(process_pool, "TERM_RETRY_S", 0.3)
     with closing(process_map(work, [None, tmp_path, tmp_path], 2)) as results:
         assert next(results) == "quick"
         deadline = time.monotonic() + 60
