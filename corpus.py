@@ -1,10 +1,10 @@
 """Find the pieces of a corpus, decode, render or read them, keep them in a cache, and report what was skipped.
 
-    python corpus.py DIR                 list the pieces that a model of sound would be trained on, and what is skipped
-    python corpus.py DIR --notes         the same for models of notes
-    python corpus.py SCORE --text        print a score or MIDI file note by note
-    python corpus.py --cache             print the folder and the size of the cache
-    python corpus.py --clear-cache       empty the cache
+    %(prog)s DIR                 list the pieces that a model of sound would be trained on, and what is skipped
+    %(prog)s DIR --notes         the same for models of notes
+    %(prog)s SCORE --text        print a score or MIDI file note by note
+    %(prog)s --cache             print the folder and the size of the cache
+    %(prog)s --clear-cache       empty the cache
 
 A corpus is a folder (audio files, and scores, which are rendered), one file, or `music21:bach`, the chorales that come
 with music21. Models of notes use the scores alone. Pieces are sorted by name; they are split into training and

@@ -1,8 +1,8 @@
 """Measure how good a trained model is, and write the figures, sounds and a diagnosis in words to one page.
 
-python evaluate.py
-python evaluate.py --meta piano.json --out piano.evaluation --pieces 8 --long 60
-python evaluate.py --meta big.json --beside model.json baseline.json
+    %(prog)s
+    %(prog)s --meta piano.json --out piano.evaluation --pieces 8 --long 60
+    %(prog)s --meta big.json --beside model.json baseline.json
 
 The model predicts held-out music, continues excerpts of it, plays for long, and is compared with its training music.
 The corpus of the training must still be there. DIR/report.html is for people, DIR/report.json for programs.

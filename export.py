@@ -1,6 +1,6 @@
 """Write the step of a trained model as ONNX, to play it without Continuo and without torch.
 
-python export.py --meta model.json --out step.onnx
+    %(prog)s --meta model.json --out step.onnx
 
 The file holds the graph of one step for any number of streams (inputs `state`, `threshold` and `noise`, outputs
 `codes`, `ended` and `state_after`: see `generation.py`) and needs ONNX Runtime 1.20 or newer. Its metadata holds the

@@ -1,10 +1,10 @@
 """Continue a score, MIDI file or recording, with a model that is trained or still training.
 
-python predict.py --prompt song.musicxml --frames 500
-python predict.py --prompt song.mxl --frames 1000 --seed 7 --out take7.wav
-python predict.py --prompt riff.wav --frames 500 --continuation-only --force
-python predict.py --prompt none --frames 300 --takes 10 --meta notes.json
-python predict.py --prompt song.mxl --frames 1000 --out - | aplay -
+    %(prog)s --prompt song.musicxml --frames 500
+    %(prog)s --prompt song.mxl --frames 1000 --seed 7 --out take7.wav
+    %(prog)s --prompt riff.wav --frames 500 --continuation-only --force
+    %(prog)s --prompt none --frames 300 --takes 10 --meta notes.json
+    %(prog)s --prompt song.mxl --frames 1000 --out - | aplay -
 
 A model of sound continues scores, MIDI files and recordings as sound. A model of notes continues scores and MIDI files,
 and writes MIDI and MusicXML next to the WAV.
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from continuo.system.command_line import Parser, exit_now, nonempty_path, run_main
 from continuo.system.files import check_space, check_writable
-from continuo.system.paths import MODELS
+from continuo.system.paths import MODELS, command
 from continuo.system.text import pluralize, printable
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _run(arguments: Namespace) -> int:
         reports = _write(arguments, predictor, prompt, requests, display)
         display.say(f"weights of step {predictor.weights_step:,}{_validation_trend(predictor)}")
         if _model(arguments.meta) == DEMO_MODEL:
-            display.say("made by the demo model (Bach chorales): python train.py trains your own, as model.json")
+            display.say(f"made by the demo model (Bach chorales): {command('train')} trains your own, as model.json")
     if arguments.json:
         facts = [report.facts() for report in reports]
         print(json.dumps(facts[0] | ({"songs": facts} if len(facts) > 1 else {})))

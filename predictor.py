@@ -25,6 +25,7 @@ from continuo.model import checkpoint, metadata
 from continuo.model.sampling import Sampling
 from continuo.score.synth import render
 from continuo.symbolic.song import Song
+from continuo.system.paths import command
 from continuo.system.workers import prefetch
 from featurizer import FEATURIZERS, Featurizer, NotesFeaturizer, StftFeaturizer
 from generation import STEPS_PER_CALL, StepRunner, Stream, StreamBatch, flat_state, single_stream, step_graph
@@ -75,7 +76,7 @@ class Predictor:
         meta = metadata.load(meta_path)
         path = metadata.state_path(meta, meta_path)
         if not path.exists():
-            first = f"train first (python train.py --meta {meta_path})"
+            first = f"train first ({command('train')} --meta {meta_path})"
             raise ValueError(f"there is no state {path} yet: {first}, the first save comes within a minute")
         tensors, facts = checkpoint.load_model(path, "featurizer.", "best.", "average.")
         metadata.check_same_model(meta, facts["metadata"], path)

@@ -25,6 +25,7 @@ from continuo.symbolic.song import Song
 from continuo.system import cache
 from continuo.system.distributed import ProcessGroup
 from continuo.system.files import human_size, remove_leftovers
+from continuo.system.paths import command
 from continuo.system.progress import Display
 from continuo.system.text import pluralize
 from dataset import AudioDataset
@@ -200,7 +201,9 @@ def load_corpus(metadata: Metadata, is_sound: bool, display: Display) -> tuple[P
     loaded: corpus.Corpus[Any] = load(section, seed=seed, display=display)
     count, minutes = pluralize(len(loaded.pieces), "piece"), loaded.seconds / 60
     display.say(f"corpus: {count}, {minutes:.1f} minutes, {loaded.left_out} skipped")
-    display.say(f"cache of decoded audio: {human_size(cache.size_bytes())} (python corpus.py --clear-cache empties it)")
+    display.say(
+        f"cache of decoded audio: {human_size(cache.size_bytes())} ({command('corpus')} --clear-cache empties it)"
+    )
     if len(loaded.pieces) == 1:
         display.say("one piece only: its last tenth is held out to tell learning from copying")
     return loaded.split(section.validation_share, seed)

@@ -1,7 +1,7 @@
 """Open Continuo as a page in the browser: continue music, listen while it is made, train a model, read its report.
 
-python studio.py
-python studio.py --port 9000 --open
+    %(prog)s
+    %(prog)s --port 9000 --open
 
 The page answers to this computer alone, needs no network and sends nothing anywhere. It offers the models whose
 metadata files are in the current folder, and the demo model. Ctrl-C ends it; a training that runs saves first.

@@ -1,10 +1,10 @@
 """Train a model on a folder of music, and save its state while training goes on.
 
-    python train.py                                   the default model on the embedded chorales, 10 minutes
-    python train.py --corpus ~/recordings --minutes 60
-    python train.py --meta tunes.json --preset PRESET --corpus ~/midi --epochs 10        one of the presets named below
+    %(prog)s                                   the default model on the embedded chorales, 10 minutes
+    %(prog)s --corpus ~/recordings --minutes 60
+    %(prog)s --meta tunes.json --preset PRESET --corpus ~/midi --epochs 10        one of the presets named below
 
-Stop it with Ctrl-C at any time; the same command continues where it stopped. While it runs, `python predict.py`
+Stop it with Ctrl-C at any time; the same command continues where it stopped. While it runs, `predict.py`
 continues a score with what has been learned so far.
 """
 
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from continuo.system.command_line import STOPPING, Parser, is_handled, run_main
 from continuo.system.files import check_writable, locked, suggest_path
-from continuo.system.paths import MODELS
+from continuo.system.paths import MODELS, command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,7 +131,7 @@ def _train_into(state_path: Path, metadata: "Metadata", arguments: argparse.Name
             _save_metadata(metadata, arguments.meta, trainer)
         _describe(trainer, reason)
         if arguments.prepare_only:
-            display.say(f"prepared: python train.py --meta {arguments.meta} trains on it")
+            display.say(f"prepared: {command('train')} --meta {arguments.meta} trains on it")
             results = _corpus_results(trainer)
         else:
             results = _train(trainer, arguments.meta, fresh=fresh)
@@ -375,7 +375,7 @@ def _conclude(trainer: "Trainer", reporter: Reporter, meta: Path) -> None:
     loss = f", held-out loss {p.best_nats:.2f} nats per step" if p.best_nats is not None else ""
     already = "nothing was left to do: already " if p.step == reporter.first_step else ""
     say(f"{already}trained for {done}{loss}; state in {trainer.state_path}")
-    say(f"to train longer: python train.py --meta {meta} {more}")
+    say(f"to train longer: {command('train')} --meta {meta} {more}")
 
 
 def _corpus_results(trainer: "Trainer") -> dict[str, object]:

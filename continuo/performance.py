@@ -1,8 +1,8 @@
 """Perform scores: write each as MIDI and audio.
 
-python -m continuo.performance song.mxl --out performed
-python -m continuo.performance song.mxl --out performed --wav --picture
-python -m continuo.performance *.musicxml --out performed --midi --json
+%(prog)s song.mxl --out performed
+%(prog)s song.mxl --out performed --wav --picture
+%(prog)s *.musicxml --out performed --midi --json
 """
 
 from __future__ import annotations

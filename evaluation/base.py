@@ -24,6 +24,7 @@ from continuo.model import checkpoint, metadata, presets
 from continuo.model.card import add_evaluation
 from continuo.model.training_log import draw_curves
 from continuo.symbolic.song import Song
+from continuo.system.paths import command
 from continuo.system.progress import Display
 from continuo.system.text import pluralize
 from corpus import Corpus
@@ -173,13 +174,13 @@ class Evaluation(ABC, Generic[P]):
         budget = f"--steps {2 * progress.step}" if steps else f"--minutes {max(1, round(progress.seconds / 30))}"
         state = metadata.state_path(self.described, self.meta_path)
         if checkpoint.load(state, "weights.")[0]:
-            return f"train.py --meta {shlex.quote(str(self.meta_path))} {budget}"
+            return f"{command('train')} --meta {shlex.quote(str(self.meta_path))} {budget}"
         section = self.described.corpus
         changed = section.model_dump(mode="json", exclude_defaults=True, exclude={"path", "sample_rate_hz"})
         flags = ["--meta", "longer.json", "--from", str(state), "--corpus", section.path]
         for key, value in changed.items():
             flags += ["--set", f"corpus.{key}={json.dumps(value)}"]
-        return f"train.py {shlex.join(flags)} {budget}"
+        return f"{command('train')} {shlex.join(flags)} {budget}"
 
     def write_to_card(self, report: schema.AnyReport) -> None:
         """Add the figures to the model's card, if its folder can be written to."""

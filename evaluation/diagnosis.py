@@ -6,6 +6,7 @@ Each function holds one table of rules. A figure that was not measured is NaN he
 import math
 from typing import NamedTuple
 
+from continuo.system.paths import command
 from evaluation.schema import AnyReport, ModelFacts, NotesReport, SoundReport, is_of_notes
 
 MAX_CODEC_MMD2 = 0.25  # squared MMD of real music through the codec; the default reaches 0.07 on chorales
@@ -50,7 +51,7 @@ def _smaller_model(model: ModelFacts) -> str:
     if not model["preset"]:
         return (f"{begin} a copy of its metadata file with another name and state, architecture.hidden {hidden} and "
                 "architecture.dropout 0.2.")  # fmt: skip
-    return (f"{begin} train.py --meta small.json --corpus YOURS --preset {model['preset']} "
+    return (f"{begin} {command('train')} --meta small.json --corpus YOURS --preset {model['preset']} "
             f"--set architecture.hidden={hidden} --set architecture.dropout=0.2.")  # fmt: skip
 
 
@@ -132,8 +133,8 @@ def _similarity(mmd2: float, codec: float, auc: float) -> list[Rule]:
         ("coarse", coarse,
          f"The codec alone makes music differ from the original (squared MMD {codec:.2f}), and the model cannot be "
          "better.",
-         "Use a finer codec (train.py --meta fine.json --corpus YOURS --set representation.levels=6) and more "
-         "recordings.", False),
+         f"Use a finer codec ({command('train')} --meta fine.json --corpus YOURS --set representation.levels=6) and "
+         "more recordings.", False),
         ("close", near and not coarse,
          f"Continuations are as similar to real music as the codec allows (squared MMD {mmd2:.2f}; codec alone: "
          f"{codec:.2f}).", "", False),

@@ -9,13 +9,13 @@ from pathlib import Path
 from continuo.model.checkpoint import Facts
 from continuo.model.metadata import Json, Metadata
 from continuo.system.files import write_text
+from continuo.system.paths import command
 from continuo.system.text import pluralize
 
 EVALUATION = "\n## Evaluation\n"
 FREE_RUN_FIGURES = (
     "onset_ratio", "pulse_ratio", "flux_ratio", "mmd2", "auc", "scale_consistency", "groove_consistency"
 )  # fmt: skip
-COMMAND = "python predict.py --meta {meta} --prompt song.musicxml --frames 500"
 CODE = """\
 from pathlib import Path
 from predictor import Predictor
@@ -69,11 +69,12 @@ def card(name: str, facts: Facts) -> str:
         best = f"{progress.best_nats:.2f} at step {progress.best_step:,}"
         last = f"{progress.validation_nats:.2f} at the last step"
         lines.append(f"- **Held-out loss (nats per step)**: {best}; {last}; {progress.train_nats:.2f} in training")
-    command, code = (text.format(meta=f"{name}.json") for text in (COMMAND, CODE))
+    words = f"{command('predict')} --meta {name}.json --prompt song.musicxml --frames 500"
+    code = CODE.format(meta=f"{name}.json")
     return (
         f"---\nlibrary_name: continuo\ntags: [music, audio]\n---\n\n"
         f"# {name}\n\nA model that continues music, trained with Continuo.\n\n" + "\n".join(lines) + "\n\n## Use\n\n"
-        f"Keep `{name}.json` and `{name}.safetensors` in one folder.\n\n```\n{command}\n```\n\n```python\n{code}```\n"
+        f"Keep `{name}.json` and `{name}.safetensors` in one folder.\n\n```\n{words}\n```\n\n```python\n{code}```\n"
     )
 
 

@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 
 from continuo.model.metadata import Json, SavedMetadata
 from continuo.system.files import atomic_write, human_size
+from continuo.system.paths import command
 
 FORMAT = "continuo-1"
 SCALE = ":scale"  # ending of the names of tensors that hold the scales of 8-bit ones
@@ -136,7 +137,7 @@ def read_facts(path: Path) -> Facts:
 def _opened(path: Path) -> BinaryIO:
     if not path.is_file():
         raise ValueError(
-            f"there is no state {path} yet: train first (python train.py), the first save comes within a minute"
+            f"there is no state {path} yet: train first ({command('train')}), the first save comes within a minute"
         )
     return open(path, "rb")
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from typing_extensions import TypedDict
 
 from continuo.system.files import human_size, is_locked, suggest_path, write_text
+from continuo.system.paths import command
 from continuo.system.text import suggestion
 
 EMBEDDED_CORPUS = "music21:bach"
@@ -299,7 +300,7 @@ def read_json(path: Path) -> Json:
         if is_locked(path.with_suffix(".safetensors")):
             raise ValueError(f"the training of {path} has not saved yet: try again after its first checkpoint")
         other = f"{meant} Or" if (meant := suggest_path(path)) else "; check --meta, or"
-        raise ValueError(f"{path} does not exist{other} create it: python train.py --meta {path}")
+        raise ValueError(f"{path} does not exist{other} create it: {command('train')} --meta {path}")
     if not path.is_file():
         raise ValueError(f"{path} is neither a file nor a folder: name a metadata file")
     try:
@@ -397,5 +398,5 @@ def check_same_model(ours: Metadata, saved: Mapping[str, Any], state_path: Path,
         if here != there:
             raise ValueError(
                 f"{state_path.name} was trained with {key} = {there!r}, now it is {here!r}: set it back, "
-                "or name another state in the metadata file (train.py --fresh would start over)"
+                "or name another state in the metadata file (--fresh would start over)"
             )

@@ -381,7 +381,9 @@ def test_A12_command_to_train_a_packed_model_longer_starts_from_it(model, longer
     assert main(["--meta", str(tmp_path / "chorales.json"), "--out", str(tmp_path / "r"), *flags]) == 0
     again = json.loads((tmp_path / "r" / "report.json").read_text())["training"]["again"]
     state = tmp_path / "chorales.safetensors"
-    begun = f"train.py --meta longer.json --from {state} --corpus {longer_music} --set 'corpus.include=[\".* ?\"]' "
+    begun = (
+        f"python train.py --meta longer.json --from {state} --corpus {longer_music} --set 'corpus.include=[\".* ?\"]' "
+    )
     assert (
         again == f"{begun}--set corpus.program=0 --set corpus.validation_share=0.25 --set corpus.transpose=0 --steps 16"
     )
