@@ -418,7 +418,7 @@ class SequenceModel(nn.Module):
 
     @property
     def has_step_graph(self) -> bool:
-        """Whether `generation.step_graph` can build a graph of a step."""
+        """Return whether `generation.step_graph` can build a graph of a step."""
         free = self.spec.follows is None and self.spec.opens is None
         return isinstance(self.backbone, Lstm) and isinstance(self.head, LevelHead) and free
 

@@ -129,7 +129,7 @@ class Predictor:
 
     @property
     def modality(self) -> str:
-        """What the model continues: "sound" or "notes"."""
+        """Return the kind of music that the model continues, "sound" or "notes"."""
         return self.featurizer.modality
 
     def prompt(self, path: Path, *, ring_out: bool = False) -> Prompt:

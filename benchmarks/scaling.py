@@ -1,4 +1,4 @@
-"""What a second process brings: the default model trained by one and by two processes of one thread each.
+"""Measure the gain of a second process: train the default model by one and by two processes of one thread each.
 
     python benchmarks/scaling.py [--rounds 12] [--json]
 

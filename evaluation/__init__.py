@@ -1,1 +1,1 @@
-"""How good a model is: metrics, novelty, baselines, diagnosis, plots and the report."""
+"""Evaluate a model: metrics, novelty, baselines, diagnosis, plots and the report."""

@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure.
+    """The sizes and the seed of an evaluation.
 
     Attributes:
         pieces: number of excerpts to continue, 1 ... 256.

@@ -78,7 +78,7 @@ class Excerpt:
 
     @property
     def real(self) -> np.ndarray:
-        """What the piece does after the prompt, `(length,)`."""
+        """Return the samples of the piece after the prompt, `(length,)`."""
         return np.asarray(self.piece.samples[self.join : self.join + self.length])
 
 
@@ -149,7 +149,7 @@ class SongExcerpt:
 
     @property
     def real(self) -> Song:
-        """What the song does after the prompt."""
+        """Return the notes of the song after the prompt."""
         return self.song.excerpt(self.join, self.stop, "real")
 
 

@@ -1,4 +1,4 @@
-"""Shared fixtures: a cache of its own, small corpora made on the spot, and the real data where it is there."""
+"""Define shared fixtures: a separate cache, small corpora made on the spot, and the real data where it exists."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from continuo.score.notes import Performance
 from continuo.score.performance import perform
 
-# A busy machine is no failure; mutation tests run the same test several times in one process.
+# A slow example on a busy machine is no failure. Mutation tests run the same test several times in one process.
 UNIMPORTANT = [HealthCheck.too_slow, HealthCheck.differing_executors]
 settings.register_profile("any machine", deadline=None, suppress_health_check=UNIMPORTANT)
 settings.load_profile("any machine")
@@ -49,7 +49,7 @@ SMALL_OF = {"codebook-lstm": SMALL_CODEBOOK, "spectral-lstm": SMALL_SPECTRUM}
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """Tests never touch the user's cache, and small models gain nothing from a second thread."""
+    """Give the tests a cache other than the user's, and one thread: small models gain nothing from a second."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONTINUO_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -57,22 +57,22 @@ def own_cache(tmp_path_factory):
 
 
 def melody(seed: int, seconds: float = 3.0, rate_hz: int = RATE_HZ) -> np.ndarray:
-    """Decaying tones of a pentatonic scale, four a second."""
+    """Return decaying tones of a pentatonic scale, four a second."""
     rng = np.random.default_rng(seed)
     time = np.arange(int(seconds * rate_hz)) / rate_hz
     audio = np.zeros_like(time)
     for onset in np.arange(0, seconds, 0.25):
         hz = 220 * 2 ** (rng.choice([0, 2, 4, 7, 9, 12]) / 12)
-        heard = time >= onset
-        local = time[heard] - onset
+        sounding = time >= onset
+        local = time[sounding] - onset
         for harmonic in (1, 2, 3):
-            audio[heard] += np.exp(-6 * local) * np.sin(2 * np.pi * hz * harmonic * local) / harmonic**2
+            audio[sounding] += np.exp(-6 * local) * np.sin(2 * np.pi * hz * harmonic * local) / harmonic**2
     return (0.25 * audio).astype(np.float32)
 
 
 @pytest.fixture(scope="session")
 def music_folder(tmp_path_factory) -> Path:
-    """Four short recordings."""
+    """Return a folder with four short recordings."""
     folder = tmp_path_factory.mktemp("music")
     for seed in range(4):
         soundfile.write(folder / f"tune{seed}.wav", melody(seed), RATE_HZ)
@@ -80,12 +80,12 @@ def music_folder(tmp_path_factory) -> Path:
 
 
 def set_flags(values: dict) -> list[str]:
-    """`--set KEY=VALUE` for every entry."""
+    """Return the flags `--set KEY=VALUE` for every entry."""
     return [word for key, value in values.items() for word in ("--set", f"{key}={json.dumps(value)}")]
 
 
 def train_small(folder: Path, music: Path, preset: str = "codebook-lstm", steps: int = 12, extra: tuple = ()) -> Path:
-    """Train a tiny model in `folder`; returns its metadata file."""
+    """Train a tiny model in `folder`, and return its metadata file."""
     from train import main
 
     meta = folder / "model.json"
@@ -97,13 +97,13 @@ def train_small(folder: Path, music: Path, preset: str = "codebook-lstm", steps:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, music_folder) -> Path:
-    """The metadata file of a tiny trained codebook model."""
+    """Return the metadata file of a tiny trained codebook model."""
     return train_small(tmp_path_factory.mktemp("trained"), music_folder)
 
 
 @pytest.fixture
 def shared_data() -> Path:
-    """Real music that nobody here wrote; tests that want it are skipped where it is absent."""
+    """Return the folder of real music by others; tests that use it are skipped where it is absent."""
     if not SHARED.is_dir():
         pytest.skip("the shared real data is not on this machine")
     return SHARED
@@ -111,7 +111,7 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def performed(tmp_path):
-    """Perform MusicXML text."""
+    """Return a function that performs MusicXML text."""
 
     def perform_text(xml: str | bytes, name: str = "song.musicxml") -> Performance:
         path = tmp_path / name

@@ -1,1 +1,1 @@
-"""What describes a model: metadata, checkpoints, streams of steps, sampling, the model card."""
+"""Describe a model: metadata, checkpoints, streams of steps, sampling, the model card."""

@@ -1,4 +1,4 @@
-"""What every command shares: one-line refusals with exit status 2, signals, and the message for too little memory."""
+"""Handle one-line refusals with exit status 2, signals, and too little memory, for all commands."""
 
 import argparse
 import errno

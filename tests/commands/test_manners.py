@@ -1,4 +1,4 @@
-"""Manners of the command lines: pipes, quiet, colors, suggestions; the card; what is heard in training."""
+"""Test the command lines (pipes, `--quiet`, colors, suggestions), the model card and sounds logged in training."""
 
 import io
 import os
@@ -41,7 +41,7 @@ def words(meta, prompt, *flags):
 
 
 def on_a_terminal(command_line, cwd, **environment) -> str:
-    """What a command shows on a terminal of its own."""
+    """Return the standard error of a command that runs on a new terminal."""
     ours, its = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "140", **environment}
     process = subprocess.Popen(command_line, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=its)
@@ -63,7 +63,7 @@ def on_a_terminal(command_line, cwd, **environment) -> str:
 # --- pipes ------------------------------------------------------------------------------------------------------------
 
 
-def test_out_dash_sends_the_same_sound_and_nothing_else(trained, prompt, tmp_path, capfdbinary, monkeypatch):
+def test_predict_out_dash_sends_the_same_sound_and_nothing_else(trained, prompt, tmp_path, capfdbinary, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert predict.main(words(trained, prompt, "--frames", 40, "--out", "whole.wav", "--quiet")) == 0
     (tmp_path / "whole.png").unlink()
@@ -73,22 +73,22 @@ def test_out_dash_sends_the_same_sound_and_nothing_else(trained, prompt, tmp_pat
     assert sent.partition(b"data")[2][4:] == soundfile.read(tmp_path / "whole.wav", dtype="int16")[0].tobytes()
     (tmp_path / "sent.wav").write_bytes(sent)
     assert soundfile.info(tmp_path / "sent.wav").samplerate == RATE_HZ
-    assert made_by_a_model(tmp_path / "sent.wav")  # so no corpus takes it for music
+    assert made_by_a_model(tmp_path / "sent.wav")  # so no corpus includes it
     assert b"2.01 s of prompt" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sent.wav", "whole.wav"]
 
 
-def test_sound_comes_while_it_is_made_and_nobody_need_wait_for_the_end(trained, prompt, tmp_path):
+def test_predict_pipe_closed_early_ends_the_process_in_silence(trained, prompt, tmp_path):
     command = [sys.executable, str(ROOT / "predict.py"), *words(trained, prompt, "--frames", 500_000, "--out", "-")]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    heard = process.stdout.read(44 + 2 * (len(melody(11, seconds=2.013)) + 1000))
-    assert np.frombuffer(heard[-1000:], "<i2").any()
+    sent = process.stdout.read(44 + 2 * (len(melody(11, seconds=2.013)) + 1000))
+    assert np.frombuffer(sent[-1000:], "<i2").any()
     process.stdout.close()
     assert process.wait(timeout=240) == 141
     assert process.stderr.read() == b""
 
 
-def test_who_leaves_at_once_has_said_all():
+def test_exit_now_flushes_all_output():
     program = "from continuo.system.command_line import exit_now; import sys; "
     program += "sys.stdout.write('a' * 70_000); sys.stderr.write('b'); "
     run = partial(subprocess.run, capture_output=True, text=True, cwd=ROOT)
@@ -99,7 +99,7 @@ def test_who_leaves_at_once_has_said_all():
 
 
 @pytest.mark.parametrize("flags", [["--json"], ["--takes", "2"]])
-def test_standard_output_holds_one_thing(trained, prompt, flags, capsys):
+def test_predict_out_dash_with_other_output_is_refused(trained, prompt, flags, capsys):
     assert predict.main(words(trained, prompt, "--frames", 3, "--out", "-", *flags)) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -109,18 +109,18 @@ def test_standard_output_holds_one_thing(trained, prompt, flags, capsys):
 # --- words ------------------------------------------------------------------------------------------------------------
 
 
-def test_quiet_is_quiet(trained, prompt, music_folder, tmp_path, capfd):
+def test_commands_quiet_write_nothing_to_standard_error(trained, prompt, music_folder, tmp_path, capfd):
     assert predict.main(words(trained, prompt, "--frames", 3, "--out", tmp_path / "a.wav", "--quiet")) == 0
     assert corpus.main([str(music_folder), "--quiet"]) == 0
     assert perform([str(ROOT / "examples" / "prompt.musicxml"), "--out", str(tmp_path), "--midi", "--quiet"]) == 0
     train_small(tmp_path, music_folder, steps=2)
     captured = capfd.readouterr()
     assert captured.err == ""
-    assert len(captured.out.splitlines()) == 5  # what corpus.py was asked for
+    assert len(captured.out.splitlines()) == 5  # the output of corpus.py
 
 
 @pytest.mark.slow
-def test_progress_and_colours_on_a_terminal_alone(tmp_path, music_folder, trained, prompt):
+def test_commands_show_progress_and_colors_on_a_terminal_only(tmp_path, music_folder, trained, prompt):
     script = lambda name, *flags: [sys.executable, str(ROOT / f"{name}.py"), *map(str, flags)]  # noqa: E731
     from conftest import SMALL_CODEBOOK, set_flags
 
@@ -141,8 +141,8 @@ def test_progress_and_colours_on_a_terminal_alone(tmp_path, music_folder, traine
 
 
 @pytest.mark.parametrize("columns", [60, 80, 100, 200])
-def test_the_time_remaining_fits_into_a_line(monkeypatch, columns):
-    """At the usual 80 columns it was wrapped over four."""
+def test_display_time_remaining_fits_into_a_line(monkeypatch, columns):
+    """The line was once wrapped over four lines on terminals of 80 columns."""
 
     class Terminal(io.StringIO):
         def isatty(self):
@@ -172,10 +172,10 @@ def test_the_time_remaining_fits_into_a_line(monkeypatch, columns):
         (predict, ["--prompt", "examples/himn.musicxml", "--frames", "3"], "exist; did you mean 'hymn.musicxml'?"),
         (predict, ["--prompt", "nowhere.mid", "--frames", "3"], "nowhere.mid does not exist; check the spelling"),
         (predict, ["--prompt", "", "--frames", "3"], "argument --prompt: the path is empty: name a file"),
-        (evaluate, ["--meta", "model.json"], "model.json does not exist; check --meta"),  # no folder is meant
+        (evaluate, ["--meta", "model.json"], "model.json does not exist; check --meta"),  # there is no similar name
     ],
 )
-def test_what_was_meant_is_suggested(main, flags, meant, tmp_path, monkeypatch, capsys):
+def test_commands_misspelled_word_suggests_the_known_one(main, flags, meant, tmp_path, monkeypatch, capsys):
     for name in ("examples", "models"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
@@ -215,7 +215,7 @@ def test_import_without_the_packages_raises_and_does_not_exit():
 # --- the card ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_card_stands_beside_the_state_and_keeps_its_evaluation(tmp_path, tmp_path_factory):
+def test_card_of_a_resumed_training_keeps_its_evaluation(tmp_path, tmp_path_factory):
     music_folder = tmp_path_factory.mktemp("music")
     for seed in range(4):
         soundfile.write(music_folder / f"tune{seed}.wav", melody(seed, seconds=6), RATE_HZ)
@@ -223,7 +223,7 @@ def test_a_card_stands_beside_the_state_and_keeps_its_evaluation(tmp_path, tmp_p
     text = (tmp_path / "model.card.md").read_text()
     progress = checkpoint.read_facts(tmp_path / "model.safetensors")["progress"]
     assert f"{music_folder.name}, 3 pieces of 0.3 minutes for training, 1 piece of 0.1 minutes held out" in text
-    assert str(music_folder) not in text  # where it is concerns nobody
+    assert str(music_folder) not in text  # the card does not disclose the path
     assert "**License of the corpus**: CC0 1.0" in text
     assert f"{progress.best_nats:.2f} at step {progress.best_step}" in text
     assert "## Evaluation" not in text
@@ -232,7 +232,7 @@ def test_a_card_stands_beside_the_state_and_keeps_its_evaluation(tmp_path, tmp_p
     evaluated = (tmp_path / "model.card.md").read_text()
     assert evaluated.startswith(text)
     assert "weights of step 6" in evaluated
-    assert not re.search(r"\de[+-]\d", evaluated)  # 2e+03 bits say little
+    assert not re.search(r"\de[+-]\d", evaluated)  # numbers such as 2e+03 are hard to read
     train_small(tmp_path, music_folder, steps=9)
     longer = (tmp_path / "model.card.md").read_text()
     assert "9 steps" in longer
@@ -241,12 +241,12 @@ def test_a_card_stands_beside_the_state_and_keeps_its_evaluation(tmp_path, tmp_p
     assert "## Evaluation" not in (tmp_path / "model.card.md").read_text()
 
 
-def test_a_card_s_code_runs(trained, prompt, monkeypatch):
+def test_card_code_runs(trained, prompt, monkeypatch):
     text = card_path(trained.with_suffix(".safetensors")).read_text()
     code = text.split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(trained.parent)
     scope: dict = {}
-    exec(code.replace("song.musicxml", str(prompt)), scope)  # what a reader pastes
+    exec(code.replace("song.musicxml", str(prompt)), scope)  # the code that a reader copies
     assert isinstance(scope["predictor"], Predictor)
     take = scope["take"]
     assert len(np.concatenate([*take.samples(20), take.finish()])) == 20 * 64 + take.overlap_samples
@@ -259,7 +259,7 @@ def test_program_and_command_of_a_checkout_and_of_an_installation(monkeypatch):
     assert (paths.program("speed.py"), paths.command("python -m x")) == ("speed.py", "python -m x")
 
 
-# --- what is heard in training ----------------------------------------------------------------------------------------
+# --- sounds logged in training ----------------------------------------------------------------------------------------
 
 
 def small_trainer(folder, music):
@@ -271,17 +271,17 @@ def small_trainer(folder, music):
     return build_trainer(made, folder / "model.safetensors", torch.device("cpu"))
 
 
-def test_listening_changes_nothing_of_the_training(tmp_path, music_folder, monkeypatch):
+def test_continuation_logger_changes_nothing_of_the_training(tmp_path, music_folder, monkeypatch):
     from continuo.model.training_log import TrainingLog
 
     plain = small_trainer(tmp_path / "plain", music_folder)
     plain.run()
     monkeypatch.setattr(train, "CONTINUE_EVERY_S", 0.0)
     monkeypatch.setattr(train, "CONTINUE_FRACTION", 1e9)
-    heard = small_trainer(tmp_path / "heard", music_folder)
-    with TrainingLog(heard.state_path, fresh=True) as log:
-        heard.run(train.ContinuationLogger(heard, log))
-    ours, theirs = (checkpoint.load(trainer.state_path)[0] for trainer in (plain, heard))
+    logged = small_trainer(tmp_path / "logged", music_folder)
+    with TrainingLog(logged.state_path, fresh=True) as log:
+        logged.run(train.ContinuationLogger(logged, log))
+    ours, theirs = (checkpoint.load(trainer.state_path)[0] for trainer in (plain, logged))
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
     events = EventAccumulator(str(log.folder)).Reload()
     assert events.Tags()["audio"] == ["continuation"]
@@ -291,8 +291,8 @@ def test_listening_changes_nothing_of_the_training(tmp_path, music_folder, monke
     assert sound.length_frames > 250 * 64
 
 
-def test_a_machine_too_busy_to_make_a_sound_in_time_trains_on(tmp_path, music_folder, monkeypatch):
-    """The training ended there once, and said something of a zero-size array."""
+def test_continuation_logger_on_a_busy_machine_makes_no_sound(tmp_path, music_folder, monkeypatch):
+    """The training once ended here with a message about a zero-size array."""
     from continuo.model.training_log import TrainingLog
 
     monkeypatch.setattr(train, "CONTINUE_EVERY_S", 0.0)
@@ -304,20 +304,20 @@ def test_a_machine_too_busy_to_make_a_sound_in_time_trains_on(tmp_path, music_fo
     assert EventAccumulator(str(log.folder)).Reload().Tags()["audio"] == []
 
 
-def test_listening_takes_its_share_of_the_time_and_no_more(tmp_path, music_folder, monkeypatch):
+def test_continuation_logger_keeps_to_its_fraction_of_the_time(tmp_path, music_folder, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
 
     class Log:
         def __init__(self):
-            self.heard = []
+            self.steps = []
 
         def add_audio(self, step, samples, rate):
-            self.heard.append(step)
+            self.steps.append(step)
 
     def slow(trainer, seconds):
         assert seconds == pytest.approx(train.CONTINUE_FRACTION * (now[0] - slow.last))
-        now[0] += 2 * seconds  # twice what it may: the next has to wait for it
+        now[0] += 2 * seconds  # twice the allowed time, so that the next sound is made later
         slow.last = now[0]
         return np.zeros(10, np.float32)
 
@@ -331,4 +331,4 @@ def test_listening_takes_its_share_of_the_time_and_no_more(tmp_path, music_folde
         if step % 10 == 0:
             trainer.progress.history.append([step, now[0], 1.0, 1.0])
         listener(trainer)
-    assert log.heard == [180, 540, 1260]  # 3.6 s allowed, 7.2 taken: 360 s until the next
+    assert log.steps == [180, 540, 1260]  # 3.6 s were allowed and 7.2 s taken: 360 s until the next

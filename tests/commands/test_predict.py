@@ -1,4 +1,4 @@
-"""Prediction as a user runs it, from prompt to WAV and picture, also while training runs."""
+"""Test prediction as a user runs it, from prompt to WAV and picture, also while training runs."""
 
 import itertools
 import json
@@ -45,7 +45,7 @@ def predict(meta, prompt, out, *flags) -> int:
 
 @pytest.mark.parametrize("preset", SMALL_OF)
 def test_A04_predict_every_preset_continues(tmp_path, music_folder, prompt_wav, preset, capsys):
-    """The smoke matrix: every representation with every architecture."""
+    """Continue with every representation and every architecture."""
     meta = train_small(tmp_path, music_folder, preset, steps=2)
     out = tmp_path / "out.wav"
     assert predict(meta, prompt_wav, out, "--frames", "50", "--json") == 0
@@ -66,7 +66,7 @@ def test_A04_predict_every_preset_continues(tmp_path, music_folder, prompt_wav, 
 @pytest.mark.parametrize("join_s", [0.0, 0.01])
 @pytest.mark.parametrize("samples", [1, 300, 512, 513, 600, 1100, 4000])
 def test_draw_continuation_of_the_shortest_sound_makes_a_picture(tmp_path, samples, join_s):
-    """One window holds it: its picture had no width, which was a warning."""
+    """A sound of one window once had a picture without width, and matplotlib warned."""
     soundfile.write(tmp_path / "short.wav", np.zeros(samples), RATE_HZ)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -75,7 +75,7 @@ def test_draw_continuation_of_the_shortest_sound_makes_a_picture(tmp_path, sampl
 
 
 def test_A08_predict_musicxml_prompt_writes_audio_and_picture(trained, tmp_path):
-    """N1: MusicXML to audio to continuation in one command."""
+    """N1: Go from MusicXML to audio to a continuation in one command."""
     out = tmp_path / "song.wav"
     assert predict(trained, PROMPT, out, "--frames", "60") == 0
     audio, _ = soundfile.read(out)
@@ -84,7 +84,7 @@ def test_A08_predict_musicxml_prompt_writes_audio_and_picture(trained, tmp_path)
     prompt, _ = soundfile.read(alone)
     written = round(32 * 60 / 92 * RATE_HZ)  # 32 quarter notes at 92 a minute: where the continuation begins
     assert len(audio) == written + 60 * HOP
-    assert len(prompt) > written  # alone, the last chord rings out
+    assert len(prompt) > written  # a prompt alone includes the decay of the last chord
     kept = written - 256
     np.testing.assert_array_equal(audio[:kept], prompt[:kept])
     for picture in (out.with_suffix(".png"), alone.with_suffix(".png")):
@@ -164,7 +164,7 @@ def test_predict_at_temperature_zero_is_the_same_for_all_seeds(trained, prompt_w
 
 
 def test_predict_flags_override_temperatures_of_the_metadata(trained, prompt_wav, tmp_path):
-    """They may change after a training; takes that other processes make have them too."""
+    """Temperatures may change after a training; takes from other processes use them too."""
     still = tmp_path / "still.json"
     changed = metadata.load(trained, {"sampling.coarse_temperature": 0, "sampling.fine_temperature": 0})
     metadata.save(changed, still)
@@ -197,7 +197,7 @@ def test_A09_samples_in_chunks_equal_samples_at_once(trained):
 
 
 def test_A09_joined_has_no_click_at_the_join(trained):
-    """Around the join the signal bends no more sharply than elsewhere in it."""
+    """The second difference of the signal around the join is at most 1.5 times the largest elsewhere."""
     predictor = Predictor.load(trained)
     for seed in range(5):
         prompt = Piece.from_samples(melody(seed)[: 14_000 + 31 * seed], RATE_HZ)
@@ -215,7 +215,7 @@ def test_A09_take_has_the_loudness_of_the_prompt(trained):
 
 
 def test_A07_prompt_codes_equal_the_codes_of_training(trained):
-    """The prompt's frames are those that training made of the same samples: same scale, same codes."""
+    """The prompt has the scale and the codes that training gave the same samples."""
     predictor = Predictor.load(trained)
     piece = Piece.from_samples(melody(2)[: 64 * 100 + 256], RATE_HZ)
     as_prompt = predictor.featurizer.encode_prompt(piece)
@@ -266,7 +266,7 @@ def test_predict_after_an_ending_begins_another_piece_or_stops(trained, prompt_w
     assert "another one begins" in captured.err
     assert going_on["frames"] == 300
     assert len(going_on["endings_s"]) > 2
-    assert min(going_on["endings_s"]) >= 2  # what is asked for is how the music goes on
+    assert min(going_on["endings_s"]) >= 2  # an ending within two seconds of the prompt does not count
     assert main([*flags, "--out", str(tmp_path / "end.wav"), "--until-end", "--continuation-only"]) == 0
     ended = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert ended["endings_s"] == going_on["endings_s"][:1]
@@ -324,9 +324,9 @@ def test_predict_without_a_model_uses_the_demo_model(tmp_path, prompt_wav, monke
 
 @pytest.mark.slow
 def test_A07_predict_during_a_training_uses_later_steps(tmp_path, music_folder, prompt_wav):
-    """Two processes: each prediction is of a later step than the one before, and training is not disturbed.
+    """Each prediction of a second process uses a later step than the one before, and training is not disturbed.
 
-    Where a later state still uses the same weights, it says so and sounds the same.
+    Where a later state has the same best weights, the report says so and the sound is the same.
     """
     values = SMALL_CODEBOOK | {"training.checkpoint_every_s": 0.3, "training.learning_rate": 1e-4}
     command = [
@@ -545,7 +545,7 @@ def test_predict_on_a_full_disk_leaves_nothing(trained, prompt_wav, tmp_path, mo
     def full(_):
         raise OSError(28, "No space left on device")
 
-    Predictor.load(trained).prompt(prompt_wav)  # the cache has it, and need not be written
+    Predictor.load(trained).prompt(prompt_wav)  # fills the cache, which is not written again
     monkeypatch.setattr("continuo.system.files._sync", full)
     assert predict(trained, prompt_wav, tmp_path / "o.wav", "--frames", "5") == 2
     assert "No space left on device: free some space" in capsys.readouterr().err

@@ -186,7 +186,7 @@ def test_train_other_held_out_pieces_reset_the_best_weights(tmp_path, music_fold
     assert main([*flags, "--steps", "8"]) == 0
     assert "chosen again" not in capsys.readouterr().err
     rows = (tmp_path / "model.runs" / "training.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in rows] == ["step", "6", "8"]  # the last validation too
+    assert [row.split(",")[0] for row in rows] == ["step", "6", "8"]  # the last validation is among them
 
 
 def test_train_missing_metadata_is_restored_from_the_state(tmp_path, music_folder, capsys):
@@ -425,7 +425,7 @@ def test_state_holds_average_and_best_weights(trained):
     ("slower", "of_a_few", "chosen"),
     [
         (0.4, 0.4, torch.bfloat16),
-        (0.15, 2.5, torch.bfloat16),  # fast for many rows alone, as processors with matrix units are
+        (0.15, 2.5, torch.bfloat16),  # only many rows are fast, as on processors with matrix units
         (1.0, 1.0, torch.float32),
         (1000.0, 1000.0, torch.float32),
     ],
@@ -466,7 +466,7 @@ def test_A05_devices_are_taken_in_order(monkeypatch):
 
 def test_compare_with_cpu_accepts_the_cpu(monkeypatch):
     verdict = device.compare_with_cpu(torch.device("cpu"))
-    assert verdict == "" or "times as long" in verdict  # the CPU agrees with itself; its clock may not
+    assert verdict == "" or "times as long" in verdict  # the CPU computes the same, but its times may vary
 
 
 def test_A05_time_remaining_is_on_screen(tmp_path, music_folder, monkeypatch, capsys):
@@ -503,7 +503,7 @@ print(resident() - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what other C libraries keep is theirs to say")
+@pytest.mark.skipif(sys.platform != "linux", reason="other C libraries keep memory in other ways")
 def test_keep_freed_memory_keeps_what_a_step_frees():
     def kept(*words: str) -> int:
         run = [sys.executable, "-c", KEPT, *words]

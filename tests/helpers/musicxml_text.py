@@ -1,4 +1,4 @@
-"""MusicXML texts of short scores, and comparisons of their performances."""
+"""Build MusicXML texts of short scores, and compare their performances."""
 
 import pytest
 

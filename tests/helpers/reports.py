@@ -1,4 +1,4 @@
-"""Reports of evaluations, changed for tests."""
+"""Change reports of evaluations for tests."""
 
 from copy import deepcopy
 

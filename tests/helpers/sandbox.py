@@ -1,10 +1,10 @@
-"""Runs the project's scripts on what may be hostile: each run in a process of its own, limited and watched.
+"""Run the project's scripts on hostile input: each run in a process of its own, with limits and audit hooks.
 
     box = Sandbox(folder)
     outcome = box.run("predict", "--prompt", "x.mid", "--frames", "0", cwd=folder)
 
-Importing takes seconds, so that a server imports everything once and forks for each run. It lets nothing be unpickled,
-no program be started, no connection be made, and no file be written outside the run's folder and the cache.
+Importing takes seconds, so a server imports everything once and forks for each run. A run ends with an exit status of
+its own if it unpickles, starts a program, connects, or writes a file outside of its folder and the cache.
 """
 
 import json
@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-CPU_S = 20  # of computing; what takes longer hangs
-WALL_S = 300.0  # of waiting, on a machine that may have other work; what takes longer is blocked
-MEMORY_BYTES = 2 * 10**9  # resident
+CPU_S = 20  # processor time; a longer run counts as hanging
+WALL_S = 300.0  # elapsed time, on a machine that may be busy; a longer run counts as blocked
+MEMORY_BYTES = 2 * 10**9  # resident memory
 CRASHED, UNPICKLED, STARTED, CONNECTED, WROTE = 70, 71, 72, 73, 74
 FORBIDDEN = {
     "pickle.find_class": UNPICKLED,
@@ -32,8 +32,8 @@ FORBIDDEN = {
     "os.posix_spawn": STARTED,
     "socket.connect": CONNECTED,
 }
-OF_THE_DECODER = ("Note: ", "Warning: ", "[src/libmpg123")
-"""How lines begin that libsndfile's MP3 decoder prints about damaged files, and nobody can switch off."""
+DECODER_PREFIXES = ("Note: ", "Warning: ", "[src/libmpg123")
+"""Beginnings of the lines that libsndfile's MP3 decoder prints about damaged files; they cannot be switched off."""
 WORDS = {
     CRASHED: "an exception reached the top",
     UNPICKLED: "something was unpickled",
@@ -44,7 +44,7 @@ WORDS = {
 
 
 class Outcome(NamedTuple):
-    """How a run ended: exit status (negative: the signal that ended it), what it printed, what it used."""
+    """The result of a run: exit status (negative: the signal that ended it), output, processor time and memory."""
 
     status: int
     out: str
@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
     peak_bytes: int
 
     def complaint(self, script: str) -> str:
-        """What is wrong with it, "" if nothing is: neither success nor a refusal of one line, or printed control."""
+        """Return why the run is neither a success nor a refusal of one printable line, or "" if it is either."""
         if self.status < 0:
             name = signal.Signals(-self.status).name
             return f"ended by {name} after {self.seconds:.1f} s, {self.peak_bytes / 1e9:.2f} GB\n{self.err[-2000:]}"
@@ -63,19 +63,21 @@ class Outcome(NamedTuple):
             return f"{self.peak_bytes / 1e9:.2f} GB resident\n{self.err[-500:]}"
         if not all(c.isprintable() or c == "\n" for c in self.out + self.err):
             return f"it prints control characters: {self.out + self.err!r:.2000}"
-        lines = [line for line in self.err.splitlines() if line and not line.startswith(OF_THE_DECODER)]
-        told = [line for line in lines if not line.startswith(("skipped ", "reading the corpus "))]
-        if self.status == 2 and not (len(told) == 1 and told[0] == lines[-1] and told[0].startswith(f"{script}.py: ")):
+        lines = [line for line in self.err.splitlines() if line and not line.startswith(DECODER_PREFIXES)]
+        shown = [line for line in lines if not line.startswith(("skipped ", "reading the corpus "))]
+        if self.status == 2 and not (
+            len(shown) == 1 and shown[0] == lines[-1] and shown[0].startswith(f"{script}.py: ")
+        ):
             return f"a refusal is not one line but {self.err[-2000:]!r}"
-        if self.status == 2 and len(told[0]) > 1000:
-            return f"a refusal of {len(told[0])} characters: {told[0]:.300}"
+        if self.status == 2 and len(shown[0]) > 1000:
+            return f"a refusal of {len(shown[0])} characters: {shown[0]:.300}"
         if any("Traceback" in line or "Warning" in line for line in lines):
             return f"it prints what is no line of ours\n{self.err[-2000:]}"
         return ""
 
 
 class Sandbox:
-    """A server that runs scripts, one after another; `folder` holds its cache."""
+    """Run scripts one after another in a server whose cache lies in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         environment = os.environ | {
@@ -97,9 +99,9 @@ class Sandbox:
         )
 
     def run(self, script: str, *argv: str | Path, cwd: Path, pictures: bool = False) -> Outcome:
-        """`script` (train, predict, corpus or evaluate) with arguments, in the folder `cwd`.
+        """Run `script` (train, predict, corpus or evaluate) with arguments in the folder `cwd`.
 
-        Drawing takes ten times as long as all else, and is left out unless `pictures` are wanted.
+        Drawing takes ten times as long as the rest, so it is left out unless `pictures` is true.
         """
         assert self.server.stdin is not None
         assert self.server.stdout is not None
@@ -123,7 +125,7 @@ class Sandbox:
 
 
 def _serve() -> None:
-    """Import, then answer orders until there are no more."""
+    """Import everything, then run each order that standard input holds."""
     import matplotlib.pyplot as plt
     import miditok
     import music21.musicxml.xmlToM21
@@ -171,7 +173,7 @@ def _text(file) -> str:
 
 
 def _wait(child: int, deadline: float) -> tuple[int, resource.struct_rusage]:
-    """The exit status of a child, as `Outcome` has it, and what it used; killed at the deadline."""
+    """Wait for a child, kill it at the deadline, and return its exit status as in `Outcome` and its usage."""
     while True:
         done, status, usage = os.wait4(child, os.WNOHANG)
         if done:
@@ -183,7 +185,7 @@ def _wait(child: int, deadline: float) -> tuple[int, resource.struct_rusage]:
 
 
 def _run(main, argv: list[str], cwd: str, out: int, err: int) -> None:
-    """In the child: limits, then the script; never returns."""
+    """Set limits in the child process and run the script; never return."""
     status = CRASHED
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -208,7 +210,7 @@ def _run(main, argv: list[str], cwd: str, out: int, err: int) -> None:
 
 
 def _watch(writable: list[str]):
-    """A hook that ends the process where it does what no input may make it do."""
+    """Return an audit hook that ends the process at a forbidden event or a write outside of `writable`."""
     allowed = tuple(os.path.realpath(folder) for folder in writable)
 
     def hook(event: str, arguments: tuple) -> None:

@@ -1,4 +1,4 @@
-"""Every kind of backbone and head, small, and streams that they read."""
+"""Build small models with every kind of backbone and head, and streams that they read."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Small songs, and the sizes of small models that learn them."""
+"""Make small songs, and define the sizes of small models that learn them."""
 
 import numpy as np
 from conftest import SMALL

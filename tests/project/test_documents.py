@@ -1,4 +1,4 @@
-"""Every command that a document shows is one that there is; those of the README are run, as small as they get."""
+"""Test that every command in a document exists, and that the commands of the README run, with small models."""
 
 import argparse
 import re
@@ -38,13 +38,13 @@ NOT_RUN = {
     "--from": "fits 3 x 1,024 classes: tests/commands/test_train.py begins one training with another that is smaller",
     "--cache": "is the reader's cache; tests/stages/test_corpus.py asks one of its own",
     "--clear-cache": "the same",
-    "music21:bach": "400 chorales: test_A11_embedded_chorales_are_rendered_with_no_data_of_the_users",
-    "-": "test_out_dash_sends_the_same_sound_and_nothing_else",
+    "music21:bach": "400 chorales: test_A11_load_embedded_chorales_needs_no_data",
+    "-": "test_predict_out_dash_sends_the_same_sound_and_nothing_else",
 }
 
 
 def commands(text: str) -> list[str]:
-    """What is to be typed in a Markdown text: lines of fenced blocks, and code between single backticks."""
+    """Return the commands in a Markdown text: lines of fenced blocks, and code between single backticks."""
     fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.M | re.S)
     blocks = [block for language, block in fenced if language in ("", "sh", "bash")]
     outside = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
@@ -58,7 +58,7 @@ SHOWN = [(path, command) for path in DOCUMENTS for command in commands(path.read
 
 
 def typed(command: str) -> list[str]:
-    """The words of a command, as a shell would pass them; capitals stand for a number, "..." for what comes before."""
+    """Return the words of a command as a shell passes them, with values for single capitals and for "..."."""
     words = shlex.split(command.split(" | ")[0])
     words = ["2" if re.fullmatch(r"[A-Z]", word) else word for word in words]
     filler = ["--prompt", "song.mid", "--frames", "3"] if "predict.py" in words else []
@@ -66,7 +66,7 @@ def typed(command: str) -> list[str]:
 
 
 def parsed(words: list[str]) -> argparse.Namespace | None:
-    """The arguments of a script of ours; None where it has no parser to ask."""
+    """Return the parsed arguments of a script of this project, or None if it has no parser."""
     if words[0] == "continuo":
         assert words[1] in together.COMMANDS
         return MAINS[words[1]].build_parser().parse_args(words[2:]) if words[1] in MAINS and words[2:] else None
@@ -83,14 +83,14 @@ def parsed(words: list[str]) -> argparse.Namespace | None:
     return None
 
 
-def test_commands_are_found():
+def test_commands_are_found_in_markdown():
     text = "Type `python a.py`, not `a`.\n```python\nmake = 1\n```\n```\nmake x\n\npython b.py \\\n  --c\n```\n"
     assert commands(text) == ["make x", "python b.py --c", "python a.py"]
     assert len(SHOWN) > 40
 
 
 @pytest.mark.parametrize(("path", "command"), SHOWN, ids=[f"{path.name}: {command}" for path, command in SHOWN])
-def test_every_command_that_is_shown_is_understood(path, command):
+def test_documents_every_command_is_understood(path, command):
     if command in NOT_OURS:
         return
     words = typed(command)
@@ -106,12 +106,12 @@ def test_every_command_that_is_shown_is_understood(path, command):
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_links_lead_somewhere(path):
+def test_documents_links_lead_to_files(path):
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text())
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
-def test_an_exception_has_its_command():
+def test_exceptions_are_commands_of_the_documents():
     assert set(NOT_OURS) <= {command for _, command in SHOWN}
 
 
@@ -119,8 +119,8 @@ README = [command for command in commands((ROOT / "README.md").read_text()) if S
 
 
 @pytest.mark.slow
-def test_the_readme_can_be_followed(tmp_path, tmp_path_factory, monkeypatch, capsys):
-    """From top to bottom in one folder; the music is short, the models are small, and nobody waits for minutes."""
+def test_readme_commands_run_in_order(tmp_path, tmp_path_factory, monkeypatch, capsys):
+    """Run the commands from top to bottom in one folder, with short music, small models and three steps."""
     music, tunes = tmp_path_factory.mktemp("recordings"), tmp_path_factory.mktemp("midi")
     for seed in range(4):
         soundfile.write(music / f"live{seed}.wav", melody(seed, seconds=6), RATE_HZ)
@@ -142,7 +142,7 @@ def test_the_readme_can_be_followed(tmp_path, tmp_path_factory, monkeypatch, cap
 
 
 def small(name: str, flags: list[str], music, tunes) -> list[str]:
-    """The same flags with less to do."""
+    """Return the flags with others that make the command quick."""
     arguments = MAINS[name].build_parser().parse_args(flags)
     if name == "train":
         new = not arguments.meta.exists()
@@ -163,7 +163,7 @@ def small(name: str, flags: list[str], music, tunes) -> list[str]:
     return flags
 
 
-def test_the_readme_s_code_runs(monkeypatch):
+def test_readme_code_runs(monkeypatch):
     (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), flags=re.M | re.S)
     assert len([line for line in code.splitlines() if line]) <= 5
     monkeypatch.chdir(ROOT)
@@ -173,7 +173,7 @@ def test_the_readme_s_code_runs(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_reference_is_made_from_the_docstrings(tmp_path):
+def test_reference_is_made_from_the_docstrings(tmp_path):
     flags = ["--docformat", "google", "--no-show-source", "--output-directory", str(tmp_path)]
     command = [sys.executable, "-m", "pdoc", *flags, "predictor", "continuo.system.files"]
     assert " ".join(flags[:3]) in (ROOT / "Makefile").read_text()

@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, and every cell does what it says."""
+"""Test that the notebook runs from top to bottom and shows pictures and texts."""
 
 import pytest
 from conftest import ROOT
@@ -7,7 +7,7 @@ nbformat = pytest.importorskip("nbformat")
 
 
 @pytest.mark.slow
-def test_the_notebook_runs(monkeypatch):
+def test_notebook_runs_from_top_to_bottom(monkeypatch):
     from nbclient import NotebookClient
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -22,6 +22,6 @@ def test_the_notebook_runs(monkeypatch):
     assert "bar 1" in text
 
 
-def test_the_notebook_is_kept_without_outputs():
+def test_notebook_is_stored_without_outputs():
     book = nbformat.read(ROOT / "examples" / "notebook.ipynb", as_version=4)
     assert all(not cell.get("outputs") for cell in book.cells)

@@ -1,4 +1,4 @@
-"""`pip install` gives the command `continuo`, the presets and the demo model, and no top-level module but one."""
+"""Test the installed package: the command `continuo`, the presets, the demo model, and one top-level module."""
 
 import contextlib
 import shutil
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """The `bin` of a new environment with Continuo as a wheel; packages it needs are those of this one."""
+    """Return the `bin` of a new environment with Continuo as a wheel and the packages of this environment."""
     folder = tmp_path_factory.mktemp("installed")
     source = folder / "source"
     source.mkdir()
@@ -46,15 +46,15 @@ def run(*command, cwd):
     return subprocess.run([*map(str, command)], cwd=cwd, capture_output=True, text=True, timeout=240)
 
 
-def test_the_command_continues_a_score_from_an_empty_folder(installed, tmp_path):
+def test_installed_predict_continues_a_score_from_an_empty_folder(installed, tmp_path):
     prompt = ROOT / "examples" / "prompt.musicxml"
     done = run(installed / "continuo", "predict", "--prompt", prompt, "--frames", "20", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["prompt.continued.png", "prompt.continued.wav"]
-    assert "continuo train trains your own" in done.stderr  # not train.py, which is not there
+    assert "continuo train trains your own" in done.stderr  # the message does not name train.py, which is not installed
 
 
-def test_presets_are_found_and_errors_name_the_command(installed, tmp_path):
+def test_installed_errors_name_the_command(installed, tmp_path):
     done = run(installed / "continuo", "train", "--preset", "codebok-lstm", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("continuo train: ")
@@ -67,20 +67,20 @@ def test_presets_are_found_and_errors_name_the_command(installed, tmp_path):
     assert "continuo train --corpus" in run(installed / "continuo", "train", "--help", cwd=tmp_path).stdout
 
 
-def test_a_training_leaves_its_files_where_it_was_started(installed, tmp_path, music_folder):
+def test_installed_train_writes_into_the_current_folder(installed, tmp_path, music_folder):
     flags = ["--preset", "spectral-lstm", "--corpus", music_folder, "--steps", "1", "--set", "architecture.hidden=8"]
     done = run(installed / "continuo", "train", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {"model.json", "model.safetensors", "model.card.md"} <= {path.name for path in tmp_path.iterdir()}
 
 
-def test_it_can_be_imported(installed, tmp_path):
+def test_installed_package_can_be_imported(installed, tmp_path):
     code = "from continuo import Predictor, Trainer; print(Predictor.__module__, Trainer.__module__)"
     done = run(installed / "python", "-c", code, cwd=tmp_path)
     assert done.stdout == "predictor trainer\n", done.stderr
 
 
-def test_what_it_needs_is_what_requirements_name(installed):
+def test_installed_requirements_are_those_of_requirements_txt(installed):
     code = "from importlib.metadata import requires; print('\\n'.join(requires('continuo')))"
     done = run(installed / "python", "-c", code, cwd=installed)
     lines = [line.strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
@@ -88,7 +88,7 @@ def test_what_it_needs_is_what_requirements_name(installed):
     assert {line.split("<")[0].split(">")[0].split("!")[0] for line in done.stdout.split()} == names
 
 
-def test_the_page_opens(installed, tmp_path):
+def test_installed_studio_opens_its_page(installed, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The page of results: a section is replaced, and the rest of the page stays."""
+"""Test the page of results: a section is replaced, and the rest of the page stays."""
 
 from results import write_section
 

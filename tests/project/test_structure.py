@@ -1,4 +1,4 @@
-"""The house: imports run one way, scripts name no architecture, examples in docstrings are true."""
+"""Test the structure: the order of imports, scripts that name no architecture, examples in docstrings."""
 
 import ast
 import doctest
@@ -47,7 +47,7 @@ MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("
 
 
 def imported(name: str) -> set[str]:
-    """The modules of the project that a module imports, anywhere in it."""
+    """Return the modules of the project that a module imports, anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(MODULES[name].read_text())):
         if isinstance(node, ast.Import):
@@ -55,11 +55,11 @@ def imported(name: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             inside = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {other if other in MODULES else node.module for other in inside}
-    return found & MODULES.keys() - {name, "continuo"}  # continuo/__init__.py imports on demand alone
+    return found & MODULES.keys() - {name, "continuo"}  # continuo/__init__.py imports only on demand
 
 
 def place(name: str) -> int:
-    """The place in `ORDER` of a module."""
+    """Return the place of a module in `ORDER`."""
     return ORDER.index(name if name in ORDER else name.rpartition(".")[0])
 
 
@@ -108,14 +108,14 @@ def test_scripts_name_no_architecture_and_no_representation(name):
         assert word not in text
 
 
-def test_the_required_packages_are_required():
+def test_requirements_name_the_required_packages():
     needed = {"torch", "torchaudio", "music21", "numpy", "regex", "scikit-learn"}
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     assert needed <= {line.split(">")[0].strip() for line in lines}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith("__main__")])
-def test_examples_in_docstrings_are_true(name):
+def test_docstring_examples_are_true(name):
     module = importlib.import_module(name)
     assert doctest.testmod(module, extraglobs={"np": importlib.import_module("numpy")}).failed == 0
 

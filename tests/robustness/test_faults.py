@@ -1,4 +1,7 @@
-"""Nothing is lost: killed, starved, shut in, damaged for real. CONTINUO_THOROUGH=1: as often as RELIABILITY.md says."""
+"""Test that killed processes, full disks, short memory and damaged files lose nothing.
+
+CONTINUO_THOROUGH=1 repeats as often as docs/log/2026-11-26-reliability.md says.
+"""
 
 import json
 import os
@@ -11,13 +14,13 @@ import threading
 import time
 from pathlib import Path
 
-import damage
+import fault_processes
 import numpy as np
 import pytest
 import soundfile
 import torch
 from conftest import RATE_HZ, ROOT, SMALL_OF, melody
-from damage import digest, process, said, wait_for
+from fault_processes import digest, run_command, start_process, wait_for
 from torchrun import torchrun, worker
 
 import corpus
@@ -40,14 +43,14 @@ def times(thorough: int, small: int) -> int:
 
 @pytest.fixture
 def seed() -> int:
-    """Another one each time; printed where the test fails."""
+    """Return a new seed in each run, or CONTINUO_SEED; pytest prints it where the test fails."""
     chosen = int(os.environ.get("CONTINUO_SEED", time.time_ns() % 10**6))
     print(f"CONTINUO_SEED={chosen}")
     return chosen
 
 
 def begin(folder, music, steps, preset="codebook-lstm", **values):
-    """A metadata file of a tiny model, and the words that train it, saving after every step."""
+    """Write the metadata of a tiny model; return the flags that train it and save after every step."""
     folder.mkdir(exist_ok=True)
     values = SMALL_OF[preset] | {"corpus.path": str(music), "training.validate_every_steps": 20} | values
     metadata.save(presets.from_preset(preset, values, state="model.safetensors"), folder / "model.json")
@@ -59,14 +62,14 @@ def words_for(meta, steps, every_s=1e-6):
     return ["--meta", str(meta), *budget, "--device", "cpu", "--quiet"]
 
 
-def real(words) -> subprocess.Popen:
+def start_train_script(words) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "train.py"), *words]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def pairs(log) -> dict[int, str]:
-    """What was logged by step; a line that is being written does not count."""
+    """Return the logged values by step; ignore a last line that is not complete."""
     whole = log.read_text().rpartition("\n")[0] if log.exists() else ""
     return {int(step): rest for step, _, rest in (line.partition(" ") for line in whole.splitlines())}
 
@@ -80,7 +83,7 @@ def digest_of(state) -> str:
     return digest(tensors, facts["progress"])
 
 
-def one_line(err: str, *words: str) -> None:
+def assert_one_line(err: str, *words: str) -> None:
     assert err.count("\n") == 1, err
     assert [word for word in words if word not in err] == [], err
 
@@ -90,15 +93,17 @@ def one_line(err: str, *words: str) -> None:
 
 @pytest.mark.slow
 def test_A06_killed_at_any_moment_and_resumed_equals_never_killed(tmp_path, music_folder, seed):
-    """kill -9 while starting, training and saving; every tenth time it is the real `python train.py`.
+    """Kill with -9 while starting, training and saving; every tenth time kill the real `python train.py`.
 
-    Each state that is found is, bit for bit, the one that the undisturbed run had at that step, and what was reported
-    as trained but is not in it took less than a checkpoint interval.
+    Each state that is found equals, bit for bit, that of the undisturbed run at the same step. The steps that were
+    reported as trained but are not in it took less than a checkpoint interval.
     """
     kills, draw = times(50, 10), random.Random(seed)
     steps, log = 16 * kills, tmp_path / "log"
     meta, state = tmp_path / "killed" / "model.json", tmp_path / "killed" / "model.safetensors"
-    undisturbed = process(damage.train_and_log, log, begin(tmp_path / "whole", music_folder, steps), True)
+    undisturbed = start_process(
+        fault_processes.train_and_log, log, begin(tmp_path / "whole", music_folder, steps), True
+    )
     undisturbed.join()
     expected = pairs(log)
     assert len(expected) == steps
@@ -106,13 +111,13 @@ def test_A06_killed_at_any_moment_and_resumed_equals_never_killed(tmp_path, musi
     found: list[int] = []
     for number in range(kills):
         before, delay_s = step_of(state), draw.random() * 0.03
-        later = number % 2 == 0  # a state that is later than the one before, whatever else the machine does
+        later = number % 2 == 0  # ends with a later state, however busy the machine is
         every_s = 1e-6 if later else draw.choice([1e-6, 0.1])
         if number % 10 == 9:
-            killed_for_real(words_for(meta, steps, every_s), state, 10 * delay_s)
+            kill_train_script(words_for(meta, steps, every_s), state, 10 * delay_s)
         else:
             log.unlink(missing_ok=True)
-            running = process(damage.train_and_log, log, words_for(meta, steps, every_s))
+            running = start_process(fault_processes.train_and_log, log, words_for(meta, steps, every_s))
             least = before + draw.randrange(2, 6) if later else draw.choice([0, before + draw.randrange(4)])
             wait_for(lambda least=least: not least or max(pairs(log), default=0) >= least)
             time.sleep(delay_s)
@@ -130,23 +135,23 @@ def test_A06_killed_at_any_moment_and_resumed_equals_never_killed(tmp_path, musi
     print(f"{kills} kills, found at steps {found}")
     assert len(set(found)) > kills // 3
     assert found[-1] < steps
-    assert said(train.main, *words_for(meta, steps)) == (0, "")
+    assert run_command(train.main, *words_for(meta, steps)) == (0, "")
     assert digest_of(state) == expected[steps]
     assert [path.name for path in state.parent.iterdir() if path.name.startswith(".")] == []
 
 
-def killed_for_real(words, state, delay_s) -> None:
-    """`python train.py`, killed some time after its first save."""
+def kill_train_script(words, state, delay_s) -> None:
+    """Run `python train.py`, and kill it some time after its first save."""
     looks = lambda: state.stat().st_mtime_ns if state.exists() else 0  # noqa: E731
-    before, running = looks(), real(words)
+    before, running = looks(), start_train_script(words)
     wait_for(lambda: looks() != before or running.poll() is not None)
     time.sleep(delay_s)
     running.kill()
     assert running.wait() == -signal.SIGKILL
 
 
-def test_when_a_training_is_saved_makes_no_difference(tmp_path, music_folder):
-    """The last step is validated whether or not it was saved before that, also where a kill came between the two."""
+def test_train_saved_often_or_rarely_ends_in_the_same_state(tmp_path, music_folder):
+    """Validate the last step whether or not it was saved before, and also if the process was killed in between."""
     states = []
     for name, every_s in [("often", 1e-6), ("rarely", 1e6), ("cut", 1e-6)]:
         words = begin(tmp_path / name, music_folder, 7)
@@ -156,20 +161,20 @@ def test_when_a_training_is_saved_makes_no_difference(tmp_path, music_folder):
             )
             trainer.run(lambda t: t.stop() if t.progress.step == 7 else None)
             assert trainer.progress.history == []
-        assert said(train.main, *words_for(words[1], 7, every_s)) == (0, "")
+        assert run_command(train.main, *words_for(words[1], 7, every_s)) == (0, "")
         states.append(digest_of(tmp_path / name / "model.safetensors"))
     assert len(set(states)) == 1
 
 
 @pytest.mark.slow
-def test_live_states_are_read_while_they_are_saved(tmp_path, music_folder):
-    """Two readers beside a trainer that saves after every step: each loads weights that the trainer really had."""
+def test_predictor_live_states_are_loaded_whole(tmp_path, music_folder):
+    """Load in two processes while a trainer saves after every step: all loaded weights are those of some step."""
     words = begin(tmp_path / "live", music_folder, FOREVER)
     meta, log = tmp_path / "live" / "model.json", tmp_path / "log"
-    trainer = process(damage.train_and_log_averages, log, words)
+    trainer = start_process(fault_processes.train_and_log_averages, log, words)
     wait_for(lambda: step_of(meta.with_name("model.safetensors")) > 0)
     outs = [tmp_path / f"reader{n}.json" for n in range(2)]
-    readers = [process(damage.read_often, meta, out, times(5000, 500)) for out in outs]
+    readers = [start_process(fault_processes.read_often, meta, out, times(5000, 500)) for out in outs]
     for reader in readers:
         reader.join()
         assert reader.exitcode == 0
@@ -183,48 +188,50 @@ def test_live_states_are_read_while_they_are_saved(tmp_path, music_folder):
         print(f"{len(result['seen'])} different states seen, {result['used'][1]} to {result['used'][-1]}")
         assert len(result["seen"]) > 10
         assert {step: known[int(step)] for step in result["seen"]} == result["seen"]
-        flat(result["used"][1:])
+        assert_flat(result["used"][1:])
 
 
-def flat(used: list[dict[str, int]], megabytes: float = 8.0) -> None:
-    """What is used in the second half is no more than in the first."""
+def assert_flat(used: list[dict[str, int]], megabytes: float = 8.0) -> None:
+    """Assert that the second half of the readings shows no higher usage than the first."""
     half = len(used) // 2
     for name, slack in {"memory": megabytes * 1e6, "files": 0, "threads": 0}.items():
         first, second = (max(entry[name] for entry in part) for part in (used[:half], used[half:]))
         assert second <= first + slack, f"{name}: {first:,} and then {second:,}"
 
 
-# --- a day in small ---------------------------------------------------------------------------------------------------
+# --- long runs --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_thousands_of_saves_leave_nothing_behind(tmp_path, music_folder):
+def test_train_thousands_of_saves_leave_nothing_behind(tmp_path, music_folder):
     saves, out = times(2000, 300), tmp_path / "used.json"
-    running = process(damage.save_often, out, begin(tmp_path / "a", music_folder, saves), max(saves // 40, 1))
+    running = start_process(
+        fault_processes.save_often, out, begin(tmp_path / "a", music_folder, saves), max(saves // 40, 1)
+    )
     running.join()
     result = json.loads(out.read_text())
     print(f"{result['saves']} saves, {result['used'][2]} to {result['used'][-1]}")
     assert (result["status"], result["saves"]) == (0, saves)
-    flat(result["used"][4:])
+    assert_flat(result["used"][4:])
     left = {path.name for path in (tmp_path / "a").iterdir()}
     assert left == {"model.json", "model.safetensors", "model.card.md", "model.runs", "model.curves.png"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", SMALL_OF)
-def test_an_hour_of_music_in_flat_memory(tmp_path, music_folder, preset):
+def test_predict_hour_of_music_needs_no_more_memory(tmp_path, music_folder, preset):
     seconds, out, wav = times(3600, 240), tmp_path / "used.json", tmp_path / "long.wav"
     sizes = {"representation.n_fft": 512, "representation.hop": 256}
-    assert said(train.main, *begin(tmp_path / "a", music_folder, 40, preset, **sizes)) == (0, "")
+    assert run_command(train.main, *begin(tmp_path / "a", music_folder, 40, preset, **sizes)) == (0, "")
     words = ["--meta", str(tmp_path / "a" / "model.json"), "--prompt", str(music_folder / "tune0.wav"), "--quiet"]
     words += ["--frames", str(seconds * RATE_HZ // 256), "--out", str(wav), "--continuation-only"]
-    running = process(damage.predict_long, out, words, seconds / 40)
+    running = start_process(fault_processes.predict_long, out, words, seconds / 40)
     running.join()
     result = json.loads(out.read_text())
     print(f"{soundfile.info(wav).duration:.0f} s, {result['used'][2]} to {result['used'][-1]}, {result['after']}")
     assert result["status"] == 0
     assert soundfile.info(wav).duration == pytest.approx(seconds, abs=0.5)
-    flat(result["used"][4:])
+    assert_flat(result["used"][4:])
     assert result["after"]["files"] == result["before"]["files"]
 
 
@@ -232,18 +239,18 @@ def test_an_hour_of_music_in_flat_memory(tmp_path, music_folder, preset):
 
 
 @pytest.mark.slow
-def test_full_and_read_only_disks(tmp_path, music_folder):
-    """Small disks mounted for one process, which prints what was said."""
+def test_commands_on_full_and_read_only_disks_refuse_in_one_line(tmp_path, music_folder):
+    """Mount small disks for one process, which trains and predicts onto them and prints the messages."""
     if subprocess.run(["unshare", "--map-root-user", "--mount", "true"], capture_output=True, check=False).returncode:
         pytest.skip("no disks can be mounted here")
     shutil.copytree(music_folder, tmp_path / "music")
-    assert said(train.main, *begin(tmp_path / "trained", tmp_path / "music", 4)) == (0, "")
+    assert run_command(train.main, *begin(tmp_path / "trained", tmp_path / "music", 4)) == (0, "")
     command = [
         "unshare",
         "--map-root-user",
         "--mount",
         sys.executable,
-        str(ROOT / "tests" / "helpers" / "damage.py"),
+        str(ROOT / "tests" / "helpers" / "fault_processes.py"),
         str(tmp_path),
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -264,7 +271,7 @@ def test_full_and_read_only_disks(tmp_path, music_folder):
     }.items():
         status, err = found[name]
         assert status == 2, name
-        one_line(err, *words)
+        assert_one_line(err, *words)
     assert found["state left"] == ["model.card.md", "model.json", "model.safetensors"]
     assert 1 <= found["state step"] <= found["step after all"] < 40
     assert found["sound left"] == found["both left"] == []
@@ -273,25 +280,25 @@ def test_full_and_read_only_disks(tmp_path, music_folder):
 
 
 @pytest.mark.slow
-def test_files_that_may_not_grow(tmp_path, music_folder):
-    """A quota that holds one state but not the next, which is larger once there are best weights in it."""
+def test_train_file_size_limit_keeps_the_earlier_state(tmp_path, music_folder):
+    """Allow one state but not the next, which is larger because it holds the best weights too."""
     words, out = begin(tmp_path / "a", music_folder, 60), tmp_path / "said.json"
     state = tmp_path / "a" / "model.safetensors"
-    assert said(train.main, *words_for(tmp_path / "a" / "model.json", 4)) == (0, "")
+    assert run_command(train.main, *words_for(tmp_path / "a" / "model.json", 4)) == (0, "")
     most, before = state.stat().st_size - 1000, digest_of(state)
-    running = process(damage.limited, "FSIZE", most, out, words)
+    running = start_process(fault_processes.limited, "FSIZE", most, out, words)
     running.join()
     status, err = json.loads(out.read_text())
     assert status == 2
-    one_line(err, "cannot save", "File too large", "the state before is intact")
+    assert_one_line(err, "cannot save", "File too large", "the state before is intact")
     assert digest_of(state) == before
     assert [path.name for path in state.parent.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_state_deleted_under_a_running_training_comes_again(tmp_path, music_folder):
+def test_train_deleted_state_is_saved_again(tmp_path, music_folder):
     begin(tmp_path / "a", music_folder, 40)
     begin(tmp_path / "b", music_folder, 40)
-    assert said(train.main, *words_for(tmp_path / "a" / "model.json", 40)) == (0, "")
+    assert run_command(train.main, *words_for(tmp_path / "a" / "model.json", 40)) == (0, "")
 
     class Deleting(train.Reporter):
         def __call__(self, trainer):
@@ -301,14 +308,14 @@ def test_a_state_deleted_under_a_running_training_comes_again(tmp_path, music_fo
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "Reporter", Deleting)
-        assert said(train.main, *words_for(tmp_path / "b" / "model.json", 40)) == (0, "")
+        assert run_command(train.main, *words_for(tmp_path / "b" / "model.json", 40)) == (0, "")
     assert digest_of(tmp_path / "b" / "model.safetensors") == digest_of(tmp_path / "a" / "model.safetensors")
     rows = (tmp_path / "b" / "model.runs" / "training.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["step", "20", "40"]
 
 
 @pytest.mark.parametrize("then", ["nothing", "a file"])
-def test_the_folder_gone_from_under_a_training(tmp_path, music_folder, monkeypatch, then):
+def test_train_removed_folder_is_refused_in_one_line(tmp_path, music_folder, monkeypatch, then):
     words = begin(tmp_path / "a", music_folder, 30)
 
     class Moving(train.Reporter):
@@ -319,9 +326,9 @@ def test_the_folder_gone_from_under_a_training(tmp_path, music_folder, monkeypat
                     (tmp_path / "a").write_text("in its place")
 
     monkeypatch.setattr(train, "Reporter", Moving)
-    status, err = said(train.main, *words)
+    status, err = run_command(train.main, *words)
     assert status == 2
-    one_line(err, str(tmp_path / "a" / "model.safetensors"), "removed" if then == "nothing" else "is a file")
+    assert_one_line(err, str(tmp_path / "a" / "model.safetensors"), "removed" if then == "nothing" else "is a file")
     assert step_of(tmp_path / "moved" / "model.safetensors") == 3
 
 
@@ -329,31 +336,31 @@ def test_the_folder_gone_from_under_a_training(tmp_path, music_folder, monkeypat
 
 
 @pytest.mark.slow
-def test_a_second_trainer_is_refused_and_a_killed_one_does_not_block(tmp_path, music_folder):
+def test_train_state_in_use_is_refused_until_its_trainer_is_killed(tmp_path, music_folder):
     words = begin(tmp_path / "a", music_folder, FOREVER)
     state = tmp_path / "a" / "model.safetensors"
-    first = real(words)
+    first = start_train_script(words)
     try:
         wait_for(lambda: step_of(state) > 3)
-        status, err = said(train.main, *words)
+        status, err = run_command(train.main, *words)
         assert status == 2
-        one_line(err, str(state), "is being trained already", "choose another --meta")
-        assert said(train.main, *words, "--prepare-only") == (2, err)
-        Predictor.load(tmp_path / "a" / "model.json")  # reading is free to all
+        assert_one_line(err, str(state), "is being trained already", "choose another --meta")
+        assert run_command(train.main, *words, "--prepare-only") == (2, err)
+        Predictor.load(tmp_path / "a" / "model.json")  # loading the state is allowed meanwhile
         assert first.poll() is None
     finally:
         first.kill()
         first.wait()
     assert (state.parent / ".model.safetensors.lock").exists()
     reached = step_of(state)
-    assert said(train.main, *words_for(words[1], reached + 2)) == (0, "")
+    assert run_command(train.main, *words_for(words[1], reached + 2)) == (0, "")
     assert step_of(state) == reached + 2
     assert not (state.parent / ".model.safetensors.lock").exists()
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_ends_the_training_in_one_line(tmp_path, music_folder):
-    """Without restarts torchrun gives up; what was saved stays, and one process goes on with it."""
+def test_train_killed_worker_ends_the_training_in_one_line(tmp_path, music_folder):
+    """Without restarts torchrun ends. The saved state stays, and one process can continue from it."""
     begin(tmp_path / "a", music_folder, FOREVER)
     meta, state = tmp_path / "a" / "model.json", tmp_path / "a" / "model.safetensors"
     running = torchrun(meta, "--steps", str(FOREVER), "--checkpoint-every", "0.05", "--quiet")
@@ -363,36 +370,36 @@ def test_a_worker_that_dies_ends_the_training_in_one_line(tmp_path, music_folder
         _, err = running.communicate(timeout=120)
     finally:
         running.terminate()  # torchrun ends its workers too
-    assert running.returncode == 1  # torchrun's own
+    assert running.returncode == 1  # torchrun's own exit status
     lines = [line for line in err.splitlines() if line.startswith("train.py: ")]
     assert lines in ([], ["train.py: another process of this training was lost: the last state is intact"])
     reached = step_of(state)
-    assert said(train.main, *words_for(meta, reached + 2)) == (0, "")
+    assert run_command(train.main, *words_for(meta, reached + 2)) == (0, "")
     assert step_of(state) == reached + 2
 
 
-def test_a_clock_that_goes_backwards_changes_nothing(tmp_path, music_folder, monkeypatch):
-    """An hour back at every look; states and cache entries from the future."""
+def test_train_clock_set_back_changes_nothing(tmp_path, music_folder, monkeypatch):
+    """Set the clock back by an hour at every reading, and date states and cache entries into the future."""
     for name in "ab":
         begin(tmp_path / name, music_folder, 30)
-    assert said(train.main, *words_for(tmp_path / "a" / "model.json", 30)) == (0, "")
+    assert run_command(train.main, *words_for(tmp_path / "a" / "model.json", 30)) == (0, "")
     clock = iter(range(2 * 10**9, 0, -3600))
     monkeypatch.setattr(time, "time", lambda: float(next(clock)))
-    assert said(train.main, *words_for(tmp_path / "b" / "model.json", 30, 1e-3)) == (0, "")
+    assert run_command(train.main, *words_for(tmp_path / "b" / "model.json", 30, 1e-3)) == (0, "")
     state = tmp_path / "b" / "model.safetensors"
     assert digest_of(state) == digest_of(tmp_path / "a" / "model.safetensors")
     for path in (state, *(path for path in cache.folder().rglob("*") if path.is_file())):
         os.utime(path, (2**32, 2**32))
-    assert said(train.main, *words_for(tmp_path / "b" / "model.json", 32)) == (0, "")
+    assert run_command(train.main, *words_for(tmp_path / "b" / "model.json", 32)) == (0, "")
     progress = checkpoint.read_facts(state)["progress"]
     assert progress.step == 32
     seconds = [row[1] for row in progress.history]
     assert sorted(seconds) == seconds
 
 
-def test_signals_are_as_before_afterwards(tmp_path, music_folder):
+def test_train_finished_restores_signal_handlers(tmp_path, music_folder):
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    assert said(train.main, *begin(tmp_path / "a", music_folder, 2)) == (0, "")
+    assert run_command(train.main, *begin(tmp_path / "a", music_folder, 2)) == (0, "")
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
 
 
@@ -401,29 +408,29 @@ def test_signals_are_as_before_afterwards(tmp_path, music_folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fits_at_first", [False, True])
-def test_a_batch_that_does_not_fit_names_the_key_to_lower(tmp_path, music_folder, fits_at_first):
-    """150 MB more than there is in use, and a batch that takes several times that."""
+def test_train_batch_beyond_memory_names_the_key_to_lower(tmp_path, music_folder, fits_at_first):
+    """Limit memory to 150 MB above what is used; the batch needs several times that."""
     words, out = begin(tmp_path / "a", music_folder, 8), tmp_path / "said.json"
     state = tmp_path / "a" / "model.safetensors"
     if fits_at_first:
-        assert said(train.main, *words_for(tmp_path / "a" / "model.json", 4)) == (0, "")
+        assert run_command(train.main, *words_for(tmp_path / "a" / "model.json", 4)) == (0, "")
     before = state.read_bytes() if fits_at_first else b""
     sizes = ["--set", "training.batch_size=2000", "--set", "training.window=512"]
-    running = process(damage.limited, "AS", 15 * 10**7, out, [*words, *sizes])
+    running = start_process(fault_processes.limited, "AS", 15 * 10**7, out, [*words, *sizes])
     running.join()
     status, err = json.loads(out.read_text())
     assert status == 2
-    one_line(err, "not enough memory: lower training.batch_size (now 2000) or training.window (now 512)")
+    assert_one_line(err, "not enough memory: lower training.batch_size (now 2000) or training.window (now 512)")
     assert ("; the state of step 4 is intact" in err) == fits_at_first
     assert (state.read_bytes() if state.exists() else b"") == before
 
 
-def test_a_corpus_that_does_not_fit_is_one_line_too(tmp_path, music_folder, monkeypatch):
+def test_train_corpus_beyond_memory_is_refused_in_one_line(tmp_path, music_folder, monkeypatch):
     monkeypatch.setattr(corpus, "decode_blocks", lambda path, rate: iter([np.zeros(2**55, np.float32)]))
     monkeypatch.setenv("CONTINUO_CACHE", str(tmp_path / "cache"))
-    status, err = said(train.main, *begin(tmp_path / "a", music_folder, 4))
+    status, err = run_command(train.main, *begin(tmp_path / "a", music_folder, 4))
     assert status == 2
-    one_line(err, "there is not enough memory: close other programs")
+    assert_one_line(err, "there is not enough memory: close other programs")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["model.json"]
 
 
@@ -432,7 +439,7 @@ def test_a_corpus_that_does_not_fit_is_one_line_too(tmp_path, music_folder, monk
 
 @pytest.fixture
 def own_music(tmp_path, monkeypatch):
-    """Recordings and a cache that a test may damage."""
+    """Return recordings that a test may damage, and set up a cache of its own."""
     monkeypatch.setenv("CONTINUO_CACHE", str(tmp_path / "cache"))
     (tmp_path / "music").mkdir()
     for number in range(4):
@@ -480,19 +487,19 @@ def damaged_at(step: int, what, music) -> type[train.Reporter]:
 
 @pytest.mark.parametrize("preset", SMALL_OF)
 @pytest.mark.parametrize("what", [remove, truncate, change, clear_cache, cut_cache, fill_cache_with_nan])
-def test_damage_to_corpus_or_cache_during_a_training_changes_nothing(tmp_path, own_music, monkeypatch, preset, what):
+def test_train_damaged_corpus_or_cache_changes_nothing(tmp_path, own_music, monkeypatch, preset, what):
     for name in "ab":
         begin(tmp_path / name, own_music, 12, preset)
-    assert said(train.main, *words_for(tmp_path / "a" / "model.json", 12, 1.0)) == (0, "")
+    assert run_command(train.main, *words_for(tmp_path / "a" / "model.json", 12, 1.0)) == (0, "")
     monkeypatch.setattr(train, "Reporter", damaged_at(6, what, own_music))
-    assert said(train.main, *words_for(tmp_path / "b" / "model.json", 12, 1.0)) == (0, "")
+    assert run_command(train.main, *words_for(tmp_path / "b" / "model.json", 12, 1.0)) == (0, "")
     assert digest_of(tmp_path / "b" / "model.safetensors") == digest_of(tmp_path / "a" / "model.safetensors")
 
 
 @pytest.mark.parametrize(
     ("what", "why"), [(remove, "No such file or directory"), (truncate, "it changed"), (change, "it changed")]
 )
-def test_corpus_and_cache_gone_together_end_the_training(tmp_path, own_music, monkeypatch, what, why):
+def test_train_corpus_and_cache_lost_together_end_the_training(tmp_path, own_music, monkeypatch, what, why):
     words = begin(tmp_path / "a", own_music, 24, "spectral-lstm")
 
     def both(music):
@@ -500,15 +507,15 @@ def test_corpus_and_cache_gone_together_end_the_training(tmp_path, own_music, mo
         what(music)
 
     monkeypatch.setattr(train, "Reporter", damaged_at(6, both, own_music))
-    status, err = said(train.main, *words)
+    status, err = run_command(train.main, *words)
     assert status == 2
-    one_line(err, "is gone from the cache and cannot be read again", why, "start again")
+    assert_one_line(err, "is gone from the cache and cannot be read again", why, "start again")
     assert step_of(tmp_path / "a" / "model.safetensors") == 6
-    assert list(cache.folder().rglob("*.f32")) == []  # nothing is kept under the name of what it is not
+    assert list(cache.folder().rglob("*.f32")) == []  # no entry holds other contents than its name says
 
 
-def test_a_recording_that_grows_while_it_is_read_is_left_out(tmp_path, own_music, monkeypatch):
-    """It is being copied there, say; what was heard of it is not kept as if it were the whole."""
+def test_load_recording_growing_while_read_is_skipped(tmp_path, own_music, monkeypatch):
+    """A file may grow because it is being copied. The part that was read must not be cached as the whole."""
     decode = corpus.decode_blocks
 
     def growing(path, rate):
@@ -526,8 +533,8 @@ def test_a_recording_that_grows_while_it_is_read_is_left_out(tmp_path, own_music
     assert lengths == [3, 4, 3, 3]
 
 
-def test_every_damaged_cache_entry_is_made_again(tmp_path, own_music, seed):
-    """Truncated, emptied, overwritten, of other numbers: the next training makes what an empty cache makes."""
+def test_cache_damaged_entries_are_made_again(tmp_path, own_music, seed):
+    """Empty, truncate, overwrite or extend entries: the next training ends as with an empty cache."""
     draw = random.Random(seed)
     damages = {
         "emptied": lambda content: b"",
@@ -537,7 +544,7 @@ def test_every_damaged_cache_entry_is_made_again(tmp_path, own_music, seed):
         "longer": lambda content: content + b"\xff",
     }
     begin(tmp_path / "whole", own_music, 4)
-    assert said(train.main, *words_for(tmp_path / "whole" / "model.json", 4)) == (0, "")
+    assert run_command(train.main, *words_for(tmp_path / "whole" / "model.json", 4)) == (0, "")
     expected = digest_of(tmp_path / "whole" / "model.safetensors")
     for name, damaged in damages.items():
         for ending in (".json", ".npy", ".safetensors") + ((".f32",) if name not in ("noise", "zeros") else ()):
@@ -546,23 +553,23 @@ def test_every_damaged_cache_entry_is_made_again(tmp_path, own_music, seed):
             for path in entries:
                 path.write_bytes(damaged(path.read_bytes()))
         begin(tmp_path / name, own_music, 4)
-        assert said(train.main, *words_for(tmp_path / name / "model.json", 4, 1.0)) == (0, "")
+        assert run_command(train.main, *words_for(tmp_path / name / "model.json", 4, 1.0)) == (0, "")
         assert digest_of(tmp_path / name / "model.safetensors") == expected, name
 
 
-def test_codes_that_no_codebook_has_are_made_again(tmp_path, own_music):
+def test_cache_codes_out_of_range_are_encoded_again(tmp_path, own_music):
     begin(tmp_path / "a", own_music, 4)
-    assert said(train.main, *words_for(tmp_path / "a" / "model.json", 4)) == (0, "")
+    assert run_command(train.main, *words_for(tmp_path / "a" / "model.json", 4)) == (0, "")
     expected = digest_of(tmp_path / "a" / "model.safetensors")
     for wrong in (-1, 32):
         for path in cache.folder().rglob("*.npy"):
             np.save(path, np.full_like(np.load(path), wrong))
-        assert said(train.main, *words_for(tmp_path / "a" / "model.json", 4), "--fresh") == (0, "")
+        assert run_command(train.main, *words_for(tmp_path / "a" / "model.json", 4), "--fresh") == (0, "")
         assert digest_of(tmp_path / "a" / "model.safetensors") == expected
 
 
-def test_clearing_the_cache_while_others_fill_it(tmp_path, own_music):
-    """No piece gets lost, and nobody trips over a file that has just gone."""
+def test_cache_cleared_while_loading_loses_no_piece(tmp_path, own_music):
+    """Load while another thread clears the cache: all pieces are there, and a removed file is no error."""
     section = CorpusSection(path=str(own_music), sample_rate_hz=RATE_HZ)
     done = threading.Event()
 
@@ -581,75 +588,77 @@ def test_clearing_the_cache_while_others_fill_it(tmp_path, own_music):
         clearing.join()
 
 
-def test_what_killed_writers_left_is_cleared(tmp_path, own_music):
+def test_cache_clear_removes_old_leftovers_of_killed_writers(tmp_path, own_music):
     entry = cache.entry("ab" * 20, ".f32")
-    writers = [process(damage.write_and_die, entry) for _ in range(2)]
+    writers = [start_process(fault_processes.write_and_die, entry) for _ in range(2)]
     for writer in writers:
         writer.join()
         assert writer.exitcode == 9
     fresh, old = entry.parent.glob(".*/*.f32")
-    for beside in entry.parent.glob(".*/.tmp*"):
-        beside.unlink()
+    for other in entry.parent.glob(".*/.tmp*"):
+        other.unlink()
     entry.write_bytes(b"1234")
     os.utime(old, (time.time() - 7200,) * 2)
     assert cache.clear() == 8
     assert [path for path in cache.folder().rglob("*") if path.is_file()] == [fresh]
 
 
-def test_the_next_training_removes_what_a_killed_save_left(tmp_path, music_folder):
-    """Of everything that it writes, and what safetensors makes beside a state under a name of its own."""
+def test_train_removes_leftovers_of_a_killed_save(tmp_path, music_folder):
+    """Remove the temporary files of all that a training writes, and those that safetensors names itself."""
     words = begin(tmp_path, music_folder, 2)
     (tmp_path / "model.runs").mkdir()
     names = ["model.safetensors", "model.card.md", "model.curves.png", "model.runs/training.csv"]
     for name in names:
-        (killed := process(damage.write_and_die, tmp_path / name)).join()
+        (killed := start_process(fault_processes.write_and_die, tmp_path / name)).join()
         assert killed.exitcode == 9
     assert len(list(tmp_path.rglob("*/.tmp*"))) == len(names)
     (tmp_path / ".model.safetensors.mine").mkdir()
-    assert said(train.main, *words) == (0, "")
+    assert run_command(train.main, *words) == (0, "")
     assert [path.name for path in tmp_path.rglob(".*")] == [".model.safetensors.mine"]
 
 
 # --- not a number -----------------------------------------------------------------------------------------------------
 
 
-def test_recordings_that_hold_no_numbers_are_left_out(tmp_path, own_music):
+def test_train_recordings_with_nan_or_infinity_are_skipped(tmp_path, own_music):
     for number, wrong in enumerate((np.nan, np.inf)):
         samples = melody(number)
         samples[1000] = wrong
         soundfile.write(own_music / f"tune{number}.wav", samples, RATE_HZ, "FLOAT")
     words = begin(tmp_path / "a", own_music, 4)
     words.remove("--quiet")
-    status, err = said(train.main, *words)
+    status, err = run_command(train.main, *words)
     assert status == 0
     for number in range(2):
         assert f"skipped tune{number}.wav: it holds samples that are not numbers (NaN or infinity): export it" in err
     take = ["--meta", words[1], "--prompt", own_music / "tune0.wav", "--frames", 4, "--out", tmp_path / "a.wav"]
-    status, err = said(predict.main, *take, "--quiet")
+    status, err = run_command(predict.main, *take, "--quiet")
     assert status == 2
-    one_line(err, "tune0.wav", "samples that are not numbers")
+    assert_one_line(err, "tune0.wav", "samples that are not numbers")
     assert not (tmp_path / "a.wav").exists()
 
 
 @pytest.mark.parametrize("name", ["weights.in_proj.weight", "average.in_proj.weight", "lanes.0", "featurizer.mean"])
-def test_a_state_that_holds_no_numbers_is_refused(tmp_path, music_folder, name):
+def test_train_state_with_nan_is_refused(tmp_path, music_folder, name):
     words = begin(tmp_path / "a", music_folder, 6)
-    assert said(train.main, *words_for(words[1], 4)) == (0, "")
+    assert run_command(train.main, *words_for(words[1], 4)) == (0, "")
     state = tmp_path / "a" / "model.safetensors"
     tensors, facts = checkpoint.load(state)
     tensors[name].view(-1)[0] = torch.nan
     checkpoint.save(state, tensors, facts)
     before = state.read_bytes()
-    status, err = said(train.main, *words)
+    status, err = run_command(train.main, *words)
     assert status == 2
-    one_line(err, str(state), "holds values that are not finite", "restore a copy, or train a new one with --fresh")
+    assert_one_line(
+        err, str(state), "holds values that are not finite", "restore a copy, or train a new one with --fresh"
+    )
     assert state.read_bytes() == before
 
 
-def test_weights_that_are_no_numbers_are_never_saved(tmp_path, music_folder):
-    """The step that breaks them still has a loss; saved after every step, it must not replace the state before."""
+def test_trainer_infinite_weights_are_never_saved(tmp_path, music_folder):
+    """The step that breaks the weights has a finite loss, but its state must not replace the one before."""
     words, state = begin(tmp_path / "a", music_folder, 6), tmp_path / "a" / "model.safetensors"
-    assert said(train.main, *words_for(words[1], 4)) == (0, "")
+    assert run_command(train.main, *words_for(words[1], 4)) == (0, "")
     meta = metadata.load(tmp_path / "a" / "model.json", {"training.steps": 20, "training.checkpoint_every_s": 1e-6})
     trainer = build_trainer(meta, state, CPU)
     before, step = state.read_bytes(), trainer._train_step

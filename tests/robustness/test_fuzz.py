@@ -1,8 +1,8 @@
-"""Thousands of damaged files through the scripts themselves: each is used or refused in one line.
+"""Run the scripts on thousands of damaged files: each file is used or refused in one line.
 
-Never a traceback, never more than 20 s of computing, never more than 2 GB, exit status 0 or 2, nothing unpickled, no
-file written elsewhere (`sandbox`). CONTINUO_THOROUGH=1 runs all cases, otherwise a twentieth; CONTINUO_FUZZ_SEED=7
-others. An input that fails is kept, and its path said.
+A run fails if it prints a traceback, takes over 20 s of processor time or 2 GB, exits with a status other than 0 or 2,
+unpickles, or writes a file elsewhere (`sandbox`). CONTINUO_THOROUGH=1 runs all cases instead of a twentieth;
+CONTINUO_FUZZ_SEED=7 runs other cases. An input that fails is kept, and its path is printed.
 """
 
 import io
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-import mutations
+import file_mutations
 import numpy as np
 import pytest
 import soundfile
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 
 def cases(full: int) -> int:
-    """How many of `full` cases run now."""
+    """Return the number of cases to run, of `full`."""
     return full if THOROUGH else full // 20
 
 
@@ -50,7 +50,7 @@ NOTES = ("notes-lstm", "roll-conv", "remi-transformer")
 
 @pytest.fixture(scope="session")
 def models(box, tmp_path_factory) -> dict[str, Path]:
-    """Metadata files of tiny models: one of sound, three of notes; their corpora lie beside them."""
+    """Return metadata files of tiny models, one of sound and three of notes; their corpora lie next to them."""
     found = {}
     for preset in ("codebook-lstm", *NOTES):
         folder = tmp_path_factory.mktemp(preset)
@@ -76,7 +76,7 @@ HEADS = {"remi-transformer": {"architecture.heads": 2}}
 
 
 class Cases:
-    """Runs cases, keeps what fails, and counts."""
+    """Run cases, keep the inputs of those that fail, and count."""
 
     def __init__(self, box: Sandbox, name: str, folder: Path) -> None:
         self.box, self.name, self.folder = box, name, folder
@@ -86,7 +86,7 @@ class Cases:
         self.number = 0
 
     def try_(self, files: dict[str, bytes], script: str, *argv: str | Path, keep: bool = False) -> str:
-        """Run a script in a folder with these files; returns what is wrong, "" if nothing is."""
+        """Run a script in a folder with these files; return the complaint, or "" if there is none."""
         self.number += 1
         place = self.folder / f"{self.number}"
         place.mkdir()
@@ -115,12 +115,12 @@ class Cases:
 
 
 def seeded(name: str, number: int) -> Random:
-    """Chance of one case: the same in every run of a seed, whatever other cases there are."""
+    """Return the generator of one case, which depends on the seed but not on the other cases."""
     return Random(zlib.crc32(f"{name} {SEED} {number}".encode()))
 
 
 def originals(*patterns: str, shared: str) -> list[Path]:
-    """Real files that are there: of the project, and of the shared data."""
+    """Return the real files that exist in the project and in the shared data."""
     ours = sorted(
         path for pattern in patterns for folder in ("tests/data", "examples") for path in (ROOT / folder).glob(pattern)
     )
@@ -130,8 +130,8 @@ def originals(*patterns: str, shared: str) -> list[Path]:
     return ours + [path for path in theirs if 0 < path.stat().st_size < 400_000]
 
 
-def heard(cases: Cases, rng: Random, models: dict[str, Path], name: str, data: bytes) -> None:
-    """One file as a prompt or as a corpus, as sound or as notes."""
+def try_as_music(cases: Cases, rng: Random, models: dict[str, Path], name: str, data: bytes) -> None:
+    """Use one file as a prompt or as a corpus, as sound or as notes."""
     kind = rng.choices(range(4), [4, 3, 1, 2])[0]
     if kind == 0:
         cases.try_({name: data}, "corpus", name)
@@ -146,17 +146,17 @@ def heard(cases: Cases, rng: Random, models: dict[str, Path], name: str, data: b
         cases.try_({name: data}, "predict", "--meta", meta, "--prompt", name, "--frames", "4", "--quiet", "--json")
 
 
-def test_damaged_musicxml(box, models, tmp_path):
+def test_commands_damaged_musicxml_is_used_or_refused(box, models, tmp_path):
     tried, files = Cases(box, "musicxml", tmp_path), originals("*.musicxml", "*.xml", "*.mxl", shared="musicxml")
     for number in range(cases(1700)):
         rng = seeded("musicxml", number)
         path = rng.choice(files)
-        data = mutations.of_score(path.read_bytes(), rng)
-        heard(tried, rng, models, f"x{path.suffix if rng.random() < 0.9 else '.mxl'}", data)
+        data = file_mutations.mutate_score(path.read_bytes(), rng)
+        try_as_music(tried, rng, models, f"x{path.suffix if rng.random() < 0.9 else '.mxl'}", data)
     tried.conclude()
 
 
-def test_damaged_midi(box, models, tmp_path):
+def test_commands_damaged_midi_is_used_or_refused(box, models, tmp_path):
     tried, files = Cases(box, "midi", tmp_path), originals("*.mid", shared="midi")
     ours = box.run("predict", "--meta", models["notes-lstm"], "--prompt", ROOT / "examples" / "hymn.musicxml",
                    "--frames", "4", "--out", "hymn.wav", cwd=tmp_path)  # fmt: skip
@@ -165,7 +165,7 @@ def test_damaged_midi(box, models, tmp_path):
     for number in range(cases(1700)):
         rng = seeded("midi", number)
         path = rng.choice(files)
-        heard(tried, rng, models, "x.mid", mutations.of_midi(path.read_bytes(), rng))
+        try_as_music(tried, rng, models, "x.mid", file_mutations.mutate_midi(path.read_bytes(), rng))
     tried.conclude()
 
 
@@ -185,7 +185,7 @@ FORMATS = {
 
 
 def recordings() -> list[tuple[str, bytes]]:
-    """Endings and contents: a melody in every format, and the beginnings of real recordings."""
+    """Return endings and contents: a melody in every format, and the beginnings of real recordings."""
     found = []
     for ending, kinds in FORMATS.items():
         for form, subtype in kinds:
@@ -197,13 +197,13 @@ def recordings() -> list[tuple[str, bytes]]:
     return found + [(path.suffix, path.read_bytes()[:60_000]) for path in files]
 
 
-def test_damaged_audio(box, models, tmp_path):
+def test_commands_damaged_audio_is_used_or_refused(box, models, tmp_path):
     tried, files = Cases(box, "audio", tmp_path), recordings()
     for number in range(cases(1000)):
         rng = seeded("audio", number)
         ending, data = rng.choice(files)
         name = f"x{ending if rng.random() < 0.9 else rng.choice(sorted(FORMATS))}"
-        data = mutations.of_bytes(data, rng, head=rng.choice([48, 200, 4000]))
+        data = file_mutations.mutate_bytes(data, rng, head=rng.choice([48, 200, 4000]))
         if rng.random() < 0.7:
             tried.try_({name: data}, "corpus", name)
         else:
@@ -212,13 +212,13 @@ def test_damaged_audio(box, models, tmp_path):
     tried.conclude()
 
 
-def test_damaged_metadata(box, models, tmp_path):
+def test_commands_damaged_metadata_is_used_or_refused(box, models, tmp_path):
     tried, metas = Cases(box, "metadata", tmp_path), [path.read_bytes() for path in models.values()]
     hymn = (ROOT / "examples" / "hymn.musicxml").read_bytes()
     for number in range(cases(400)):
         rng = seeded("metadata", number)
         which = rng.choice(sorted(models))
-        files = {"model.json": mutations.of_metadata(models[which].read_bytes(), rng), "hymn.musicxml": hymn}
+        files = {"model.json": file_mutations.mutate_metadata(models[which].read_bytes(), rng), "hymn.musicxml": hymn}
         if rng.random() < 0.5:
             files["model.safetensors"] = models[which].with_suffix(".safetensors").read_bytes()
             tried.try_(
@@ -230,20 +230,20 @@ def test_damaged_metadata(box, models, tmp_path):
     tried.conclude()
 
 
-def test_damaged_states(box, models, tmp_path):
+def test_commands_damaged_states_are_used_or_refused(box, models, tmp_path):
     tried = Cases(box, "state", tmp_path)
     hymn = (ROOT / "examples" / "hymn.musicxml").read_bytes()
     for number in range(cases(500)):
         rng = seeded("state", number)
         meta = models[rng.choice(sorted(models))]
-        data = mutations.of_state(meta.with_suffix(".safetensors").read_bytes(), rng)
+        data = file_mutations.mutate_state(meta.with_suffix(".safetensors").read_bytes(), rng)
         files = {"model.json": meta.read_bytes(), "model.safetensors": data, "hymn.musicxml": hymn}
         kind = rng.randrange(5)
         if kind < 3:
             tried.try_(
                 files, "predict", "--prompt", "hymn.musicxml", "--meta", "model.json", "--frames", "2", "--quiet"
             )
-        elif kind == 3:  # one step more, so that what was taken up is also used
+        elif kind == 3:  # one step more, so that the restored values are also used
             tried.try_(files, "train", "--meta", "model.json", "--steps", "3", "--device", "cpu", "--quiet")
         else:
             begin = ("--from", "model.safetensors", "--corpus", meta.parent / "music", "--device", "cpu", "--quiet")
@@ -252,9 +252,9 @@ def test_damaged_states(box, models, tmp_path):
     tried.conclude()
 
 
-# --- what no file had, from grammars ----------------------------------------------------------------------------------
+# --- input generated from grammars ------------------------------------------------------------------------------------
 
-NUMBERS = st.one_of(st.integers(-3, 300).map(str), st.sampled_from(mutations.HOSTILE_NUMBERS))
+NUMBERS = st.one_of(st.integers(-3, 300).map(str), st.sampled_from(file_mutations.HOSTILE_NUMBERS))
 SIMPLE = [
     "duration", "divisions", "fifths", "beats", "beat-type", "octave", "alter", "voice", "staff", "staves", "step",
     "type", "actual-notes", "normal-notes", "tremolo", "multiple-rest", "measure-repeat", "string", "fret", "dot",
@@ -304,7 +304,7 @@ ATTRIBUTES = "<attributes><divisions>1</divisions><time><beats>4</beats><beat-ty
 
 
 def score(trees: list[list[str]]) -> bytes:
-    """Trees among the notes of a score that is in order otherwise."""
+    """Return a score that is valid except for the trees among its notes."""
     bars = "".join(
         f'<measure number="{n}">{ATTRIBUTES if n == 1 else ""}{NOTE}{"".join(bar)}{NOTE}</measure>'
         for n, bar in enumerate(trees, start=1)
@@ -314,7 +314,7 @@ def score(trees: list[list[str]]) -> bytes:
 
 
 def generated(examples: int) -> Callable:
-    """The same examples in every run, none kept between runs; how long one takes is measured elsewhere."""
+    """Return settings with the same examples in every run and no deadline; the sandbox limits the time."""
     return settings(
         max_examples=cases(examples),
         derandomize=True,
@@ -325,15 +325,15 @@ def generated(examples: int) -> Callable:
     )
 
 
-def test_scores_that_no_program_writes(box, models, tmp_path):
+def test_commands_generated_scores_are_used_or_refused(box, models, tmp_path):
     tried = Cases(box, "grammar", tmp_path)
 
     @generated(300)
     @given(st.lists(st.lists(TREES, max_size=5), min_size=1, max_size=4), st.integers(0, 2**32))
-    def hear(trees, seed):
-        heard(tried, Random(seed), models, "x.musicxml", score(trees))
+    def run(trees, seed):
+        try_as_music(tried, Random(seed), models, "x.musicxml", score(trees))
 
-    hear()
+    run()
     tried.conclude()
 
 
@@ -351,7 +351,7 @@ EVENTS = st.tuples(
 ).map(b"".join)
 
 
-def test_midi_that_no_program_writes(box, models, tmp_path):
+def test_commands_generated_midi_is_used_or_refused(box, models, tmp_path):
     tried = Cases(box, "events", tmp_path)
 
     @generated(300)
@@ -361,27 +361,27 @@ def test_midi_that_no_program_writes(box, models, tmp_path):
         st.one_of(st.integers(1, 960), st.integers(0, 65535)),
         st.integers(0, 2**32),
     )
-    def hear(tracks, kind, division, seed):
+    def run(tracks, kind, division, seed):
         header = b"MThd" + (6).to_bytes(4) + kind.to_bytes(2) + len(tracks).to_bytes(2) + division.to_bytes(2)
         struck = b"\x00\x90\x3c\x50\x60\x80\x3c\x00"
         chunks = [b"MTrk" + len(struck + t).to_bytes(4) + struck + t for t in tracks]
-        heard(tried, Random(seed), models, "x.mid", header + b"".join(chunks))
+        try_as_music(tried, Random(seed), models, "x.mid", header + b"".join(chunks))
 
-    hear()
+    run()
     tried.conclude()
 
 
 JSON = st.recursive(
     st.one_of(
         st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20),
-        st.sampled_from(mutations.HOSTILE_JSON),
+        st.sampled_from(file_mutations.HOSTILE_JSON),
     ),
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=8), inner, max_size=4)),
     max_leaves=20,
 )  # fmt: skip
 
 
-def test_metadata_that_nobody_writes(box, models, tmp_path):
+def test_train_generated_metadata_is_used_or_refused(box, models, tmp_path):
     tried = Cases(box, "json", tmp_path)
     whole = {name: json.loads(path.read_text()) for name, path in models.items()}
     keys = sorted({(section, key) for meta in whole.values() for section, part in meta.items() if isinstance(part, dict)

@@ -1,4 +1,4 @@
-"""Files made to do harm: each is refused in one line, or does none. What damage by chance does is in `test_fuzz`."""
+"""Test that files made to do harm are refused in one line or do none; `test_fuzz` tests random damage."""
 
 import ast
 import json
@@ -34,13 +34,13 @@ PARTS = '<part-list><score-part id="P1"><part-name>P</part-name></score-part></p
 
 
 def score(bar: str, attributes: str = "<divisions>1</divisions>") -> str:
-    """A score of one bar."""
+    """Return a score of one bar."""
     inside = f'<measure number="1"><attributes>{attributes}</attributes>{bar}</measure>'
     return f"<score-partwise>{PARTS}<part id='P1'>{inside}</part></score-partwise>"
 
 
 def midi(track: bytes, division: int = 480) -> bytes:
-    """A MIDI file of one track."""
+    """Return a MIDI file of one track."""
     header = b"MThd" + (6).to_bytes(4) + (0).to_bytes(2) + (1).to_bytes(2) + division.to_bytes(2)
     return header + b"MTrk" + len(track).to_bytes(4) + track
 
@@ -54,7 +54,7 @@ def box(tmp_path_factory):
 
 @pytest.fixture
 def refused(box, tmp_path):
-    """Run a script that must refuse: exit status 2 and one line, which is returned."""
+    """Return a function that runs a script, asserts exit status 2 and one line, and returns the line."""
 
     def run(script: str, *argv: str | Path) -> str:
         outcome: Outcome = box.run(script, *argv, cwd=tmp_path)
@@ -69,7 +69,7 @@ def refused(box, tmp_path):
 
 
 def bomb(path: Path, inside: str = "score.xml", size: int = 2**30) -> None:
-    """An archive whose member unpacks to `size` zeros: 1 MB on disk for 1 GB."""
+    """Write an archive whose member unpacks to `size` zeros: 1 MB on disk for 1 GB."""
     block = bytes(2**24)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open(inside, "w") as file:
         for _ in range(size // len(block)):
@@ -77,12 +77,12 @@ def bomb(path: Path, inside: str = "score.xml", size: int = 2**30) -> None:
 
 
 @pytest.mark.slow
-def test_a_zip_bomb_is_not_unpacked(box, tmp_path, refused):
+def test_corpus_zip_bomb_is_refused(box, tmp_path, refused):
     bomb(tmp_path / "bomb.mxl")
     assert f"unpacks to more than {MAX_XML_BYTES >> 20} MiB" in refused("corpus", "bomb.mxl")
 
 
-def test_a_zip_that_lies_about_its_size_is_refused(tmp_path):
+def test_parse_score_zip_with_a_false_size_is_refused(tmp_path):
     path = tmp_path / "lies.mxl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("score.xml", score(NOTE) + " " * 100_000)
@@ -94,18 +94,18 @@ def test_a_zip_that_lies_about_its_size_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../../escaped.musicxml", "/tmp/escaped.musicxml", "..\\escaped.musicxml"])
-def test_members_that_point_outside_are_read_and_never_written(name, box, tmp_path):
+def test_corpus_zip_members_outside_the_folder_are_never_written(name, box, tmp_path):
     with zipfile.ZipFile(tmp_path / "song.mxl", "w") as archive:
         container = f'<container><rootfiles><rootfile full-path="{name}"/></rootfiles></container>'
         archive.writestr("META-INF/container.xml", container)
         archive.writestr(name, score(NOTE * 4))
     before = sorted(tmp_path.parent.rglob("*escaped*"))
-    outcome = box.run("corpus", "song.mxl", cwd=tmp_path)  # the sandbox ends who writes elsewhere
+    outcome = box.run("corpus", "song.mxl", cwd=tmp_path)  # the sandbox ends a process that writes elsewhere
     assert (outcome.complaint("corpus"), outcome.status) == ("", 0)
     assert sorted(tmp_path.parent.rglob("*escaped*")) == before
 
 
-def test_a_container_that_names_a_file_of_the_machine_gets_none(tmp_path):
+def test_unzip_container_naming_a_local_file_is_refused(tmp_path):
     path = tmp_path / "song.mxl"
     with zipfile.ZipFile(path, "w") as archive:
         container = '<container><rootfiles><rootfile full-path="/etc/passwd"/></rootfiles></container>'
@@ -126,20 +126,20 @@ LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
     ],
     ids=["billion laughs", "external", "parameter"],
 )
-def test_entities_are_refused(doctype, refused, tmp_path):
+def test_corpus_xml_entities_are_refused(doctype, refused, tmp_path):
     text = score(f"<direction><direction-type><words>&l9;&secret;</words></direction-type></direction>{NOTE}")
     (tmp_path / "x.musicxml").write_text(doctype + text)
     assert "entities are refused" in refused("corpus", "x.musicxml")
 
 
-def test_an_external_definition_is_never_fetched(box, tmp_path):
+def test_corpus_external_dtd_is_never_fetched(box, tmp_path):
     (tmp_path / "x.musicxml").write_text('<!DOCTYPE score-partwise SYSTEM "http://127.0.0.1:9/x.dtd">' + score(NOTE))
-    outcome = box.run("corpus", "x.musicxml", "--notes", cwd=tmp_path)  # the sandbox ends who connects
+    outcome = box.run("corpus", "x.musicxml", "--notes", cwd=tmp_path)  # the sandbox ends a process that connects
     assert (outcome.complaint("corpus"), outcome.status) == ("", 0)
 
 
 @pytest.mark.slow
-def test_ten_million_notes_are_refused(tmp_path, refused):
+def test_corpus_ten_million_notes_are_refused(tmp_path, refused):
     head, tail = score("@").encode().split(b"@")
     with (
         zipfile.ZipFile(tmp_path / "x.mxl", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
@@ -150,7 +150,7 @@ def test_ten_million_notes_are_refused(tmp_path, refused):
     assert "unpacks to more than" in refused("corpus", "x.mxl")
 
 
-def test_more_elements_than_a_score_has_are_refused(monkeypatch):
+def test_parse_xml_too_many_elements_are_refused(monkeypatch):
     monkeypatch.setattr("continuo.score.musicxml.MAX_ELEMENTS", 100)
     with pytest.raises(ValueError, match="more than 100 elements; split the score"):
         parse_xml(score(NOTE * 50).encode())
@@ -172,19 +172,19 @@ COUNTED = {
 
 
 @pytest.mark.parametrize("reason", COUNTED)
-def test_numbers_that_would_be_counted_up_to_are_refused(reason):
+def test_parse_score_huge_numbers_are_refused(reason):
     with pytest.raises(ValueError, match=reason):
         parse_score(COUNTED[reason].encode())
 
 
-def test_a_tempo_that_makes_days_of_a_score_is_refused(refused, tmp_path):
+def test_corpus_score_lasting_days_is_refused(refused, tmp_path):
     slow = '<direction><direction-type><words>x</words></direction-type><sound tempo="5"/></direction>'
     (tmp_path / "x.musicxml").write_text(score(slow + NOTE.replace(">1<", ">9000<")))
     assert "it would last" in refused("corpus", "x.musicxml")
 
 
-def test_thousands_of_strokes_in_a_held_pedal_take_no_time():
-    """What took the square of their number took minutes for as many as a file may hold."""
+def test_hold_pedal_many_repeated_notes_take_no_time():
+    """An algorithm of quadratic time took minutes for the largest number of notes that a file may hold."""
     count = 100_000
     notes = [DraftNote(k * 0.01, k * 0.01 + 0.005, 60.0, 80, 0, False) for k in range(count)]
     hold_pedal(notes, [(k * 0.01 + 0.004, k * 0.01 + 0.009) for k in range(count)])
@@ -197,31 +197,31 @@ STRUCK = b"\x00\x90\x3c\x50\x83\x60\x80\x3c\x00"
 
 
 @pytest.mark.parametrize("flags", [(), ("--notes",)], ids=["sound", "notes"])
-def test_a_tempo_of_nothing_does_no_harm(flags, box, tmp_path):
+def test_corpus_midi_extreme_tempos_do_no_harm(flags, box, tmp_path):
     for name, tempo in {"zero": b"\0\0\0", "one": b"\0\0\1", "slowest": b"\xff\xff\xff"}.items():
         (tmp_path / f"{name}.mid").write_bytes(midi(b"\x00\xff\x51\x03" + tempo + STRUCK + b"\x00\xff\x2f\x00"))
         assert box.run("corpus", f"{name}.mid", *flags, cwd=tmp_path).complaint("corpus") == ""
 
 
 @pytest.mark.parametrize("division", [0, 0x8000, 0xE728, 0xFFFF])
-def test_a_resolution_that_is_none_is_refused(division, refused, tmp_path):
+def test_corpus_midi_invalid_division_is_refused(division, refused, tmp_path):
     (tmp_path / "x.mid").write_bytes(midi(STRUCK, division))
     assert "parts of a quarter note" in refused("corpus", "x.mid", "--notes")
 
 
-def test_times_beyond_counting_are_refused(refused, tmp_path):
+def test_corpus_midi_times_out_of_range_are_refused(refused, tmp_path):
     (tmp_path / "x.mid").write_bytes(midi((b"\xff\xff\xff\x7f" + STRUCK[1:]) * 20))
     assert "beyond what can be counted" in refused("corpus", "x.mid")
 
 
-def test_hours_of_nothing_between_two_notes_are_refused(refused, tmp_path):
+def test_corpus_midi_hours_of_silence_are_refused(refused, tmp_path):
     (tmp_path / "x.mid").write_bytes(midi(STRUCK + b"\xc0\x80\x80\x00" + STRUCK[1:]))
     assert "it would last" in refused("corpus", "x.mid")
 
 
 @pytest.mark.slow
-def test_the_longest_midi_file_stays_within_memory(box, tmp_path):
-    """Just under three hours between two notes: silence that is not stored twice."""
+def test_corpus_longest_midi_stays_within_memory(box, tmp_path):
+    """Put just under three hours between two notes: the silence is not stored twice."""
     (tmp_path / "x.mid").write_bytes(midi(STRUCK + b"\x84\xf8\x80\x00" + STRUCK[1:]))
     outcome = box.run("corpus", "x.mid", cwd=tmp_path)
     assert (outcome.complaint("corpus"), outcome.status) == ("", 0)
@@ -229,7 +229,7 @@ def test_the_longest_midi_file_stays_within_memory(box, tmp_path):
 
 
 @pytest.mark.slow
-def test_more_notes_than_anybody_plays_are_refused(refused, tmp_path):
+def test_corpus_midi_too_many_notes_are_refused(refused, tmp_path):
     (tmp_path / "x.mid").write_bytes(midi(b"\x00\x90\x3c\x50" + b"\x01\x3c\x00\x00\x3c\x50" * 600_000))
     assert "more than 500000 notes; split the score" in refused("corpus", "x.mid", "--notes")
 
@@ -238,7 +238,7 @@ def test_more_notes_than_anybody_plays_are_refused(refused, tmp_path):
 
 
 @pytest.mark.parametrize("size", [2**31, 2**32 - 1])
-def test_a_wav_header_that_promises_more_than_there_is(size, box, tmp_path):
+def test_corpus_wav_header_with_a_false_size_is_read_to_its_end(size, box, tmp_path):
     path = tmp_path / "x.wav"
     soundfile.write(path, melody(1), RATE_HZ)
     data = bytearray(path.read_bytes())
@@ -249,7 +249,7 @@ def test_a_wav_header_that_promises_more_than_there_is(size, box, tmp_path):
     assert float(outcome.out.split()[0]) < 3.5
 
 
-def test_a_64_bit_header_that_promises_terabytes(box, tmp_path):
+def test_corpus_rf64_header_with_a_false_size_does_no_harm(box, tmp_path):
     path = tmp_path / "x.rf64"
     soundfile.write(path, melody(1), RATE_HZ, format="RF64", subtype="PCM_16")
     data = bytearray(path.read_bytes())
@@ -260,17 +260,17 @@ def test_a_64_bit_header_that_promises_terabytes(box, tmp_path):
 
 
 @pytest.mark.parametrize("rate_hz", [44_101, 767_999, 1_009, 65_521])
-def test_rates_without_a_common_factor_need_no_gigabytes(rate_hz):
-    """A filter for each of 24,000 places took 4 GB at 44,101 Hz; now the rates are met within a millionth."""
+def test_resampler_rates_without_a_common_factor_need_little_memory(rate_hz):
+    """Exact filters for 24,000 phases took 4 GB at 44,101 Hz; now the ratio of rates is approximated to 2e-6."""
     resampler = Resampler(rate_hz, 24_000)
     assert resampler.unit * resampler.made <= MAX_TAPS
     assert resampler.made / resampler.unit == pytest.approx(24_000 / rate_hz, rel=2e-6)
     sine = np.sin(2 * np.pi * 300 * np.arange(rate_hz) / rate_hz).astype(np.float32)
-    heard = np.abs(np.fft.rfft(resampler(sine)[:24_000]))
-    assert abs(int(heard.argmax()) - 300) <= 1
+    spectrum = np.abs(np.fft.rfft(resampler(sine)[:24_000]))
+    assert abs(int(spectrum.argmax()) - 300) <= 1
 
 
-def test_days_of_compressed_silence_are_refused(tmp_path, monkeypatch):
+def test_decode_blocks_recording_too_long_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("continuo.audio.files.MAX_SECONDS", 2.0)
     soundfile.write(tmp_path / "x.flac", np.zeros(3 * RATE_HZ), RATE_HZ)
     with pytest.raises(ValueError, match="it lasts more than 0 hours: cut it into parts"):
@@ -291,14 +291,14 @@ def preset(**changes: object) -> dict:
 @pytest.mark.parametrize(
     "state", ["../m.safetensors", "/tmp/m.safetensors", "a/../../m.safetensors", "m.py", "m\0.safetensors", ".", ""]
 )
-def test_a_state_elsewhere_is_refused(state, refused, tmp_path):
+def test_predict_state_path_outside_the_folder_is_refused(state, refused, tmp_path):
     (tmp_path / "model.json").write_text(json.dumps(preset(state=state)))
     assert "state" in refused("predict", "--meta", "model.json", "--prompt", "none", "--frames", "1", "--quiet")
 
 
 @pytest.mark.parametrize("script", ["train", "predict"])
 @pytest.mark.parametrize("link", ["file", "folder"])
-def test_a_state_that_a_link_takes_elsewhere_is_refused(script, link, refused, tmp_path):
+def test_commands_state_linked_out_of_the_folder_is_refused(script, link, refused, tmp_path):
     away = tmp_path / "away"
     away.mkdir()
     (away / "m.safetensors").write_bytes(b"precious")
@@ -332,12 +332,12 @@ def test_a_state_that_a_link_takes_elsewhere_is_refused(script, link, refused, t
     ],
     ids=["open lists", "nested", "digits", "many keys", "blanks", "seed", "long", "escapes", "mark", "null"],
 )
-def test_metadata_that_nobody_can_mean_is_refused_shortly(text, reason, refused, tmp_path):
+def test_predict_hostile_metadata_is_refused_in_one_line(text, reason, refused, tmp_path):
     (tmp_path / "model.json").write_text(text)
     assert reason in refused("predict", "--meta", "model.json", "--prompt", "none", "--frames", "1", "--quiet")
 
 
-def test_an_override_that_is_nested_without_end_is_refused(refused):
+def test_train_deeply_nested_override_is_refused(refused):
     assert "hidden" in refused("train", "--set", f"architecture.hidden={'[' * 50_000}", "--quiet")
 
 
@@ -348,7 +348,7 @@ HUGE = {
 }
 
 
-def test_a_width_of_a_thousand_million_is_refused(refused, tmp_path):
+def test_train_huge_hidden_width_is_refused(refused, tmp_path):
     (tmp_path / "model.json").write_text(json.dumps(preset(architecture__hidden=10**9)))
     said = refused("train", "--meta", "model.json", "--quiet")
     assert "architecture.hidden" in said
@@ -356,7 +356,7 @@ def test_a_width_of_a_thousand_million_is_refused(refused, tmp_path):
 
 
 @pytest.mark.parametrize("architecture", HUGE)
-def test_a_model_beyond_the_memory_is_refused_before_anything_is_read(architecture, refused, tmp_path, monkeypatch):
+def test_train_model_beyond_memory_is_refused_before_reading(architecture, refused, tmp_path, monkeypatch):
     whole = {"head_width": 8192} | HUGE[architecture]
     content = preset(architecture=whole, training__batch_size=65536, training__window=65536)
     (tmp_path / "model.json").write_text(json.dumps(content))
@@ -365,7 +365,7 @@ def test_a_model_beyond_the_memory_is_refused_before_anything_is_read(architectu
 
 
 @pytest.mark.parametrize("kind", ["lstm", "conv", "mlp", "transformer"])
-def test_model_size_is_the_size_of_the_model_that_is_built(kind):
+def test_model_size_equals_the_size_of_the_built_model(kind):
     from continuo.model.stream import StreamSpec
 
     section = metadata.validated(preset(architecture={"kind": kind, "hidden": 256, "head_width": 192}), {}, source="x")
@@ -385,14 +385,14 @@ def test_model_size_is_the_size_of_the_model_that_is_built(kind):
 
 
 class Trap:
-    """Unpickling this leaves a mark."""
+    """An object that creates a file when it is unpickled."""
 
     def __reduce__(self):
         return os.system, ("touch UNPICKLED",)
 
 
 @pytest.mark.parametrize("form", ["pickle", "torch"])
-def test_a_pickle_in_place_of_a_state_is_refused(form, refused, trained, tmp_path):
+def test_predict_pickle_as_a_state_is_refused(form, refused, trained, tmp_path):
     state = tmp_path / "model.safetensors"
     if form == "pickle":
         state.write_bytes(pickle.dumps(Trap()))
@@ -405,7 +405,7 @@ def test_a_pickle_in_place_of_a_state_is_refused(form, refused, trained, tmp_pat
 
 
 def rewritten(trained: Path, folder: Path, change) -> Path:
-    """The trained model with tensors and facts changed by `change(tensors, facts)`; its metadata file."""
+    """Copy the trained model, apply `change(tensors, facts)` to its state, and return the metadata file."""
     tensors, facts = checkpoint.load(trained.with_suffix(".safetensors"))
     change(tensors, facts)
     checkpoint.save(folder / "model.safetensors", tensors, facts)
@@ -433,12 +433,12 @@ def set_tensor(name: str, value: torch.Tensor):
         (lambda tensors, facts: [tensors.pop(n) for n in [*tensors] if "backbone" in n], "weights, where the model"),
     ],
 )  # fmt: skip
-def test_a_state_that_holds_something_else_is_refused(change, reason, refused, trained, tmp_path):
+def test_predict_state_with_wrong_contents_is_refused(change, reason, refused, trained, tmp_path):
     meta = rewritten(trained, tmp_path, change)
     assert reason in refused("predict", "--meta", meta, "--prompt", "none", "--frames", "1", "--quiet")
 
 
-def test_small_integers_and_scales_that_multiply_to_terabytes_are_refused(tmp_path):
+def test_load_int8_scales_broadcasting_to_terabytes_are_refused(tmp_path):
     path = tmp_path / "m.safetensors"
     tensors = {"a": torch.ones(1, 10**6, dtype=torch.int8), f"a{checkpoint.SCALE}": torch.ones(10**6, 1)}
     safetensors.torch.save_file(tensors, path, {"format": checkpoint.FORMAT, "facts": "{}"})
@@ -463,17 +463,17 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_header_that_lies_is_refused(lie, tmp_path):
+def test_load_state_with_a_false_header_is_refused(lie, tmp_path):
     path = tmp_path / "m.safetensors"
     path.write_bytes(LIES[lie])
     with pytest.raises(ValueError, match="is damaged or not a state"):
         checkpoint.load(path)
 
 
-def test_a_state_larger_than_the_memory_is_refused(refused, trained, tmp_path):
+def test_predict_state_beyond_memory_is_refused(refused, trained, tmp_path):
     (tmp_path / "model.json").write_bytes(trained.read_bytes())
     with open(tmp_path / "model.safetensors", "wb") as file:
-        file.truncate(checkpoint.machine_memory_bytes())  # on disk it takes nothing
+        file.truncate(checkpoint.machine_memory_bytes())  # a sparse file, which takes no room on disk
     said = refused("predict", "--meta", "model.json", "--prompt", "none", "--frames", "1", "--quiet")
     assert "states up to" in said
 
@@ -522,12 +522,12 @@ OVER_EACH_OTHER = b"".join(header(k % 7, 10**6 - k) for k in range(60_000))
     ],
     ids=["empty", "endless list", "short lists", "zones back and forth", "zones", "samples over each other"],
 )  # fmt: skip
-def test_a_soundfont_that_lies_is_damaged_and_no_more(data):
+def test_repair_hostile_soundfont_raises_at_once(data):
     with pytest.raises((struct.error, IndexError, KeyError, ValueError)):
         repair(data)
 
 
-def test_a_damaged_soundfont_is_refused_in_one_line(box, tmp_path):
+def test_train_damaged_soundfont_is_refused_in_one_line(box, tmp_path):
     (tmp_path / "x.sf2").write_bytes(riff(listed(b"pdta", b"", 2**32 - 1)))
     (tmp_path / "tune.mid").write_bytes(midi(STRUCK))
     content = preset(corpus__path=str(tmp_path / "tune.mid"), corpus__soundfont=str(tmp_path / "x.sf2"))
@@ -562,7 +562,7 @@ def test_find_follows_links_to_files_and_reports_links_to_folders(tmp_path):
 
 
 @pytest.mark.parametrize("pattern", [r"(a+)+$", r"(a|aa)+$", "(" * 900, "(?R)", "a{99999999999999}"])
-def test_patterns_that_never_end_do(pattern, box, tmp_path):
+def test_train_endless_include_pattern_is_refused(pattern, box, tmp_path):
     music = tmp_path / "music"
     music.mkdir()
     soundfile.write(music / ("a" * 80 + "!.wav"), melody(1), RATE_HZ)
@@ -573,7 +573,7 @@ def test_patterns_that_never_end_do(pattern, box, tmp_path):
     assert outcome.complaint("train") == ""
 
 
-def test_a_pattern_that_takes_too_long_is_named(monkeypatch):
+def test_matches_slow_pattern_is_refused_by_name(monkeypatch):
     class Slow:
         def search(self, text, timeout):
             assert timeout == corpus.MATCH_TIMEOUT_S
@@ -590,7 +590,7 @@ NAMES = [
 ]  # fmt: skip
 
 
-def test_names_are_shown_harmless_where_a_corpus_is_printed(box, tmp_path):
+def test_corpus_hostile_names_are_shown_escaped(box, tmp_path):
     music = tmp_path / "music"
     music.mkdir()
     for number, name in enumerate(NAMES):
@@ -608,7 +608,7 @@ def test_names_are_shown_harmless_where_a_corpus_is_printed(box, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [NAMES[0], NAMES[1], "$x^{$.wav", "日本語🎼.wav", os.fsdecode(b"invalid\xff.wav")])
-def test_a_prompt_of_any_name_is_continued_and_shown_harmless(name, box, trained, tmp_path):
+def test_predict_prompt_with_a_hostile_name_is_continued(name, box, trained, tmp_path):
     soundfile.write(tmp_path / "x.wav", melody(1), RATE_HZ)
     (tmp_path / "x.wav").rename(tmp_path / name)
     argv = ["--meta", trained, f"--prompt={name}", "--frames", "2", "--json"]
@@ -619,20 +619,20 @@ def test_a_prompt_of_any_name_is_continued_and_shown_harmless(name, box, trained
     assert (tmp_path / made["picture"]).stat().st_size > 5000
 
 
-def test_names_in_refusals_are_shown_harmless(refused):
+def test_predict_refusal_shows_hostile_names_escaped(refused):
     said = refused("predict", "--prompt", "no\x1b[31m\nsuch\u202e.wav", "--frames", "1", "--quiet")
     assert "no\\x1b[31m" in said
     assert "\\u202e" in said
 
 
-def test_a_refusal_has_an_end():
+def test_one_line_long_text_is_shortened():
     line = one_line("x\n" + "y" * 10**6 + "\x1b end")
     assert len(line) < MAX_LETTERS + 50
     assert line.startswith("x y")
     assert line.endswith("\\x1b end")
 
 
-# --- what is no file --------------------------------------------------------------------------------------------------
+# --- pipes, devices ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -651,7 +651,7 @@ def test_a_refusal_has_an_end():
     ],
     ids=lambda argv: " ".join(argv),
 )
-def test_pipes_and_devices_are_not_waited_for(argv, refused, tmp_path):
+def test_commands_pipes_and_devices_are_refused(argv, refused, tmp_path):
     for ending in ("wav", "mid", "json", "safetensors"):
         os.mkfifo(tmp_path / f"pipe.{ending}")
         (tmp_path / f"zero.{ending}").symlink_to("/dev/zero")
@@ -659,7 +659,7 @@ def test_pipes_and_devices_are_not_waited_for(argv, refused, tmp_path):
     assert refused(*argv)
 
 
-def test_pipes_and_devices_in_a_corpus_are_left_out(box, tmp_path):
+def test_corpus_pipes_and_devices_are_skipped(box, tmp_path):
     music = tmp_path / "music"
     music.mkdir()
     os.mkfifo(music / "pipe.wav")
@@ -678,11 +678,11 @@ FORBIDDEN = re.compile(
     r"^(c?pickle|dill|shelve|marshal|joblib|cloudpickle)(\.|$)|^torch\.(load|hub)|^(eval|exec|__import__)$|^yaml\.(load|unsafe)"
     r"|^np\.load$|^numpy\.load$|^os\.(system|popen|exec)|\.read_pickle$|^converter\.(parse|thaw)|freezeThaw"
 )
-ALLOWED = {("continuo/system/cache.py", "np.load")}  # with allow_pickle=False, as the next test says
+ALLOWED = {("continuo/system/cache.py", "np.load")}  # with allow_pickle=False, as the next test asserts
 
 
 def calls(path: Path):
-    """Dotted names of everything that a file calls or imports."""
+    """Yield the dotted name and the node of everything that a file calls or imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func), node
@@ -697,18 +697,18 @@ SOURCES = [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / 
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_no_code_unpickles_or_evaluates(path):
+def test_source_unpickles_and_evaluates_nothing(path):
     place = path.relative_to(ROOT).as_posix()
     found = {name for name, _ in calls(path) if FORBIDDEN.search(name)}
     assert {(place, name) for name in found} <= ALLOWED
 
 
-def test_arrays_are_read_without_pickles():
+def test_cache_arrays_are_read_without_pickles():
     (call,) = [node for name, node in calls(ROOT / "continuo" / "system" / "cache.py") if name == "np.load"]
     assert {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}["allow_pickle"] == "False"
 
 
-def test_the_net_for_unpickling_catches_what_it_should(tmp_path):
+def test_calls_forbidden_ones_are_found(tmp_path):
     code = "import pickle\nimport torch\nfrom joblib import load\ntorch.load('x')\neval('1')\n"
     (tmp_path / "x.py").write_text(code)
     found = [name for name, _ in calls(tmp_path / "x.py") if FORBIDDEN.search(name)]
@@ -716,8 +716,8 @@ def test_the_net_for_unpickling_catches_what_it_should(tmp_path):
 
 
 @pytest.mark.slow
-def test_reading_the_embedded_corpus_unpickles_nothing(tmp_path):
-    """music21 keeps pickles of what it parsed; neither these nor any other are read. Asked of Python itself."""
+def test_load_embedded_corpus_unpickles_nothing(tmp_path):
+    """music21 keeps pickles of parsed scores. An audit hook shows that neither these nor others are read."""
     code = """
 import sys
 found = []
@@ -744,7 +744,7 @@ DEEDS = {
 
 
 @pytest.mark.parametrize("deed", DEEDS)
-def test_the_sandbox_sees_what_it_forbids(deed, tmp_path):
+def test_sandbox_forbidden_deed_ends_the_process(deed, tmp_path):
     code = "import os, pickle, socket, subprocess, sys\nfrom pathlib import Path\nimport sandbox\n"
     code += f"sys.addaudithook(sandbox._watch(['/nowhere']))\n{deed}"
     environment = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "helpers")}

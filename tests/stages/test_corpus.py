@@ -168,7 +168,7 @@ def test_load_changed_file_is_decoded_again(tmp_path):
 
 
 def test_load_changed_file_is_decoded_again_alone(tmp_path, monkeypatch):
-    """Of four recordings one is changed and another has a new date: only the changed one is decoded."""
+    """Change one of four recordings and touch another: only the changed one is decoded."""
     for number in range(4):
         soundfile.write(tmp_path / f"{number}.wav", melody(number + 40), RATE_HZ)
     decoded = []

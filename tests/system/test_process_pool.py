@@ -1,4 +1,4 @@
-"""Work that processes share: all of it is done, errors reach who waits, and nobody works for nobody."""
+"""Test the process pool: results, errors, and the end of its processes in every case."""
 
 import multiprocessing
 import os
@@ -10,8 +10,8 @@ from collections import Counter
 from contextlib import closing
 from functools import partial
 
+import pool_tasks
 import pytest
-import shares
 from conftest import ROOT
 
 from continuo.system import process_pool
@@ -19,7 +19,7 @@ from continuo.system.process_pool import process_map
 
 
 def test_process_map_with_two_processes_does_everything_in_both(tmp_path):
-    made = list(process_map(partial(shares.squares_by_two, tmp_path), range(5), 2))
+    made = list(process_map(partial(pool_tasks.squares_by_two, tmp_path), range(5), 2))
     values = Counter(number for number, _ in made)
     assert values == dict.fromkeys(range(5), 2)
     workers = {value for number, value in made if value != number**2}
@@ -27,32 +27,32 @@ def test_process_map_with_two_processes_does_everything_in_both(tmp_path):
     assert os.getpid() not in workers
 
 
-def test_one_process_is_this_one_and_works_in_order():
-    made = list(process_map(shares.squares, range(3), 1))
+def test_process_map_with_one_process_works_here_in_order():
+    made = list(process_map(pool_tasks.squares, range(3), 1))
     assert made == [pair for n in range(3) for pair in ((n, n**2), (n, os.getpid()))]
 
 
-def test_each_computes_with_one_thread():
-    assert list(process_map(shares.threads, range(2), 2)) == [1, 1]
+def test_process_map_processes_compute_with_one_thread():
+    assert list(process_map(pool_tasks.threads, range(2), 2)) == [1, 1]
 
 
-def test_none_waits_until_another_has_read_its_work(tmp_path):
-    """More work than a pipe holds: who starts a process with it in hand waits until that has read it."""
-    assert list(process_map(shares.Meeting(tmp_path, 2), [bytes(1 << 20)] * 2, 2)) == [1 << 20] * 2
+def test_process_map_starts_all_processes_before_one_has_read_its_work(tmp_path):
+    """The work is larger than a pipe holds, so a parent that sends it at the start would wait for that process."""
+    assert list(process_map(pool_tasks.Meeting(tmp_path, 2), [bytes(1 << 20)] * 2, 2)) == [1 << 20] * 2
 
 
-def test_an_error_reaches_who_waits():
+def test_process_map_error_reaches_the_caller():
     with pytest.raises(ValueError, match="three"):
-        list(process_map(shares.failing, range(6), 2))
+        list(process_map(pool_tasks.failing, range(6), 2))
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_process_that_is_killed_is_told_of(how):
+def test_process_map_killed_process_raises(how):
     with pytest.raises(ChildProcessError, match="killed"):
-        list(process_map(shares.dying, [how] * 2, 2))
+        list(process_map(pool_tasks.dying, [how] * 2, 2))
 
 
-@pytest.mark.parametrize("work", [shares.cleaning, shares.cleaning_in_the_end])
+@pytest.mark.parametrize("work", [pool_tasks.cleaning, pool_tasks.cleaning_in_the_end])
 def test_process_map_closed_early_ends_running_work_through_its_cleanup(tmp_path, monkeypatch, work):
     monkeypatch.setattr(process_pool, "TERM_RETRY_S", 0.3)
     with closing(process_map(work, [None, tmp_path, tmp_path], 2)) as results:
@@ -66,10 +66,10 @@ def test_process_map_closed_early_ends_running_work_through_its_cleanup(tmp_path
     assert not [*tmp_path.iterdir()]
 
 
-def test_who_loses_the_process_that_started_it_leaves_too(tmp_path):
-    """Killed with -9, that one can tell nobody."""
-    code = "import sys, pathlib, shares\nfrom continuo.system.process_pool import process_map\n"
-    code += "list(process_map(shares.cleaning, [pathlib.Path(sys.argv[1])] * 2, 2))"
+def test_process_map_killed_parent_ends_its_processes(tmp_path):
+    """A parent killed with -9 cannot signal its child processes."""
+    code = "import sys, pathlib, pool_tasks\nfrom continuo.system.process_pool import process_map\n"
+    code += "list(process_map(pool_tasks.cleaning, [pathlib.Path(sys.argv[1])] * 2, 2))"
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=os.environ | {"PYTHONPATH": paths})
     deadline = time.monotonic() + 60
@@ -84,8 +84,8 @@ def test_who_loses_the_process_that_started_it_leaves_too(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-def test_ctrl_c_while_they_start_is_not_lost(monkeypatch):
-    """It comes once the one that is being started has started."""
+def test_process_map_ctrl_c_while_starting_is_not_lost(monkeypatch):
+    """Interrupt right after a process has started."""
     start = multiprocessing.get_context("spawn").Process.start
 
     def interrupted(process):
@@ -94,13 +94,13 @@ def test_ctrl_c_while_they_start_is_not_lost(monkeypatch):
 
     monkeypatch.setattr(multiprocessing.get_context("spawn").Process, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        list(process_map(shares.squares, range(4), 2))
+        list(process_map(pool_tasks.squares, range(4), 2))
 
 
-def test_ctrl_c_is_for_who_started_them():
-    """Handlers are what they were, and the processes hear nothing of it: they live on when all are interrupted."""
+def test_process_map_child_processes_survive_ctrl_c():
+    """The child processes ignore SIGINT, and the parent keeps its signal handlers."""
     before = signal.getsignal(signal.SIGINT)
-    with closing(process_map(shares.squares, range(4), 2)) as coming:
+    with closing(process_map(pool_tasks.squares, range(4), 2)) as coming:
         made = [next(coming) for _ in range(4)]
         for pid in {value for number, value in made if value != number**2}:
             os.kill(pid, signal.SIGINT)
@@ -110,10 +110,10 @@ def test_ctrl_c_is_for_who_started_them():
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
-def test_ctrl_c_is_not_for_the_first_one_either():
+def test_process_map_all_child_processes_block_ctrl_c():
     """Python's resource tracker, which the first start of a process starts, unblocks signals."""
-    code = "import shares\nfrom continuo.system.process_pool import process_map\n"
-    code += "print(list(process_map(shares.hears_no_ctrl_c, [1, 2], 2)))"
+    code = "import pool_tasks\nfrom continuo.system.process_pool import process_map\n"
+    code += "print(list(process_map(pool_tasks.blocks_ctrl_c, [1, 2], 2)))"
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, check=True, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Work on many things at once: in order, each worker by itself, and given up at once."""
+"""Test work in threads: its order, its errors and its cancellation."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ from continuo.system import workers
 from continuo.system.workers import check_cancelled, ordered_map, prefetch
 
 
-def test_results_come_in_order_whoever_is_first():
+def test_ordered_map_results_keep_the_order():
     def work(number):
         time.sleep(0.02 if number % 5 == 0 else 0)
         return number**2
@@ -19,7 +19,7 @@ def test_results_come_in_order_whoever_is_first():
     assert list(ordered_map(work, range(40), workers=4)) == [n**2 for n in range(40)]
 
 
-def test_each_worker_computes_with_one_thread_and_the_caller_as_before():
+def test_ordered_map_workers_compute_with_one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -29,7 +29,7 @@ def test_each_worker_computes_with_one_thread_and_the_caller_as_before():
         torch.set_num_threads(before)
 
 
-def test_only_so_many_are_done_ahead(monkeypatch):
+def test_ordered_map_works_ahead_a_limited_number(monkeypatch):
     monkeypatch.setattr(workers, "AHEAD", 5)
     begun = []
     with closing(ordered_map(begun.append, range(100), workers=2)) as outcomes:
@@ -39,7 +39,7 @@ def test_only_so_many_are_done_ahead(monkeypatch):
     assert 10 <= len(begun) <= 15
 
 
-def test_an_error_reaches_the_caller_in_its_place():
+def test_ordered_map_error_reaches_the_caller_in_its_place():
     def work(number):
         if number == 3:
             raise ValueError("three")
@@ -51,8 +51,8 @@ def test_an_error_reaches_the_caller_in_its_place():
         next(outcomes)
 
 
-def test_work_that_nobody_waits_for_ends():
-    """Closed while two work for a minute and many wait: it is over in a moment, and those that waited never begin."""
+def test_ordered_map_closed_ends_its_work():
+    """Close while two items work for a minute and many wait: it ends at once, and no other item begins."""
     begun, both = [], threading.Event()
 
     def work(number):
@@ -71,11 +71,11 @@ def test_work_that_nobody_waits_for_ends():
     assert len(begun) == 3
 
 
-def test_keep_on_does_nothing_outside():
+def test_check_cancelled_outside_of_workers_does_nothing():
     check_cancelled()
 
 
-def test_what_is_made_ahead_comes_whole_and_in_order_and_stops_when_nobody_waits():
+def test_prefetch_gives_everything_in_order_until_closed():
     assert list(prefetch(range(10), 4, 2)) == list(range(10))
     assert list(prefetch([], 4, 2)) == []
     asked = []
@@ -84,7 +84,7 @@ def test_what_is_made_ahead_comes_whole_and_in_order_and_stops_when_nobody_waits
     assert 4 <= len(asked) <= 8
 
 
-def test_an_error_in_what_is_made_ahead_reaches_who_waits():
+def test_prefetch_error_reaches_the_caller():
     def failing():
         yield 1
         raise ValueError("no more")

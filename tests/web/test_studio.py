@@ -1,4 +1,4 @@
-"""The server of the studio, its child processes and its command line; test_studio_page.py tests the page."""
+"""Test the server of the studio, its child processes and its command line; test_studio_page.py tests the page."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ def server(tmp_path):
 
 @pytest.fixture
 def client(server):
-    """A client that sends what the page sends. The background work of the server does not run."""
+    """Return a client that sends the headers of the page; the server's background work does not run."""
     return TestClient(server.app(), base_url="http://127.0.0.1:8642", headers={PAGE_HEADER: "test"})
 
 
@@ -461,7 +461,7 @@ def test_studio_with_a_port_in_use_is_refused(capsys):
 
 
 def test_studio_listens_on_this_computer_alone():
-    """Another address of this very computer finds nothing there."""
+    """A connection to another address of this computer fails."""
     with studio._listen(0) as listening:
         address, port = listening.getsockname()
         assert address == "127.0.0.1"

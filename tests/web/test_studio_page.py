@@ -1,4 +1,4 @@
-"""The studio's page in a real browser, from a file to a take and a trained model."""
+"""Test the studio's page in a real browser, from a file to a take and a trained model."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def home(tmp_path_factory, trained, music_folder) -> Path:
 
 @pytest.fixture(scope="module")
 def address(home):
-    """Start a studio; yield its URL and process id, and check that it ends without a word."""
+    """Start a studio; yield its URL and process id, and check that it ends without a message."""
     command = [sys.executable, ROOT / "studio.py", "--port", "0"]
     with subprocess.Popen(command, cwd=home, stderr=subprocess.PIPE, text=True) as process:
         line = process.stderr.readline()

@@ -1,8 +1,8 @@
-"""What the tests of faults run in processes of their own, which can be killed, starved and shut in.
+"""Train, predict and load in separate processes, which the tests of faults can kill or limit.
 
-Processes are forked from a server that has imported everything and has one thread, so that a start costs little. On its
-own, `python damage.py FOLDER` mounts small disks in FOLDER (in a mount namespace, see `unshare`), damages them, and
-prints what was said as JSON.
+Processes are forked from a server that has imported everything and has one thread, so that a start costs little.
+`python fault_processes.py FOLDER` mounts small disks in FOLDER (in a mount namespace, see `unshare`), trains and
+predicts onto them, and prints the exit statuses and messages as JSON.
 """
 
 import contextlib
@@ -31,12 +31,18 @@ from trainer import Trainer
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["damage", "torch._dynamo", "matplotlib.pyplot", "sklearn.model_selection", "tensorboard.compat.proto.summary_pb2"]
+    [
+        "fault_processes",
+        "torch._dynamo",
+        "matplotlib.pyplot",
+        "sklearn.model_selection",
+        "tensorboard.compat.proto.summary_pb2",
+    ]
 )
 
 
-def process(work: Callable, *arguments: object) -> multiprocessing.Process:
-    """`work(*arguments)` in a new process, begun."""
+def start_process(work: Callable, *arguments: object) -> multiprocessing.Process:
+    """Start `work(*arguments)` in a new process, and return the process."""
     started = SERVER.Process(target=_alone, args=(work, *arguments), daemon=True)
     started.start()
     return started
@@ -47,15 +53,15 @@ def _alone(work: Callable, *arguments: object) -> None:
     work(*arguments)
 
 
-def said(main: Callable, *words: object) -> tuple[int, str]:
-    """The exit status of a script and what it wrote to standard error."""
+def run_command(main: Callable, *words: object) -> tuple[int, str]:
+    """Return the exit status of a script and its standard error."""
     with contextlib.redirect_stderr(io.StringIO()) as errors:
         status = main([str(word) for word in words])
     return status, errors.getvalue()
 
 
 def write_and_die(path: Path) -> None:
-    """Be gone in the middle of writing `path`, with another file beside the temporary one, as safetensors makes it."""
+    """Exit in the middle of writing `path`, and leave its temporary file and one as safetensors creates it."""
     with atomic_write(path) as temporary:
         for unfinished in (temporary, temporary.with_name(".tmpdHTJoD")):
             unfinished.write_bytes(b"half")
@@ -63,7 +69,7 @@ def write_and_die(path: Path) -> None:
 
 
 def digest(tensors: dict, progress: dict) -> str:
-    """Of everything in a state but what the clock says."""
+    """Return a digest of everything in a state except times."""
     history = [[step, *nats] for step, _, *nats in progress["history"]]
     parts = hashlib.blake2b(repr(progress | {"seconds": 0, "history": history}).encode())
     for name in sorted(tensors):
@@ -72,8 +78,8 @@ def digest(tensors: dict, progress: dict) -> str:
 
 
 def train_and_log(log: Path, words: list[str], each_state: bool = False) -> None:
-    """`train.py` with these words; every step leaves its seconds in `log`, or every state its digest alone."""
-    file = open(log, "a", buffering=1)  # noqa: SIM115, until the process ends
+    """Run `train.py`; append the seconds of every step to `log`, or with `each_state` the digest of every state."""
+    file = open(log, "a", buffering=1)  # noqa: SIM115 (it stays open until the process ends)
 
     class Logging(train.Reporter):
         def __call__(self, trainer):
@@ -94,7 +100,7 @@ def train_and_log(log: Path, words: list[str], each_state: bool = False) -> None
 
 
 def weights_of(module: torch.nn.Module) -> str:
-    """A digest of a module's parameters and buffers."""
+    """Return a digest of a module's parameters and buffers."""
     parts = hashlib.blake2b()
     for tensor in module.state_dict().values():
         parts.update(tensor.contiguous().numpy().tobytes())
@@ -102,8 +108,8 @@ def weights_of(module: torch.nn.Module) -> str:
 
 
 def train_and_log_averages(log: Path, words: list[str]) -> None:
-    """`train.py` with these words; every step leaves a digest of its average in `log`."""
-    file = open(log, "a", buffering=1)  # noqa: SIM115, until the process ends
+    """Run `train.py`; append a digest of the average weights to `log` in every step."""
+    file = open(log, "a", buffering=1)  # noqa: SIM115 (it stays open until the process ends)
 
     class Logging(train.Reporter):
         def __call__(self, trainer):
@@ -114,13 +120,13 @@ def train_and_log_averages(log: Path, words: list[str]) -> None:
 
 
 def usage() -> dict[str, int]:
-    """Memory in bytes, open files and threads of this process."""
+    """Return the memory in bytes, open files and threads of this process."""
     own = psutil.Process()
     return {"memory": own.memory_info().rss, "files": own.num_fds(), "threads": own.num_threads()}
 
 
 def read_often(meta: Path, out: Path, times: int) -> None:
-    """Load a predictor so often; the digest of its weights by step, and what that used on the way, to `out`."""
+    """Load a predictor `times` times; write the digests of its weights by step, and 20 readings of usage, to `out`."""
     seen: dict[int, str] = {}
     used = []
     for count in range(times):
@@ -132,7 +138,7 @@ def read_often(meta: Path, out: Path, times: int) -> None:
 
 
 def save_often(out: Path, words: list[str], every: int) -> None:
-    """`train.py` with these words; what it uses, every so many steps, to `out`."""
+    """Run `train.py`; write the number of saves, and the usage after `every` steps each, to `out`."""
     used = []
 
     class Watching(train.Reporter):
@@ -149,14 +155,14 @@ def save_often(out: Path, words: list[str], every: int) -> None:
         save(path, tensors, facts)
 
     train.Reporter, checkpoint.save = Watching, counted
-    train.CONTINUE_EVERY_S = 1.0  # what hearing a sample takes for good, it takes soon
+    train.CONTINUE_EVERY_S = 1.0  # the first sample allocates memory for good: early here
     status = train.main(words)
     own = sum(path.name == "model.safetensors" for path in saved)
     out.write_text(json.dumps({"status": status, "saves": own, "used": used, "after": usage()}))
 
 
 def predict_long(out: Path, words: list[str], every_s: float) -> None:
-    """`predict.py` with these words; what it uses, every so many seconds of sound, to `out`."""
+    """Run `predict.py`; write the usage, read every `every_s` seconds of sound, to `out`."""
     used: list[dict[str, int]] = []
 
     def watched(predictor, *request, **options):
@@ -170,7 +176,7 @@ def predict_long(out: Path, words: list[str], every_s: float) -> None:
 
         return write_take(predictor, *request, watch=watch, **options)
 
-    assert predict.main([*words, "--frames", "8", "--out", f"{out}.wav"]) == 0  # opens what stays open, fonts say
+    assert predict.main([*words, "--frames", "8", "--out", f"{out}.wav"]) == 0  # opens the fonts, which stay open
     write_take, takes.write_take = takes.write_take, watched
     before = usage()
     status = predict.main(words)
@@ -178,9 +184,9 @@ def predict_long(out: Path, words: list[str], every_s: float) -> None:
 
 
 def limited(kind: str, most: int, out: Path, words: list[str]) -> None:
-    """`train.py` with these words and at most so many bytes of files ("FSIZE") or of further memory ("AS").
+    """Run `train.py` with a limit of `most` bytes a file (`kind` "FSIZE") or of further memory ("AS").
 
-    Memory is short from the first step on, when all libraries are loaded.
+    The limit of memory holds from the first step on, when all libraries are loaded.
     """
     run = Trainer.run
 
@@ -193,11 +199,14 @@ def limited(kind: str, most: int, out: Path, words: list[str]) -> None:
         Trainer.run = short
     else:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-    out.write_text(json.dumps(said(train.main, *words)))
+    out.write_text(json.dumps(run_command(train.main, *words)))
 
 
 def small_disks(folder: Path) -> dict[str, object]:
-    """Train and predict onto disks that are full or read-only. `folder` holds `music`, `trained` and room for them."""
+    """Train and predict onto disks that are full or read-only; return statuses, messages and the files that are left.
+
+    `folder` holds `music` and `trained`; the disks are mounted in it.
+    """
     meta, music = folder / "trained" / "model.json", folder / "music"
     state = folder / "trained" / "model.safetensors"
     found: dict[str, object] = {}
@@ -213,7 +222,7 @@ def small_disks(folder: Path) -> dict[str, object]:
 
     def training(place: Path) -> tuple[int, str]:
         (place / "model.json").exists() or (place / "model.json").write_bytes(meta.read_bytes())
-        return said(train.main, "--meta", place / "model.json", *flags)
+        return run_command(train.main, "--meta", place / "model.json", *flags)
 
     def left(place: Path) -> list[str]:
         return sorted(path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file())
@@ -233,13 +242,13 @@ def small_disks(folder: Path) -> dict[str, object]:
     found["step after all"] = checkpoint.read_facts(full / "model.safetensors")["progress"].step
 
     small = disk("small", 1 << 16)
-    found["sound"] = said(predict.main, *taken, "--out", small / "take.wav")
-    ending = [*taken, "--until-end"]  # how long it will be is not known beforehand
-    assert said(predict.main, *ending, "--out", folder / "whole.wav") == (0, "")
-    almost = disk("almost", (folder / "whole.wav").stat().st_size + (1 << 14))  # room for the sound, not for all of it
-    found["both"] = said(predict.main, *taken, "--out", almost / "take.wav")
+    found["sound"] = run_command(predict.main, *taken, "--out", small / "take.wav")
+    ending = [*taken, "--until-end"]  # the length of the take is not known beforehand
+    assert run_command(predict.main, *ending, "--out", folder / "whole.wav") == (0, "")
+    almost = disk("almost", (folder / "whole.wav").stat().st_size + (1 << 14))  # room for the sound alone
+    found["both"] = run_command(predict.main, *taken, "--out", almost / "take.wav")
     found["both left"] = left(almost)
-    found["picture"] = said(predict.main, *ending, "--out", almost / "take.wav")
+    found["picture"] = run_command(predict.main, *ending, "--out", almost / "take.wav")
     found["sound left"] = left(small)
     found["picture left"] = left(almost)
     found["sound whole"] = (almost / "take.wav").read_bytes() == (folder / "whole.wav").read_bytes()
@@ -255,12 +264,12 @@ def small_disks(folder: Path) -> dict[str, object]:
 
     make_read_only(full)
     found["state read-only"] = training(full)
-    found["sound read-only"] = said(predict.main, *taken, "--out", full / "take.wav")
+    found["sound read-only"] = run_command(predict.main, *taken, "--out", full / "take.wav")
     return found
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 300.0) -> None:
-    """Until it holds; AssertionError if it does not in time."""
+    """Wait until the condition holds; raise AssertionError if it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -1,4 +1,4 @@
-"""Work for tests/system/test_process_pool.py; child processes import it under this module's name."""
+"""Define tasks for the process pool of tests/system/test_process_pool.py; child processes import it by name."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from continuo.system.process_pool import Terminated
 
 
 class Meeting:
-    """Work that a process has in hand once `count` processes have come to read it."""
+    """A task that a process can unpickle only once `count` processes unpickle it."""
 
     def __init__(self, folder, count):
         self.folder, self.count = folder, count
@@ -85,5 +85,6 @@ def cleaning_in_the_end(folder):
         mark.unlink()
 
 
-def hears_no_ctrl_c(_):
+def blocks_ctrl_c(_):
+    """Yield whether this process blocks SIGINT."""
     yield signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])

@@ -1,4 +1,4 @@
-"""Damage to files, from a seed: bytes, numbers, elements, events, chunks, keys. What comes out may be anything."""
+"""Change files at random: bytes, numbers, elements, events, chunks, keys. Results may be invalid."""
 
 import contextlib
 import io
@@ -27,8 +27,8 @@ HOSTILE_BYTES = [bytes([byte]) for byte in (0, 0x7F, 0x80, 0xFF)] + [
 ]
 
 
-def of_bytes(data: bytes, rng: Random, head: int = 0) -> bytes:
-    """A few changes to bytes; `head`: half of them among so many first bytes."""
+def mutate_bytes(data: bytes, rng: Random, head: int = 0) -> bytes:
+    """Make 1 to 16 changes to bytes, half of them among the first `head` bytes if given."""
     data = bytearray(data)
     for _ in range(rng.choice([1, 1, 2, 4, 16])):
         if not data:
@@ -55,8 +55,8 @@ def of_bytes(data: bytes, rng: Random, head: int = 0) -> bytes:
     return bytes(data)
 
 
-def of_numbers(data: bytes, rng: Random) -> bytes:
-    """Some numbers of a text become others."""
+def mutate_numbers(data: bytes, rng: Random) -> bytes:
+    """Replace some numbers of a text by hostile ones."""
     places = [match.span() for match in re.finditer(rb"(?<![\w.])-?\d+(?:\.\d+)?", data)]
     for start, stop in sorted(rng.sample(places, min(rng.choice([1, 1, 3, 20]), len(places))), reverse=True):
         data = data[:start] + rng.choice(HOSTILE_NUMBERS).encode() + data[stop:]
@@ -64,7 +64,7 @@ def of_numbers(data: bytes, rng: Random) -> bytes:
 
 
 def shortened(data: bytes, bars: int = 4) -> bytes:
-    """The first bars of every part of a MusicXML text, so that a case takes little time."""
+    """Return the first bars of every part of a MusicXML text, so that a case takes little time."""
     root = ElementTree.fromstring(data)
     for part in root.iter("part"):
         for measure in part.findall("measure")[bars:]:
@@ -72,12 +72,12 @@ def shortened(data: bytes, bars: int = 4) -> bytes:
     return ElementTree.tostring(root)
 
 
-def of_xml(data: bytes, rng: Random) -> bytes:
-    """Elements are removed, repeated, moved, renamed, and say other things."""
+def mutate_xml(data: bytes, rng: Random) -> bytes:
+    """Remove, repeat, move and rename elements, and change their texts and attributes."""
     try:
         root = ElementTree.fromstring(data)
     except ElementTree.ParseError:
-        return of_bytes(data, rng)
+        return mutate_bytes(data, rng)
     tags = sorted({element.tag for element in root.iter()})
     for _ in range(rng.choice([1, 2, 4, 12])):
         parents = [element for element in root.iter() if len(element)]
@@ -103,9 +103,9 @@ def of_xml(data: bytes, rng: Random) -> bytes:
             if texts:
                 rng.choice(texts).text = rng.choice(HOSTILE_NUMBERS + HOSTILE_WORDS).replace("\x1b", "")
         elif kind == 6:
-            told = [element for element in root.iter() if element.attrib]
-            if told:
-                element = rng.choice(told)
+            attributed = [element for element in root.iter() if element.attrib]
+            if attributed:
+                element = rng.choice(attributed)
                 element.set(rng.choice(sorted(element.attrib)), rng.choice(HOSTILE_NUMBERS).replace("\x1b", ""))
         elif kind == 7:
             parent[at].clear()
@@ -117,7 +117,7 @@ def of_xml(data: bytes, rng: Random) -> bytes:
 
 
 def zipped(xml: bytes, name: str = "score.musicxml") -> bytes:
-    """A compressed MusicXML file."""
+    """Return a compressed MusicXML file."""
     container = f'<container><rootfiles><rootfile full-path="{name}"/></rootfiles></container>'
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -126,25 +126,25 @@ def zipped(xml: bytes, name: str = "score.musicxml") -> bytes:
     return buffer.getvalue()
 
 
-def of_score(data: bytes, rng: Random) -> bytes:
-    """A MusicXML text or archive, changed inside, outside or both."""
+def mutate_score(data: bytes, rng: Random) -> bytes:
+    """Change a MusicXML text, or an archive or the text in it."""
     is_zip = data.startswith(b"PK")
     if is_zip and rng.random() < 0.15:
-        return of_bytes(data, rng)
+        return mutate_bytes(data, rng)
     if is_zip:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = [name for name in archive.namelist() if name.endswith(("xml",)) and not name.startswith("META")]
             data = archive.read(names[0])
     with contextlib.suppress(ElementTree.ParseError):
         data = shortened(data, rng.choice([2, 4, 8]))
-    changed = rng.choices([of_xml, of_numbers, of_bytes], [5, 3, 2])[0](data, rng)
+    changed = rng.choices([mutate_xml, mutate_numbers, mutate_bytes], [5, 3, 2])[0](data, rng)
     return zipped(changed) if is_zip or rng.random() < 0.1 else changed
 
 
-def of_midi(data: bytes, rng: Random) -> bytes:
-    """Events and header of a MIDI file change, and the lengths of tracks are put right, most of the time."""
+def mutate_midi(data: bytes, rng: Random) -> bytes:
+    """Change events and header of a MIDI file and correct the lengths of its tracks, or change its bytes."""
     if rng.random() < 0.35 or data[:4] != b"MThd":
-        return of_bytes(data, rng, head=40)
+        return mutate_bytes(data, rng, head=40)
     header, rest, tracks = bytearray(data[:14]), data[14:], []
     while len(rest) >= 8:
         length = int.from_bytes(rest[4:8])
@@ -185,8 +185,8 @@ def of_midi(data: bytes, rng: Random) -> bytes:
     return bytes(header) + body
 
 
-def of_json(value: Any, rng: Random) -> Any:
-    """A JSON value with some of its parts replaced, removed, added or moved."""
+def mutate_json(value: Any, rng: Random) -> Any:
+    """Replace, remove, add or move some parts of a JSON value."""
     value = deepcopy(value)
     for _ in range(rng.choice([1, 1, 2, 5])):
         places = list(_places(value))
@@ -219,41 +219,41 @@ def _places(value: Any):
         yield from _places(inner)
 
 
-def of_metadata(data: bytes, rng: Random) -> bytes:
-    """A metadata file: its keys and values, or its text."""
-    change: Callable[..., bytes] = rng.choices([of_bytes, of_numbers, of_bytes], [1, 1, 0])[0]
+def mutate_metadata(data: bytes, rng: Random) -> bytes:
+    """Change the keys and values of a metadata file, or its text."""
+    change: Callable[..., bytes] = rng.choices([mutate_bytes, mutate_numbers, mutate_bytes], [1, 1, 0])[0]
     if rng.random() < 0.75:
-        return json.dumps(of_json(json.loads(data), rng)).encode()
+        return json.dumps(mutate_json(json.loads(data), rng)).encode()
     return change(data, rng)
 
 
-def of_state(data: bytes, rng: Random) -> bytes:
-    """A safetensors file: its bytes, its header, or the facts in it."""
+def mutate_state(data: bytes, rng: Random) -> bytes:
+    """Change the bytes of a safetensors file, its header, or the facts in it."""
     length = int.from_bytes(data[:8], "little")
     kind = rng.randrange(6)
     if kind == 0:
-        return of_bytes(data, rng, head=8 + length)
+        return mutate_bytes(data, rng, head=8 + length)
     if kind == 1:
         said = rng.choice([0, 1, length - 1, length + 1, 2**32, 2**63, 2**64 - 1, len(data)])
         return said.to_bytes(8, "little") + data[8:]
     header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
     if kind == 2:
-        body = of_bytes(body, rng)[: len(body)].ljust(len(body), b"\0")
+        body = mutate_bytes(body, rng)[: len(body)].ljust(len(body), b"\0")
     elif kind == 3:
         names = [name for name in header if name != "__metadata__"]
         for name in rng.sample(names, min(rng.choice([1, 3, 10]), len(names))):
             header[name] = _another_tensor(header[name], rng)
     elif kind == 4:
-        header = of_json(header, rng)
+        header = mutate_json(header, rng)
     else:
-        facts = of_json(json.loads(header["__metadata__"]["facts"]), rng)
+        facts = mutate_json(json.loads(header["__metadata__"]["facts"]), rng)
         header["__metadata__"]["facts"] = json.dumps(facts)
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + body
 
 
 def _another_tensor(entry: dict[str, Any], rng: Random) -> dict[str, Any]:
-    """A tensor of another shape or type over the same bytes."""
+    """Return the header entry of a tensor of another shape or type over the same bytes."""
     start, stop = entry["data_offsets"]
     sizes = {"I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F16": 2, "BF16": 2, "F32": 4, "I32": 4, "I64": 8, "F64": 8}
     kind = rng.choice([name for name, size in sizes.items() if (stop - start) % size == 0])
