@@ -257,7 +257,7 @@ def ending_model(trained, folder, bias: float):
     return folder / "ending.json"
 
 
-def test_predict_after_an_ending_begins_another_piece_or_stops(trained, prompt_wav, tmp_path, capsys):
+def test_A09_predict_after_an_ending_begins_another_piece_or_stops(trained, prompt_wav, tmp_path, capsys):
     meta = ending_model(trained, tmp_path, bias=-2.0)  # an end about every eight steps
     flags = ["--meta", str(meta), "--prompt", str(prompt_wav), "--frames", "300", "--device", "cpu", "--json"]
     assert main([*flags, "--out", str(tmp_path / "on.wav")]) == 0
@@ -310,7 +310,7 @@ def test_packed_model_predicts_and_starts_trainings_but_cannot_resume(trained, m
     assert train([*mine, *begun, "--set", "representation.postfilter_steps=2", "--quiet"]) == 0
 
 
-def test_predict_without_a_model_uses_the_demo_model(tmp_path, prompt_wav, monkeypatch, capsys):
+def test_A11_predict_without_a_model_uses_the_demo_model(tmp_path, prompt_wav, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["--prompt", str(prompt_wav), "--frames", "3", "--out", "a.wav", "--device", "cpu", "--json"]) == 0
     captured = capsys.readouterr()

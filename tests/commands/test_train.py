@@ -268,7 +268,7 @@ def test_train_second_start_uses_the_cache(tmp_path, music_folder, monkeypatch):
     assert_same_state(first, state_of(train_small(tmp_path / "b", music_folder, steps=3)))
 
 
-def test_train_from_donor_starts_from_its_weights(tmp_path, music_folder, trained, capsys):
+def test_A11_train_from_donor_starts_from_its_weights(tmp_path, music_folder, trained, capsys):
     """Take weights from the donor, fit the codebook again with default settings; the same command continues."""
     donor, _ = state_of(trained)
     meta = tmp_path / "model.json"
@@ -345,7 +345,7 @@ def test_train_ctrl_c_while_preparing_reports_what_is_kept(tmp_path, music_folde
     assert list(tmp_path.iterdir()) == []
 
 
-def test_trainer_overfitting_is_reported_once(tmp_path, music_folder, capsys):
+def test_A12_trainer_overfitting_is_reported_once(tmp_path, music_folder, capsys):
     """Warn when the held-out loss is worse than the best three times in a row, and keep the best weights."""
     meta = train_small(tmp_path, music_folder, steps=4)
     trainer = build_trainer(metadata.load(meta), tmp_path / "model.safetensors", torch.device("cpu"), display=Display())
@@ -365,7 +365,7 @@ def test_trainer_overfitting_is_reported_once(tmp_path, music_folder, capsys):
     assert trainer.progress.best_step == 1
 
 
-def test_prepare_transposes_small_corpora(tmp_path, music_folder, capsys):
+def test_A04_prepare_transposes_small_corpora(tmp_path, music_folder, capsys):
     """Transpose three training tunes to five keys each, or as the metadata says; keep held-out tunes as they are."""
     meta = train_small(tmp_path, music_folder, steps=1)
     counts = {}

@@ -54,7 +54,7 @@ def slow_longest(song: Song, training: list[Song]) -> int:
 
 
 @pytest.mark.parametrize("semitones", [0, 5, -7])
-def test_longest_finds_a_planted_copy_in_any_key(semitones):
+def test_N4_longest_finds_a_planted_copy_in_any_key(semitones):
     planted = cut(TRAINING[17], 100, 150).transposed(semitones)
     song = joined(chance(1000, 40), planted, chance(1001, 40))
     assert COPIES.longest(song) == (49, "song17")  # 50 onsets are 49 steps from one to the next

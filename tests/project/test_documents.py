@@ -182,3 +182,15 @@ def test_reference_is_made_from_the_docstrings(tmp_path):
     assert "A trained model, ready to continue prompts." in page
     assert 'id="Predictor.take"' in page
     assert (tmp_path / "continuo" / "files.html").exists()
+
+
+def test_features_every_row_has_tests_with_its_number():
+    rows = [line.split("|") for line in (ROOT / "docs" / "FEATURES.md").read_text().splitlines() if line[:3] != "|--"]
+    words = {word for row in rows if len(row) > 4 for word in re.findall(r"[A-EN]\d+", row[-2])}
+    names = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"def test_([A-EN]\d+)_", path.read_text())
+    }
+    assert len(words) > 30
+    assert words - names == set()

@@ -7,7 +7,7 @@ nbformat = pytest.importorskip("nbformat")
 
 
 @pytest.mark.slow
-def test_notebook_runs_from_top_to_bottom(monkeypatch):
+def test_D09_notebook_runs_from_top_to_bottom(monkeypatch):
     from nbclient import NotebookClient
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -126,7 +126,7 @@ def drawn_by(
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_stream_alone_equals_the_stream_in_a_batch(model):
+def test_A09_stream_alone_equals_the_stream_in_a_batch(model):
     with torch.no_grad():
         model.ending.bias.fill_(-2.0)
     together = drawn_by(model, list(range(9)), 100, Sampling())
@@ -203,7 +203,7 @@ def test_take_with_top_p_uses_the_plain_model(trained):
     assert take.stream.__name__ == "single_stream"
 
 
-def test_takes_drawn_together_equal_the_takes_alone(trained):
+def test_A09_takes_drawn_together_equal_the_takes_alone(trained):
     predictor = Predictor.load(trained)
     prompt = Piece.from_samples(melody(4), RATE_HZ)
     several = predictor.takes(prompt, [3, 4, 5])
@@ -213,7 +213,7 @@ def test_takes_drawn_together_equal_the_takes_alone(trained):
     assert not np.array_equal(audio[0], audio[1])
 
 
-def test_export_graph_run_by_hand_makes_the_same_music(trained, tmp_path):
+def test_A09_export_graph_run_by_hand_makes_the_same_music(trained, tmp_path):
     out = tmp_path / "step.onnx"
     assert export(["--meta", str(trained), "--out", str(out)]) == 0
     predictor = Predictor.load(trained)

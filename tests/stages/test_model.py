@@ -32,7 +32,7 @@ def test_A04_model_forward_equals_its_steps(kind, backbone):
 
 @pytest.mark.parametrize("backbone", SECTIONS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_model_changed_future_leaves_the_past_the_same(kind, backbone):
+def test_C04_model_changed_future_leaves_the_past_the_same(kind, backbone):
     model = model_of(kind, backbone=backbone)
     x = stream(model.spec, 8)
     changed = x.clone()
@@ -66,7 +66,7 @@ def test_level_head_probabilities_of_all_steps_sum_to_one():
     assert nats.neg().exp().sum().item() == pytest.approx(1, abs=1e-5)
 
 
-def test_set_head_probabilities_sum_to_one_and_only_ascending_sets_are_drawn():
+def test_C03_set_head_probabilities_sum_to_one_and_only_ascending_sets_are_drawn():
     """The probabilities of all ascending sets of at most three codes sum to one; all others have none."""
     model = model_of("sets")
     ranks = model.spec.ranks
@@ -90,7 +90,7 @@ def test_set_head_probabilities_sum_to_one_and_only_ascending_sets_are_drawn():
     assert share == pytest.approx(nats[place].neg().exp().item(), abs=0.01)
 
 
-def test_transformer_depends_on_its_context_only():
+def test_D03_transformer_depends_on_its_context_only():
     model = model_of("learned", backbone="transformer")
     one = model_of("learned", backbone="transformer")
     one.backbone.blocks = one.backbone.blocks[:1]  # with one layer, steps outside the context cannot enter otherwise
@@ -102,7 +102,7 @@ def test_transformer_depends_on_its_context_only():
     torch.testing.assert_close(a[11], b[11])
 
 
-def test_transformer_positions_are_relative():
+def test_D03_transformer_positions_are_relative():
     """Steps long before the context do not change the output, however late the same last steps come."""
     model = model_of("learned", backbone="transformer")
     x = stream(model.spec, 40, batch=1)

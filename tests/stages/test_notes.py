@@ -97,7 +97,7 @@ def test_every_representation_trains_with_every_architecture(representation, arc
 
 
 @pytest.mark.parametrize("preset", SYMBOLIC)
-def test_predict_writes_four_files_that_begin_with_the_prompt(preset, models, tunes, tmp_path, capsys):
+def test_B06_predict_writes_four_files_that_begin_with_the_prompt(preset, models, tunes, tmp_path, capsys):
     prompt = read_song(tunes / "tune0.mid")
     out = tmp_path / "take.wav"
     made = predict(
@@ -117,7 +117,7 @@ def test_predict_writes_four_files_that_begin_with_the_prompt(preset, models, tu
 
 
 @pytest.mark.parametrize("preset", SYMBOLIC)
-def test_predict_songs_from_nothing_differ_and_overwrite_none(preset, models, tmp_path, capsys):
+def test_B05_predict_songs_from_nothing_differ_and_overwrite_none(preset, models, tmp_path, capsys):
     out = tmp_path / "song.wav"
     made = predict(capsys, "--meta", models[preset], "--prompt", "none", "--frames", 60, "--songs", 3, "--out", out)
     assert [song["out"] for song in made["songs"]] == [str(tmp_path / f"song-{n}.wav") for n in (1, 2, 3)]
@@ -128,7 +128,7 @@ def test_predict_songs_from_nothing_differ_and_overwrite_none(preset, models, tm
     assert again.with_suffix(".mid").read_bytes() == (tmp_path / "song-2.mid").read_bytes()
 
 
-def test_predict_at_temperature_0_ignores_the_seed(models, tunes, tmp_path, capsys):
+def test_B05_predict_at_temperature_0_ignores_the_seed(models, tunes, tmp_path, capsys):
     takes = []
     for seed in (0, 1):
         out = tmp_path / f"{seed}.wav"
@@ -148,7 +148,7 @@ def test_predict_continuation_only_leaves_the_prompt_out(models, tunes, tmp_path
     assert {(t.onset, t.pitch) for t in part.notes} == expected
 
 
-def test_prompt_may_be_a_list_of_notes_or_part_of_a_file(models, tunes, tmp_path, capsys):
+def test_C09_prompt_may_be_a_list_of_notes_or_part_of_a_file(models, tunes, tmp_path, capsys):
     meta = models["notes-mlp"]
     made = predict(
         capsys, "--meta", meta, "--prompt", "notes:C4,E4,r,C4+Bb4", "--frames", 8, "--out", tmp_path / "a.wav"
@@ -164,7 +164,7 @@ def test_prompt_may_be_a_list_of_notes_or_part_of_a_file(models, tunes, tmp_path
     assert "'H4' is not a note" in error
 
 
-def test_corpus_may_keep_one_program_and_roll_one_voice(tmp_path):
+def test_C02_corpus_may_keep_one_program_and_roll_one_voice(tmp_path):
     from continuo.model.metadata import CorpusSection
     from continuo.symbolic.roll import RollCodec
     from corpus import load_songs
@@ -252,7 +252,7 @@ def test_recording_as_prompt_of_a_notes_model_is_refused(models, tmp_path, capsy
     assert len(error.splitlines()) == 1
 
 
-def test_corpus_of_notes_reports_what_it_leaves_out(tunes, tmp_path, capsys):
+def test_B01_corpus_of_notes_reports_what_it_leaves_out(tunes, tmp_path, capsys):
     import shutil
 
     from corpus import main
@@ -272,14 +272,14 @@ def test_corpus_of_notes_reports_what_it_leaves_out(tunes, tmp_path, capsys):
         assert reason in said
 
 
-def test_corpus_text_shows_a_score(tunes, capsys):
+def test_B01_corpus_text_shows_a_score(tunes, capsys):
     from corpus import main
 
     assert main([str(tunes / "tune0.mid"), "--text"]) == 0
     assert "bar 1  beat 1" in capsys.readouterr().out
 
 
-def test_prepare_only_fills_the_cache_and_trains_nothing(tunes, tmp_path, capsys):
+def test_C01_prepare_only_fills_the_cache_and_trains_nothing(tunes, tmp_path, capsys):
     from train import main
 
     meta = tmp_path / "m.json"
@@ -293,7 +293,7 @@ def test_prepare_only_fills_the_cache_and_trains_nothing(tunes, tmp_path, capsys
     assert meta.with_suffix(".safetensors").exists()
 
 
-def test_epochs_limit_the_training(tunes, tmp_path, capsys):
+def test_B04_epochs_limit_the_training(tunes, tmp_path, capsys):
     from train import main
 
     meta = tmp_path / "m.json"
@@ -321,7 +321,7 @@ def test_one_file_trains_with_a_warning(tunes, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("preset", "layers"), [*((preset, 2) for preset in SYMBOLIC), ("roll-conv", 11)])
-def test_resumed_training_equals_an_uninterrupted_one(preset, layers, tunes, tmp_path):
+def test_C01_resumed_training_equals_an_uninterrupted_one(preset, layers, tunes, tmp_path):
     """Compare bit for bit, also with more than ten parts of state."""
     from continuo.model.checkpoint import load
     from continuo.model.metadata import load as load_metadata
@@ -339,7 +339,7 @@ def test_resumed_training_equals_an_uninterrupted_one(preset, layers, tunes, tmp
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
-def test_scratch_engine_has_the_losses_of_torch(tunes, tmp_path):
+def test_E09_scratch_engine_has_the_losses_of_torch(tunes, tmp_path):
     from trainer import build_trainer
 
     found = {}
@@ -358,7 +358,7 @@ def test_scratch_engine_has_the_losses_of_torch(tunes, tmp_path):
     np.testing.assert_allclose(found["scratch"], found["torch"], rtol=1e-6, atol=1e-6)
 
 
-def test_training_may_change_its_engine(tunes, tmp_path):
+def test_E09_training_may_change_its_engine(tunes, tmp_path):
     meta = train(tmp_path, tunes, "notes-mlp", steps=4, **{"training.engine": "scratch"})
     train(tmp_path, tunes, "notes-mlp", "--set", "training.engine=torch", steps=8)
     predictor = Predictor.load(meta)

@@ -76,7 +76,7 @@ def check_codes(codec: ChordCodec, codes: np.ndarray) -> None:
 
 
 @given(songs())
-def test_decode_of_encode_equals_round_trip(piece):
+def test_D01_decode_of_encode_equals_round_trip(piece):
     codes = CODEC.encode(piece)
     check_codes(CODEC, codes)
     assert CODEC.decode(codes, like=piece) == CODEC.round_trip(piece)
@@ -167,7 +167,7 @@ def test_encode_without_pitched_notes_gives_tempo_and_rests():
 
 
 @given(st.sets(st.integers(0, 127), min_size=1))
-def test_encode_of_a_chord_without_class_gives_its_parts(pitches):
+def test_B02_encode_of_a_chord_without_class_gives_its_parts(pitches):
     piece = song(*chord(0, 480, *pitches))
     codes = CODEC.encode(piece)
     assert CODEC.decode(codes, like=piece) == piece
@@ -248,7 +248,7 @@ def test_encode_of_transposed_songs_needs_no_new_classes(piece, semitones):
     assert CODEC.decode(CODEC.encode(moved), like=moved) == CODEC.round_trip(moved)
 
 
-def test_codec_from_its_dict_is_equal():
+def test_B02_codec_from_its_dict_is_equal():
     codec = ChordCodec.fit(corpus())
     again = ChordCodec.from_dict(json.loads(json.dumps(codec.to_dict())))
     assert again == codec

@@ -59,7 +59,7 @@ def test_groove_consistency_moves_an_early_onset_to_its_bar():
     assert note_metrics.groove_consistency(early) == 1
 
 
-def test_note_counts_finds_the_riff_of_the_top_voice():
+def test_E12_note_counts_finds_the_riff_of_the_top_voice():
     tune = [60, 64, 67, 72, 71]
     song = line(*tune, *[p + 5 for p in tune], 70, 61, *tune)
     bass = tuple(SongNote(k * QUARTER, 36 + k % 5, QUARTER) for k in range(17))
@@ -115,7 +115,7 @@ def test_metrics_of_random_music_are_as_expected():
     assert note_metrics.scale_consistency(song) == pytest.approx(7 / 12, abs=0.03)
 
 
-def test_metrics_of_bach_are_those_published(shared_data):
+def test_E12_metrics_of_bach_are_those_published(shared_data):
     """MusPy's table for the test split: 3.03 bits, 0.930 in scale, groove 0.802; the validation split is near.
 
     Frames of a 16th, a pitch that goes on is held; groove comes near at 16ths, at 12 places a quarter it is 0.94.

@@ -102,7 +102,7 @@ def codec(codecs):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_decode_of_encode_equals_round_trip(codecs, name):
+def test_D01_decode_of_encode_equals_round_trip(codecs, name):
     for song in [*MADE, *(made(seed) for seed in range(100, 130))]:
         codes = codecs[name].encode(song)
         assert codes.dtype == np.int64
@@ -275,7 +275,7 @@ def test_encode_obeys_the_grammar(codecs, name):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_decode_of_random_walks_gives_songs(codecs, name):
+def test_D08_decode_of_random_walks_gives_songs(codecs, name):
     codec = codecs[name]
     assert codec.follows.shape == (*codec.vocabulary, *codec.vocabulary)
     assert codec.follows.any(axis=1).all()
@@ -344,7 +344,7 @@ def test_decode_without_tempo_and_meter_takes_those_of_like(codec):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_codec_from_its_json_is_equal(codecs, name):
+def test_D01_codec_from_its_json_is_equal(codecs, name):
     codec = codecs[name]
     text = json.dumps(codec.to_dict())
     again = RemiCodec.from_dict(json.loads(text))

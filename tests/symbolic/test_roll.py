@@ -55,7 +55,7 @@ def rounded(song: Song, steps_per_quarter: int, *, reattacks: bool) -> list[tupl
 @GRIDS
 @settings(max_examples=60, deadline=None)
 @given(song=SONGS)
-def test_decode_of_encode_equals_a_reckoning_in_fractions(steps, reattacks, song):
+def test_C03_decode_of_encode_equals_a_reckoning_in_fractions(steps, reattacks, song):
     codec = RollCodec.fit([song], steps_per_quarter=steps, reattacks=reattacks)
     codes = codec.encode(song)
     decoded = codec.decode(codes, like=song)
@@ -70,7 +70,7 @@ def test_decode_of_encode_equals_a_reckoning_in_fractions(steps, reattacks, song
         assert not row[len(sounding) :].any()
 
 
-def test_encode_rounds_halves_up_and_keeps_repeated_notes():
+def test_C10_encode_rounds_halves_up_and_keeps_repeated_notes():
     notes = (SongNote(59, 60, 61), SongNote(60, 64, 420), SongNote(480, 64, 120), SongNote(600, 64, 10))
     codec = RollCodec.fit([Song("s", "s", notes, 1000)])
     found = codec.decode(codec.encode(Song("s", "s", notes, 1000))).notes
@@ -127,7 +127,7 @@ def test_decode_takes_tempo_meter_and_program_from_like_or_the_corpus():
     assert (lent.tempos, lent.meters, lent.program()) == (like.tempos, like.meters, 7)
 
 
-def test_codec_from_its_dict_is_equal():
+def test_B02_codec_from_its_dict_is_equal():
     song = Song("s", "s", (SongNote(0, 60, 480), SongNote(0, 65, 240)), 960)
     codec = RollCodec.fit([song])
     again = RollCodec.from_dict(json.loads(json.dumps(codec.to_dict())))
