@@ -18,7 +18,7 @@ from typing import Generic, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from continuo.audio.piece import Piece
 from continuo.symbolic.song import Song
@@ -137,15 +137,12 @@ class CodeFile:
     """Store streams of codes in a temporary file without a name, which is deleted with this object.
 
     An hour of audio takes 1.4 MB at 62.5 steps per second and 3 levels.
-
-    Attributes:
-        counts: how often each code occurs, `(L, V)`.
     """
 
     def __init__(self, vocabulary: Sequence[int]) -> None:
         cache.folder().mkdir(parents=True, exist_ok=True)
         self.file = tempfile.TemporaryFile(dir=cache.folder())  # noqa: SIM115, it is open as long as this object lives
-        self.counts = np.zeros((len(vocabulary), max(vocabulary)))
+        self.counts = np.zeros((len(vocabulary), max(vocabulary)))  # how often each code occurs
         self.dtype = np.dtype(code_dtype(vocabulary))
         self.first_row = [0]  # row at which each stream starts, and the end of the last stream
 
@@ -171,11 +168,7 @@ def code_dtype(vocabulary: Sequence[int]) -> type[np.signedinteger]:
 
 
 def encode_cached(piece: P, featurizer: Featurizer[P], fingerprint: str) -> np.ndarray:
-    """Return the codes of a piece, `(T, L)` int16 or int32, from the cache if they are there.
-
-    Args:
-        fingerprint: that of the featurizer, part of the key in the cache.
-    """
+    """Return the codes of a piece, `(T, L)` int16 or int32, from the cache if they are there."""
     key = cache.key_of_values("codes", piece.key, fingerprint)
     codes = cache.get_array(key) if piece.key else None
     if codes is None or not _are_codes(codes, featurizer.spec.vocabulary):
@@ -186,9 +179,8 @@ def encode_cached(piece: P, featurizer: Featurizer[P], fingerprint: str) -> np.n
 
 
 def _are_codes(array: np.ndarray, vocabulary: Sequence[int]) -> bool:
-    if array.dtype != code_dtype(vocabulary) or array.ndim != 2 or array.shape[1] != len(vocabulary):
-        return False
-    return bool((array >= 0).all() and (array < np.array(vocabulary)).all())
+    fits = array.dtype == code_dtype(vocabulary) and array.ndim == 2 and array.shape[1] == len(vocabulary)
+    return fits and bool((array >= 0).all() and (array < np.array(vocabulary)).all())
 
 
 def _offsets(counts: Sequence[int]) -> np.ndarray:
@@ -240,13 +232,6 @@ class RowSampler(Sampler[list[int]]):
         queue = torch.tensor(self.queue, dtype=torch.int64)
         return {"lanes": self.positions.clone(), "queue": queue, "generator": self.generator.get_state()}
 
-    def _fits(self, positions: torch.Tensor, queue: Sequence[int]) -> bool:
-        if positions.shape != self.positions.shape or positions.dtype != self.positions.dtype:
-            return False
-        ends = set(self.first_window[1:].tolist())
-        inside = all(0 <= window <= end and end in ends for window, end in positions.tolist())
-        return inside and all(piece in range(len(self.first_window) - 1) for piece in queue)
-
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
         """Continue from a `state()` over the same pieces.
 
@@ -254,15 +239,13 @@ class RowSampler(Sampler[list[int]]):
             ValueError: the state is of other pieces or of another batch size.
         """
         positions, queue = state["lanes"].clone(), state["queue"].tolist()
-        if not self._fits(positions, queue):
+        fits = positions.shape == self.positions.shape and positions.dtype == self.positions.dtype
+        ends, pieces = set(self.first_window[1:].tolist()), range(len(self.first_window) - 1)
+        fits = fits and all(0 <= window <= end and end in ends for window, end in positions.tolist())
+        if not (fits and all(piece in pieces for piece in queue)):
             raise ValueError("the sampler's positions are those of another corpus")
         self.positions, self.queue = positions, queue
         self.generator.set_state(state["generator"])
-
-
-def collate(windows: list[Batch]) -> Batch:
-    """Stack windows without a batch axis to a batch."""
-    return Batch(*(torch.stack(tensors) for tensors in zip(*windows, strict=True)))
 
 
 def training_batches(dataset: Dataset[Batch], sampler: RowSampler) -> Iterator[Batch]:
@@ -280,9 +263,7 @@ def validation_batches(
         steps: number of steps in all, about; every piece has at least one window.
         own_rows: rows to take of the (at most 64) rows of each run.
     """
-    if not dataset.pieces:
-        return []
-    windows_each = max(1, steps // dataset.window // len(dataset.pieces))
+    windows_each = max(1, steps // dataset.window // max(1, len(dataset.pieces)))
     runs = []
     for first in range(0, len(dataset.pieces), VALIDATION_ROWS):
         pieces = range(first, min(first + VALIDATION_ROWS, len(dataset.pieces)))[own_rows]
@@ -290,7 +271,7 @@ def validation_batches(
         for n in range(min(windows_each, max((dataset.windows[p] for p in pieces), default=0))):
             windows = [dataset[int(dataset.first_window[p]) + min(n, dataset.windows[p] - 1)] for p in pieces]
             masked = [w._replace(mask=w.mask & (n < dataset.windows[p])) for w, p in zip(windows, pieces, strict=True)]
-            run.append(collate(masked))
+            run.append(default_collate(masked))
         if run:
             runs.append(run)
     return runs

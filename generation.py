@@ -64,11 +64,7 @@ def single_stream(
 
 
 class StepRunner:
-    """Runs the graph of a step many times in one call, without Python in between.
-
-    Attributes:
-        levels, classes: L and V.
-    """
+    """Runs the graph of a step many times in one call, without Python in between."""
 
     def __init__(self, step: onnx.ModelProto) -> None:
         options = onnxruntime.SessionOptions()
@@ -76,8 +72,8 @@ class StepRunner:
         graph = repeated(step).SerializeToString()
         self.session = onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
         self.inputs = [value.name for value in self.session.get_inputs()]
-        self.levels = self.session.get_outputs()[0].shape[-1]
-        self.classes = self.session.get_inputs()[2].shape[-1] // self.levels
+        levels = self.session.get_outputs()[0].shape[-1]
+        self.classes = self.session.get_inputs()[2].shape[-1] // levels
 
     def __call__(self, state: np.ndarray, threshold: np.ndarray, noise: np.ndarray) -> list[np.ndarray]:
         """Draw T steps of B streams.

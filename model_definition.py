@@ -2,10 +2,8 @@
 
     stream -> embedding -> backbone (over T) -> context -> head (over L) -> next step
 
-`SequenceModel` is the contract: `forward(x, state) -> (context, state)` with the state as an argument and a return
-value. `step` is `forward` of one step, `nll` scores the next steps, `sample` draws one. A piece may end after every
-step (`sample_ending`), and begins with a step whose context is learned (`bos_context`). A backbone is one entry of
-`MODELS`; the stream decides which head a model has.
+`SequenceModel` is the contract. A piece may end after every step (`sample_ending`), and begins with a step whose
+context is learned (`bos_context`). A backbone is one entry of `MODELS`; the stream decides which head a model has.
 """
 
 import math
@@ -62,10 +60,6 @@ class CodeEmbedding(nn.Module):
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """Return partial sums `(L, B, T, P)` of codes `(B, T, L)`: entry l sums levels 0 to l."""
         return self.vectors[self.level[:, None, None], codes.permute(2, 0, 1)].cumsum(0) * self.scale
-
-    def embed_level(self, level: int, codes: torch.Tensor) -> torch.Tensor:
-        """Return the vectors `(B, P)` of one level's codes `(B,)`."""
-        return self.vectors[level, codes] * self.scale
 
 
 class CodeHead(nn.Module):
@@ -148,7 +142,7 @@ class LevelHead(CodeHead):
             if level == 0 and allowed is not None:
                 logits = logits.masked_fill(~allowed, -torch.inf)
             codes.append(draw(logits, generator, self.temperature(sampling, level), sampling.top_p))
-            partial = partial + self.embedding.embed_level(level, codes[-1])
+            partial = partial + self.embedding.vectors[level, codes[-1]] * self.embedding.scale
         return torch.stack(codes, dim=-1)
 
     def graph(self, g: "Graph", context: str, weight: torch.Tensor, bias: torch.Tensor) -> str:
@@ -166,7 +160,7 @@ class LevelHead(CodeHead):
         mapped[0] += bias
         codes, parts = [], []
         for level, noise in enumerate(g.split("noise", [vectors.shape[1]] * self.levels)):
-            h = g.silu(g.plus(context, self.partial_proj.bias + self.level[level]))
+            h = g.silu(g.add("Add", context, g.constant(self.partial_proj.bias + self.level[level])))
             inner = g.silu(g.normed_product(h, self.norm_in, self.inner.weight, self.inner.bias))
             h = g.add("Sum", h, g.scaled_product(inner, self.outer.weight), g.constant(self.outer.bias))
             if self.refining:
@@ -175,8 +169,8 @@ class LevelHead(CodeHead):
                 masked = self.bias[level].masked_fill(self.unused[level], -torch.inf)
                 logits = g.normed_product(h, self.norm_out, self.embedding.vectors[level], masked)
             codes.append(g.add("ArgMax", g.add("Add", logits, noise), axis=1))  # (B, 1)
-            context = g.add("Add", context, g.row(partials[level], codes[-1]))
-            parts.append(g.row(mapped[level], codes[-1]))
+            context = g.add("Add", context, g.add("GatherND", g.constant(partials[level]), codes[-1]))
+            parts.append(g.add("GatherND", g.constant(mapped[level]), codes[-1]))
         g.add("Concat", *codes, axis=1, to="codes")
         return g.add("Sum", *parts)
 
@@ -225,12 +219,12 @@ class SetHead(CodeHead):
         nll = context.new_zeros(target.shape, dtype=torch.float32)
         first = self.logits(context.flatten(0, 1), partial[:, :, 0].flatten(0, 1), self.level[0], None)
         nll[..., 0] = F.cross_entropy(first.float(), target[..., 0].flatten(), reduction="none").view(target.shape[:2])
-        row, step, level = (target[:, :, :-1] != self.stop).nonzero(as_tuple=True)  # places with a code before them
-        here = self.logits(
-            context[row, step], partial[row, step, level + 1], self.level[level + 1], target[row, step, level]
-        )
-        rest = F.cross_entropy(here.float(), target[row, step, level + 1], reduction="none")
-        return nll.index_put((row, step, level + 1), rest)
+        row, step, before = (target[:, :, :-1] != self.stop).nonzero(as_tuple=True)
+        level = before + 1  # of the places with a code before them
+        last = target[row, step, before]
+        here = self.logits(context[row, step], partial[row, step, level], self.level[level], last)
+        rest = F.cross_entropy(here.float(), target[row, step, level], reduction="none")
+        return nll.index_put((row, step, level), rest)
 
     def sample(
         self, context: torch.Tensor, generator: torch.Generator | None, sampling: Sampling, allowed: torch.Tensor | None
@@ -322,11 +316,8 @@ class SequenceModel(nn.Module):
 
     def reset(self, state: State, is_start: torch.Tensor) -> State:
         """Return the state with the rows where `is_start` `(B,)` is true set back to the beginning of a piece."""
-        begin = self.initial_state(len(is_start))
-        return tuple(
-            torch.where(is_start.view(-1, *[1] * (old.dim() - 1)), new, old)
-            for old, new in zip(state, begin, strict=True)
-        )
+        pairs = zip(state, self.initial_state(len(is_start)), strict=True)
+        return tuple(torch.where(is_start.view(-1, *[1] * (old.dim() - 1)), new, old) for old, new in pairs)
 
     def sample_n_quantizers(self, rows: int, steps: int) -> torch.Tensor | None:
         """Draw the number of levels, 1 to L, of each training step that the model sees, `(B, T)`; None means all.
@@ -438,12 +429,8 @@ def rename_old_parameters(model: nn.Module, weights: dict[str, torch.Tensor], pr
                 weights[prefix + new + name.removeprefix(prefix + old)] = weights.pop(name)
 
 
-MODELS: dict[str, Callable[..., Backbone]] = {
-    "lstm": Lstm,
-    "conv": CausalConv,
-    "mlp": WindowMlp,
-    "transformer": Transformer,
-}
+MODELS: dict[str, Callable[..., Backbone]]
+MODELS = {"lstm": Lstm, "conv": CausalConv, "mlp": WindowMlp, "transformer": Transformer}
 
 
 def build_model(section: Architecture, spec: StreamSpec) -> SequenceModel:
@@ -460,14 +447,3 @@ def model_size(section: Architecture, spec: StreamSpec | None = None) -> tuple[i
         model = MODELS[section.kind](section) if spec is None else build_model(section, spec)
         state = model.initial_state(1)
     return sum(weight.numel() for weight in model.parameters()), sum(tensor.numel() for tensor in state)
-
-
-def check_fits(weights: dict[str, torch.Tensor], section: Architecture, spec: StreamSpec) -> None:
-    """Refuse weights that are too few for a section's model, before memory is allocated for it.
-
-    Raises:
-        ValueError: there are fewer numbers than the model has.
-    """
-    needed, found = model_size(section, spec)[0], sum(tensor.numel() for tensor in weights.values())
-    if found < needed:
-        raise ValueError(f"{found:,} weights, where the model has {needed:,}")

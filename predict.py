@@ -183,7 +183,7 @@ def _prompt(arguments: Namespace, predictor: Predictor, display: Display) -> Pro
             raise ValueError(f"{share} leaves nothing of {arguments.prompt} to continue: give more of it")
     for remark in getattr(prompt, "remarks", []):
         display.say(f"the prompt {arguments.prompt} {remark}")
-    if moved := predictor.out_of_range(prompt):
+    if moved := predictor.featurizer.out_of_range(prompt):
         notes = f"{pluralize(moved, 'note')} of the prompt {'is' if moved == 1 else 'are'}"
         display.say(f"{notes} beyond the corpus's range: moved to the nearest octave")
     return prompt

@@ -29,7 +29,7 @@ from continuo.system.paths import command
 from continuo.system.workers import prefetch
 from featurizer import FEATURIZERS, Featurizer, NotesFeaturizer, StftFeaturizer
 from generation import STEPS_PER_CALL, StepRunner, Stream, StreamBatch, flat_state, single_stream, step_graph
-from model_definition import LevelHead, SequenceModel, State, build_model, check_fits
+from model_definition import LevelHead, SequenceModel, State, build_model, model_size
 
 Arrays = dict[str, np.ndarray]
 Prompt = Piece | Song
@@ -44,22 +44,20 @@ class Predictor:
 
     Attributes:
         metadata: the metadata that the state was trained with.
+        modality: what the model continues: "sound" or "notes".
         sampling: the default temperatures and top-p.
         step: training step of the state.
         weights_step: training step of the weights in use: the latest average while the held-out loss still falls,
             else the best one.
     """
 
-    featurizer: Featurizer[Any]  # of pieces or of songs
-
     def __init__(
         self, featurizer: Featurizer[Any], model: SequenceModel, device: torch.device, facts: checkpoint.Facts
     ) -> None:
-        self.featurizer = featurizer
-        self.model = model.to(device).eval()
-        self.device = device
-        self.facts = facts
+        self.featurizer, self.model, self.device, self.facts = featurizer, model.to(device).eval(), device, facts
         self.metadata = metadata.Metadata.model_validate(facts["metadata"])
+        self.modality, self.steps_per_second = featurizer.modality, featurizer.spec.steps_per_second
+        self.sample_rate_hz = self.metadata.corpus.sample_rate_hz
         self.sampling = Sampling(**self.metadata.sampling.model_dump())
         progress = facts["progress"]
         self.step = progress.step
@@ -83,10 +81,8 @@ class Predictor:
         metadata.validated(facts["metadata"], {}, source=path.name)
         fitted = checkpoint.under_prefix("featurizer", tensors)
         weights = checkpoint.under_prefix(checkpoint.weights_prefix(facts["progress"]), tensors)
-        try:
+        with checkpoint.mismatch_refused(path):
             predictor = cls.from_tensors(facts, fitted, weights, device or torch.device("cpu"))
-        except checkpoint.STATE_MISMATCH_ERRORS as error:
-            raise checkpoint.mismatch_error(path, error) from None
         predictor.sampling = Sampling(**meta.sampling.model_dump())
         return predictor
 
@@ -102,7 +98,9 @@ class Predictor:
         saved = metadata.Metadata.model_validate(facts["metadata"])
         featurizer = FEATURIZERS[saved.representation.kind](saved.representation, saved.corpus.sample_rate_hz)
         featurizer.load_state(fitted)
-        check_fits(weights, saved.architecture, featurizer.spec)
+        needed, found = model_size(saved.architecture, featurizer.spec)[0], sum(w.numel() for w in weights.values())
+        if found < needed:  # refused before memory is allocated for the model
+            raise ValueError(f"{found:,} weights, where the model has {needed:,}")
         model = build_model(saved.architecture, featurizer.spec)
         model.load_weights(weights)
         return cls(featurizer, model, device, facts)
@@ -119,19 +117,6 @@ class Predictor:
         has_graph = self.device.type == "cpu" and self.model.has_step_graph
         return StepRunner(step_graph(self.model)) if has_graph else None
 
-    @property
-    def sample_rate_hz(self) -> int:
-        return self.metadata.corpus.sample_rate_hz
-
-    @property
-    def steps_per_second(self) -> float:
-        return self.featurizer.spec.steps_per_second
-
-    @property
-    def modality(self) -> str:
-        """Return the kind of music that the model continues, "sound" or "notes"."""
-        return self.featurizer.modality
-
     def prompt(self, path: Path, *, ring_out: bool = False) -> Prompt:
         """Read a score, MIDI or audio file as a prompt: a `Piece`, rendered as the corpus was, or a `Song`.
 
@@ -144,10 +129,6 @@ class Predictor:
         if self.modality == "notes":
             return corpus.load_prompt_song(path)
         return corpus.load_prompt(path, self.metadata.corpus, ring_out=ring_out)
-
-    def out_of_range(self, prompt: Prompt) -> int:
-        """Return the number of notes of a prompt that the model does not know, and takes from another octave."""
-        return self.featurizer.out_of_range(prompt)
 
     def render(self, song: Song) -> np.ndarray:
         """Render a song with the model's sample rate and SoundFont, float32 `(N,)`."""
@@ -180,12 +161,7 @@ class Predictor:
         return self.takes(prompt, [seed], sampling=sampling, until_end=until_end)[0]
 
     def takes(
-        self,
-        prompt: Prompt | None,
-        seeds: Sequence[int],
-        *,
-        sampling: Sampling | None = None,
-        until_end: bool = False,
+        self, prompt: Prompt | None, seeds: Sequence[int], *, sampling: Sampling | None = None, until_end: bool = False
     ) -> "Sequence[SoundTake | SongTake]":
         """Begin takes of one prompt that are drawn together. Each is the one that `take` gives for its seed."""
         codes = None if prompt is None else self.featurizer.encode_prompt(prompt)
@@ -210,19 +186,17 @@ class Predictor:
 
     def temperatures(self, sampling: Sampling) -> list[float]:
         """Return the temperature of each level of a step; an empty list for steps without levels."""
-        head = self.model.head
-        return (
-            [head.temperature(sampling, level) for level in range(head.levels)] if isinstance(head, LevelHead) else []
-        )
+        if not isinstance(head := self.model.head, LevelHead):
+            return []
+        return [head.temperature(sampling, level) for level in range(head.levels)]
 
     @torch.inference_mode()
     def _primed(self, prompt_codes: torch.Tensor | None) -> tuple[torch.Tensor, State]:
         """Return the context `(1, W)` of the first step to draw, and the model's state before it."""
         context, state = self.model.bos_context(1), self.model.initial_state(1)
-        if prompt_codes is not None:
-            for part in prompt_codes.to(self.device).split(PRIME_STEPS):
-                contexts, state = self.model(part[None], state)
-                context = contexts[:, -1]
+        for part in () if prompt_codes is None else prompt_codes.to(self.device).split(PRIME_STEPS):
+            contexts, state = self.model(part[None], state)
+            context = contexts[:, -1]
         return context, state
 
 
@@ -240,14 +214,13 @@ class Take:
     Attributes:
         made: number of steps drawn so far.
         endings: seconds after the prompt at which the model ended a piece.
-        ended_at: the same places in steps.
     """
 
     def __init__(self, predictor: Predictor, stream: Stream, until_end: bool) -> None:
         self.stream, self.until_end, self.made = stream, until_end, 0
         self.steps_per_second = predictor.steps_per_second
         self.endings: list[float] = []
-        self.ended_at: list[int] = []
+        self.ended_at: list[int] = []  # the same places in steps
 
     def steps(self, count: int) -> Iterator[torch.Tensor]:
         """Draw `count` more steps, `(L,)` or `(F,)` each, on the CPU; fewer where the piece ends, with `until_end`."""
@@ -272,8 +245,7 @@ class SoundTake(Take):
     def __init__(self, predictor: Predictor, prompt: Piece | None, stream: Stream, until_end: bool) -> None:
         super().__init__(predictor, stream, until_end)
         assert isinstance(predictor.featurizer, StftFeaturizer)
-        self.prompt = prompt
-        self.decoder = predictor.featurizer.decoder(prompt)
+        self.prompt, self.decoder = prompt, predictor.featurizer.decoder(prompt)
         self.overlap_samples = self.decoder.overlap_samples
         self.gain = np.float32(1.0 if prompt is None else prompt.gain)
 
@@ -294,26 +266,17 @@ class SongTake(Take):
     """A continuation as notes."""
 
     def __init__(
-        self,
-        predictor: Predictor,
-        prompt: Song | None,
-        prompt_codes: torch.Tensor | None,
-        stream: Stream,
-        until_end: bool,
+        self, predictor: Predictor, prompt: Song | None, codes: torch.Tensor | None, stream: Stream, until_end: bool
     ) -> None:
         super().__init__(predictor, stream, until_end)
         assert isinstance(predictor.featurizer, NotesFeaturizer)
-        self.prompt = prompt
-        self.prompt_codes = prompt_codes
-        self.featurizer = predictor.featurizer
+        self.prompt, self.prompt_codes, self.featurizer = prompt, codes, predictor.featurizer
 
     def song(self, count: int, report: Callable[[int], object] = lambda made: None) -> Song:
         """Draw `count` more steps and return the unchanged prompt with them, or the new steps alone without a prompt.
 
         The tempo, the meters and the instrument of the prompt are kept where the steps define none of their own.
-
-        Args:
-            report: called after each step with the number of steps drawn.
+        `report` is called after each step with the number of steps drawn.
         """
         drawn = []
         for step in self.steps(count):
@@ -321,10 +284,9 @@ class SongTake(Take):
             report(self.made)
         if not drawn:
             return self.prompt or Song("", "", (), 0)
-        codes = drawn[0].new_zeros(0, len(drawn[0])) if self.prompt_codes is None else self.prompt_codes
-        decode = self.featurizer.decode
+        new, decode = torch.stack(drawn), self.featurizer.decode
+        codes = new[:0] if self.prompt_codes is None else self.prompt_codes
         known = decode(codes, self.prompt) if len(codes) else Song("", "", (), 0)
-        new = torch.stack(drawn)
         ended = (decode(torch.cat([codes, new[:at]]), self.prompt) for at in self.ended_at)
         self.endings = [song.seconds - known.seconds for song in ended]  # steps may be of unequal length
         whole = decode(torch.cat([codes, new]), self.prompt)
@@ -334,11 +296,8 @@ class SongTake(Take):
 def continued(prompt: Song, known: Song, whole: Song) -> Song:
     """Return the prompt with the notes and marks that `whole` has and `known` lacks.
 
-    A note of the prompt that the continuation holds stays one note and becomes longer.
-
-    Args:
-        known: the prompt's stream, decoded alone.
-        whole: the same stream with the continuation's steps, decoded.
+    `known` is the prompt's stream, decoded alone, and `whole` the same stream with the continuation's steps. A note of
+    the prompt that the continuation holds stays one note and becomes longer.
     """
     lengths: dict[tuple[int, int, int, bool], list[int]] = {}
     for note in known.notes:

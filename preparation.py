@@ -1,13 +1,13 @@
 """Prepare a training: load and split the corpus, transpose it, fit the featurizer and encode the pieces.
 
-Nothing here prints or parses arguments, and nothing but the cache is written. What can be refused early is refused
-before the corpus is read: a model too large for this machine, and a state of another model.
+What can be refused early is refused before the corpus is read: a model too large for this machine, and a state of
+another model.
 """
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -43,47 +43,24 @@ Pieces = list[Piece] | list[Song]
 
 @dataclass(frozen=True)
 class Start:
-    """A saved state that a training starts from.
-
-    Attributes:
-        is_donor: whether the state is another model's, which gives its weights only; otherwise the training continues.
-    """
+    """A saved state: of the training to continue, or of a donor, another model that gives its weights only."""
 
     path: Path
     tensors: Tensors
     facts: Facts
     is_donor: bool
 
-    @contextmanager
-    def refuse_mismatch(self) -> Iterator[None]:
-        """Name the state in the error if its content does not match its metadata; the block only loads from it.
-
-        Raises:
-            ValueError: the content does not match.
-        """
-        try:
-            yield
-        except checkpoint.STATE_MISMATCH_ERRORS as error:
-            raise checkpoint.mismatch_error(self.path, error) from None
-
 
 @dataclass(frozen=True)
 class Prepared(Generic[P]):
-    """The music of a training, encoded, and the fitted featurizer.
-
-    Attributes:
-        train_pieces: training pieces, in all transpositions.
-        held_out_pieces: held-out pieces, as they are.
-        amounts: number of pieces and seconds of music, before transposition, for the model card.
-        start: state to start from, if any.
-    """
+    """The music of a training, encoded, and the fitted featurizer."""
 
     featurizer: Featurizer[P]
-    train_pieces: list[P]
-    held_out_pieces: list[P]
+    train_pieces: list[P]  # in all transpositions
+    held_out_pieces: list[P]  # as they are
     train_set: AudioDataset[P]
     held_out_set: AudioDataset[P]
-    amounts: dict[str, int | float]
+    amounts: dict[str, int | float]  # numbers of pieces and seconds of music before transposition, for the model card
     start: Start | None
 
 
@@ -111,8 +88,10 @@ def prepare(
     """
     display, group = display or Display(quiet=True), group or ProcessGroup()
     group.check_divides("training.batch_size", metadata.training.batch_size)
-    if group.is_main_process:
-        remove_unfinished_files(state_path)
+    if group.is_main_process:  # earlier trainings leave temporary files where they were killed
+        for suffix in (".safetensors", ".card.md", ".curves.png"):
+            remove_leftovers(state_path.with_suffix(suffix))
+        remove_leftovers(state_path.with_suffix(".runs") / "training.csv")
     start = load_start(metadata, state_path, fresh, start_from, display)
     check_memory(metadata, device)
     section = metadata.representation
@@ -124,26 +103,21 @@ def prepare(
         amounts = {"pieces": len(train), "seconds": sum(piece.seconds for piece in train)}
         amounts |= {"held_out_pieces": len(held_out), "held_out_seconds": sum(piece.seconds for piece in held_out)}
         semitones = transposition(metadata, is_sound, amounts["seconds"] + amounts["held_out_seconds"])
-        transposed = transpose(train, semitones, display)
+        if semitones:
+            display.say(f"training pieces are also transposed by up to {pluralize(semitones, 'semitone')} up and down")
+        transposed = [piece.transposed(k) for piece in train for k in range(-semitones, semitones + 1)]
         to_fit = train if is_sound and amounts["seconds"] >= FIT_UNSHIFTED_ABOVE_S else transposed
     group.check_same("metadata", metadata.model_dump(include={"representation", "architecture", "training"}))
     group.check_same("a corpus", corpus_fingerprint([*transposed, *held_out]))
     group.check_same("a state", start and not start.is_donor and start.facts["progress"])
     fitted = group.broadcast(lambda: fitted_state(featurizer, to_fit, start, metadata.training.seed, display))
-    with start.refuse_mismatch() if start else nullcontext():
+    with checkpoint.mismatch_refused(start.path) if start else nullcontext():
         featurizer.load_state(fitted)
     check_memory(metadata, device, featurizer.spec)
     with group.local_main_first():
         train_set = encode("encoding", transposed, featurizer, metadata.training.window, display)
         held_out_set = encode("encoding held-out pieces", held_out, featurizer, metadata.training.window, display)
     return Prepared(featurizer, transposed, held_out, train_set, held_out_set, amounts, start)
-
-
-def remove_unfinished_files(state_path: Path) -> None:
-    """Remove the temporary files that earlier trainings of this model left when they were killed."""
-    for suffix in (".safetensors", ".card.md", ".curves.png"):
-        remove_leftovers(state_path.with_suffix(suffix))
-    remove_leftovers(state_path.with_suffix(".runs") / "training.csv")
 
 
 def load_start(
@@ -173,10 +147,8 @@ def load_start(
 def check_memory(metadata: Metadata, device: torch.device, spec: StreamSpec | None = None) -> None:
     """Check that training the model can fit in this machine's memory; a GPU reports by itself when its memory is full.
 
-    The estimate is a lower bound: it counts only activations that are certainly stored.
-
-    Args:
-        spec: the streams of the featurizer; without them only the backbone's weights are counted.
+    The estimate is a lower bound: only activations that are certainly stored count, and without the streams' `spec`
+    only the backbone's weights.
 
     Raises:
         ValueError: the memory is too small.
@@ -201,32 +173,20 @@ def load_corpus(metadata: Metadata, is_sound: bool, display: Display) -> tuple[P
     loaded: corpus.Corpus[Any] = load(section, seed=seed, display=display)
     count, minutes = pluralize(len(loaded.pieces), "piece"), loaded.seconds / 60
     display.say(f"corpus: {count}, {minutes:.1f} minutes, {loaded.left_out} skipped")
-    display.say(
-        f"cache of decoded audio: {human_size(cache.size_bytes())} ({command('corpus')} --clear-cache empties it)"
-    )
+    size = human_size(cache.size_bytes())
+    display.say(f"cache of decoded audio: {size} ({command('corpus')} --clear-cache empties it)")
     if len(loaded.pieces) == 1:
         display.say("one piece only: its last tenth is held out to tell learning from copying")
     return loaded.split(section.validation_share, seed)
 
 
 def transposition(metadata: Metadata, is_sound: bool, seconds: float) -> int:
-    """Return by how many semitones up and down training pieces are transposed.
-
-    Args:
-        seconds: length of the corpus, which decides where the metadata does not.
-    """
+    """Return by how many semitones up and down pieces of a corpus of `seconds` of music are transposed."""
     if metadata.corpus.transpose is not None:
         return metadata.corpus.transpose
     if is_sound:
         return SOUND_SEMITONES if seconds < TRANSPOSE_SOUND_BELOW_S else 0
     return min(MAX_NOTE_SEMITONES, int((TRANSPOSE_NOTES_BELOW_S / seconds - 1) / 2))
-
-
-def transpose(pieces: Sequence[P], semitones: int, display: Display) -> list[P]:
-    """Return every piece in all transpositions from `semitones` down to `semitones` up."""
-    if semitones:
-        display.say(f"training pieces are also transposed by up to {pluralize(semitones, 'semitone')} up and down")
-    return [piece.transposed(k) for piece in pieces for k in range(-semitones, semitones + 1)]
 
 
 def corpus_fingerprint(pieces: Sequence[Piece] | Sequence[Song]) -> str:
@@ -265,7 +225,7 @@ def fitted_state(
 def encode(name: str, pieces: Sequence[P], featurizer: Featurizer[P], window: int, display: Display) -> AudioDataset[P]:
     """Encode pieces, and report progress and the pieces that are too short."""
     task = display.task(name, len(pieces))
-    dataset = AudioDataset(pieces, featurizer, window, lambda done: task.update(done))
+    dataset = AudioDataset(pieces, featurizer, window, task.update)
     task.close()
     for piece, reason in dataset.skipped:
         display.say(f"skipped {piece}: {reason}")

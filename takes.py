@@ -33,48 +33,26 @@ STANDARD_OUTPUT = Path("-")
 SIDE_BY_SIDE = 16  # takes of one process that are drawn together
 PICTURE_STEPS = 1000  # steps that take as long as a picture
 MIN_PROCESS_STEPS = 10_000  # steps below which another process costs more than it saves
-NO_SOUND = np.zeros(0, np.float32)
 Watch = Callable[[np.ndarray, float], object]
 
 
 @dataclass(frozen=True)
 class TakeRequest:
-    """One take to make.
+    """One take to make."""
 
-    Attributes:
-        out: WAV to write, or `STANDARD_OUTPUT`; the other files are named after it.
-        steps: number of steps to draw; 0 writes the prompt alone.
-        sampling: temperatures and top-p; None uses those of the model.
-        name: name of the prompt, for titles.
-        with_prompt: whether the files begin with the prompt.
-        until_end: whether to stop where the model ends the piece.
-        picture: whether to draw a PNG.
-    """
-
-    out: Path
-    steps: int
+    out: Path  # WAV to write, or `STANDARD_OUTPUT`; the other files are named after it
+    steps: int  # number of steps to draw; 0 writes the prompt alone
     seed: int = 0
-    sampling: Sampling | None = None
-    name: str = "prompt"
-    with_prompt: bool = True
-    until_end: bool = False
-    picture: bool = True
+    sampling: Sampling | None = None  # None: as the model's metadata says
+    name: str = "prompt"  # of the prompt, for titles
+    with_prompt: bool = True  # whether the files begin with the prompt
+    until_end: bool = False  # whether to stop where the model ends the piece
+    picture: bool = True  # whether to draw a PNG
 
 
 @dataclass
 class TakeReport:
-    """The files and figures of one finished take.
-
-    Attributes:
-        frames: number of steps that were drawn.
-        seconds: length of the WAV.
-        realtime_factor: seconds of the continuation made in a second.
-        first_audio_s: seconds until the first sound of the continuation; None where there is no continuation.
-        endings_s: seconds after the prompt at which the model ended a piece.
-        midi, musicxml, notes: two more files and the number of notes, of a model of notes.
-        remarks: sentences about the music, for the user.
-        warning: a sentence about a missing file, for the user even where nothing else is printed.
-    """
+    """The files and figures of one finished take; `midi`, `musicxml` and `notes` are those of a model of notes."""
 
     out: str
     picture: str
@@ -82,17 +60,17 @@ class TakeReport:
     weights_step: int
     device: str
     prompt_seconds: float
-    frames: int = 0
-    seconds: float = 0.0
+    frames: int = 0  # number of steps that were drawn
+    seconds: float = 0.0  # length of the WAV
     continuation_seconds: float = 0.0
-    realtime_factor: float = 0.0
-    first_audio_s: float | None = None
-    endings_s: list[float] = field(default_factory=list)
+    realtime_factor: float = 0.0  # seconds of the continuation made in a second
+    first_audio_s: float | None = None  # until the first sound of the continuation; None where there is none
+    endings_s: list[float] = field(default_factory=list)  # after the prompt, where the model ended a piece
     midi: str | None = None
     musicxml: str | None = None
-    notes: int | None = None
-    remarks: list[str] = field(default_factory=list)
-    warning: str = ""
+    notes: int | None = None  # number of notes
+    remarks: list[str] = field(default_factory=list)  # sentences about the music, for the user
+    warning: str = ""  # a sentence about a missing file, for the user even where nothing else is printed
 
     def facts(self) -> dict[str, object]:
         """Return the figures under the keys of `predict.py --json`."""
@@ -165,7 +143,7 @@ def _write_sound(predictor: Predictor, take: SoundTake, request: TakeRequest, re
 def _write_song(predictor: Predictor, take: SongTake, request: TakeRequest, report: TakeReport, watch: Watch) -> None:
     """Draw all notes, then write MIDI, MusicXML, WAV and piano roll."""
     started = time.perf_counter()
-    song = take.song(request.steps, lambda made: watch(NO_SOUND, made / request.steps))
+    song = take.song(request.steps, lambda made: watch(np.zeros(0, np.float32), made / request.steps))
     join = 0 if take.prompt is None else take.prompt.ticks
     report.continuation_seconds = song.seconds - song.second(join)
     continuation = song.excerpt(join, song.ticks, "continuation")

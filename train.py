@@ -195,8 +195,7 @@ def _metadata(arguments: argparse.Namespace) -> "tuple[Metadata, Path]":
 
     path: Path = arguments.meta
     donor: Path | None = arguments.start_from
-    overrides = _overrides(arguments)
-    state = f"{path.stem}.safetensors"
+    overrides, state = _overrides(arguments), f"{path.stem}.safetensors"
     existing = path if path.exists() else path.with_name(state)
     continues = path.exists() or (existing.exists() and not (arguments.fresh or donor))
     if donor and arguments.preset:
@@ -366,7 +365,7 @@ def sample_continuation(trainer: "Trainer", seconds: float) -> "np.ndarray":
 
 def _conclude(trainer: "Trainer", reporter: Reporter, meta: Path) -> None:
     p, say = trainer.progress, trainer.display.say
-    if not trainer.finished():
+    if trainer.fraction_done() < 1:
         say(f"stopped and saved at step {p.step:,}: the same command continues from there")
         return
     in_steps = trainer.budget_steps is not None
@@ -379,13 +378,9 @@ def _conclude(trainer: "Trainer", reporter: Reporter, meta: Path) -> None:
 
 
 def _corpus_results(trainer: "Trainer") -> dict[str, object]:
-    held_out = trainer.prepared.held_out_set
-    return {
-        "pieces": len(trainer.train_set.pieces),
-        "held_out_pieces": len(held_out.pieces),
-        "frames": sum(trainer.train_set.steps),
-        "held_out_frames": sum(held_out.steps),
-    }
+    train_set, held_out = trainer.train_set, trainer.prepared.held_out_set
+    pieces: dict[str, object] = {"pieces": len(train_set.pieces), "held_out_pieces": len(held_out.pieces)}
+    return pieces | {"frames": sum(train_set.steps), "held_out_frames": sum(held_out.steps)}
 
 
 def _results(trainer: "Trainer", reporter: Reporter) -> dict[str, object]:

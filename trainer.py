@@ -1,14 +1,10 @@
 """Train a model step by step, and keep its state in one file.
 
-Nothing here prints or parses arguments; `train.py` and the studio drive it. The state file holds all that a run needs
-to continue exactly: weights, their running average and the best average so far, the optimizer, the state of the batch
-rows, the sampler's position, the random states, the fitted featurizer and the metadata. The learning rate depends on
-the step (or the seconds trained), which are in the file too. A run that is killed and resumed therefore ends like one
-that was not: bit for bit, on the CPU, if the budget is given in steps.
+The state file holds all that a run needs to continue exactly, down to the random states. On the CPU, a run that is
+killed and resumed ends like one that was not, bit for bit, if the budget is given in steps.
 
 Several processes train like one. Each computes its rows of every batch, and all follow the same order, random numbers
-and sums; only dropout differs between them. The main process alone writes, and the state does not depend on their
-number.
+and sums; only dropout differs between them. The main process alone writes; the state does not depend on their number.
 """
 
 import copy
@@ -74,7 +70,7 @@ class Trainer:
         with self._advise_on_memory():
             self._build()
         if prepared.start:
-            with prepared.start.refuse_mismatch():
+            with checkpoint.mismatch_refused(prepared.start.path):
                 self._restore(prepared.start)
 
     def _build(self) -> None:
@@ -110,8 +106,7 @@ class Trainer:
             report: called after every step, and after a last validation that follows no step.
 
         Raises:
-            ValueError: the loss became NaN or infinite, or a batch does not fit in memory; the last good state is on
-                disk.
+            ValueError: the loss or a weight is not finite, or a batch does not fit in memory; the last save is intact.
         """
         t, p = self.metadata.training, self.progress
         keep_freed_memory()
@@ -122,7 +117,7 @@ class Trainer:
         if self.saved_step < 0 and self.group.elastic:
             self.save()  # restarted processes continue from this state, not from one that was there before
         stopped = self.group.any_stopped(self.stopping)
-        while not (stopped or self.finished()):
+        while not (stopped or self.fraction_done() >= 1):
             with self._advise_on_memory():
                 self._train_step(next(batches))
                 p.seconds = self.group.seconds(before + time.monotonic() - started)
@@ -133,29 +128,24 @@ class Trainer:
                 last_save, save_after = p.seconds, t.checkpoint_every_s
             report(self)
             stopped = self.group.any_stopped(self.stopping)
-        validate = not stopped and not (p.history and p.history[-1][0] == p.step)
-        if validate:
+        if not stopped and not (p.history and p.history[-1][0] == p.step):
             self._validate()
-        if validate or p.step != self.saved_step:
             self.save()
-        if validate:
             report(self)
+        elif p.step != self.saved_step:
+            self.save()
 
     def stop(self) -> None:
         """Ask the loop to save and return after the current step."""
         self.stopping = True
 
-    def finished(self) -> bool:
-        """Return whether the budget is used."""
-        return self.fraction_done() >= 1
-
     @property
     def budget_steps(self) -> int | None:
         """The number of steps in all; None if the budget is given in minutes."""
         t = self.metadata.training
-        if t.steps is None and t.epochs is not None:
-            return math.ceil(t.epochs * len(self.train_set) / t.batch_size)
-        return t.steps
+        if t.steps is not None or t.epochs is None:
+            return t.steps
+        return math.ceil(t.epochs * len(self.train_set) / t.batch_size)
 
     def fraction_done(self) -> float:
         """Return the fraction of the budget that is used, 0 to 1 or more."""
@@ -220,15 +210,13 @@ class Trainer:
         return loss
 
     def _divergence(self, what: str) -> ValueError:
-        rate = self.metadata.training.learning_rate
-        return ValueError(f"{what} at step {self.progress.step}: lower training.learning_rate (now {rate})"
-                          f"{self._last_save()}")  # fmt: skip
+        advice = f"lower training.learning_rate (now {self.metadata.training.learning_rate})"
+        return ValueError(f"{what} at step {self.progress.step}: {advice}{self._last_save()}")
 
     def _advise_on_memory(self) -> AbstractContextManager[None]:
         t = self.metadata.training
-        return within_memory(
-            f"lower training.batch_size (now {t.batch_size}) or training.window (now {t.window}){self._last_save()}"
-        )
+        advice = f"lower training.batch_size (now {t.batch_size}) or training.window (now {t.window})"
+        return within_memory(f"{advice}{self._last_save()}")
 
     def _last_save(self) -> str:
         return f"; the state of step {self.saved_step} is intact" if self.saved_step >= 0 else ""
@@ -261,9 +249,8 @@ class Trainer:
         if p.best_nats is None or p.validation_nats < p.best_nats:
             p.best_step, p.best_nats = p.step, p.validation_nats
             self.best = {name: tensor.cpu().clone() for name, tensor in self.average.state_dict().items()}
-        if p.history[-1 - OVERFIT_VALIDATIONS : -OVERFIT_VALIDATIONS] and (
-            p.history[-1 - OVERFIT_VALIDATIONS][0] == p.best_step
-        ):
+        steps_before = [step for step, *_ in p.history[:-OVERFIT_VALIDATIONS]]
+        if steps_before[-1:] == [p.best_step]:
             self.display.say(
                 f"the held-out loss has been rising since step {p.best_step:,} ({p.best_nats:.2f} nats): the model now "
                 "memorizes. The state of that step is kept for predictions; more recordings help, longer training does "
@@ -286,23 +273,24 @@ class Trainer:
         tensors |= checkpoint.with_prefix("best", self.best)
         tensors |= checkpoint.with_prefix("sampler", self.sampler.state())
         tensors |= {f"lanes.{i}": tensor for i, tensor in enumerate(row_states)}
-        tensors |= {"random.cpu": torch.get_rng_state()}
+        tensors["random.cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
-            tensors |= {"random.cuda": torch.cuda.get_rng_state(self.device)}
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
         moments = self.scratch.moments() if self.scratch else self.optimizer.state_dict()["state"]
         for index, values in moments.items():
             tensors |= checkpoint.with_prefix(f"optimizer.{index}", values)
+        size = sum(p.numel() for p in self.model.parameters())
         facts: Facts = {
             "version": continuo.__version__,
             "metadata": self.metadata.to_json(),
             "progress": self.progress,
             "precision": "bfloat16" if self.precision == torch.bfloat16 else "float32",
             "pieces": corpus_fingerprint(self.prepared.train_pieces),
-            "validation": self._held_out_ids(),
-            "heard": self.prepared.amounts
-            | {
-                "parameters": sum(p.numel() for p in self.model.parameters()),
-                "steps_per_second": self.featurizer.spec.steps_per_second,
+            "validation": [piece.id for piece in self.prepared.held_out_pieces],
+            "heard": {
+                **self.prepared.amounts,
+                "parameters": size,
+                "steps_per_second": self.model.spec.steps_per_second,
             },
             "begun_with": self.started_from,
         }
@@ -322,25 +310,17 @@ class Trainer:
             self.state_path.replace(aside)
             self.display.say(f"{self.state_path} belongs to another model: it was renamed to {aside}", always=True)
 
-    def _held_out_ids(self) -> list[str]:
-        return [piece.id for piece in self.prepared.held_out_pieces]
-
-    def _start_from_donor(self, donor: Start) -> None:
-        """Take over the weights of another model."""
-        weights = checkpoint.under_prefix(checkpoint.weights_prefix(donor.facts["progress"]), donor.tensors)
-        self.started_from = f"{donor.path.name} after {donor.facts['progress'].step:,} steps"
-        self.display.say(f"starting from {self.started_from}")
-        for model in (self.model, self.average):
-            model.load_weights(weights)
-        if self.scratch:
-            self.scratch.load({})
-
     def _restore(self, start: Start) -> None:
         """Continue the training of a saved state, or start from the weights of a donor."""
-        if start.is_donor:
-            self._start_from_donor(start)
-            return
         tensors, facts = start.tensors, start.facts
+        if start.is_donor:
+            self.started_from = f"{start.path.name} after {facts['progress'].step:,} steps"
+            self.display.say(f"starting from {self.started_from}")
+            for model in (self.model, self.average):
+                model.load_weights(checkpoint.under_prefix(checkpoint.weights_prefix(facts["progress"]), tensors))
+            if self.scratch:
+                self.scratch.load({})
+            return
         self._restore_progress(facts)
         self.model.load_state_dict(checkpoint.under_prefix("weights", tensors))
         self.average.load_state_dict(checkpoint.under_prefix("average", tensors))
@@ -368,7 +348,7 @@ class Trainer:
         """Take over the progress; discard the best step if other pieces are held out, whose losses do not compare."""
         p = self.progress = facts["progress"]
         self.saved_step, self.started_from = p.step, facts.get("begun_with", "")
-        if facts["validation"] != self._held_out_ids():
+        if facts["validation"] != [piece.id for piece in self.prepared.held_out_pieces]:
             if p.history:
                 self.display.say("other pieces are held out than before: the best weights are chosen again")
             p.history = []
@@ -377,8 +357,7 @@ class Trainer:
     def _restore_moments(self, tensors: checkpoint.Tensors) -> None:
         moments = {}
         for index, parameter in enumerate(self.model.parameters()):
-            saved = checkpoint.under_prefix(f"optimizer.{index}", tensors)
-            if not saved:
+            if not (saved := checkpoint.under_prefix(f"optimizer.{index}", tensors)):
                 continue
             if any(saved[name].shape != parameter.shape for name in ("exp_avg", "exp_avg_sq")) or saved["step"].dim():
                 raise ValueError("a moment of the optimizer has another shape than its weights")

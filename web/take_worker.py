@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,6 @@ import torch
 from continuo.audio.files import soft_limit
 from continuo.audio.piece import Piece
 from continuo.model import metadata
-from continuo.model.sampling import Sampling
 from predictor import Predictor
 from takes import TakeRequest, write_take
 
@@ -52,31 +52,20 @@ class Request:
     seed: int
     lead_s: float
 
-    def sampling(self, predictor: Predictor) -> Sampling:
-        """Return the model's sampling with the values that the page chose."""
-        chosen = {"coarse_temperature": self.coarse, "fine_temperature": self.fine}
-        return predictor.sampling.but(temperature=self.temperature, **chosen)
 
-    def steps(self, predictor: Predictor) -> int:
-        """Return the number of steps that last `seconds`."""
-        return math.ceil(self.seconds * predictor.steps_per_second)
+@lru_cache(maxsize=1)
+def _loaded(meta: Path, *changed_ns: int) -> Predictor:
+    return Predictor.load(meta)
 
 
-class ModelCache:
-    """Keeps the model that was used last, and loads it again when its files change."""
+def load_predictor(meta: Path) -> Predictor:
+    """Load the model of a metadata file, or return the last one if that is it and no file of it has changed since.
 
-    def __init__(self) -> None:
-        self.key: tuple[object, ...] = ()
-        self.loaded: Predictor | None = None
-
-    def predictor(self, meta: Path) -> Predictor:
-        """Return the model of a metadata file. Raises ValueError as `Predictor.load` does."""
-        state = meta.parent / metadata.load(meta).state
-        key = meta, meta.stat().st_mtime_ns, state.exists() and state.stat().st_mtime_ns
-        if self.loaded is None or key != self.key:
-            self.loaded = Predictor.load(meta)
-            self.key = key
-        return self.loaded
+    Raises:
+        ValueError: as `Predictor.load`.
+    """
+    state = meta.parent / metadata.load(meta).state
+    return _loaded(meta, meta.stat().st_mtime_ns, state.stat().st_mtime_ns if state.exists() else 0)
 
 
 class SoundSender:
@@ -113,18 +102,16 @@ def make(request: Request, predictor: Predictor, answer: Answer) -> dict[str, fl
     join_s = prompt.seconds
     from_s = max(0.0, join_s - request.lead_s)
     answer("begins", sample_rate_hz=rate_hz, seam_s=join_s, from_s=from_s, seconds=request.seconds)
-    if isinstance(prompt, Piece):
-        sound, known_s = prompt.samples, join_s - BLENDED_S
-    else:
-        sound, known_s = predictor.render(prompt), join_s
+    sound, blended_s = (prompt.samples, BLENDED_S) if isinstance(prompt, Piece) else (predictor.render(prompt), 0.0)
     first = round(from_s * rate_hz)
-    known = max(first, round(known_s * rate_hz))
+    known = max(first, round((join_s - blended_s) * rate_hz))
     sender = SoundSender(answer, rate_hz, skipped=known)
     if known > first:
         answer("audio", pcm=to_pcm(np.asarray(sound[first:known])))
-    take = TakeRequest(
-        Path(request.out), request.steps(predictor), request.seed, request.sampling(predictor), path.name, picture=False
-    )
+    steps = math.ceil(request.seconds * predictor.steps_per_second)
+    heat = {"coarse_temperature": request.coarse, "fine_temperature": request.fine}
+    sampling = predictor.sampling.but(temperature=request.temperature, **heat)
+    take = TakeRequest(Path(request.out), steps, request.seed, sampling, path.name, picture=False)
     report = write_take(predictor, prompt, take, watch=lambda block, fraction: sender.send(block))
     sender.flush()
     return {"seconds": report.seconds, "seam_s": join_s, "step": report.weights_step}
@@ -137,7 +124,7 @@ def to_pcm(samples: np.ndarray) -> str:
 
 def main() -> int:
     torch.set_num_threads(1)  # a training may want the other cores
-    working, models = False, ModelCache()
+    working = False
 
     def cancel(*_: object) -> None:
         if working:
@@ -156,7 +143,7 @@ def main() -> int:
         request = json.loads(line)
         try:
             working = True
-            predictor = models.predictor(Path(request["meta"]))
+            predictor = load_predictor(Path(request["meta"]))
             facts = make(Request(**request), predictor, answer) if "prompt" in request else {}
             working = False
             answer("done", **facts)

@@ -1,8 +1,7 @@
 """Train a torch perceptron with `continuo.engine.network` instead of torch: the same model and losses in NumPy alone.
 
 `PerceptronTrainer` copies the parameters of a torch model by their names, computes loss and gradients with the engine,
-updates the parameters with the engine's AdamW, and writes them back. Checkpoints, averages and prediction need not know
-which engine trained. The model is a perceptron on a window of steps, over streams of codes.
+updates the parameters with the engine's AdamW, and writes them back. Nothing else need know which engine trained.
 """
 
 import math
@@ -54,8 +53,7 @@ class PerceptronTrainer:
             state: the last inputs of each row, `(B, window - 1, H)`; zeros where a piece begins.
             clip: maximum norm of the gradient.
         """
-        inputs, targets, ends, mask, first = (tensor.numpy() for tensor in batch)
-        total, count, state = self.nll(inputs, targets, ends, mask, first, state)
+        total, count, state = self.nll(batch, state)
         loss = total / count
         self.optimizer.zero()
         loss.backward()
@@ -67,16 +65,9 @@ class PerceptronTrainer:
                 parameter.copy_(torch.from_numpy(self.values[name].data))
         return loss.item(), state
 
-    def nll(
-        self,
-        inputs: np.ndarray,
-        targets: np.ndarray,
-        ends: np.ndarray,
-        mask: np.ndarray,
-        first: np.ndarray,
-        state: np.ndarray,
-    ) -> tuple[Value, int, np.ndarray]:
+    def nll(self, batch: Iterable[torch.Tensor], state: np.ndarray) -> tuple[Value, int, np.ndarray]:
         """Return the negative log-likelihood in nats summed over a batch, its number of steps, and the state after."""
+        inputs, targets, ends, mask, first = (tensor.numpy() for tensor in batch)
         vectors = self._partial_sums(inputs)[-1]
         entered = concatenate([state, self._linear("in_proj", vectors)], axis=1)
         window, steps = state.shape[1] + 1, inputs.shape[1]
@@ -125,15 +116,12 @@ class PerceptronTrainer:
 
     def moments(self) -> Moments:
         """Return the optimizer's state as torch's AdamW keeps it, so that either engine can resume."""
-        return {
-            index: {
-                "step": torch.tensor(float(steps)),
-                "exp_avg": torch.from_numpy(mean),
-                "exp_avg_sq": torch.from_numpy(square),
-            }
-            for index, (steps, mean, square) in enumerate(self.optimizer.moments)
-            if steps
-        }
+        moments = {}
+        for index, (steps, *arrays) in enumerate(self.optimizer.moments):
+            if steps:
+                mean, square = map(torch.from_numpy, arrays)
+                moments[index] = {"step": torch.tensor(float(steps)), "exp_avg": mean, "exp_avg_sq": square}
+        return moments
 
     def load(self, moments: Moments) -> None:
         """Copy the torch model's parameters again, and load the optimizer's state."""

@@ -61,14 +61,13 @@ class Lstm(Backbone):
         return zeros, zeros.clone(), *past
 
     def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        before, past = state[:2], state[2:]
+        hidden, cell, *past = state
         if self.memory:
-            x, features = self._with_onsets(x, *past)
-            past = (features,)
+            x, past[0] = self._with_onsets(x, past[0])
         if x.shape[1] == 1 and not self.training:
-            out, after = self._one_step(x, before)
-            return out, (*after, *past)
-        hidden, cell = (tensor.transpose(0, 1).contiguous() for tensor in before)  # (layers, B, H) for nn.LSTM
+            out, hidden, cell = self._one_step(x[:, 0], hidden, cell)
+            return out[:, None], (hidden, cell, *past)
+        hidden, cell = (t.transpose(0, 1).contiguous() for t in (hidden, cell))  # (layers, B, H) for nn.LSTM
         out, (hidden, cell) = self.lstm(x, (hidden, cell))
         return self.dropout(out), (hidden.transpose(0, 1), cell.transpose(0, 1), *past)
 
@@ -87,14 +86,13 @@ class Lstm(Backbone):
             windows = rises.unfold(1, self.memory, 1).flatten(2)  # (B, T, 4 * N)
         return x + self.memory_proj(windows), features[:, features.shape[1] - self.memory :]
 
-    def _one_step(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+    def _one_step(self, out: torch.Tensor, hidden: torch.Tensor, cell: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Compute one step cell by cell: on the CPU `nn.LSTM` packs its weights in every call, which costs more."""
-        out, moved = x[:, 0], []
-        for hidden, cell, weights in zip(state[0].unbind(1), state[1].unbind(1), self.lstm.all_weights, strict=True):
-            out, cell = torch.lstm_cell(out, (hidden, cell), *weights)
-            moved.append((out, cell))
-        hidden, cell = (torch.stack(tensors, 1) for tensors in zip(*moved, strict=True))
-        return out[:, None], (hidden, cell)
+        moved = []
+        for *before, weights in zip(hidden.unbind(1), cell.unbind(1), self.lstm.all_weights, strict=True):
+            moved.append(torch.lstm_cell(out, before, *weights))
+            out = moved[-1][0]
+        return out, *(torch.stack(tensors, 1) for tensors in zip(*moved, strict=True))
 
     def flat_state(self, state: State) -> torch.Tensor:
         """Return a state as one row per stream `(B, S)`, as `graph` takes it: layers, rises, latest features."""
@@ -113,14 +111,11 @@ class Lstm(Backbone):
         return torch.cat([gates, self.onset_proj.weight]) if self.memory else gates
 
     def graph(self, g: "Graph", read_input: str, state: str) -> tuple[str, list[str]]:
-        """Add one step to a graph.
+        """Add one step to a graph; return its output `(B, H)` and the parts of the state after it, to be concatenated.
 
         Args:
             read_input: the input multiplied by `input_weight`, `(B, R)`.
             state: `(B, S)` as `flat_state` lays it out.
-
-        Returns:
-            The output `(B, H)`, and the parts of the state after the step, to be concatenated.
         """
         features, kept = ONSET_FEATURES * bool(self.memory), ONSET_FEATURES * self.memory
         gates, now = g.split(read_input, [4 * self.width, features])
@@ -172,16 +167,12 @@ class CausalConv(Backbone):
     """Residual convolutions over past steps; each layer looks twice as far back as the one before.
 
     Source: van den Oord et al., "WaveNet" (2016), without its gates; pre-norm.
-
-    Attributes:
-        reach: number of steps that an output depends on.
     """
 
     def __init__(self, section: ConvSection) -> None:
         super().__init__()
         self.width = section.hidden
         self.pads = [(section.kernel - 1) * 2**layer for layer in range(section.layers)]
-        self.reach = 1 + sum(self.pads)
         self.parts = nn.ModuleList(DilatedConv(self.width, section.kernel, 2**i) for i in range(section.layers))
         self.dropout = nn.Dropout(section.dropout)
 
@@ -241,8 +232,7 @@ class Transformer(Backbone):
     """A pre-norm decoder: every step attends to itself and to the `context - 1` steps before it.
 
     Positions are relative, by rotation of queries and keys (Su et al., "RoFormer", 2021). The state is the cache of
-    keys and values: training carries it from window to window as Transformer-XL does (Dai et al., 2019), and generation
-    steps with it.
+    keys and values; training carries it from window to window as Transformer-XL does (Dai et al., 2019).
     """
 
     def __init__(self, section: TransformerSection) -> None:

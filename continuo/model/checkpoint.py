@@ -70,10 +70,14 @@ class Facts(TypedDict):
 _FACTS = TypeAdapter(Facts)
 
 
-def mismatch_error(path: Path, error: Exception) -> ValueError:
-    """Return the refusal of a state that does not match its metadata; `error` is the first problem."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return ValueError(f"{path} lacks what its model needs ({reason:.200}): train a new one with --fresh")
+@contextmanager
+def mismatch_refused(path: Path) -> Iterator[None]:
+    """Raise ValueError with the path of a state if a block that only loads from it finds that it lacks something."""
+    try:
+        yield
+    except STATE_MISMATCH_ERRORS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} lacks what its model needs ({reason:.200}): train a new one with --fresh") from None
 
 
 def save(path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, object]) -> None:

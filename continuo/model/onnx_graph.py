@@ -36,36 +36,24 @@ class Graph:
         self.nodes.append(helper.make_node("Split", [x, self.integers(*sizes)], names, axis=1))
         return names
 
-    def constant(self, value: torch.Tensor | np.ndarray) -> str:
+    def constant(self, value: torch.Tensor | np.ndarray | np.generic) -> str:
         """Add a constant; return its name."""
         self.constants.append(numpy_helper.from_array(np.asarray(value), f"constant_{len(self.constants)}"))
         return str(self.constants[-1].name)
-
-    def scalar(self, value: float) -> str:
-        """Add a float32 constant without axes."""
-        return self.constant(np.array(value, np.float32))
 
     def integers(self, *values: int) -> str:
         """Add a constant of int64 `(N,)`."""
         return self.constant(np.array(values, np.int64))
 
-    def plus(self, x: str, bias: torch.Tensor) -> str:
-        """Add a constant to `x`."""
-        return self.add("Add", x, self.constant(bias))
-
     def silu(self, x: str) -> str:
         """Return `x * sigmoid(x)`."""
         return self.add("Mul", x, self.add("Sigmoid", x))
-
-    def row(self, table: torch.Tensor, index: str) -> str:
-        """Look up rows of `table` `(N, F)` by `index` `(B, 1)`, to `(B, F)`."""
-        return self.add("GatherND", self.constant(table), index)
 
     def product(self, x: str, largest: float, weight: torch.Tensor, bias: torch.Tensor | None) -> str:
         """Multiply `x` `(B, in)`, clipped to ±`largest`, by `weight` `(out, in)` transposed, both rounded to 8 bits."""
         scale = (weight.abs().amax(1) / MAX_WEIGHT).clamp(min=1e-12)
         whole = (weight / scale[:, None]).round().to(torch.int8)
-        input_scale, middle = self.scalar(largest / MAX_INPUT), self.constant(np.array(128, np.uint8))
+        input_scale, middle = self.constant(np.float32(largest / MAX_INPUT)), self.constant(np.uint8(128))
         rounded = self.add("QuantizeLinear", x, input_scale, middle)
         optional = [] if bias is None else ["", self.constant(bias)]
         parts = [rounded, self.constant(whole.T), input_scale, self.constant(scale), middle, *optional]
@@ -74,7 +62,7 @@ class Graph:
     def scaled_product(self, x: str, weight: torch.Tensor) -> str:
         """Return `product` of `x` of any size, without a bias."""
         largest = self.add("ReduceMax", self.add("Abs", x), self.integers(1))
-        largest = self.add("Max", largest, self.scalar(1e-30))
+        largest = self.add("Max", largest, self.constant(np.float32(1e-30)))
         return self.add("Mul", self.product(self.add("Div", x, largest), 1.0, weight, None), largest)
 
     def normed_product(self, x: str, norm: torch.nn.LayerNorm, weight: torch.Tensor, bias: torch.Tensor | None) -> str:
@@ -86,14 +74,12 @@ class Graph:
 
     def finished(self, inputs: dict[str, int], outputs: dict[str, int]) -> onnx.ModelProto:
         """Return the graph as a model. Inputs and outputs, by name, are `(B, size)`."""
-        ins, outs = (
-            [
-                helper.make_tensor_value_info(name, TYPES.get(name, TensorProto.FLOAT), ["B", size])
-                for name, size in sizes.items()
-            ]
-            for sizes in (inputs, outputs)
-        )
-        graph = helper.make_graph(self.nodes, "step", ins, outs, self.constants)
+
+        def described(sizes: dict[str, int]) -> list[onnx.ValueInfoProto]:
+            kinds = {name: TYPES.get(name, TensorProto.FLOAT) for name in sizes}
+            return [helper.make_tensor_value_info(name, kinds[name], ["B", size]) for name, size in sizes.items()]
+
+        graph = helper.make_graph(self.nodes, "step", described(inputs), described(outputs), self.constants)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
 
@@ -102,9 +88,7 @@ def repeated(step: onnx.ModelProto) -> onnx.ModelProto:
     """Return a loop over the graph of a step: T steps along a new first axis of every value but the state."""
     body = onnx.GraphProto()
     body.CopyFrom(step.graph)
-    outputs = sorted(step.graph.output, key=lambda value: value.name != "state_after")  # a loop's state comes first
-    del body.output[:]
-    body.output.extend(outputs)
+    body.output.sort(key=lambda value: value.name != "state_after")  # a loop's state comes first
 
     def all_steps(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
         kind = value.type.tensor_type
@@ -113,7 +97,7 @@ def repeated(step: onnx.ModelProto) -> onnx.ModelProto:
         return helper.make_tensor_value_info(f"{value.name}_of_all", kind.elem_type, whole)
 
     ins, outs = [[*map(all_steps, values)] for values in (step.graph.input, step.graph.output)]
-    into, out = ([value.name for value in values] for values in (ins, map(all_steps, outputs)))
+    into, out = ([value.name for value in values] for values in (ins, map(all_steps, body.output)))
     loop = helper.make_node("Scan", into, out, num_scan_inputs=len(ins) - 1, body=body)
     graph = helper.make_graph([loop], "steps", ins, outs)
     return helper.make_model(graph, opset_imports=step.opset_import, ir_version=step.ir_version)

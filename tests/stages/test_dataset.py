@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import RATE_HZ, melody
+from torch.utils.data import default_collate
 
 from continuo.audio.codec import RUN
 from continuo.audio.piece import Piece
 from continuo.model.metadata import CodebookSection, SpectrumSection
-from dataset import AudioDataset, CodeFile, RowSampler, collate, training_batches, validation_batches
+from dataset import AudioDataset, CodeFile, RowSampler, training_batches, validation_batches
 from featurizer import CodebookFeaturizer, SpectrumFeaturizer
 
 SECONDS = (3.0, 1.1, 0.2, 2.0)
@@ -206,7 +207,7 @@ def test_validation_batches_cover_the_beginning_of_every_piece(pieces, featurize
         assert torch.equal(inputs, featurizer.encode(pieces[n]))
     (short,) = validation_batches(dataset, steps=1)
     assert len(short) == 1
-    assert torch.equal(short[0].inputs, collate([dataset[int(w)] for w in dataset.first_window[:-1]]).inputs)
+    assert torch.equal(short[0].inputs, default_collate([dataset[int(w)] for w in dataset.first_window[:-1]]).inputs)
 
 
 def test_sampler_without_pieces_is_refused():
