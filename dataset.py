@@ -18,6 +18,7 @@ from typing import Generic, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from continuo.audio.piece import Piece
@@ -30,21 +31,13 @@ VALIDATION_ROWS = 64  # pieces of held-out music processed together
 
 
 class Batch(NamedTuple):
-    """Windows of B batch rows.
+    """Windows of B batch rows."""
 
-    Attributes:
-        inputs: steps, `(B, T, L)` int64 or `(B, T, F)` float32.
-        targets: the step after each input, of the same shape.
-        ends: true after the last step of a piece, where there is no target, `(B, T)` bool.
-        mask: false for padding after a piece, `(B, T)` bool.
-        is_start: true for a window at the start of a piece, `(B,)` bool.
-    """
-
-    inputs: torch.Tensor
-    targets: torch.Tensor
-    ends: torch.Tensor
-    mask: torch.Tensor
-    is_start: torch.Tensor
+    inputs: Tensor  # steps, `(B, T, L)` int64 or `(B, T, F)` float32
+    targets: Tensor  # the step after each input, of the same shape
+    ends: Tensor  # true after the last step of a piece, where there is no target, `(B, T)` bool
+    mask: Tensor  # false for padding after a piece, `(B, T)` bool
+    is_start: Tensor  # true for a window at the start of a piece, `(B,)` bool
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
@@ -54,10 +47,8 @@ class AudioDataset(Dataset[Batch], Generic[P]):
     """Encode pieces, and give their windows by number.
 
     Every step is an input once and a target once; the first step of a piece is only an input. After the last step comes
-    the end of the piece, unless the piece was cut there.
-
-    Codes are encoded once, in parallel, into a file (`CodeFile`); continuous frames are encoded from the audio when a
-    window is read. Memory therefore does not grow with the hours of music.
+    the end of the piece, unless the piece was cut there. Codes are encoded once, into a file, and continuous frames
+    when a window is read: memory does not grow with the hours of music.
 
     Args:
         pieces: pieces of at least two steps; shorter ones are listed in `skipped` with the reason.
@@ -99,7 +90,7 @@ class AudioDataset(Dataset[Batch], Generic[P]):
     def __len__(self) -> int:
         return int(self.first_window[-1])
 
-    def counts(self) -> torch.Tensor | None:
+    def counts(self) -> Tensor | None:
         """Return how often each code occurs, `(L, V)` float32; None for a continuous stream."""
         return None if self.codes is None else torch.from_numpy(self.codes.counts).float()
 
@@ -110,7 +101,7 @@ class AudioDataset(Dataset[Batch], Generic[P]):
         piece = int(np.searchsorted(self.first_window, index, side="right")) - 1
         return piece, int(index - self.first_window[piece]) * self.window
 
-    def read(self, piece: int, start: int, stop: int) -> torch.Tensor:
+    def read(self, piece: int, start: int, stop: int) -> Tensor:
         """Return steps `start` to `stop` of a piece, or to its end, `(T, L)` int64 or `(T, F)` float32."""
         if self.codes is not None:
             return torch.from_numpy(self.codes.read(piece, start, stop).astype(np.int64))
@@ -196,8 +187,6 @@ class RowSampler(Sampler[list[int]]):
 
     Args:
         windows: number of windows of each piece.
-        batch_size: B, number of batch rows.
-        seed: seed of the order.
         own_rows: rows whose windows are given; the state is always that of all rows.
     """
 
@@ -227,12 +216,12 @@ class RowSampler(Sampler[list[int]]):
             self.positions[:, 0] += 1  # before the yield, so that `state()` is that of the next batch
             yield indices
 
-    def state(self) -> dict[str, torch.Tensor]:
+    def state(self) -> dict[str, Tensor]:
         """Return the position as tensors."""
         queue = torch.tensor(self.queue, dtype=torch.int64)
         return {"lanes": self.positions.clone(), "queue": queue, "generator": self.generator.get_state()}
 
-    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+    def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from a `state()` over the same pieces.
 
         Raises:

@@ -76,11 +76,9 @@ class StepRunner:
         self.classes = self.session.get_inputs()[2].shape[-1] // levels
 
     def __call__(self, state: np.ndarray, threshold: np.ndarray, noise: np.ndarray) -> list[np.ndarray]:
-        """Draw T steps of B streams.
+        """Draw T steps of B streams: codes (T, B, L), ended (T, B, 1) and the state after the last step (B, S).
 
-        Shape:
-            state (B, S), threshold (T, B, 1), noise (T, B, L * V)
-            returns codes (T, B, L), ended (T, B, 1) and the state after the last step (B, S)
+        Shape: state (B, S), threshold (T, B, 1), noise (T, B, L * V).
         """
         drawn: list[np.ndarray] = self.session.run(None, dict(zip(self.inputs, (state, threshold, noise), strict=True)))
         return drawn

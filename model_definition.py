@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from continuo.model.backbones import Backbone, CausalConv, Lstm, State, Transformer, WindowMlp
 from continuo.model.metadata import Architecture
@@ -44,8 +44,8 @@ class CodeEmbedding(nn.Module):
     The vectors are the stream's own geometry where it has one (fixed, scaled to unit deviation), else learned.
     """
 
-    vectors: torch.Tensor
-    level: torch.Tensor
+    vectors: Tensor
+    level: Tensor
 
     def __init__(self, spec: StreamSpec, width: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class CodeEmbedding(nn.Module):
         self.width = self.vectors.shape[-1]
         self.register_buffer("level", torch.arange(spec.levels, device=CPU), persistent=False)
 
-    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+    def forward(self, codes: Tensor) -> Tensor:
         """Return partial sums `(L, B, T, P)` of codes `(B, T, L)`: entry l sums levels 0 to l."""
         return self.vectors[self.level[:, None, None], codes.permute(2, 0, 1)].cumsum(0) * self.scale
 
@@ -73,7 +73,7 @@ class CodeHead(nn.Module):
         self.inner, self.outer = nn.Linear(width, width), nn.Linear(width, width)
         self.norm_in, self.norm_out = nn.LayerNorm(width), nn.LayerNorm(width)
 
-    def mixed(self, context: torch.Tensor, partial: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    def mixed(self, context: Tensor, partial: Tensor, level: Tensor) -> Tensor:
         """Combine context, partial sums and level vectors, which broadcast to `(..., W)`."""
         h = F.silu(context + self.partial_proj(partial) + level)
         h = h + self.outer(F.silu(self.inner(self.norm_in(h))))
@@ -87,7 +87,7 @@ class LevelHead(CodeHead):
     the weights of the output (Press and Wolf, "Using the output embedding", 2017).
     """
 
-    unused: torch.Tensor
+    unused: Tensor
 
     def __init__(self, spec: StreamSpec, width: int) -> None:
         embedding = CodeEmbedding(spec, width)
@@ -103,14 +103,14 @@ class LevelHead(CodeHead):
         self.register_buffer("unused", unused, persistent=False)
         self.narrow = len(set(spec.vocabulary)) > 1
 
-    def embed(self, x: torch.Tensor, n_quantizers: torch.Tensor | None = None) -> torch.Tensor:
+    def embed(self, x: Tensor, n_quantizers: Tensor | None = None) -> Tensor:
         """Embed codes `(B, T, L)` as `(B, T, P)`, of each step the first `n_quantizers` `(B, T)` levels."""
         sums = self.embedding(x)
         if n_quantizers is None:
             return sums[-1]
         return sums.gather(0, n_quantizers[None, ..., None].expand(1, -1, -1, self.features) - 1)[0]
 
-    def logits(self, context: torch.Tensor, partial: torch.Tensor, levels: slice) -> torch.Tensor:
+    def logits(self, context: Tensor, partial: Tensor, levels: slice) -> Tensor:
         """Return logits `(L', N, V)` for contexts `(N, W)` and the partial sums `(L', N, P)` of the levels before."""
         mixed = self.mixed(context, partial, self.level[levels, None])
         if self.refining:
@@ -119,7 +119,7 @@ class LevelHead(CodeHead):
             logits = torch.baddbmm(self.bias[levels, None], mixed, self.embedding.vectors[levels].transpose(1, 2))
         return logits.masked_fill(self.unused[levels, None], -torch.inf) if self.narrow else logits
 
-    def nll(self, context: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def nll(self, context: Tensor, target: Tensor) -> Tensor:
         """Return the negative log-likelihood in nats by level, `(B, T, L)`: context `(B, T, W)`, target `(B, T, L)`."""
         partial = F.pad(self.embedding(target)[:-1], (0, 0, 0, 0, 0, 0, 1, 0))  # of the levels before l
         logits = self.logits(context.flatten(0, 1), partial.flatten(1, 2), slice(None))  # (L, B * T, V)
@@ -132,8 +132,8 @@ class LevelHead(CodeHead):
         return sampling.temperature * (sampling.level_temperature(level) if self.refining else 1.0)
 
     def sample(
-        self, context: torch.Tensor, generator: torch.Generator | None, sampling: Sampling, allowed: torch.Tensor | None
-    ) -> torch.Tensor:
+        self, context: Tensor, generator: torch.Generator | None, sampling: Sampling, allowed: Tensor | None
+    ) -> Tensor:
         """Draw steps `(B, L)` from contexts `(B, W)`."""
         partial = context.new_zeros(1, len(context), self.features)
         codes = []
@@ -145,7 +145,7 @@ class LevelHead(CodeHead):
             partial = partial + self.embedding.vectors[level, codes[-1]] * self.embedding.scale
         return torch.stack(codes, dim=-1)
 
-    def graph(self, g: "Graph", context: str, weight: torch.Tensor, bias: torch.Tensor) -> str:
+    def graph(self, g: "Graph", context: str, weight: Tensor, bias: Tensor) -> str:
         """Add the drawing of a step to a graph: input `noise` `(B, L * V)`, output `codes` `(B, L)`.
 
         Args:
@@ -183,7 +183,7 @@ class SetHead(CodeHead):
     2012), over the notes that sound instead of over all notes.
     """
 
-    ranks: torch.Tensor
+    ranks: Tensor
 
     def __init__(self, spec: StreamSpec, width: int) -> None:
         super().__init__(width, width, spec.levels)
@@ -193,18 +193,16 @@ class SetHead(CodeHead):
         self.vectors = normal(len(spec.ranks), width, deviation=width**-0.5)
         self.bias = nn.Parameter(torch.zeros(len(spec.ranks)))
 
-    def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
+    def embed_codes(self, codes: Tensor) -> Tensor:
         """Return the vectors `(..., W)` of codes `(...)`; a stop has the vector 0."""
         vectors = F.embedding(codes, self.vectors) * math.sqrt(self.features)
         return vectors.masked_fill((codes == self.stop)[..., None], 0.0)
 
-    def embed(self, x: torch.Tensor, n_quantizers: torch.Tensor | None = None) -> torch.Tensor:
+    def embed(self, x: Tensor, n_quantizers: Tensor | None = None) -> Tensor:
         """Embed sets `(B, T, L)` as the sums of their vectors `(B, T, W)`; sets have no levels to leave out."""
         return self.embed_codes(x).sum(2)
 
-    def logits(
-        self, context: torch.Tensor, partial: torch.Tensor, level: torch.Tensor, last: torch.Tensor | None
-    ) -> torch.Tensor:
+    def logits(self, context: Tensor, partial: Tensor, level: Tensor, last: Tensor | None) -> Tensor:
         """Return logits `(N, V)` for contexts, partial sums and level vectors `(N, W)`, and the codes before `(N,)`."""
         logits = F.linear(self.mixed(context, partial, level), self.vectors, self.bias)
         if last is None:
@@ -213,7 +211,7 @@ class SetHead(CodeHead):
         lower[:, self.stop] = False
         return logits.masked_fill(lower, -torch.inf)
 
-    def nll(self, context: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def nll(self, context: Tensor, target: Tensor) -> Tensor:
         """Return the negative log-likelihood in nats by level, `(B, T, L)`: context `(B, T, W)`, target `(B, T, L)`."""
         partial = F.pad(self.embed_codes(target).cumsum(2)[:, :, :-1], (0, 0, 1, 0))
         nll = context.new_zeros(target.shape, dtype=torch.float32)
@@ -227,11 +225,11 @@ class SetHead(CodeHead):
         return nll.index_put((row, step, level), rest)
 
     def sample(
-        self, context: torch.Tensor, generator: torch.Generator | None, sampling: Sampling, allowed: torch.Tensor | None
-    ) -> torch.Tensor:
+        self, context: Tensor, generator: torch.Generator | None, sampling: Sampling, allowed: Tensor | None
+    ) -> Tensor:
         """Draw steps `(B, L)` from contexts `(B, W)`."""
         partial = torch.zeros_like(context)
-        codes: list[torch.Tensor] = []
+        codes: list[Tensor] = []
         for level in range(self.levels):
             logits = self.logits(context, partial, self.level[level], codes[-1] if codes else None)
             codes.append(draw(logits, generator, sampling.temperature, sampling.top_p))
@@ -246,8 +244,8 @@ class RegressionHead(nn.Module):
     around the output, which has the gradient of the squared error.
     """
 
-    mean: torch.Tensor
-    deviation: torch.Tensor
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self, spec: StreamSpec, width: int) -> None:
         super().__init__()
@@ -258,18 +256,18 @@ class RegressionHead(nn.Module):
         self.register_buffer("deviation", spec.deviation.clone())
         self.out = nn.Linear(width, self.features)
 
-    def embed(self, x: torch.Tensor, n_quantizers: torch.Tensor | None = None) -> torch.Tensor:
+    def embed(self, x: Tensor, n_quantizers: Tensor | None = None) -> Tensor:
         """Standardize frames `(B, T, F)`; frames have no levels to leave out."""
         return (x - self.mean) / self.deviation
 
-    def nll(self, context: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def nll(self, context: Tensor, target: Tensor) -> Tensor:
         """Return the negative log-likelihood in nats, `(B, T, 1)`: context `(B, T, W)`, target `(B, T, F)`."""
         error = self.embed(target) - self.out(context).float()
         return 0.5 * (error.square() + math.log(2 * math.pi)).sum(-1, keepdim=True)
 
     def sample(
-        self, context: torch.Tensor, generator: torch.Generator | None, sampling: Sampling, allowed: torch.Tensor | None
-    ) -> torch.Tensor:
+        self, context: Tensor, generator: torch.Generator | None, sampling: Sampling, allowed: Tensor | None
+    ) -> Tensor:
         """Return the mean frames `(B, F)` of contexts `(B, W)` at any temperature; magnitudes are at least 0."""
         frame = self.out(context).float() * self.deviation + self.mean
         magnitude, phase = frame.chunk(2, dim=-1)
@@ -304,7 +302,7 @@ class SequenceModel(nn.Module):
         """Return the state before a piece begins; every tensor has the batch as its first axis."""
         return self.backbone.initial_state(batch)
 
-    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Load weights, but keep this model's own buffers: codebook geometry and normalization.
 
         Raises:
@@ -314,12 +312,12 @@ class SequenceModel(nn.Module):
         own = {name: tensor for name, tensor in self.state_dict().items() if name in buffers}
         self.load_state_dict({name: tensor for name, tensor in weights.items() if name not in buffers} | own)
 
-    def reset(self, state: State, is_start: torch.Tensor) -> State:
+    def reset(self, state: State, is_start: Tensor) -> State:
         """Return the state with the rows where `is_start` `(B,)` is true set back to the beginning of a piece."""
         pairs = zip(state, self.initial_state(len(is_start)), strict=True)
         return tuple(torch.where(is_start.view(-1, *[1] * (old.dim() - 1)), new, old) for old, new in pairs)
 
-    def sample_n_quantizers(self, rows: int, steps: int) -> torch.Tensor | None:
+    def sample_n_quantizers(self, rows: int, steps: int) -> Tensor | None:
         """Draw the number of levels, 1 to L, of each training step that the model sees, `(B, T)`; None means all.
 
         A fraction `quantizer_dropout` of the batch rows has only coarse levels at most steps. So the model does not
@@ -331,27 +329,25 @@ class SequenceModel(nn.Module):
         numbers = torch.randint(levels, (rows, steps), device=device) + 1
         return numbers.masked_fill(torch.rand(rows, 1, device=device) >= self.quantizer_dropout, levels)
 
-    def forward(
-        self, x: torch.Tensor, state: State, n_quantizers: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, State]:
+    def forward(self, x: Tensor, state: State, n_quantizers: Tensor | None = None) -> tuple[Tensor, State]:
         """Process steps `(B, T, L)` or `(B, T, F)`; return the contexts `(B, T, W)` of the steps after them."""
         vectors = self.head.embed(x, n_quantizers)
         hidden, state = self.backbone(self.in_proj(vectors), state)
         return self.out_proj(self.norm(hidden)) + self.skip_proj(vectors), state
 
-    def step(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Process one step `(B, L)` or `(B, F)`; return the context `(B, W)` of the next one."""
         context, state = self(x[:, None], state)
         return context[:, 0], state
 
     def nll(
         self,
-        x: torch.Tensor,
-        target: torch.Tensor,
+        x: Tensor,
+        target: Tensor,
         state: State,
-        ends: torch.Tensor | None = None,
-        n_quantizers: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, State]:
+        ends: Tensor | None = None,
+        n_quantizers: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
         """Return the negative log-likelihood in nats of the step after each step, `(B, T, L)`, and the state.
 
         A continuous stream has one level.
@@ -369,13 +365,11 @@ class SequenceModel(nn.Module):
         nll = nll.masked_fill(ends[..., None], 0.0)
         return torch.cat([nll[..., :1] + event[..., None], nll[..., 1:]], dim=-1), state
 
-    def end_logit(self, context: torch.Tensor) -> torch.Tensor:
+    def end_logit(self, context: Tensor) -> Tensor:
         """Return the logit `(...)` of the probability that a piece ends here, for contexts `(..., W)`."""
         return self.ending(context)[..., 0].float()
 
-    def sample_ending(
-        self, context: torch.Tensor, *, generator: torch.Generator | None, sampling: Sampling
-    ) -> torch.Tensor:
+    def sample_ending(self, context: Tensor, *, generator: torch.Generator | None, sampling: Sampling) -> Tensor:
         """Draw whether pieces end at contexts `(B, W)`, `(B,)` bool; at temperature 0, whether that is likelier."""
         probability = self.end_logit(context).sigmoid()
         if sampling.temperature == 0:
@@ -383,7 +377,7 @@ class SequenceModel(nn.Module):
         return torch.rand(probability.shape, generator=generator, device=probability.device) < probability
 
     @torch.no_grad()
-    def init_bias_from_counts(self, counts: torch.Tensor) -> None:
+    def init_bias_from_counts(self, counts: Tensor) -> None:
         """Set the head's bias, where it has one, to the log frequencies of the codes: `counts` `(L, V)`.
 
         Codes that training never meets are then unlikely from the start and need not be unlearned.
@@ -392,18 +386,18 @@ class SequenceModel(nn.Module):
             counts = counts.sum(0) if self.head.bias.dim() == 1 else counts
             self.head.bias.copy_(((counts + UNSEEN_COUNT) / (counts.sum(-1, keepdim=True) + UNSEEN_COUNT)).log())
 
-    def bos_context(self, batch: int) -> torch.Tensor:
+    def bos_context(self, batch: int) -> Tensor:
         """Return the context of a piece's first step, `(B, W)`."""
         return self.bos.expand(batch, -1)
 
     def sample(
         self,
-        context: torch.Tensor,
+        context: Tensor,
         *,
         generator: torch.Generator | None = None,
         sampling: Sampling | None = None,
-        allowed: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        allowed: Tensor | None = None,
+    ) -> Tensor:
         """Draw the next step from contexts `(B, W)`; on the first level only codes `allowed`, `(B, V)` bool."""
         return self.head.sample(context, generator, sampling or Sampling(), allowed)
 
@@ -421,7 +415,7 @@ class SequenceModel(nn.Module):
         return [f"{name:<20} {type(child).__name__:<14} {count:>12,}" for name, child, count in counts if count]
 
 
-def rename_old_parameters(model: nn.Module, weights: dict[str, torch.Tensor], prefix: str, *_: object) -> None:
+def rename_old_parameters(model: nn.Module, weights: dict[str, Tensor], prefix: str, *_: object) -> None:
     """Rename the parameters of an older state before a model loads them."""
     for name in list(weights):
         for old, new in RENAMED.items():

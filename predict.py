@@ -42,10 +42,8 @@ DEMO_MODEL = MODELS / "demo" / "chorales.json"
 def build_parser() -> ArgumentParser:
     parser = Parser("predict", __doc__)
     add = parser.add_argument
-    prompt_help = (
-        "MusicXML, MIDI or audio file to continue; none: begin a new piece; notes:C4,E4,C4+G4: quarter notes, "
-    )
-    prompt_help += "for models of notes"
+    prompt_help = "MusicXML, MIDI or audio file to continue; none: begin a new piece; "
+    prompt_help += "notes:C4,E4,C4+G4: quarter notes, for models of notes"
     add("--prompt", type=nonempty_path, required=True, metavar="FILE", help=prompt_help)
     share_help = "fraction of the prompt to use, from its beginning (default: 1)"
     add("--prompt-share", type=float, default=1.0, metavar="S", help=share_help)
@@ -200,21 +198,17 @@ def _check_room(arguments: Namespace, predictor: Predictor, prompt: Prompt | Non
 
 
 def _write(
-    arguments: Namespace,
-    predictor: Predictor,
-    prompt: Prompt | None,
-    requests: list[TakeRequest],
-    display: Display,
+    arguments: Namespace, predictor: Predictor, prompt: Prompt | None, requests: list[TakeRequest], display: Display
 ) -> list[TakeReport]:
     """Write all takes and print what each report says; return the reports in the order of the requests."""
     from takes import write_take, write_takes
 
     if len(requests) == 1:
         task = display.task("continuing", 1.0)
-        reports = [write_take(predictor, prompt, requests[0], watch=lambda block, fraction: task.update(fraction))]
+        report = write_take(predictor, prompt, requests[0], watch=lambda block, fraction: task.update(fraction))
         task.close()
-        _say(arguments, reports[0], display, "")
-        return reports
+        _say(arguments, report, display, "")
+        return [report]
     task, found = display.task("takes", len(requests)), {}
     for report in write_takes(predictor, prompt, requests):
         found[report.out] = report

@@ -43,41 +43,27 @@ CONTINUE_STEPS, CONTINUE_PROMPT_S = 250, 3.0  # length of a continuation and of 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser("train", __doc__)
-    parser.add_argument(
-        "--meta", type=Path, default=Path("model.json"), help="metadata file; created if missing (default: model.json)"
-    )
+    add = parser.add_argument
+    add("--meta", type=Path, default=Path("model.json"), help="metadata file; created if missing (default: model.json)")
     presets = sorted(path.stem for path in MODELS.glob("*.json"))
-    parser.add_argument(
-        "--preset",
-        choices=presets,
-        metavar="NAME",
-        help=f"preset to create the metadata file from: {', '.join(presets)} (default: codebook-lstm)",
-    )
-    parser.add_argument("--corpus", metavar="DIR", help="folder of recordings or scores, or music21:bach")
+    preset_help = f"preset to create the metadata file from: {', '.join(presets)} (default: codebook-lstm)"
+    add("--preset", choices=presets, metavar="NAME", help=preset_help)
+    add("--corpus", metavar="DIR", help="folder of recordings or scores, or music21:bach")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, help="minutes to train in all, earlier runs included")
     budget.add_argument("--steps", type=int, help="steps to train in all, earlier runs included")
     budget.add_argument("--epochs", type=float, help="times to go through the corpus in all, earlier runs included")
-    parser.add_argument("--device", default="auto", help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu")
-    parser.add_argument("--checkpoint-every", type=float, metavar="SECONDS", help="seconds between saves (default: 30)")
-    parser.add_argument("--seed", type=int, help="seed of the split, the first weights and the order (default: 0)")
-    parser.add_argument(
-        "--from",
-        dest="start_from",
-        type=Path,
-        metavar="STATE",
-        help="state (.safetensors) of another model to start from, to train it on this corpus",
-    )
-    parser.add_argument(
-        "--prepare-only", action="store_true", help="read and encode the corpus into the cache, and stop"
-    )
-    parser.add_argument("--fresh", action="store_true", help="start a new training and overwrite the existing state")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. training.batch_size=16"
-    )
-    parser.add_argument("--journal", type=Path, metavar="FILE", help="append progress to FILE as lines of JSON")
-    parser.add_argument("--quiet", action="store_true", help="print no progress and no messages")
-    parser.add_argument("--json", action="store_true", help="print the results as one JSON object on the last line")
+    add("--device", default="auto", help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu")
+    add("--checkpoint-every", type=float, metavar="SECONDS", help="seconds between saves (default: 30)")
+    add("--seed", type=int, help="seed of the split, the first weights and the order (default: 0)")
+    from_help = "state (.safetensors) of another model to start from, to train it on this corpus"
+    add("--from", dest="start_from", type=Path, metavar="STATE", help=from_help)
+    add("--prepare-only", action="store_true", help="read and encode the corpus into the cache, and stop")
+    add("--fresh", action="store_true", help="start a new training and overwrite the existing state")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. training.batch_size=16")
+    add("--journal", type=Path, metavar="FILE", help="append progress to FILE as lines of JSON")
+    add("--quiet", action="store_true", help="print no progress and no messages")
+    add("--json", action="store_true", help="print the results as one JSON object on the last line")
     return parser
 
 
@@ -279,14 +265,11 @@ def _describe(trainer: "Trainer", reason: str) -> None:
     p, say = trainer.progress, trainer.display.say
     for line in trainer.model.summary():
         say(f"  {line}")
-    parameters = sum(p.numel() for p in trainer.model.parameters())
+    size = f"{sum(p.numel() for p in trainer.model.parameters()) / 1e6:.1f} million parameters"
     frames, held_out = sum(trainer.train_set.steps), sum(trainer.prepared.held_out_set.steps)
     precision = str(trainer.precision).removeprefix("torch.")
     say(f"device: {trainer.device} ({reason})")
-    say(
-        f"model: {parameters / 1e6:.1f} million parameters, {precision}; "
-        f"{frames:,} frames to learn, {held_out:,} held out"
-    )
+    say(f"model: {size}, {precision}; {frames:,} frames to learn, {held_out:,} held out")
     if p.step:
         say(f"continuing from step {p.step:,}, {p.seconds / 60:.1f} minutes")
 
@@ -315,8 +298,7 @@ class Reporter:
 class ContinuationLogger:
     """Continue held-out music (or, with notes, start from nothing) after validations, and log the sound to TensorBoard.
 
-    Continuations take `CONTINUE_FRACTION` of the time: sound stops when that is used up, and a slow continuation
-    delays the next one.
+    Sound stops when `CONTINUE_FRACTION` of the time is used up, and a slow continuation delays the next one.
     """
 
     def __init__(self, trainer: "Trainer", log: "TrainingLog") -> None:
@@ -336,10 +318,9 @@ class ContinuationLogger:
 
 
 def sample_continuation(trainer: "Trainer", seconds: float) -> "np.ndarray":
-    """Return what the average weights generate now, float32 `(N,)`; no random number of the training is used.
+    """Return what the average weights generate now, float32 `(N,)`; sound ends early after `seconds` of computing.
 
-    Args:
-        seconds: computing time after which sound ends early.
+    No random number of the training is used.
     """
     import numpy as np
 

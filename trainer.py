@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import continuo
 from continuo.audio.piece import Piece
@@ -221,9 +221,7 @@ class Trainer:
     def _last_save(self) -> str:
         return f"; the state of step {self.saved_step} is intact" if self.saved_step >= 0 else ""
 
-    def _nll(
-        self, loss: nn.Module, batch: Batch, n_quantizers: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _nll(self, loss: nn.Module, batch: Batch, n_quantizers: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the loss (nats) summed over the batch and the number of steps that count; advance the row states."""
         batch = batch.to(self.device)
         states = self.model.reset(self.row_states, batch.is_start)
@@ -266,7 +264,7 @@ class Trainer:
             self._write(row_states)
         self.saved_step = self.progress.step
 
-    def _write(self, row_states: list[torch.Tensor]) -> None:
+    def _write(self, row_states: list[Tensor]) -> None:
         tensors = checkpoint.with_prefix("featurizer", self.featurizer.state())
         tensors |= checkpoint.with_prefix("weights", self.model.state_dict())
         tensors |= checkpoint.with_prefix("average", self.average.state_dict())
@@ -375,9 +373,7 @@ class LossModule(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, batch: Batch, states: State, n_quantizers: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, State]:
+    def forward(self, batch: Batch, states: State, n_quantizers: Tensor | None) -> tuple[Tensor, Tensor, State]:
         """Return the loss (nats) summed over the batch, the number of steps that count, and the new row states."""
         nll, states = self.model.nll(batch.inputs, batch.targets, states, batch.ends, n_quantizers)
         first_steps = batch.inputs[batch.is_start, :1]

@@ -33,24 +33,17 @@ Answer = Callable[..., None]
 
 @dataclass(frozen=True)
 class Request:
-    """One request of the page.
+    """One request of the page."""
 
-    Attributes:
-        meta, prompt, out: metadata file of the model, file to continue, WAV to write.
-        seconds: approximate length of the continuation.
-        coarse, fine: temperatures; None takes those of the metadata file.
-        lead_s: seconds of the prompt, before the join, to send as sound.
-    """
-
-    meta: str
-    prompt: str
-    out: str
-    seconds: float
+    meta: str  # metadata file of the model
+    prompt: str  # file to continue
+    out: str  # WAV to write
+    seconds: float  # approximate length of the continuation
     temperature: float
-    coarse: float | None
+    coarse: float | None  # temperature; None takes that of the metadata file
     fine: float | None
     seed: int
-    lead_s: float
+    lead_s: float  # seconds of the prompt, before the join, to send as sound
 
 
 @lru_cache(maxsize=1)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from continuo.model.metadata import ConvSection, LstmSection, MlpSection, TransformerSection
 
 if TYPE_CHECKING:
     from continuo.model.onnx_graph import Graph
 
-State = tuple[torch.Tensor, ...]  # every tensor has the batch as its first axis
+State = tuple[Tensor, ...]  # every tensor has the batch as its first axis
 ONSET_FEATURES = 4  # learned directions in which an LSTM with onset memory measures increases
 LOST_SQUARES = 0.01  # fraction of a matrix's squares that two factors may leave out
 MAX_FACTOR_SIZE = 0.5  # fraction of a matrix's numbers that two factors may have
@@ -32,7 +32,7 @@ class Backbone(nn.Module, ABC):
         """Return the state before a piece begins."""
 
     @abstractmethod
-    def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Process T steps `(B, T, H)` that follow `state`; return as many and the state after them."""
 
 
@@ -60,7 +60,7 @@ class Lstm(Backbone):
         past = [zeros.new_zeros(batch, self.memory, ONSET_FEATURES)] if self.memory else []
         return zeros, zeros.clone(), *past
 
-    def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         hidden, cell, *past = state
         if self.memory:
             x, past[0] = self._with_onsets(x, past[0])
@@ -71,7 +71,7 @@ class Lstm(Backbone):
         out, (hidden, cell) = self.lstm(x, (hidden, cell))
         return self.dropout(out), (hidden.transpose(0, 1), cell.transpose(0, 1), *past)
 
-    def _with_onsets(self, x: torch.Tensor, past: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _with_onsets(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """Add the onset features of the last N steps to `x`; return it with the updated features.
 
         Differences are taken before the projection: a part of x that all steps share would otherwise leave its rounding
@@ -86,7 +86,7 @@ class Lstm(Backbone):
             windows = rises.unfold(1, self.memory, 1).flatten(2)  # (B, T, 4 * N)
         return x + self.memory_proj(windows), features[:, features.shape[1] - self.memory :]
 
-    def _one_step(self, out: torch.Tensor, hidden: torch.Tensor, cell: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _one_step(self, out: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, ...]:
         """Compute one step cell by cell: on the CPU `nn.LSTM` packs its weights in every call, which costs more."""
         moved = []
         for *before, weights in zip(hidden.unbind(1), cell.unbind(1), self.lstm.all_weights, strict=True):
@@ -94,7 +94,7 @@ class Lstm(Backbone):
             out = moved[-1][0]
         return out, *(torch.stack(tensors, 1) for tensors in zip(*moved, strict=True))
 
-    def flat_state(self, state: State) -> torch.Tensor:
+    def flat_state(self, state: State) -> Tensor:
         """Return a state as one row per stream `(B, S)`, as `graph` takes it: layers, rises, latest features."""
         hidden, cell, *past = state
         parts = [torch.stack([hidden, cell], dim=2)]
@@ -102,7 +102,7 @@ class Lstm(Backbone):
             parts += [features.diff(dim=1).clamp(min=0), features[:, -1]]
         return torch.cat([tensor.flatten(1) for tensor in parts], dim=1)
 
-    def input_weight(self) -> torch.Tensor:
+    def input_weight(self) -> Tensor:
         """Return everything that multiplies a step's input, `(R, H)`: the first layer's gates and the onset features.
 
         Its product with the projection before it can be tabulated for each code.
@@ -151,7 +151,7 @@ class Lstm(Backbone):
         return recalled, after
 
 
-def low_rank(weight: torch.Tensor) -> list[torch.Tensor]:
+def low_rank(weight: Tensor) -> list[Tensor]:
     """Factor a matrix `(out, in)` into two, to apply in turn; return it alone where that saves little.
 
     The factors leave out `LOST_SQUARES`. A trained memory of onsets uses few of its directions.
@@ -181,7 +181,7 @@ class CausalConv(Backbone):
         like = next(self.parameters())
         return tuple(like.new_zeros(batch, pad, self.width) for pad in self.pads)
 
-    def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         moved = []
         for past, part in zip(state, self.parts, strict=True):
             more, steps = part(x, past)
@@ -199,7 +199,7 @@ class DilatedConv(nn.Module):
         self.mix = nn.Conv1d(width, width, kernel, dilation=dilation)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: torch.Tensor, past: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """Return the residual of steps `(B, T, H)`, and the normalized steps with `past` `(B, P, H)` before them."""
         h = self.norm(x)
         steps = torch.cat([past.to(h.dtype), h], dim=1)
@@ -220,7 +220,7 @@ class WindowMlp(Backbone):
         """Return the steps before the first one, `(B, window - 1, H)`."""
         return (next(self.parameters()).new_zeros(batch, self.window - 1, self.width),)
 
-    def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         steps = torch.cat([state[0].to(x.dtype), x], dim=1)
         h = steps.unfold(1, self.window, 1).transpose(2, 3).flatten(2)  # (B, T, window * H), oldest first
         for layer in self.layers:
@@ -246,7 +246,7 @@ class Transformer(Backbone):
         memory = [like.new_zeros(batch, self.context - 1, self.width) for _ in range(2 * len(self.blocks))]
         return (*memory, like.new_zeros(batch, 1))
 
-    def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         *memory, count = state
         past, steps = self.context - 1, x.shape[1]
         here = torch.arange(past, past + steps, device=x.device)[:, None]
@@ -254,7 +254,7 @@ class Transformer(Backbone):
         near = (there <= here) & (there > here - self.context)  # (T, past + T)
         allowed = (near & (there >= past - count.view(-1, 1, 1)))[:, None]  # (B, 1, T, past + T)
         angles = rotations(count + torch.arange(steps, device=x.device), self.width // self.heads).to(x.dtype)
-        moved: list[torch.Tensor] = []
+        moved: list[Tensor] = []
         for keys, values, block in zip(memory[::2], memory[1::2], self.blocks, strict=True):
             x, keys, values = block(x, keys, values, allowed, angles)
             moved += [keys[:, steps:], values[:, steps:]]
@@ -275,8 +275,8 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(section.dropout)
 
     def forward(
-        self, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, allowed: torch.Tensor, angles: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, x: Tensor, keys: Tensor, values: Tensor, allowed: Tensor, angles: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Process steps `(B, T, H)` after the cached keys and values `(B, P, H)`; return the extended cache as well.
 
         Cached keys are already rotated by their position.
@@ -291,7 +291,7 @@ class Block(nn.Module):
         return x + self.dropout(self.outer(F.silu(self.inner(self.norm_forward(x))))), keys, values
 
 
-def rotations(positions: torch.Tensor, features: int) -> torch.Tensor:
+def rotations(positions: Tensor, features: int) -> Tensor:
     """Return cosines and sines `(2, B, T, 1, features)` of angles that grow with positions `(B, T)`.
 
     `features` is even. The sines have the signs that rotate a pair (a, b) to (a cos - b sin, b cos + a sin), where b is
@@ -304,7 +304,7 @@ def rotations(positions: torch.Tensor, features: int) -> torch.Tensor:
     return torch.stack([torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)])
 
 
-def rotated(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+def rotated(x: Tensor, angles: Tensor) -> Tensor:
     """Rotate features `(B, T, H)` by their position, head by head."""
     heads = x.unflatten(-1, (-1, angles.shape[-1]))  # (B, T, heads, D)
     return (heads * angles[0] + heads.roll(angles.shape[-1] // 2, -1) * angles[1]).flatten(2)
