@@ -39,12 +39,9 @@ MIN_DRAW = 2.0**-25  # replaces 0, which a uniform draw of 24 bits may be
 def single_stream(
     model: SequenceModel, context: torch.Tensor, state: State, *, seed: int, sampling: Sampling, min_steps: int
 ) -> Stream:
-    """Yield one stream of any model on any device.
+    """Yield one stream of any model on any device, from the context `(1, W)` of its first step and the state before it.
 
-    Args:
-        context: context `(1, W)` of the first step.
-        state: the model's state before that step.
-        min_steps: number of steps before which no piece ends.
+    No piece ends before `min_steps` steps.
     """
     device, spec, made = context.device, model.spec, 0
     generator = torch.Generator(device).manual_seed(seed)

@@ -146,14 +146,10 @@ class LevelHead(CodeHead):
         return torch.stack(codes, dim=-1)
 
     def graph(self, g: "Graph", context: str, weight: Tensor, bias: Tensor) -> str:
-        """Add the drawing of a step to a graph: input `noise` `(B, L * V)`, output `codes` `(B, L)`.
-
-        Args:
-            context: contexts `(B, W)`.
-            weight, bias: a linear map of a step's vector, `(R, P)` and `(R,)`, tabulated for each code.
+        """Add the drawing of a step to a graph: inputs `context` `(B, W)` and `noise` `(B, L * V)`, output `codes`.
 
         Returns:
-            The linear map of the step that is drawn, `(B, R)`.
+            A linear map of the vector of the step, `(B, R)`: `weight` `(R, P)` and `bias`, tabulated for each code.
         """
         vectors = self.embedding.vectors * self.embedding.scale
         partials, mapped = vectors @ self.partial_proj.weight.T, vectors @ weight.T  # (L, V, W) and (L, V, R)
@@ -240,8 +236,7 @@ class SetHead(CodeHead):
 class RegressionHead(nn.Module):
     """Regresses the next frame by squared error and emits its mean: the common baseline of the field.
 
-    Frames are standardized value by value. The loss is the negative log-likelihood of a Gaussian of unit deviation
-    around the output, which has the gradient of the squared error.
+    Frames are standardized value by value, and the loss is that of a Gaussian of unit deviation around the output.
     """
 
     mean: Tensor
@@ -278,8 +273,6 @@ class SequenceModel(nn.Module):
     """A backbone between an embedding and a head; the stream decides both of these.
 
     Args:
-        spec: shape of the stream.
-        backbone: an instance of a class in `MODELS`.
         head_width: W, width of the context.
         quantizer_dropout: fraction of training rows, 0 to 1, that see only coarse levels.
     """
@@ -341,21 +334,12 @@ class SequenceModel(nn.Module):
         return context[:, 0], state
 
     def nll(
-        self,
-        x: Tensor,
-        target: Tensor,
-        state: State,
-        ends: Tensor | None = None,
-        n_quantizers: Tensor | None = None,
+        self, x: Tensor, target: Tensor, state: State, ends: Tensor | None = None, n_quantizers: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """Return the negative log-likelihood in nats of the step after each step, `(B, T, L)`, and the state.
 
-        A continuous stream has one level.
-
-        Args:
-            ends: where pieces end, `(B, T)` bool. Whether a piece goes on is then scored with the first level, and an
-                end has no target.
-            n_quantizers: number of levels of each step that the model sees, `(B, T)`.
+        A continuous stream has one level. With `ends`, where pieces end, `(B, T)` bool, the first level also scores
+        whether a piece goes on, and an end has no target. Of each step the model sees `n_quantizers` `(B, T)` levels.
         """
         context, state = self(x, state, n_quantizers)
         nll = self.head.nll(context, target)

@@ -39,9 +39,8 @@ class Backbone(nn.Module, ABC):
 class Lstm(Backbone):
     """`torch.nn.LSTM` (Hochreiter and Schmidhuber, 1997), with dropout between and after its layers.
 
-    With `onset_memory` N each step also sees the onsets of the last N steps, each at its own distance: the increases
-    from one step to the next in `ONSET_FEATURES` learned directions. An LSTM alone counts to a beat only roughly, and
-    its tempo wanders.
+    With `onset_memory` N each step also sees the onsets of the last N steps: the increases from one step to the next in
+    `ONSET_FEATURES` learned directions. An LSTM alone counts to a beat only roughly, and its tempo wanders.
     """
 
     def __init__(self, section: LstmSection) -> None:
@@ -72,16 +71,13 @@ class Lstm(Backbone):
         return self.dropout(out), (hidden.transpose(0, 1), cell.transpose(0, 1), *past)
 
     def _with_onsets(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the onset features of the last N steps to `x`; return it with the updated features.
-
-        Differences are taken before the projection: a part of x that all steps share would otherwise leave its rounding
-        errors in the gradient of their difference.
-        """
+        """Add the onset features of the last N steps to `x`; return it with the updated features."""
         with torch.autocast(x.device.type, enabled=False):  # differences need all digits
             full = x.float()
             with torch.no_grad():
                 features = torch.cat([past, self.onset_proj(full)], dim=1)  # (B, N + T, 4)
                 before = features.diff(dim=1)[:, : self.memory]  # up to the first step
+            # differences before the projection: what all steps share would leave rounding errors in the gradient
             rises = torch.cat([before, self.onset_proj(full.diff(dim=1))], dim=1).clamp(min=0)
             windows = rises.unfold(1, self.memory, 1).flatten(2)  # (B, T, 4 * N)
         return x + self.memory_proj(windows), features[:, features.shape[1] - self.memory :]
@@ -103,10 +99,7 @@ class Lstm(Backbone):
         return torch.cat([tensor.flatten(1) for tensor in parts], dim=1)
 
     def input_weight(self) -> Tensor:
-        """Return everything that multiplies a step's input, `(R, H)`: the first layer's gates and the onset features.
-
-        Its product with the projection before it can be tabulated for each code.
-        """
+        """Return what multiplies a step's input, `(R, H)`, to tabulate it: the first gates and the onset features."""
         gates = self.lstm.all_weights[0][0]
         return torch.cat([gates, self.onset_proj.weight]) if self.memory else gates
 
@@ -277,10 +270,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, allowed: Tensor, angles: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Process steps `(B, T, H)` after the cached keys and values `(B, P, H)`; return the extended cache as well.
-
-        Cached keys are already rotated by their position.
-        """
+        """Process steps `(B, T, H)` after the cached values and rotated keys `(B, P, H)`; also return the longer cache."""
         h = self.norm_attention(x)
         k, v = self.keys_values(h).chunk(2, dim=-1)
         k, q = rotated(k, angles), rotated(self.queries(h), angles)
