@@ -13,8 +13,7 @@ noise as an input. Only an LSTM whose head draws one level after another has suc
                           and noise is drawn
 
 Outputs: `codes` (B, L) int64; `ended` (B, 1) bool, whether a piece ended before this step, which then begins another
-one; `state_after`, the state of the next step. A stream is the same to the last bit alone and among others: no
-rounding depends on another row, and sums of integers do not depend on their order.
+one; `state_after`, the state of the next step. No rounding depends on another row.
 """
 
 import threading

@@ -98,9 +98,14 @@ def write_take(
     """
     if take is None:
         take = predictor.take(prompt, seed=request.seed, sampling=request.sampling, until_end=request.until_end)
-    picture, prompt_s = str(request.out.with_suffix(".png")), 0.0 if prompt is None else prompt.seconds
-    steps = predictor.step, predictor.weights_step
-    report = TakeReport(str(request.out), picture, *steps, predictor.device.type, prompt_s)
+    report = TakeReport(
+        out=str(request.out),
+        picture=str(request.out.with_suffix(".png")),
+        state_step=predictor.step,
+        weights_step=predictor.weights_step,
+        device=predictor.device.type,
+        prompt_seconds=0.0 if prompt is None else prompt.seconds,
+    )
     if isinstance(take, SoundTake):
         _write_sound(predictor, take, request, report, watch)
     else:

@@ -270,7 +270,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, allowed: Tensor, angles: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Process steps `(B, T, H)` after the cached values and rotated keys `(B, P, H)`; also return the longer cache."""
+        """Process steps `(B, T, H)` after cached values and rotated keys `(B, P, H)`; also return the longer cache."""
         h = self.norm_attention(x)
         k, v = self.keys_values(h).chunk(2, dim=-1)
         k, q = rotated(k, angles), rotated(self.queries(h), angles)
