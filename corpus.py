@@ -34,9 +34,9 @@ from typing_extensions import TypedDict
 
 from continuo.audio.files import (
     AUDIO_ENDINGS,
-    BLOCK_SAMPLES,
     UNDECODABLE_ENDINGS,
     decode_blocks,
+    in_blocks,
     is_truncated,
     made_by_a_model,
 )
@@ -122,9 +122,7 @@ class Corpus(Generic[P]):
             cut = int(piece.extent * (1 - LONE_PIECE_FRACTION))
             return [piece.excerpt(0, cut, "beginning")], [piece.excerpt(cut, piece.extent, "end")]
         held_out = min(max(1, round(validation_fraction * len(self.pieces))), len(self.pieces) - 1)
-        split = train_test_split(list(self.pieces), test_size=held_out, random_state=seed % 2**32)
-        train: list[P] = split[0]
-        validation: list[P] = split[1]
+        train, validation = train_test_split(list(self.pieces), test_size=held_out, random_state=seed % 2**32)
         wanted_s, held_s = validation_fraction * self.seconds, sum(piece.seconds for piece in validation)
         if not wanted_s / 2 <= held_s <= max(wanted_s, self.seconds / 2):
             shuffled: list[P] = validation + train
@@ -159,8 +157,7 @@ def _choose_lengths(wanted: float, lengths: list[float]) -> list[bool]:
 def load(section: CorpusSection, *, seed: int = 0, display: Display | None = None) -> Corpus[Piece]:
     """Decode or render every file that the section names, or take it from the cache; `seed` chooses `section.pieces`.
 
-    Raises:
-        ValueError: the folder is missing, a pattern is not a regular expression, or no piece is left.
+    ValueError if the folder is missing, a pattern is not a regular expression, or no piece is left.
     """
     display = display or Display(quiet=True)
     if section.soundfont:
@@ -301,21 +298,15 @@ def _matches(patterns: list["regex.Pattern[str]"], text: str, key: str) -> bool:
     try:
         return any(pattern.search(text, timeout=MATCH_TIMEOUT_S) for pattern in patterns)
     except TimeoutError:
-        raise ValueError(
-            f"corpus.{key} takes more than {MATCH_TIMEOUT_S:g} s on the name {text!r}: "
-            "write it without repeats inside repeats"
-        ) from None
+        slow = f"corpus.{key} takes more than {MATCH_TIMEOUT_S:g} s on the name {text!r}"
+        raise ValueError(f"{slow}: write it without repeats inside repeats") from None
 
 
 # --- one piece --------------------------------------------------------------------------------------------------------
 
 
 def prepare(source: Source, section: CorpusSection) -> Piece:
-    """Decode or render a source into the cache and return its audible part.
-
-    Raises:
-        ValueError: it cannot be used; the reason alone, without the name of the file.
-    """
+    """Decode or render a source into the cache and return its audible part; ValueError with the reason alone."""
     if not source.is_score and made_by_a_model(source.path):
         raise ValueError("a model made it, and models learn from people's music")
     piece, facts = _read_sound(source, section)
@@ -325,16 +316,13 @@ def prepare(source: Source, section: CorpusSection) -> Piece:
 def load_prompt(path: Path, section: CorpusSection, *, ring_out: bool = False) -> Piece:
     """Return a prompt (score, MIDI or audio) as sound at the model's rate, from its first sample on.
 
-    Args:
-        ring_out: a score ends where its last notes have died away. By default it ends with its last bar, so that the
-            continuation starts there.
-
-    Raises:
-        ValueError: the file is missing, of another kind, unreadable, silent or too short.
+    With `ring_out` a score ends where its last notes have died away, otherwise with its last bar, so that the
+    continuation starts there. ValueError if the file is missing, of another kind, unreadable, silent or too short.
     """
     if path.name.startswith(NOTES_PREFIX):
-        raise ValueError(f"{path} is a prompt for models of notes, and this is a model of sound: "
-                         "give a score or a recording")  # fmt: skip
+        raise ValueError(
+            f"{path} is a prompt for models of notes, and this is a model of sound: give a score or a recording"
+        )
     source = _prompt_source(path, SCORE_ENDINGS | AUDIO_ENDINGS)
     with _prompt_refused(path):
         piece, facts = _read_sound(source, section)
@@ -354,10 +342,7 @@ def _read_sound(source: Source, section: CorpusSection) -> tuple[Piece, SoundFac
 
 
 def _cached(source: Source, section: CorpusSection, *, lost_key: str = "") -> tuple[str, SoundFacts]:
-    """Return the cache key of a source's samples and what is known about them.
-
-    Samples that are not in the cache, or those of `lost_key`, are decoded or rendered.
-    """
+    """Return key and facts of a source's samples, which are made if not in the cache, or if `lost_key` is theirs."""
     rate = section.sample_rate_hz
     with _reason_alone(source):
         key = lost_key or audio_key(source, section)
@@ -378,8 +363,7 @@ def _cached(source: Source, section: CorpusSection, *, lost_key: str = "") -> tu
             known["score_s"] = performance.seconds
             if section.program is not None:
                 performance = performance.with_program(section.program)
-            samples = synth.render(performance, rate, soundfont=_soundfont(section))
-            blocks = iter(np.array_split(samples, 1 + len(samples) // BLOCK_SAMPLES))
+            blocks = in_blocks(synth.render(performance, rate, soundfont=_soundfont(section)))
         return key, cast("SoundFacts", cache.put_audio(key, map(_unless_cancelled, blocks), describe))
 
 
@@ -398,17 +382,12 @@ def _unless_cancelled(block: np.ndarray) -> np.ndarray:
 
 
 def _restore(source: Source, section: CorpusSection, key: str) -> None:
-    """Put samples into the cache again that were cleared or damaged there while they were in use.
-
-    Raises:
-        ValueError: the source has changed or cannot be read any more.
-    """
+    """Put samples into the cache again that were cleared or damaged there while they were in use."""
     try:
         _cached(source, section, lost_key=key)
     except ValueError as error:
-        raise ValueError(
-            f"{source.path} is gone from the cache and cannot be read again ({error}): start again"
-        ) from None
+        reason = f"{source.path} is gone from the cache and cannot be read again ({error}): start again"
+        raise ValueError(reason) from None
 
 
 def _soundfont(section: CorpusSection) -> Path | None:
@@ -427,10 +406,7 @@ def audio_key(source: Source, section: CorpusSection) -> str:
 
 @contextmanager
 def _reason_alone(source: Source) -> Iterator[None]:
-    """Raise the errors of a source again as ValueError with the reason alone, without the name of the file.
-
-    Errors of the cache, which every other file would meet too, pass unchanged.
-    """
+    """Turn the errors of a source into ValueError with the reason alone; those of the cache, common to all, pass."""
     try:
         yield
     except ValueError as error:
@@ -444,11 +420,7 @@ def _reason_alone(source: Source) -> Iterator[None]:
 
 
 def read_notes(source: Source, programs: Sequence[int] = ()) -> Song:
-    """Read the notes of a score, of the General MIDI `programs` only if any are given.
-
-    Raises:
-        ValueError: it holds no notes that can be used; the reason alone, without the name of the file.
-    """
+    """Read the notes of a score, of the General MIDI `programs` only if any are given; ValueError if none is usable."""
     if not source.is_score:
         raise ValueError("a recording; notes are read from MusicXML and MIDI")
     with _reason_alone(source):
@@ -466,8 +438,7 @@ def read_notes(source: Source, programs: Sequence[int] = ()) -> Song:
 def load_prompt_song(path: Path) -> Song:
     """Return a prompt (score, MIDI, or `notes:C4,E4,C4+G4` as `parse_notes` reads them) as notes.
 
-    Raises:
-        ValueError: the file is missing, of another kind, unreadable, or without a pitched note.
+    ValueError if the file is missing, of another kind, unreadable, or without a pitched note.
     """
     if path.name.startswith(NOTES_PREFIX):
         return parse_notes(path.name.removeprefix(NOTES_PREFIX))
@@ -482,8 +453,7 @@ def parse_notes(text: str) -> Song:
     >>> [(note.onset, note.pitch) for note in parse_notes("C4,r,64+G4").notes]
     [(0, 60), (960, 64), (960, 67)]
 
-    Raises:
-        ValueError: a name is not a note, or there is none.
+    ValueError if a name is not a note, or there is none.
     """
     notes = set()
     words = text.split(",")
@@ -505,11 +475,7 @@ def _prompt_refused(path: Path) -> Iterator[None]:
 
 
 def _prompt_source(path: Path, endings: frozenset[str]) -> Source:
-    """Return the file of a prompt.
-
-    Raises:
-        ValueError: it does not exist, or is not a file with one of `endings`.
-    """
+    """Return the file of a prompt; ValueError if it is not a file with one of `endings`."""
     known = f"({', '.join(sorted(endings))})"
     if ADDRESS.match(str(path)):
         raise ValueError("--prompt takes a file, not a web address: download it first")
@@ -529,7 +495,6 @@ def _prompt_source(path: Path, endings: frozenset[str]) -> Source:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
     parser = Parser("corpus", __doc__)
     parser.add_argument("folder", nargs="?", metavar="DIR", help=f"corpus: a folder, a file, or {EMBEDDED_CORPUS}")
     parser.add_argument("--notes", action="store_true", help="read scores as notes, for models of notes")
@@ -541,7 +506,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return its exit status."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
     if not (arguments.folder or arguments.cache or arguments.clear_cache):
@@ -557,14 +521,12 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.folder:
         section = CorpusSection.model_construct(path=arguments.folder)  # unchecked: a file may have any name
         with Display(quiet=arguments.quiet) as display:
-            if arguments.notes or arguments.text:
-                _print(load_songs(section, display=display), text=arguments.text)
-            else:
-                _print(load(section, display=display))
+            as_notes = arguments.notes or arguments.text
+            _print(load_songs(section, display=display) if as_notes else load(section, display=display), arguments.text)
     return 0
 
 
-def _print(corpus: Corpus[P], *, text: bool = False) -> None:
+def _print(corpus: Corpus[Piece] | Corpus[Song], text: bool) -> None:
     for piece in corpus.pieces:
         amount = f"{len(piece.notes):6} notes" if isinstance(piece, Song) else f"{piece.loudness_db:6.1f} dB"
         print(f"{piece.seconds:8.1f} s  {amount}  {printable(piece.id)}")

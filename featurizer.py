@@ -10,18 +10,18 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 
-from continuo.audio.codebook import ENCODE_ROWS
+from continuo.audio.codebook import ENCODE_ROWS, Advance
 from continuo.audio.codec import RUN, SpectralCodec, SpectralSettings, Tensors, checked
 from continuo.audio.decoder import CodebookDecoder, Decoder, SpectrumDecoder
 from continuo.audio.piece import Piece
 from continuo.audio.postfilter import PAST
-from continuo.audio.stft import check_hop, frame_count, from_frames, inverse, spectrum, to_frames
+from continuo.audio.stft import check_hop, from_frames, inverse, spectrum, to_frames
 from continuo.model import metadata
 from continuo.model.stream import StreamSpec
 from continuo.symbolic.chords import ChordCodec
@@ -32,31 +32,10 @@ from continuo.symbolic.song import Song
 from continuo.system.workers import check_cancelled
 
 P = TypeVar("P", Piece, Song)
-Music = TypeVar("Music")
-Codes = TypeVar("Codes")
 NOTE_CODECS: dict[str, type[NoteCodec]] = {"chords": ChordCodec, "roll": RollCodec, "remi": RemiCodec}
 FIT_ARGUMENTS = {"strikes": "reattacks", "most": "max_notes"}  # of note codecs, for metadata keys with other names
 MAX_PROMPT_S = 600.0  # s; of a longer sound prompt only the end is encoded
 FIT_VERSION = 6  # part of the cache key of what was fitted; raise it when the same pieces would be fitted differently
-
-
-@runtime_checkable
-class Codec(Protocol[Music, Codes]):
-    """A codec turns music into codes and back: STFT frames (`SpectralCodec`) or songs (`NoteCodec`).
-
-    `decode` accepts any codes within the vocabulary; `round_trip` returns what is left of music after encoding.
-    """
-
-    @property
-    def vocabulary(self) -> tuple[int, ...]: ...
-
-    def encode(self, music: Music, /) -> Codes: ...
-
-    def decode(self, codes: Codes, /) -> Music: ...
-
-    def round_trip(self, music: Music, /) -> Music: ...
-
-    def to_dict(self) -> Mapping[str, object]: ...
 
 
 class Featurizer(ABC, Generic[P]):
@@ -71,17 +50,11 @@ class Featurizer(ABC, Generic[P]):
     spec: StreamSpec
 
     @abstractmethod
-    def fit(
-        self, pieces: Sequence[P], *, seed: int, advance: Callable[[str], None], start: Tensors | None = None
-    ) -> None:
+    def fit(self, pieces: Sequence[P], *, seed: int, advance: Advance, start: Tensors | None = None) -> None:
         """Learn from training pieces what encoding needs.
 
-        Args:
-            pieces: the training pieces.
-            seed: of everything random.
-            advance: called with a few words before each phase of the work.
-            start: the state of a featurizer with the same section to continue from, so that codes keep roughly their
-                old meaning.
+        `start` is the state of a featurizer with the same section to continue from, so that codes keep roughly their
+        old meaning.
         """
 
     def phase_costs(self, pieces: Sequence[P]) -> list[float]:
@@ -98,11 +71,7 @@ class Featurizer(ABC, Generic[P]):
 
     @abstractmethod
     def encode_prompt(self, prompt: P) -> torch.Tensor:
-        """Return the stream of a prompt, whose last step ends where the prompt ends.
-
-        Raises:
-            ValueError: the prompt is too short for one step.
-        """
+        """Return the stream of a prompt, whose last step ends where the prompt ends; ValueError if it has no step."""
 
     def out_of_range(self, prompt: P) -> int:
         """Return how many notes of a prompt lie beyond the corpus's range and are moved when it is encoded."""
@@ -135,18 +104,12 @@ class StftFeaturizer(Featurizer[Piece]):
 
     def __init__(self, section: metadata.StftSection, sample_rate_hz: int) -> None:
         check_hop(section.n_fft, section.hop)
-        self.section = section
-        self.sample_rate_hz = sample_rate_hz
-        self.n_fft = section.n_fft
-        self.hop = section.hop
+        self.section, self.sample_rate_hz = section, sample_rate_hz
+        self.n_fft, self.hop = section.n_fft, section.hop
+        self.steps_per_second = sample_rate_hz / section.hop
 
     def layout(self) -> str:
         return f"{self.sample_rate_hz} Hz, {self.section.model_dump_json()}"
-
-    @property
-    def steps_per_second(self) -> float:
-        """Return the number of frames per second."""
-        return self.sample_rate_hz / self.hop
 
     @abstractmethod
     def decoder(self, prompt: Piece | None = None) -> Decoder:
@@ -157,7 +120,7 @@ class StftFeaturizer(Featurizer[Piece]):
         """Return the steps `(T, L)` or `(T, F)` of complex frames `(T, K)`."""
 
     def steps(self, piece: Piece) -> int:
-        return frame_count(len(piece.samples), self.hop)
+        return 1 + math.ceil(len(piece.samples) / self.hop)
 
     def encode(self, piece: Piece, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Return steps; frame `t` is centered on sample `t * hop`, so edge frames reach half a window outside."""
@@ -213,9 +176,7 @@ class SpectrumFeaturizer(StftFeaturizer):
         super().__init__(section, sample_rate_hz)
         self._set_moments(torch.zeros(self.n_fft + 2), torch.ones(self.n_fft + 2))
 
-    def fit(
-        self, pieces: Sequence[Piece], *, seed: int, advance: Callable[[str], None], start: Tensors | None = None
-    ) -> None:
+    def fit(self, pieces: Sequence[Piece], *, seed: int, advance: Advance, start: Tensors | None = None) -> None:
         """Measure mean and deviation of every value over at most 20,000 frames, or take those of `start`."""
         if start:
             self.load_state(start)
@@ -252,9 +213,7 @@ class CodebookFeaturizer(StftFeaturizer):
         super().__init__(section, sample_rate_hz)
         self.codec = SpectralCodec(SpectralSettings(sample_rate_hz, **section.model_dump(exclude={"kind"})))
 
-    def fit(
-        self, pieces: Sequence[Piece], *, seed: int, advance: Callable[[str], None], start: Tensors | None = None
-    ) -> None:
+    def fit(self, pieces: Sequence[Piece], *, seed: int, advance: Advance, start: Tensors | None = None) -> None:
         frames = sum(map(self.steps, pieces))
         sample = lambda count: self.sample(pieces, count, seed)  # noqa: E731
         self.codec.fit(sample, frames, seed=seed, advance=advance, start=start)
@@ -292,9 +251,7 @@ class NotesFeaturizer(Featurizer[Song]):
         self.section = section
         self.codec_type = NOTE_CODECS[section.kind]
 
-    def fit(
-        self, pieces: Sequence[Song], *, seed: int, advance: Callable[[str], None], start: Tensors | None = None
-    ) -> None:
+    def fit(self, pieces: Sequence[Song], *, seed: int, advance: Advance, start: Tensors | None = None) -> None:
         """Collect a vocabulary and measure the pace on at most 64 songs, or take those of `start`."""
         if start:
             self.load_state(start)

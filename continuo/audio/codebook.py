@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 OVERFIT_RATIO = 1.5  # held-out / training squared error above which a codebook counts as overfitted
+Advance = Callable[[str], None]  # called with a few words before each part of the work
 PLENTY = 128  # vectors per centroid from which on no codebook overfits: the ratio is then about 1.3
 ENCODE_ROWS = 256  # vectors that are encoded together; they stay in the processor's cache
 
@@ -30,11 +31,6 @@ class ResidualCodebook:
     mean: torch.Tensor
     components: torch.Tensor
     centroids: torch.Tensor
-
-    @property
-    def levels(self) -> int:
-        """Return the number of codes of a vector."""
-        return self.centroids.shape[0]
 
     @cached_property
     def powers(self) -> torch.Tensor:
@@ -59,7 +55,7 @@ class ResidualCodebook:
 
     def dequantize(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the principal components `(..., P)` of codes `(..., L)`: the sum of one centroid per level."""
-        return self.centroids[torch.arange(self.levels, device=codes.device), codes].sum(-2)
+        return self.centroids[torch.arange(len(self.centroids), device=codes.device), codes].sum(-2)
 
     def quantize(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return the principal components `(T, P)` that are left of vectors `(T, F)` after encoding."""
@@ -68,10 +64,6 @@ class ResidualCodebook:
     def reconstruct(self, components: torch.Tensor) -> torch.Tensor:
         """Return the vectors `(..., F)` of principal components `(..., P)`."""
         return components @ self.components + self.mean
-
-    def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Return the vectors `(..., F)` of codes `(..., L)`."""
-        return self.reconstruct(self.dequantize(codes))
 
 
 def nearest(vectors: torch.Tensor, centroids: torch.Tensor, powers: torch.Tensor) -> torch.Tensor:
@@ -90,7 +82,7 @@ def fit(
     levels: int,
     centroids: int,
     seed: int,
-    advance: Callable[[str], None],
+    advance: Advance,
     start: ResidualCodebook | None = None,
     more_vectors: Iterable[torch.Tensor] | None = None,
     max_vectors: int = 0,
@@ -103,7 +95,6 @@ def fit(
         levels: the number of codes of a vector.
         centroids: the number of centroids of each level.
         seed: chooses the centroids from which k-means starts.
-        advance: called with a few words before each part of the work.
         start: a codebook of the same shape to continue from, so that codes keep roughly their old meaning: its
             components stay, and k-means starts from its centroids.
         more_vectors: a larger sample for the levels, in parts `(T, F)` float32; only its components are kept.
@@ -112,6 +103,8 @@ def fit(
     Raises:
         ValueError: there are fewer vectors than centroids or components.
     """
+    from sklearn.decomposition import PCA
+
     needed = max(components, centroids)
     if len(vectors) < needed:
         raise ValueError(
@@ -120,7 +113,8 @@ def fit(
         )
     if start is None:
         advance("principal components")
-        mean, axes = _principal_axes(vectors, components)
+        pca = PCA(components, svd_solver="covariance_eigh").fit(vectors)
+        mean, axes = pca.mean_, pca.components_
     else:
         mean, axes = start.mean.numpy(), start.components.numpy()
     if more_vectors is None:
@@ -128,14 +122,6 @@ def fit(
     rows = concatenate((torch.from_numpy((part.numpy() - mean) @ axes.T) for part in more_vectors), max_vectors)
     stages = _fit_levels(rows.numpy(), levels, centroids, seed, start, lambda words: advance(f"codebook {words}"))
     return ResidualCodebook(_as_tensor(mean), _as_tensor(axes), stages)
-
-
-def _principal_axes(vectors: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean `(F,)` of vectors `(T, F)` and the directions `(P, F)` of their greatest variance."""
-    from sklearn.decomposition import PCA
-
-    pca = PCA(components, svd_solver="covariance_eigh").fit(vectors)
-    return pca.mean_, pca.components_
 
 
 def concatenate(parts: Iterable[torch.Tensor], max_rows: int) -> torch.Tensor:
@@ -157,7 +143,7 @@ def cross_fit_quantize(
     vectors: torch.Tensor,
     *,
     seed: int,
-    advance: Callable[[str], None],
+    advance: Advance,
     start: ResidualCodebook | None = None,
     fitted_to: int = 0,
 ) -> torch.Tensor:
@@ -169,9 +155,8 @@ def cross_fit_quantize(
     was fitted to `PLENTY` vectors per centroid, or where the halves' error is not `OVERFIT_RATIO` times larger.
 
     Args:
-        codebook: fitted to `vectors`, from `start`.
+        codebook: fitted to `vectors`, from `start`, with `seed`.
         vectors: `(T, F)` float32, piece after piece, so that the halves contain different music.
-        seed, advance: as for `fit`.
         fitted_to: the number of vectors that the levels were fitted to, if larger than T.
 
     Returns:
@@ -197,7 +182,7 @@ def _fit_levels(
     centroids: int,
     seed: int,
     start: ResidualCodebook | None,
-    advance: Callable[[str], None],
+    advance: Advance,
 ) -> torch.Tensor:
     """Return centroids `(L, V, P)` for principal components `(T, P)`, which are overwritten by the last residual."""
     from sklearn.cluster import KMeans
@@ -209,8 +194,7 @@ def _fit_levels(
         init = "random" if start is None else start.centroids[level].numpy()
         options = {"n_init": 1, "max_iter": 15, "tol": 0, "copy_x": False}  # a copy would double the memory
         kmeans = KMeans(centroids, init=init, algorithm="lloyd", random_state=(seed + level) % 2**32, **options)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # with few vectors, some centroids stay unused
+        with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):  # few vectors leave some unused
             kmeans.fit(residual)
         for first in range(0, len(residual), ENCODE_ROWS):
             rows = slice(first, first + ENCODE_ROWS)

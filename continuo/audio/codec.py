@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from continuo.audio import codebook, postfilter
-from continuo.audio.codebook import ResidualCodebook
+from continuo.audio.codebook import Advance, ResidualCodebook
 from continuo.audio.postfilter import AHEAD, PAST, Postfilter, PostfilterLoss, Runs, pad_edges
 from continuo.audio.stft import hann
 
@@ -20,11 +20,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def checked(tensors: Tensors, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Return the tensor of a name.
-
-    Raises:
-        ValueError: it is not float32 of this shape.
-    """
+    """Return the tensor of a name; ValueError if it is not float32 of this shape."""
     tensor = tensors[name]
     if tensor.shape != shape or tensor.dtype != torch.float32:
         raise ValueError(f"{name} is {tensor.dtype} of {list(tensor.shape)}, not float32 of {list(shape)}")
@@ -45,10 +41,6 @@ class SpectralSettings:
     frames_per_centroid: int
     fit_frames: int
     postfilter_steps: int
-
-    def frames_used(self, frames: int) -> int:
-        """Return how many of `frames` frames the levels are fitted to."""
-        return min(self.fit_frames, frames)
 
     def centroids_for(self, frames: int) -> int:
         """Return the number of centroids of a codebook that is fitted to `frames` frames."""
@@ -83,7 +75,8 @@ class SpectralCodec:
     @property
     def vocabulary(self) -> tuple[int, ...]:
         """Return the number of values of each of the L codes."""
-        return (self.codebook.centroids.shape[1],) * self.codebook.levels
+        levels, centroids, _ = self.codebook.centroids.shape
+        return (centroids,) * levels
 
     def fit(
         self,
@@ -91,7 +84,7 @@ class SpectralCodec:
         frames: int,
         *,
         seed: int,
-        advance: Callable[[str], None],
+        advance: Advance,
         start: Tensors | None = None,
     ) -> None:
         """Fit codebook and post-filter.
@@ -101,7 +94,6 @@ class SpectralCodec:
                 same ones for the same number.
             frames: the number of frames of the corpus.
             seed: of k-means and of the post-filter.
-            advance: called with a few words before each part of the work.
             start: the tensors of a codec with the same settings to continue from, so that codes keep roughly their old
                 meaning.
 
@@ -113,7 +105,7 @@ class SpectralCodec:
             self.load_dict(start)
             earlier = self.codebook
         advance("sampling frames")
-        used = s.frames_used(frames)
+        used = min(s.fit_frames, frames)
         few = min(used, MAX_WHOLE_FRAMES)
         vectors, phases, in_whole_run = self._gather(sample(few), max(few, RUN))
         if earlier:
@@ -136,12 +128,11 @@ class SpectralCodec:
                 self.codebook, real.flatten(0, 1), seed=seed, advance=advance, start=earlier, fitted_to=used
             ).unflatten(0, real.shape[:2])
             runs = Runs(quantized, self.codebook.reconstruct(quantized), real, phases)
-            self._fit_postfilter(runs, seed, advance, continued=earlier is not None)
-
-    def _fit_postfilter(self, runs: Runs, seed: int, advance: Callable[[str], None], *, continued: bool) -> None:
-        s, start = self.settings, self.postfilter.state_dict() if continued else None
-        loss = PostfilterLoss(runs, self.weight, bins_hz=self.bins_hz, floor=s.floor, hop=s.hop)
-        self.postfilter = postfilter.fit(runs, loss, steps=s.postfilter_steps, seed=seed, start=start, advance=advance)
+            loss = PostfilterLoss(runs, self.weight, bins_hz=self.bins_hz, floor=s.floor, hop=s.hop)
+            weights = self.postfilter.state_dict() if earlier else None
+            self.postfilter = postfilter.fit(
+                runs, loss, steps=s.postfilter_steps, seed=seed, start=weights, advance=advance
+            )
 
     def _gather(self, sample: Iterable[torch.Tensor], max_rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return vectors and phases `(T, K)` of sampled frames, and which of them lie in runs of full length `(T,)`."""
@@ -156,7 +147,7 @@ class SpectralCodec:
 
     def phase_costs(self, frames: int) -> list[float]:
         """Return the relative cost of each phase of `fit` on `frames` frames, in the order reported to `advance`."""
-        s, used = self.settings, self.settings.frames_used(frames)
+        s, used = self.settings, min(self.settings.fit_frames, frames)
         centroids, few = s.centroids_for(used), min(used, MAX_WHOLE_FRAMES)
         costs = [0.0, 0.0] + [float(used * centroids)] * s.levels  # reading may wait for a disk and is not estimated
         if s.postfilter_steps:

@@ -39,9 +39,7 @@ class Decoder(ABC):
 class SpectrumDecoder(Decoder):
     """Overlap-add `[magnitude | phase]` frames with the phases that they hold.
 
-    Args:
-        n_fft, hop: window length and samples per frame.
-        tail: the last `n_fft` samples of the prompt, or None to continue from silence.
+    `tail` holds the last `n_fft` samples of the prompt; None continues from silence.
     """
 
     def __init__(self, n_fft: int, hop: int, tail: np.ndarray | None) -> None:
@@ -57,9 +55,7 @@ class SpectrumDecoder(Decoder):
 class CodebookDecoder(Decoder):
     """Turn codes into magnitudes, magnitudes into complex frames, and frames into audio.
 
-    Args:
-        codec: fitted.
-        tail: the end of the prompt, which holds 1 to `PAST` whole frames, or None to continue from silence.
+    `tail` is the end of the prompt, 1 to `PAST` whole frames; None continues from silence.
     """
 
     def __init__(self, codec: SpectralCodec, tail: np.ndarray | None) -> None:

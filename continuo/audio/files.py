@@ -41,10 +41,8 @@ MISSING_BYTES, PRESENT_FRACTION = 1024, 0.99  # smaller losses are differences i
 def decode_blocks(path: Path, sample_rate_hz: int) -> Iterator[np.ndarray]:
     """Decode a file to mono float32 blocks `(n,)` at `sample_rate_hz`, which together are the whole file.
 
-    Channels are averaged. Samples above full scale are not clipped.
-
-    Raises:
-        ValueError: the file cannot be decoded; the reason is libsndfile's.
+    Channels are averaged. Samples above full scale are not clipped. ValueError, with libsndfile's reason, if the file
+    cannot be decoded.
     """
     try:
         with soundfile.SoundFile(os.fsencode(path)) as file:  # a file name need not be Unicode
@@ -83,13 +81,10 @@ def _mix_to_mono(block: np.ndarray) -> np.ndarray:
 
 
 def is_truncated(path: Path, seconds: float) -> bool:
-    """Return whether a file holds less than its header declares: it was not copied to its end, or recording stopped.
+    """Return whether the `seconds` decoded from a file are less than its header declares.
 
-    Ogg headers declare no length, so Ogg files never count as truncated.
-
-    Args:
-        path: a file that can be decoded.
-        seconds: the length of what was decoded.
+    Such a file was not copied to its end, or recording stopped. Ogg headers declare no length, so Ogg files never
+    count as truncated.
     """
     with open(path, "rb") as raw:
         header = raw.read(28)
@@ -112,10 +107,7 @@ def write_wav(
 ) -> int:
     """Write blocks `(n,)` or `(n, channels)` as a 16-bit WAV while they are made, and return the number of samples.
 
-    The file appears only when it is complete. Peaks pass through `soft_limit`.
-
-    Raises:
-        OSError: the file cannot be written, for example because the disk is full.
+    The file appears only when it is complete. Peaks pass through `soft_limit`. OSError if the disk is full, say.
     """
     written = 0
     with atomic_write(path) as temporary:

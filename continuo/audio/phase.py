@@ -86,10 +86,7 @@ class PhaseStream:
         """Add one magnitude frame `(K,)` and return the complex frames `(n, K)` that are final now.
 
         Once the look-ahead is filled, n is `block` with every `block`-th push and 0 otherwise; frames that overlap the
-        prompt come one by one.
-
-        Raises:
-            ValueError: the shape is wrong, or a value is negative or not finite.
+        prompt come one by one. ValueError if the shape is wrong, or a value is negative or not finite.
         """
         magnitude = np.asarray(magnitude, np.float32)
         bins = self.n_fft // 2 + 1
@@ -164,10 +161,7 @@ class PhaseStream:
 def invert(magnitude: Floats, n_fft: int, hop: int, tail: Floats | None = None) -> Floats:
     """Turn all magnitude frames `(T, K)` into audio `(n_fft - hop + T * hop,)` by one `PhaseStream`.
 
-    The first n_fft - hop samples replace the last ones of the tail `(n_fft,)`.
-
-    Raises:
-        ValueError: as `PhaseStream`.
+    The first n_fft - hop samples replace the last ones of the tail `(n_fft,)`. Errors are those of `PhaseStream`.
     """
     stream, overlap = PhaseStream(n_fft, hop, tail=tail), OverlapAdd(n_fft, hop, tail)
     frames = [*map(stream.push, magnitude), stream.finish()]

@@ -89,10 +89,7 @@ class Piece:
         )
 
     def transposed(self, semitones: int) -> "Piece":
-        """Return the piece played faster or slower, which raises its pitch by `semitones`, within 1 cent.
-
-        0 returns the piece itself; negative numbers lower the pitch.
-        """
+        """Return the piece played faster or slower, raised by `semitones` (negative: lowered) within 1 cent."""
         if semitones == 0:
             return self
         ratio = Fraction(2 ** (semitones / 12)).limit_denominator(100)
@@ -106,11 +103,7 @@ class Piece:
 
 
 def check_audible(samples: Samples, sample_rate_hz: int, *, min_samples: int, source: str) -> None:
-    """Refuse audio from which nothing can be learned or continued.
-
-    Raises:
-        ValueError: the audio is shorter than `min_samples`, silent (peak below -80 dB), or not finite.
-    """
+    """Raise ValueError for audio that is shorter than `min_samples`, silent (peak below -80 dB), or not finite."""
     if len(samples) < min_samples:
         raise ValueError(
             f"{source} is too short: {len(samples) / sample_rate_hz:.3f} s, "
@@ -121,11 +114,7 @@ def check_audible(samples: Samples, sample_rate_hz: int, *, min_samples: int, so
 
 
 def check_peak(peak: float, source: str) -> None:
-    """Refuse a largest absolute sample that no usable recording has.
-
-    Raises:
-        ValueError: the peak is below -80 dB, or not finite.
-    """
+    """Raise ValueError for a largest absolute sample that is below -80 dB, or not finite."""
     if not np.isfinite(peak):
         raise ValueError(f"{source} holds samples that are not numbers (NaN or infinity): export it again")
     if peak < SILENT_PEAK:

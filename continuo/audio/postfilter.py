@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from continuo.audio.codebook import Advance
 from continuo.audio.stft import hann, mel_filters, overlapped_power
 
 PAST, AHEAD = 3, 1  # frames that the network sees before and after the frame it makes
@@ -34,12 +35,7 @@ HELD_OUT = 8  # every eighth run is held out; the post-filter is dropped unless 
 
 
 class Postfilter(nn.Module):
-    """Compute a correction of each frame from the frame itself, `PAST` frames before and `AHEAD` frames after it.
-
-    Args:
-        components: P, the number of principal components of the quantized vectors.
-        bins: K, the number of bins of the corrected frames.
-    """
+    """Correct frames of K bins, each by the P components of itself, `PAST` frames before and `AHEAD` after it."""
 
     scale: torch.Tensor
 
@@ -71,36 +67,25 @@ def pad_edges(vectors: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Runs:
-    """Hold R runs of T consecutive frames, from which a post-filter learns.
+    """Hold R runs of T consecutive frames, from which a post-filter learns."""
 
-    Attributes:
-        quantized: principal components `(R, T, P)` of the quantized frames.
-        decoded: weighted log magnitudes `(R, T, K)` of the quantized frames, without a post-filter.
-        real: weighted log magnitudes `(R, T, K)` of the frames before quantization.
-        phases: their phases `(R, T, K)` in radians.
-    """
-
-    quantized: torch.Tensor
-    decoded: torch.Tensor
-    real: torch.Tensor
-    phases: torch.Tensor
+    quantized: torch.Tensor  # principal components `(R, T, P)` of the quantized frames
+    decoded: torch.Tensor  # their weighted log magnitudes `(R, T, K)`, without a post-filter
+    real: torch.Tensor  # weighted log magnitudes `(R, T, K)` of the frames before quantization
+    phases: torch.Tensor  # phases `(R, T, K)` of the same, in radians
 
 
 class PostfilterLoss:
     """Measure how far corrected runs are from the real ones.
 
     Args:
-        runs: the training data.
-        weight: `(K,)`, by which the log magnitudes were multiplied.
+        weight: `(K,)`, by which the log magnitudes of `runs` were multiplied.
         bins_hz: `(K,)`, the frequency of each bin.
         floor: added to magnitudes (fractions of full scale) before their logarithm was taken.
-        hop: samples per frame.
     """
 
     def __init__(self, runs: Runs, weight: torch.Tensor, *, bins_hz: np.ndarray, floor: float, hop: int) -> None:
-        self.runs = runs
-        self.weight = weight
-        self.floor = floor
+        self.runs, self.weight, self.floor = runs, weight, floor
         self.filters = torch.from_numpy(mel_filters(bins_hz, MEL_BANDS).T.astype(np.float32))
         self.reanalysis = Reanalysis(2 * (runs.real.shape[-1] - 1), hop, runs.real.shape[1])
 
@@ -126,13 +111,12 @@ def fit(
     steps: int,
     seed: int,
     start: dict[str, torch.Tensor] | None = None,
-    advance: Callable[[str], None] = lambda words: None,
+    advance: Advance = lambda words: None,
 ) -> Postfilter:
     """Fit a post-filter. It corrects nothing if there are fewer than two runs or if held-out runs do not improve.
 
     Args:
         runs: the training data; every `HELD_OUT`-th run is held out.
-        loss: measures the network on these runs.
         steps: optimizer steps, at least 1; fewer where every run would be seen more than `MAX_EPOCHS` times.
         seed: of the initial weights and the order of runs; the caller's random state does not change.
         start: weights to continue from.
@@ -165,9 +149,7 @@ def _batches(runs: int, steps: int) -> list[torch.Tensor]:
     return [rows for order in orders for rows in order.split(BATCH)][:steps]
 
 
-def _train(
-    model: Postfilter, loss: PostfilterLoss, batches: list[torch.Tensor], advance: Callable[[str], None]
-) -> None:
+def _train(model: Postfilter, loss: PostfilterLoss, batches: list[torch.Tensor], advance: Advance) -> None:
     """Train with AdamW, a linear warm-up and cosine decay."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     warmup = max(1, min(WARMUP_STEPS, len(batches)))
@@ -211,11 +193,9 @@ class Reanalysis:
         self.frames = max(0, run - 2 * edge)
 
     def magnitudes(self, magnitude: torch.Tensor, phases: torch.Tensor) -> torch.Tensor:
-        """Return the new magnitudes `(R, frames, K)` of the inner frames.
+        """Return the new magnitudes `(R, frames, K)` of the inner frames for magnitudes and phases `(R, T, K)`.
 
         Phases are found as in generation, by Griffin-Lim, but starting from the true ones.
-
-        Shape: magnitude and phases `(R, T, K)`.
         """
         with torch.no_grad():
             phasors = torch.polar(torch.ones_like(phases), phases)

@@ -14,7 +14,6 @@ class StoredSamples:
     Slicing reads nothing. No file stays open or mapped, so a corpus may have any number of pieces.
 
     Args:
-        path: the file.
         start, stop: the samples of the file that belong to this object; `stop` None means up to its end.
         restore: called when the file is missing or damaged; it must write the file again.
     """

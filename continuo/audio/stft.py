@@ -5,8 +5,6 @@ Frame `t` of a piece is centered on sample `t * hop`, with silence outside the p
 windows that reach its last sample are there.
 """
 
-import math
-
 import numpy as np
 import scipy.fft
 import torch
@@ -15,15 +13,6 @@ import torch
 def hann(n_fft: int) -> torch.Tensor:
     """Return the periodic Hann window, `(n_fft,)` float32."""
     return torch.hann_window(n_fft)
-
-
-def frame_count(samples: int, hop: int) -> int:
-    """Return the number of frames of a piece of `samples` samples.
-
-    >>> frame_count(1000, 256)
-    5
-    """
-    return 1 + math.ceil(samples / hop)
 
 
 def spectrum(audio: np.ndarray, n_fft: int, hop: int) -> torch.Tensor:
@@ -49,10 +38,8 @@ def from_frames(frames: torch.Tensor) -> torch.Tensor:
 def check_hop(n_fft: int, hop: int) -> None:
     """Refuse a hop at which the overlapped squared Hann windows come near zero, where the inverse amplifies rounding.
 
-    Their sum must reach 0.01 everywhere, which allows hops up to about 0.83 of the window.
-
-    Raises:
-        ValueError: n_fft is odd or below 4, or the hop is too large or below 1.
+    Their sum must reach 0.01 everywhere, which allows hops up to about 0.83 of the window. ValueError if the hop is
+    larger or below 1, or n_fft is odd or below 4.
     """
     if n_fft < 4 or n_fft % 2:
         raise ValueError(f"n_fft must be even and at least 4, not {n_fft}")

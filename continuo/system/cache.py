@@ -65,7 +65,6 @@ def _unwritable(error: OSError) -> OSError:
 
 @contextlib.contextmanager
 def _writing(key: str, ending: str) -> Iterator[Path]:
-    """Write an entry with `atomic_write`."""
     path = entry(key, ending)
     try:
         with atomic_write(path) as temporary:

@@ -31,19 +31,16 @@ HINTS = {
 class Parser(argparse.ArgumentParser):
     """An argument parser that refuses bad input in one line with exit status 2.
 
-    Args:
-        name: name of a command such as "train", or the words that start another program.
-        description: text above the options; "%(prog)s" stands for the words that start the command.
+    `name` is that of a command such as "train", or the words that start another program. In `description`, the text
+    above the options, "%(prog)s" stands for the words that start the command.
     """
 
     def __init__(self, name: str, description: str | None) -> None:
         self.name = program(name)
-        super().__init__(
-            prog=command(name), description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        style = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog=command(name), description=description, formatter_class=style)
 
     def error(self, message: str) -> NoReturn:
-        """Print `message` on one line and exit with status 2."""
         self.exit(2, f"{self.name}: {one_line(message)}; {self.prog} --help lists the options\n")
 
 
@@ -60,10 +57,6 @@ def run_main(body: Callable[[], int], *, name: str) -> int:
     Bad input (ValueError, OSError) and a lack of memory become one line on standard error and exit status 2. The
     reader of standard output may close it early. SIGTERM and SIGHUP end the body through its cleanup. With
     CONTINUO_DEBUG=1 the traceback is shown.
-
-    Args:
-        body: the work; returns an exit status.
-        name: name of the command, such as "train".
     """
     try:
         with _exit_on_signals(), within_memory("close other programs, or use less data at once"):
@@ -112,11 +105,7 @@ def exit_now(status: int) -> NoReturn:
 
 @contextmanager
 def within_memory(advice: str) -> Iterator[None]:
-    """Turn a lack of memory inside the block into a refusal with advice.
-
-    Raises:
-        ValueError: NumPy, torch or Python could not allocate the memory.
-    """
+    """Raise ValueError with advice where NumPy, torch or Python cannot allocate memory inside the block."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -3,6 +3,7 @@
 import ctypes
 import sys
 import time
+import timeit
 
 import torch
 from torch import nn
@@ -17,13 +18,7 @@ def choose(name: str) -> tuple[torch.device, str]:
     """Return a device and the reason for it in a few words.
 
     An LSTM on MPS has been slower than on the CPU and once wrong (pytorch issues 138898 and 92615). So "auto" takes MPS
-    only after a small LSTM gave the same results there and was not slower.
-
-    Args:
-        name: one of `DEVICES`.
-
-    Raises:
-        ValueError: the named device does not exist.
+    only after a small LSTM gave the same results there and was not slower. ValueError if the device does not exist.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: this machine or this build of torch has no CUDA device; use --device auto")
@@ -36,8 +31,7 @@ def choose(name: str) -> tuple[torch.device, str]:
     if torch.cuda.is_available():
         return torch.device("cuda"), torch.cuda.get_device_name()
     if torch.backends.mps.is_available():
-        fault = compare_with_cpu(torch.device("mps"))
-        if fault:
+        if fault := compare_with_cpu(torch.device("mps")):
             return torch.device("cpu"), f"MPS is not used: {fault}"
         return torch.device("mps"), "checked against the CPU"
     return torch.device("cpu"), f"no GPU found, {torch.get_num_threads()} threads"
@@ -81,28 +75,19 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # several threads would wait for each other on busy cores
     try:
-        return _faster_precision()
+        plain = _product_seconds(torch.float32, PRODUCT_ROWS)
+        few = PRODUCT_ROWS // 64  # a row of few costs up to ten times a row of many, where bfloat16 is fastest
+        if _product_seconds(torch.bfloat16, few) * PRODUCT_ROWS / few > 10 * plain:
+            return torch.float32  # bfloat16 is emulated: a full measurement would take a minute
+        return torch.bfloat16 if _product_seconds(torch.bfloat16, PRODUCT_ROWS) < 0.7 * plain else torch.float32
     finally:
         torch.set_num_threads(threads)
-
-
-def _faster_precision() -> torch.dtype:
-    plain = _product_seconds(torch.float32, PRODUCT_ROWS)
-    few = PRODUCT_ROWS // 64  # a row of few costs up to ten times a row of many, where bfloat16 is fastest
-    if _product_seconds(torch.bfloat16, few) * PRODUCT_ROWS / few > 10 * plain:
-        return torch.float32  # bfloat16 is emulated: a full measurement would take a minute
-    return torch.bfloat16 if _product_seconds(torch.bfloat16, PRODUCT_ROWS) < 0.7 * plain else torch.float32
 
 
 def _product_seconds(dtype: torch.dtype, rows: int) -> float:
     """Return the shortest time of five products of `(rows, 512)` and `(512, 2048)`, in seconds."""
     a, b = torch.ones(rows, 512, dtype=dtype), torch.ones(512, 2048, dtype=dtype)
-    seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
-        a @ b
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+    return min(timeit.repeat(lambda: a @ b, number=1, repeat=5))
 
 
 def keep_freed_memory() -> None:

@@ -51,11 +51,7 @@ class ProcessGroup(AbstractContextManager["ProcessGroup"]):
 
     @classmethod
     def from_environment(cls) -> "ProcessGroup":
-        """Join the processes that torchrun started.
-
-        Raises:
-            ValueError: an environment variable of torchrun is not set.
-        """
+        """Join the processes that torchrun started; ValueError if one of its environment variables is not set."""
         try:
             return cls(*[int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")])
         except KeyError as missing:

@@ -55,10 +55,9 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, refusal: str) -> Iterator[None]:
-    """Hold the lock of `path`, a hidden file next to it. The lock of a killed process is free.
+    """Hold the lock of `path`, a hidden file next to it, or raise ValueError(`refusal`) if another process does.
 
-    Raises:
-        ValueError: another process holds it; the message is `refusal`.
+    The lock of a killed process is free.
     """
     lock = _lock_of(path)
     try:
@@ -91,10 +90,9 @@ def _lock_of(path: Path) -> FileLock:
 
 
 def check_writable(path: Path, *, force: bool) -> None:
-    """Refuse an output that cannot be written, before any heavy work.
+    """Raise ValueError, before any heavy work, for an output that cannot be written.
 
-    Raises:
-        ValueError: `path` exists and `force` is false, is a folder, or its folder is missing or read-only.
+    That is: `path` exists and `force` is false, is a folder, or its folder is missing or read-only.
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the name of a file")
@@ -112,15 +110,9 @@ def check_writable(path: Path, *, force: bool) -> None:
 
 
 def check_space(path: Path, size_bytes: float, advice: str) -> None:
-    """Refuse an output that does not fit on its disk, before any heavy work.
+    """Raise ValueError, before any heavy work, if the disk of `path` has fewer than `size_bytes` free.
 
-    Args:
-        path: the file to write.
-        size_bytes: its expected size.
-        advice: another remedy than freeing space, for the message.
-
-    Raises:
-        ValueError: fewer bytes are free.
+    `advice` names another remedy than freeing space.
     """
     if size_bytes > (free := shutil.disk_usage(path.parent).free):
         needed, there = human_size(size_bytes), human_size(free)
@@ -130,11 +122,10 @@ def check_space(path: Path, size_bytes: float, advice: str) -> None:
 def suggest_path(path: Path) -> str:
     """Return `; did you mean 'x'?` if a file next to the missing `path` has a similar name, else an empty string."""
     try:
-        return suggestion(
-            path.name, [other.name for other in path.parent.iterdir() if other.is_file() or not path.suffix]
-        )
+        others = [other.name for other in path.parent.iterdir() if other.is_file() or not path.suffix]
     except OSError:
         return ""
+    return suggestion(path.name, others)
 
 
 def human_size(size_bytes: float) -> str:

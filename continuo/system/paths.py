@@ -34,11 +34,7 @@ def command(name: str) -> str:
 
 
 def script(name: str) -> ModuleType:
-    """Import a top-level module, such as `train` or `predictor`, from a checkout or an installed package.
-
-    Raises:
-        ModuleNotFoundError: there is no such file.
-    """
+    """Import a top-level module, such as `train` or `predictor`, from a checkout or an installed package."""
     if str(HOME) not in sys.path:
         sys.path.insert(0, str(HOME))
     return importlib.import_module(name)

@@ -25,16 +25,8 @@ def process_map(work: Callable[[T], Iterator[R]], things: Sequence[T], processes
     """Yield everything that `work` yields for each thing, thing by thing as they are finished.
 
     With one process the caller does the work itself, in order. Otherwise child processes compute with one torch thread
-    each. Closing the generator ends them through their cleanup; Ctrl-C is handled by the caller alone.
-
-    Args:
-        work: a function that can be pickled.
-        things: its arguments, which can be pickled.
-        processes: number of processes, from 1.
-
-    Raises:
-        ChildProcessError: a child process was killed.
-        Exception: whatever `work` raises.
+    each, and `work` and `things` must be picklable. Closing the generator ends them through their cleanup; Ctrl-C is
+    handled by the caller alone. Besides what `work` raises, ChildProcessError says that a child process was killed.
     """
     if processes == 1:
         for thing in things:

@@ -6,7 +6,6 @@ Everything goes to standard error; standard output belongs to results.
 import json
 import sys
 import time
-from types import TracebackType
 from typing import TextIO
 
 import rich.progress
@@ -63,9 +62,7 @@ class Display:
     """
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None, journal: TextIO | None = None) -> None:
-        self.journal = journal
-        self.stream = stream or sys.stderr
-        self.quiet = quiet
+        self.quiet, self.stream, self.journal = quiet, stream or sys.stderr, journal
         self.live: Progress | None = None
         self.bar_width = 0
         if not quiet and self.stream.isatty():
@@ -80,17 +77,12 @@ class Display:
             self.live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.live:
             self.live.stop()
 
     def say(self, text: str, *, always: bool = False) -> None:
-        """Print one line, above the live display if there is one; `always` prints it even if the display is quiet.
-
-        Control characters are printed as escapes.
-        """
+        """Print one line, control characters as escapes; `always` prints it even if the display is quiet."""
         if self.quiet and not always:
             return
         safe = printable(text)
@@ -115,13 +107,9 @@ class Task:
         self.bar = display.live.add_task(name, total=total, note="", ends=None) if display.live else None
 
     def update(self, done: float, note: str = "", remaining_s: float | None = None, **figures: float | None) -> None:
-        """Report progress.
+        """Report progress of `done` up to the task's total, with a note next to the bar and figures for the journal.
 
-        Args:
-            done: progress so far, up to the task's total.
-            note: words to show next to the bar.
-            remaining_s: seconds until the end; extrapolated from the progress if None.
-            figures: further values for the journal.
+        The seconds until the end are extrapolated from the progress if they are not given.
         """
         if self.display.quiet and not self.display.journal:
             return
@@ -141,9 +129,8 @@ class Task:
             return
         if self.display.live and self.bar is not None:
             ends = None if remaining_s is None else now + remaining_s
-            taken = (
-                len(f"{self.name} {clock(now - self.started, remaining_s)}") + self.display.bar_width + SPARE_COLUMNS
-            )
+            words = f"{self.name} {clock(now - self.started, remaining_s)}"
+            taken = len(words) + self.display.bar_width + SPARE_COLUMNS
             room = max(0, self.display.live.console.width - taken)
             shown = note if len(note) <= room else f"{note[: max(0, room - 1)]}…"
             self.display.live.update(self.bar, completed=done, note=shown, ends=ends)

@@ -64,10 +64,6 @@ def prefetch(things: Iterable[T], batch_size: int, batches: int) -> Generator[T,
 
 
 def check_cancelled() -> None:
-    """End work of `ordered_map` that is no longer wanted; to be called often in long work.
-
-    Raises:
-        Cancelled: the generator of `ordered_map` was closed.
-    """
+    """Raise `Cancelled` if the generator of `ordered_map` was closed; to be called often in long work."""
     if (stop := getattr(_thread, "stop", None)) and stop.is_set():
         raise Cancelled

@@ -49,10 +49,10 @@ def test_decode_is_the_sum_of_the_chosen_centroids():
     looked_up = book.dequantize(codes)
     expected = sum(book.centroids[level][codes[..., level]] for level in range(3))
     torch.testing.assert_close(looked_up, expected)
-    decoded = book.decode(codes)
+    decoded = book.reconstruct(book.dequantize(codes))
     assert decoded.shape == (7, 100, 12)
     torch.testing.assert_close(decoded, expected @ book.components + book.mean)
-    assert book.levels == 3
+    assert len(book.centroids) == 3
     torch.testing.assert_close(book.powers, (book.centroids**2).sum(-1))
 
 
@@ -115,7 +115,7 @@ def test_decode_each_level_reduces_the_error():
     errors = []
     for level in range(4):
         part = ResidualCodebook(book.mean, book.components, book.centroids[:level])
-        made = part.decode(book.encode(x)[:, :level]) if level else book.mean
+        made = part.reconstruct(part.dequantize(book.encode(x)[:, :level])) if level else book.mean
         errors.append((x - made).square().mean().item())
     assert errors[1] < 0.2 * errors[0]
     assert errors[1] > errors[2] > errors[3]
@@ -177,7 +177,7 @@ def test_fit_from_a_start_keeps_components_and_meanings():
 def test_fit_few_vectors_are_accepted_or_refused_without_warnings(recwarn):
     same = np.repeat(vectors(3), 4, axis=0)  # three different vectors for ten centroids
     book = fitted(same)
-    np.testing.assert_allclose(book.decode(book.encode(torch.from_numpy(same))).numpy(), same, atol=0.3)
+    np.testing.assert_allclose(book.reconstruct(book.quantize(torch.from_numpy(same))).numpy(), same, atol=0.3)
     assert not recwarn.list
     fitted(vectors(10))
     with pytest.raises(

@@ -1,5 +1,7 @@
 """The transform and its inverse, and frames to audio and back: physical identities."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,6 @@ from continuo.audio.piece import Piece
 from continuo.audio.stft import (
     OverlapAdd,
     check_hop,
-    frame_count,
     from_frames,
     hann,
     inverse,
@@ -26,7 +27,7 @@ from continuo.audio.stft import (
 )
 from continuo.model.metadata import CodebookSection, SpectrumSection
 from continuo.symbolic.chords import ChordCodec
-from featurizer import CodebookFeaturizer, Codec, SpectrumFeaturizer
+from featurizer import CodebookFeaturizer, SpectrumFeaturizer
 
 SIGNALS = {
     "noise": np.random.default_rng(0).standard_normal(12_345).astype(np.float32) * 0.1,
@@ -49,7 +50,7 @@ def test_A02_encode_is_inverted_exactly_by_decode(name, n_fft, hop):
     original = piece.read(0, len(piece.samples))
     f = featurizer(n_fft, hop)
     frames = f.encode(piece)
-    assert frames.shape == (frame_count(len(original), hop), n_fft + 2)
+    assert frames.shape == (1 + math.ceil(len(original) / hop), n_fft + 2)
     assert (frames[:, : n_fft // 2 + 1] >= 0).all()
     audio = f.decode(frames)[: len(original)]
     assert np.abs(audio - original).max() < 1e-5 * max(1.0, np.abs(original).max())
@@ -108,8 +109,10 @@ def test_overlapped_power_is_the_sum_of_squared_windows(n_fft, hop):
     np.testing.assert_allclose(earlier, past[len(past) - (n_fft - hop) :], atol=1e-12)
 
 
-def test_frame_count_covers_the_last_sample():
-    assert [frame_count(samples, 4) for samples in (0, 1, 4, 5, 8)] == [1, 2, 2, 3, 3]
+def test_frames_cover_the_last_sample():
+    f = SpectrumFeaturizer(SpectrumSection(kind="spectrum", n_fft=16, hop=4), RATE_HZ)
+    pieces = [Piece("p", "p", RATE_HZ, np.zeros(samples, np.float32), -23.0) for samples in (0, 1, 4, 5, 8)]
+    assert [f.steps(piece) for piece in pieces] == [1, 2, 2, 3, 3]
 
 
 def test_hann_is_the_periodic_window():
@@ -244,7 +247,7 @@ def test_encode_codes_approximate_the_spectrum():
     assert codes.max() < 64
     frames = spectrum(piece.read(-128, 64 * (len(codes) - 1) + 128), 256, 64)
     log = f.codec.vectors(frames)
-    error = [(f.codec.codebook.decode(codes) - log).square().mean().sqrt().item()]
+    error = [(f.codec.codebook.reconstruct(f.codec.codebook.dequantize(codes)) - log).square().mean().sqrt().item()]
     mean_only = (log - f.codec.codebook.mean).square().mean().sqrt().item()
     assert error[0] < 0.4 * mean_only
     assert f.codec.decode(codes).shape == (len(codes), 129)
@@ -269,7 +272,7 @@ def test_postfilter_reduces_error_and_flicker_on_held_out_pieces():
             moved = [v[4:-4].diff(dim=0).abs().mean(0) for v in (remade, truth)]
             made[steps, k] = (log - truth).square().mean().item(), (moved[0] - moved[1]).abs().mean().item()
             if steps == 0:
-                dequantize = f.codec.codebook.decode(codes)
+                dequantize = f.codec.codebook.reconstruct(f.codec.codebook.dequantize(codes))
                 audible = dequantize / f.codec.weight > np.log(
                     2 * f.section.floor
                 )  # below the floor none would be positive
@@ -366,8 +369,9 @@ def test_load_state_gives_the_same_featurizer_back():
 def test_codec_round_trip_is_decode_after_encode_and_survives_to_dict():
     codec = small_codebook(postfilter_steps=4).codec
     frames = spectrum(Piece.from_samples(melody(9), RATE_HZ).read(0, 64 * 40), 256, 64)
-    assert isinstance(codec, Codec)
-    assert isinstance(ChordCodec(), Codec)
+    for name in ("vocabulary", "encode", "decode", "round_trip", "to_dict"):
+        assert hasattr(codec, name)
+        assert hasattr(ChordCodec(), name)
     expected = codec.decode(codec.encode(frames))
     assert torch.equal(codec.round_trip(frames), expected)
     again = SpectralCodec(codec.settings)
