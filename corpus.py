@@ -53,7 +53,7 @@ from continuo.system.command_line import Parser, run_main
 from continuo.system.files import human_size, suggest_path
 from continuo.system.progress import Display
 from continuo.system.text import pluralize, printable
-from continuo.system.workers import WORKERS, check_cancelled, ordered_map
+from continuo.system.workers import WORKERS, ordered_map
 
 MIN_SECONDS = 0.5
 OWN_FOLDERS = (".runs", ".evaluation")  # folders that Continuo writes next to models
@@ -320,9 +320,8 @@ def load_prompt(path: Path, section: CorpusSection, *, ring_out: bool = False) -
     continuation starts there. ValueError if the file is missing, of another kind, unreadable, silent or too short.
     """
     if path.name.startswith(NOTES_PREFIX):
-        raise ValueError(
-            f"{path} is a prompt for models of notes, and this is a model of sound: give a score or a recording"
-        )
+        mismatch = f"{path} is a prompt for models of notes, and this is a model of sound"
+        raise ValueError(f"{mismatch}: give a score or a recording")
     source = _prompt_source(path, SCORE_ENDINGS | AUDIO_ENDINGS)
     with _prompt_refused(path):
         piece, facts = _read_sound(source, section)
@@ -364,7 +363,7 @@ def _cached(source: Source, section: CorpusSection, *, lost_key: str = "") -> tu
             if section.program is not None:
                 performance = performance.with_program(section.program)
             blocks = in_blocks(synth.render(performance, rate, soundfont=_soundfont(section)))
-        return key, cast("SoundFacts", cache.put_audio(key, map(_unless_cancelled, blocks), describe))
+        return key, cast("SoundFacts", cache.put_audio(key, blocks, describe))
 
 
 def _measure(samples: StoredSamples, rate: int) -> dict[str, object]:
@@ -374,11 +373,6 @@ def _measure(samples: StoredSamples, rate: int) -> dict[str, object]:
         return {"refused": str(error)}
     loudness = loudness_db(samples, rate)
     return {"loudness_db": loudness, "audible": audible_range(samples, rate, loudness)}
-
-
-def _unless_cancelled(block: np.ndarray) -> np.ndarray:
-    check_cancelled()
-    return block
 
 
 def _restore(source: Source, section: CorpusSection, key: str) -> None:

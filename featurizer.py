@@ -39,15 +39,10 @@ FIT_VERSION = 6  # part of the cache key of what was fitted; raise it when the s
 
 
 class Featurizer(ABC, Generic[P]):
-    """Represent pieces of type P as streams: `Piece`, which is sound, or `Song`, which is notes.
+    """Represent pieces of type P as streams: `Piece`, which is sound, or `Song`, which is notes."""
 
-    Attributes:
-        modality: "sound" or "notes".
-        spec: describes the streams; present once the featurizer is fitted or loaded.
-    """
-
-    modality: str
-    spec: StreamSpec
+    modality: str  # "sound" or "notes"
+    spec: StreamSpec  # describes the streams; present once the featurizer is fitted or loaded
 
     @abstractmethod
     def fit(self, pieces: Sequence[P], *, seed: int, advance: Advance, start: Tensors | None = None) -> None:
@@ -303,7 +298,5 @@ class NotesFeaturizer(Featurizer[Song]):
 FEATURIZERS: dict[str, Callable[..., Featurizer[Any]]] = {
     "spectrum": SpectrumFeaturizer,
     "codebook": CodebookFeaturizer,
-    "chords": NotesFeaturizer,
-    "roll": NotesFeaturizer,
-    "remi": NotesFeaturizer,
+    **dict.fromkeys(NOTE_CODECS, NotesFeaturizer),
 }

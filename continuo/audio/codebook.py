@@ -20,17 +20,11 @@ ENCODE_ROWS = 256  # vectors that are encoded together; they stay in the process
 
 @dataclass(frozen=True)
 class ResidualCodebook:
-    """Quantize vectors by principal components and residual k-means.
+    """Quantize vectors by principal components and residual k-means."""
 
-    Attributes:
-        mean: `(F,)`, subtracted from each vector.
-        components: `(P, F)`, orthonormal rows.
-        centroids: `(L, V, P)`, V centroids for each of L levels.
-    """
-
-    mean: torch.Tensor
-    components: torch.Tensor
-    centroids: torch.Tensor
+    mean: torch.Tensor  # (F,), subtracted from each vector
+    components: torch.Tensor  # (P, F), orthonormal rows
+    centroids: torch.Tensor  # (L, V, P), V centroids for each of L levels
 
     @cached_property
     def powers(self) -> torch.Tensor:
@@ -67,11 +61,8 @@ class ResidualCodebook:
 
 
 def nearest(vectors: torch.Tensor, centroids: torch.Tensor, powers: torch.Tensor) -> torch.Tensor:
-    """Return the index of the nearest centroid, by |v - c|^2 = |v|^2 - 2 v c + |c|^2.
-
-    Shape: vectors `(T, P)`, centroids `(V, P)` and their squared lengths `(V,)` to `(T,)`.
-    """
-    distance = torch.addmm(powers, vectors, centroids.T, alpha=-2)
+    """Return the nearest of centroids `(V, P)` of squared lengths `(V,)` to each vector `(T, P)`: indices `(T,)`."""
+    distance = torch.addmm(powers, vectors, centroids.T, alpha=-2)  # |v - c|^2 without |v|^2
     return torch.from_numpy(distance.numpy().argmin(-1))  # NumPy's argmin is ten times as fast as torch's
 
 
@@ -92,16 +83,14 @@ def fit(
     Args:
         vectors: `(T, F)` float32.
         components: the number of principal components, 1 to F.
-        levels: the number of codes of a vector.
-        centroids: the number of centroids of each level.
+        levels, centroids: the number of codes of a vector, and of centroids of each level.
         seed: chooses the centroids from which k-means starts.
         start: a codebook of the same shape to continue from, so that codes keep roughly their old meaning: its
             components stay, and k-means starts from its centroids.
         more_vectors: a larger sample for the levels, in parts `(T, F)` float32; only its components are kept.
         max_vectors: an upper bound on the vectors in `more_vectors`.
 
-    Raises:
-        ValueError: there are fewer vectors than centroids or components.
+    ValueError if there are fewer vectors than centroids or components.
     """
     from sklearn.decomposition import PCA
 
@@ -159,8 +148,7 @@ def cross_fit_quantize(
         vectors: `(T, F)` float32, piece after piece, so that the halves contain different music.
         fitted_to: the number of vectors that the levels were fitted to, if larger than T.
 
-    Returns:
-        The principal components `(T, P)` of the quantized vectors.
+    Returns the principal components `(T, P)` of the quantized vectors.
     """
     levels, centroids, _ = codebook.centroids.shape
     overfitted = codebook.quantize(vectors)

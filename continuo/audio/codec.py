@@ -54,23 +54,17 @@ class SpectralCodec:
     Bins are weighted by the square root of the mel scale's density, 1 / (1 + f / 700 Hz), so that squared errors add up
     over mels and not over hertz: low partials, which carry the harmony, are kept better than hiss. Codes hold no phase.
     Decoding gives magnitudes, from which the post-filter removes quantization errors.
-
-    Attributes:
-        codebook: the quantizer; present once the codec is fitted or loaded.
-        postfilter: the network behind it, which corrects nothing before it is fitted.
-        weight: `(K,)`, the weights of the bins.
-        full_scale: the magnitude of a sine of amplitude 1.
     """
 
-    codebook: ResidualCodebook
+    codebook: ResidualCodebook  # present once the codec is fitted or loaded
 
     def __init__(self, settings: SpectralSettings) -> None:
         self.settings = settings
         self.bins_hz = np.arange(settings.n_fft // 2 + 1) * settings.sample_rate_hz / settings.n_fft
-        self.full_scale = float(hann(settings.n_fft).sum()) / 2
+        self.full_scale = float(hann(settings.n_fft).sum()) / 2  # the magnitude of a sine of amplitude 1
         density = 1 / (1 + torch.from_numpy(self.bins_hz).float() / 700)
-        self.weight = (density / density.mean()).sqrt()
-        self.postfilter = Postfilter(settings.components, len(self.bins_hz))
+        self.weight = (density / density.mean()).sqrt()  # (K,)
+        self.postfilter = Postfilter(settings.components, len(self.bins_hz))  # corrects nothing before it is fitted
 
     @property
     def vocabulary(self) -> tuple[int, ...]:
@@ -87,18 +81,13 @@ class SpectralCodec:
         advance: Advance,
         start: Tensors | None = None,
     ) -> None:
-        """Fit codebook and post-filter.
+        """Fit codebook and post-filter to a corpus of `frames` frames; ValueError if these are too few.
 
         Args:
             sample: returns about as many complex frames as asked for, in runs `(T, K)` of at most `RUN` frames; the
                 same ones for the same number.
-            frames: the number of frames of the corpus.
-            seed: of k-means and of the post-filter.
             start: the tensors of a codec with the same settings to continue from, so that codes keep roughly their old
                 meaning.
-
-        Raises:
-            ValueError: there are too few frames.
         """
         s, earlier = self.settings, None
         if start:
@@ -189,9 +178,7 @@ class SpectralCodec:
     def load_dict(self, tensors: Tensors) -> None:
         """Load what `to_dict` of a codec with the same settings returned.
 
-        Raises:
-            ValueError, RuntimeError: a tensor does not suit the settings.
-            KeyError: a tensor is missing.
+        ValueError or RuntimeError if a tensor does not suit the settings, KeyError if one is missing.
         """
         s, bins = self.settings, len(self.bins_hz)
         mean, components = checked(tensors, "mean", (bins,)), checked(tensors, "components", (s.components, bins))

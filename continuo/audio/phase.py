@@ -44,8 +44,7 @@ class PhaseStream:
         passes: Griffin-Lim passes for each block, >= 0.
         momentum: 0 to 1, how far a pass is extrapolated along its last change; 0 is plain Griffin-Lim.
 
-    Raises:
-        ValueError: an argument is out of range, or the tail does not hold n_fft finite samples.
+    ValueError if an argument is out of range, or the tail does not hold n_fft finite samples.
     """
 
     def __init__(
@@ -70,8 +69,7 @@ class PhaseStream:
             raise ValueError(f"look_ahead, imagined and passes must be >= 0, got {look_ahead}, {imagined} and {passes}")
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum must lie in 0 ... 1, got {momentum}: beyond 1 the passes diverge")
-        self.n_fft, self.hop = n_fft, hop
-        self.block, self.look_ahead, self.imagined = block, look_ahead, imagined
+        self.n_fft, self.hop, self.block, self.look_ahead, self.imagined = n_fft, hop, block, look_ahead, imagined
         self.passes, self.momentum = passes, np.float32(momentum)
         self._window = hann(n_fft).numpy()
         power = np.resize(overlapped_power(n_fft, hop), n_fft)  # the same under every frame

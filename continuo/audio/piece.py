@@ -17,27 +17,16 @@ TRUNCATED = "is truncated: its file holds less than its header declares, and wha
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece is a recording or a rendered score, or a part of one.
+    """A piece is a recording or a rendered score, or a part of one."""
 
-    Attributes:
-        id: unique and stable within a corpus.
-        source: the origin, for people to read.
-        sample_rate_hz: the rate of `samples`.
-        samples: float32 `(N,)`, in memory, in a file, or resampled as it is read.
-        loudness_db: gated RMS of the whole, in dB below full scale.
-        key: identifies the samples in caches; empty if nothing about the piece is to be cached.
-        has_ending: whether the music ends where the samples end.
-        truncated: whether the file holds less than its header declares.
-    """
-
-    id: str
-    source: str
+    id: str  # unique and stable within a corpus
+    source: str  # the origin, for people to read
     sample_rate_hz: int
-    samples: Samples
-    loudness_db: float
-    key: str = ""
-    has_ending: bool = True
-    truncated: bool = False
+    samples: Samples  # float32 (N,), in memory, in a file, or resampled as it is read
+    loudness_db: float  # gated RMS of the whole, in dB below full scale
+    key: str = ""  # identifies the samples in caches; empty if nothing about the piece is to be cached
+    has_ending: bool = True  # the music ends where the samples end
+    truncated: bool = False  # the file holds less than its header declares
 
     @classmethod
     def from_samples(cls, samples: Samples, sample_rate_hz: int, *, source: str = "samples") -> "Piece":

@@ -69,10 +69,10 @@ def pad_edges(vectors: torch.Tensor) -> torch.Tensor:
 class Runs:
     """Hold R runs of T consecutive frames, from which a post-filter learns."""
 
-    quantized: torch.Tensor  # principal components `(R, T, P)` of the quantized frames
-    decoded: torch.Tensor  # their weighted log magnitudes `(R, T, K)`, without a post-filter
-    real: torch.Tensor  # weighted log magnitudes `(R, T, K)` of the frames before quantization
-    phases: torch.Tensor  # phases `(R, T, K)` of the same, in radians
+    quantized: torch.Tensor  # principal components (R, T, P) of the quantized frames
+    decoded: torch.Tensor  # their weighted log magnitudes (R, T, K), without a post-filter
+    real: torch.Tensor  # weighted log magnitudes (R, T, K) of the frames before quantization
+    phases: torch.Tensor  # phases (R, T, K) of the same, in radians
 
 
 class PostfilterLoss:
@@ -115,12 +115,12 @@ def fit(
 ) -> Postfilter:
     """Fit a post-filter. It corrects nothing if there are fewer than two runs or if held-out runs do not improve.
 
+    Every `HELD_OUT`-th run is held out. The caller's random state does not change.
+
     Args:
-        runs: the training data; every `HELD_OUT`-th run is held out.
         steps: optimizer steps, at least 1; fewer where every run would be seen more than `MAX_EPOCHS` times.
-        seed: of the initial weights and the order of runs; the caller's random state does not change.
         start: weights to continue from.
-        advance: called about `REPORTS` times with a few words.
+        advance: called about `REPORTS` times.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
@@ -176,12 +176,7 @@ def step_count(runs: int, max_steps: int) -> int:
 
 
 class Reanalysis:
-    """Compute the magnitudes that runs of `run` frames have after inverse STFT, overlap-add and another STFT.
-
-    Attributes:
-        inner: the frames of a run whose neighbors overlap them on both sides, as in endless audio.
-        frames: the number of inner frames.
-    """
+    """Compute the magnitudes that runs of `run` frames have after inverse STFT, overlap-add and another STFT."""
 
     def __init__(self, n_fft: int, hop: int, run: int) -> None:
         self.n_fft, self.hop = n_fft, hop
@@ -189,8 +184,8 @@ class Reanalysis:
         samples = n_fft + (run - 1) * hop
         self.gain = torch.from_numpy((1 / np.resize(overlapped_power(n_fft, hop), samples)).astype(np.float32))
         edge = -(-n_fft // hop) - 1
-        self.inner = slice(edge, max(edge, run - edge))
         self.frames = max(0, run - 2 * edge)
+        self.inner = slice(edge, edge + self.frames)  # those that others overlap on both sides, as in endless audio
 
     def magnitudes(self, magnitude: torch.Tensor, phases: torch.Tensor) -> torch.Tensor:
         """Return the new magnitudes `(R, frames, K)` of the inner frames for magnitudes and phases `(R, T, K)`.

@@ -16,9 +16,6 @@ class Resampler:
 
     The filter is torchaudio's. It is laid out as a band matrix of at least `MIN_ROWS` outputs, so that resampling is
     one matrix product, which is twice as fast as torchaudio's own call and equal to it up to rounding.
-
-    Attributes:
-        margin: input samples, a multiple of `unit`, beyond which no input sample influences an output sample.
     """
 
     def __init__(self, unit: int, made: int) -> None:
@@ -26,7 +23,7 @@ class Resampler:
 
         self.unit, self.made = _reduced_ratio(unit, made)
         reach = 16 * max(1.0, self.unit / self.made)  # more than the filter's 6 zero crossings on either side
-        self.margin = (math.ceil(reach / self.unit) + 1) * self.unit
+        self.margin = (math.ceil(reach / self.unit) + 1) * self.unit  # farther input does not change an output
         plain = Resample(self.unit, self.made)
         taps = plain.kernel[:, 0]  # (made, 2 * width + unit)
         self._before, repeats = plain.width, -(-MIN_ROWS // self.made)

@@ -11,11 +11,8 @@ from continuo.audio.resampling import Resampler
 class StoredSamples:
     """Give access to samples in a raw float32 file by `len`, slices of step 1, and `np.asarray`, which reads them.
 
-    Slicing reads nothing. No file stays open or mapped, so a corpus may have any number of pieces.
-
-    Args:
-        start, stop: the samples of the file that belong to this object; `stop` None means up to its end.
-        restore: called when the file is missing or damaged; it must write the file again.
+    They are those from `start` to `stop`, or up to the end. Slicing reads nothing. No file stays open or mapped, so a
+    corpus may have any number of pieces. Where the file is missing or damaged, `restore` must write it again.
     """
 
     def __init__(

@@ -72,11 +72,7 @@ class OverlapAdd:
     Signal estimation from modified short-time Fourier transform, 1984). Time 0 is the end of the prompt, and frame
     `j = 1, 2, ...` covers `[j * hop - n_fft, j * hop)`. So the output starts `n_fft - hop` samples before time 0, where
     it blends the prompt's own frames with the first new ones without a click. At the end the divisor stays that of a
-    full overlap, so that the stream fades out.
-
-    Args:
-        n_fft, hop: window length and samples per frame, as `check_hop` allows.
-        tail: the last `n_fft` samples of the prompt, or None for silence.
+    full overlap, so that the stream fades out. `tail` holds the last `n_fft` samples of the prompt; None is silence.
     """
 
     def __init__(self, n_fft: int, hop: int, tail: np.ndarray | None = None) -> None:

@@ -80,6 +80,7 @@ def put_audio(key: str, blocks: Iterable[np.ndarray], describe: Any) -> dict[str
     with _writing(key, ".f32") as temporary:
         with open(temporary, "wb") as file:
             for block in blocks:
+                check_cancelled()
                 file.write(np.ascontiguousarray(block, dtype=np.float32).tobytes())
         facts: dict[str, Any] = describe(temporary) | {"bytes": temporary.stat().st_size}
     put_json(key, facts)

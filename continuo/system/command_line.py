@@ -72,7 +72,10 @@ def run_main(body: Callable[[], int], *, name: str) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("CONTINUO_DEBUG"):
             raise
-        print(f"{program(name)}: {one_line(_explain(error))}", file=sys.stderr)
+        reason = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            reason = f"{error.filename or 'the file system'}: {error.strerror}{HINTS.get(error.errno or 0, '')}"
+        print(f"{program(name)}: {one_line(reason)}", file=sys.stderr)
         return 2
 
 
@@ -83,9 +86,7 @@ def is_handled(signum: signal.Signals) -> bool:
 
 @contextmanager
 def _exit_on_signals() -> Iterator[None]:
-    def leave(signum: int, _: object) -> NoReturn:
-        sys.exit(128 + signum)
-
+    leave = lambda signum, _: sys.exit(128 + signum)  # noqa: E731
     can_set = threading.current_thread() is threading.main_thread()  # other threads cannot set handlers
     before = {signum: signal.signal(signum, leave) for signum in STOPPING[1:] if can_set and is_handled(signum)}
     try:
@@ -112,9 +113,3 @@ def within_memory(advice: str) -> Iterator[None]:
         if not (isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)):
             raise
         raise ValueError(f"there is not enough memory: {advice}") from error
-
-
-def _explain(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'the file system'}: {error.strerror}{HINTS.get(error.errno or 0, '')}"
-    return str(error)

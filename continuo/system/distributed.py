@@ -27,21 +27,15 @@ T = TypeVar("T")
 class ProcessGroup(AbstractContextManager["ProcessGroup"]):
     """One of several processes that train one model, or the only one. Use it as a context manager.
 
-    Args:
-        rank, local_rank: number of this process among all, and among those of its machine.
-        size: number of processes; each of several waits here until all have joined.
-
-    Attributes:
-        is_main_process: whether this is process 0, which alone writes files and prints.
-        rows: the rows of a global batch that this process computes.
-        elastic, restarted: whether torchrun may restart the processes when one of them is lost, and whether it has.
+    `rank` and `local_rank` are the number of this process among all, and among those of its machine. Each of several
+    processes waits here until all `size` have joined.
     """
 
     def __init__(self, rank: int = 0, local_rank: int = 0, size: int = 1) -> None:
         self.rank, self.local_rank, self.size = rank, local_rank, size
-        self.is_main_process = rank == 0
-        self.rows = slice(rank, None, size)
-        self.elastic = "TORCHELASTIC_RESTART_COUNT" in os.environ
+        self.is_main_process = rank == 0  # it alone writes files and prints
+        self.rows = slice(rank, None, size)  # of a global batch, those that this process computes
+        self.elastic = "TORCHELASTIC_RESTART_COUNT" in os.environ  # torchrun may restart processes if one is lost
         self.restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
         self.device = torch.device("cpu")
         self.own_seconds, self.own_stop = 0.0, False

@@ -55,10 +55,8 @@ class _ClockColumn(ProgressColumn):
 class Display:
     """Messages and progress of a command, on standard error. Use it as a context manager.
 
-    Args:
-        quiet: show nothing but messages that are marked `always`.
-        stream: replaces standard error.
-        journal: also receives progress, as one JSON object a line: task, fraction done, seconds remaining, figures.
+    If `quiet`, it shows nothing but messages that are marked `always`; `stream` replaces standard error. `journal` also
+    receives progress, as one JSON object a line: task, fraction done, seconds remaining, figures.
     """
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None, journal: TextIO | None = None) -> None:

@@ -49,15 +49,11 @@ def ordered_map(work: Callable[[T], R], things: Iterable[T], workers: int = WORK
 def prefetch(things: Iterable[T], batch_size: int, batches: int) -> Generator[T, None, None]:
     """Yield the same things while a thread makes the next `batches` batches of `batch_size` things."""
     rest = iter(things)
-
-    def next_batch() -> list[T]:
-        return list(islice(rest, batch_size))
-
     maker = ThreadPoolExecutor(1)
     try:
-        coming = deque(maker.submit(next_batch) for _ in range(batches))
+        coming = deque(maker.submit(list, islice(rest, batch_size)) for _ in range(batches))
         while batch := coming.popleft().result():
-            coming.append(maker.submit(next_batch))
+            coming.append(maker.submit(list, islice(rest, batch_size)))
             yield from batch
     finally:
         maker.shutdown(cancel_futures=True)
