@@ -430,10 +430,7 @@ def read_notes(source: Source, programs: Sequence[int] = ()) -> Song:
 
 
 def load_prompt_song(path: Path) -> Song:
-    """Return a prompt (score, MIDI, or `notes:C4,E4,C4+G4` as `parse_notes` reads them) as notes.
-
-    ValueError if the file is missing, of another kind, unreadable, or without a pitched note.
-    """
+    """Return a prompt (score, MIDI, or `notes:C4,E4,C4+G4`, see `parse_notes`) as notes; ValueError if it has none."""
     if path.name.startswith(NOTES_PREFIX):
         return parse_notes(path.name.removeprefix(NOTES_PREFIX))
     source = _prompt_source(path, SCORE_ENDINGS)

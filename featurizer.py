@@ -48,8 +48,7 @@ class Featurizer(ABC, Generic[P]):
     def fit(self, pieces: Sequence[P], *, seed: int, advance: Advance, start: Tensors | None = None) -> None:
         """Learn from training pieces what encoding needs.
 
-        `start` is the state of a featurizer with the same section to continue from, so that codes keep roughly their
-        old meaning.
+        With `start`, the state of a featurizer with the same section, codes keep roughly their old meaning.
         """
 
     def phase_costs(self, pieces: Sequence[P]) -> list[float]:
@@ -134,10 +133,8 @@ class StftFeaturizer(Featurizer[Piece]):
     def encode_prompt(self, prompt: Piece) -> torch.Tensor:
         length = len(prompt.samples)
         if length < self.n_fft:
-            raise ValueError(
-                f"the prompt {prompt.source} is too short: {prompt.seconds:.3f} s, "
-                f"at least {self.n_fft / self.sample_rate_hz:.3f} s (one frame) are needed"
-            )
+            needed = f"at least {self.n_fft / self.sample_rate_hz:.3f} s (one frame) are needed"
+            raise ValueError(f"the prompt {prompt.source} is too short: {prompt.seconds:.3f} s, {needed}")
         frames = min((length - self.n_fft) // self.hop, int(MAX_PROMPT_S * self.steps_per_second)) + 1
         return self._encode(prompt, length - self.n_fft - (frames - 1) * self.hop, 0, frames)
 

@@ -9,7 +9,6 @@ import torch
 from continuo.audio import codebook, postfilter
 from continuo.audio.codebook import Advance, ResidualCodebook
 from continuo.audio.postfilter import AHEAD, PAST, Postfilter, PostfilterLoss, Runs, pad_edges
-from continuo.audio.stft import hann
 
 RUN = 32  # consecutive frames that are sampled together
 MIN_CENTROIDS = 64  # of a level, however small the corpus
@@ -61,7 +60,7 @@ class SpectralCodec:
     def __init__(self, settings: SpectralSettings) -> None:
         self.settings = settings
         self.bins_hz = np.arange(settings.n_fft // 2 + 1) * settings.sample_rate_hz / settings.n_fft
-        self.full_scale = float(hann(settings.n_fft).sum()) / 2  # the magnitude of a sine of amplitude 1
+        self.full_scale = float(torch.hann_window(settings.n_fft).sum()) / 2  # the magnitude of a sine of amplitude 1
         density = 1 / (1 + torch.from_numpy(self.bins_hz).float() / 700)
         self.weight = (density / density.mean()).sqrt()  # (K,)
         self.postfilter = Postfilter(settings.components, len(self.bins_hz))  # corrects nothing before it is fitted
@@ -176,10 +175,7 @@ class SpectralCodec:
         return {"mean": c.mean, "components": c.components, "centroids": c.centroids} | weights
 
     def load_dict(self, tensors: Tensors) -> None:
-        """Load what `to_dict` of a codec with the same settings returned.
-
-        ValueError or RuntimeError if a tensor does not suit the settings, KeyError if one is missing.
-        """
+        """Load what `to_dict` returned; ValueError, RuntimeError or KeyError if it does not suit the settings."""
         s, bins = self.settings, len(self.bins_hz)
         mean, components = checked(tensors, "mean", (bins,)), checked(tensors, "components", (s.components, bins))
         count = min([s.centroids, *tensors["centroids"].shape[1:2]])  # fewer if the corpus was small

@@ -37,10 +37,7 @@ class Decoder(ABC):
 
 
 class SpectrumDecoder(Decoder):
-    """Overlap-add `[magnitude | phase]` frames with the phases that they hold.
-
-    `tail` holds the last `n_fft` samples of the prompt; None continues from silence.
-    """
+    """Overlap-add `[magnitude | phase]` frames; `tail` is the end of the prompt `(n_fft,)`, or None for silence."""
 
     def __init__(self, n_fft: int, hop: int, tail: np.ndarray | None) -> None:
         self.overlap = OverlapAdd(n_fft, hop, tail)
@@ -53,10 +50,7 @@ class SpectrumDecoder(Decoder):
 
 
 class CodebookDecoder(Decoder):
-    """Turn codes into magnitudes, magnitudes into complex frames, and frames into audio.
-
-    `tail` is the end of the prompt, 1 to `PAST` whole frames; None continues from silence.
-    """
+    """Turn codes into audio; `tail` is the end of the prompt, 1 to `PAST` whole frames, or None for silence."""
 
     def __init__(self, codec: SpectralCodec, tail: np.ndarray | None) -> None:
         n_fft, hop = codec.settings.n_fft, codec.settings.hop

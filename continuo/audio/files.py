@@ -41,16 +41,14 @@ MISSING_BYTES, PRESENT_FRACTION = 1024, 0.99  # smaller losses are differences i
 def decode_blocks(path: Path, sample_rate_hz: int) -> Iterator[np.ndarray]:
     """Decode a file to mono float32 blocks `(n,)` at `sample_rate_hz`, which together are the whole file.
 
-    Channels are averaged. Samples above full scale are not clipped. ValueError, with libsndfile's reason, if the file
-    cannot be decoded.
+    Channels are averaged, and nothing is clipped. ValueError with libsndfile's reason if the file cannot be decoded.
     """
     try:
         with soundfile.SoundFile(os.fsencode(path)) as file:  # a file name need not be Unicode
-            if not MIN_RATE_HZ <= file.samplerate <= MAX_RATE_HZ:
-                raise ValueError(
-                    f"its sample rate of {file.samplerate} Hz is outside {MIN_RATE_HZ:,} to {MAX_RATE_HZ:,} Hz"
-                )
-            yield from resample_blocks(map(_mix_to_mono, _read_blocks(file)), file.samplerate, sample_rate_hz)
+            rate_hz = file.samplerate
+            if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+                raise ValueError(f"its sample rate of {rate_hz} Hz is outside {MIN_RATE_HZ:,} to {MAX_RATE_HZ:,} Hz")
+            yield from resample_blocks(map(_mix_to_mono, _read_blocks(file)), rate_hz, sample_rate_hz)
     except soundfile.SoundFileError as error:
         reason = str(error).rsplit(": ", 1)[-1].strip().rstrip(".")
         if path.stat().st_size == 0:
@@ -83,8 +81,7 @@ def _mix_to_mono(block: np.ndarray) -> np.ndarray:
 def is_truncated(path: Path, seconds: float) -> bool:
     """Return whether the `seconds` decoded from a file are less than its header declares.
 
-    Such a file was not copied to its end, or recording stopped. Ogg headers declare no length, so Ogg files never
-    count as truncated.
+    It was not copied to its end, or recording stopped. Ogg headers declare no length: Ogg files are never truncated.
     """
     with open(path, "rb") as raw:
         header = raw.read(28)

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.fft
+import torch
 from numpy.typing import NDArray
 
-from continuo.audio.stft import OverlapAdd, hann, overlapped_power, share_of_earlier
+from continuo.audio.stft import OverlapAdd, overlapped_power, share_of_earlier
 
 Floats = NDArray[np.float32]
 Complexes = NDArray[np.complexfloating]
@@ -71,7 +72,7 @@ class PhaseStream:
             raise ValueError(f"momentum must lie in 0 ... 1, got {momentum}: beyond 1 the passes diverge")
         self.n_fft, self.hop, self.block, self.look_ahead, self.imagined = n_fft, hop, block, look_ahead, imagined
         self.passes, self.momentum = passes, np.float32(momentum)
-        self._window = hann(n_fft).numpy()
+        self._window = torch.hann_window(n_fft).numpy()
         power = np.resize(overlapped_power(n_fft, hop), n_fft)  # the same under every frame
         self._analysis = (self._window / power).astype(np.float32)
         self._joining = 0 if tail is None else n_fft // hop  # coming frames that overlap the prompt

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import scipy.fft
 import soundfile
+import torch
 
-from continuo.audio.stft import hann, spectrum
+from continuo.audio.stft import spectrum
 from continuo.system.files import atomic_write
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def analyze(wav: Path, first_s: float, last_s: float) -> Excerpt:
             windows = np.array([_read_mono(file, place, n_fft) for place in places])
     hertz = np.arange(n_fft // 2 + 1) * rate_hz / n_fft
     hertz = hertz[hertz <= MAX_HZ]
-    magnitude = np.abs(scipy.fft.rfft(windows * hann(n_fft).numpy()))[:, : len(hertz)]
+    magnitude = np.abs(scipy.fft.rfft(windows * torch.hann_window(n_fft).numpy()))[:, : len(hertz)]
     seconds = (places + n_fft / 2) / rate_hz
     if places[-1] - places[0] < n_fft:  # a part that is hardly longer than a window fills the whole width
         seconds = np.linspace(places[0], places[-1] + n_fft, columns) / rate_hz

@@ -94,10 +94,8 @@ class Piece:
 def check_audible(samples: Samples, sample_rate_hz: int, *, min_samples: int, source: str) -> None:
     """Raise ValueError for audio that is shorter than `min_samples`, silent (peak below -80 dB), or not finite."""
     if len(samples) < min_samples:
-        raise ValueError(
-            f"{source} is too short: {len(samples) / sample_rate_hz:.3f} s, "
-            f"at least {min_samples / sample_rate_hz:.3f} s are needed"
-        )
+        needed = f"at least {min_samples / sample_rate_hz:.3f} s are needed"
+        raise ValueError(f"{source} is too short: {len(samples) / sample_rate_hz:.3f} s, {needed}")
     peak = float(np.max([0.0, *(np.abs(samples[i : i + 2**20]).max() for i in range(0, len(samples), 2**20))]))
     check_peak(peak, source)
 

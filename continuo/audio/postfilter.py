@@ -19,9 +19,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 from continuo.audio.codebook import Advance
-from continuo.audio.stft import hann, mel_filters, overlapped_power
+from continuo.audio.stft import mel_filters, overlapped_power
 
 PAST, AHEAD = 3, 1  # frames that the network sees before and after the frame it makes
 WIDTH, BATCH, LEARNING_RATE, WARMUP_STEPS, MAX_EPOCHS = 384, 16, 2e-3, 50, 50
@@ -153,11 +154,9 @@ def _train(model: Postfilter, loss: PostfilterLoss, batches: list[torch.Tensor],
     """Train with AdamW, a linear warm-up and cosine decay."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     warmup = max(1, min(WARMUP_STEPS, len(batches)))
-    schedules: list[torch.optim.lr_scheduler.LRScheduler] = [
-        torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warmup, total_iters=warmup),
-        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, len(batches) - warmup)),
-    ]
-    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, schedules, [warmup])
+    rise = LinearLR(optimizer, 1 / warmup, total_iters=warmup)
+    fall = CosineAnnealingLR(optimizer, max(1, len(batches) - warmup))
+    schedule = SequentialLR(optimizer, [rise, fall], [warmup])
     overlapped_from = (1 - OVERLAPPED_FRACTION) * len(batches) if loss.reanalysis.frames > 2 else math.inf
     for step, rows in enumerate(batches):
         if step % math.ceil(len(batches) / REPORTS) == 0:
@@ -180,7 +179,7 @@ class Reanalysis:
 
     def __init__(self, n_fft: int, hop: int, run: int) -> None:
         self.n_fft, self.hop = n_fft, hop
-        self.window = hann(n_fft)
+        self.window = torch.hann_window(n_fft)
         samples = n_fft + (run - 1) * hop
         self.gain = torch.from_numpy((1 / np.resize(overlapped_power(n_fft, hop), samples)).astype(np.float32))
         edge = -(-n_fft // hop) - 1

@@ -11,8 +11,8 @@ from continuo.audio.resampling import Resampler
 class StoredSamples:
     """Give access to samples in a raw float32 file by `len`, slices of step 1, and `np.asarray`, which reads them.
 
-    They are those from `start` to `stop`, or up to the end. Slicing reads nothing. No file stays open or mapped, so a
-    corpus may have any number of pieces. Where the file is missing or damaged, `restore` must write it again.
+    They begin at `start` and end before `stop` (None: with the file). Slicing reads nothing. No file stays open or
+    mapped, so a corpus may have any number of pieces. `restore` must write the file again if it is missing or damaged.
     """
 
     def __init__(
@@ -45,10 +45,7 @@ class StoredSamples:
 
 
 class ResampledView:
-    """Resample samples as they are read, by `len` and slices of step 1, which return arrays.
-
-    A slice equals the same slice of the whole after resampling, sample for sample.
-    """
+    """Resample as samples are read, by `len` and slices of step 1: arrays that equal slices of the resampled whole."""
 
     def __init__(self, samples: "Samples", resampler: Resampler) -> None:
         self.samples, self.resampler = samples, resampler

@@ -10,18 +10,13 @@ import scipy.fft
 import torch
 
 
-def hann(n_fft: int) -> torch.Tensor:
-    """Return the periodic Hann window, `(n_fft,)` float32."""
-    return torch.hann_window(n_fft)
-
-
 def spectrum(audio: np.ndarray, n_fft: int, hop: int) -> torch.Tensor:
     """Return the complex frames of audio without padding it: frame `t` covers samples `[t * hop, t * hop + n_fft)`.
 
     Shape: `(n_fft + (T - 1) * hop,)` float32 to `(T, n_fft // 2 + 1)` complex64.
     """
     samples = torch.as_tensor(audio, dtype=torch.float32)
-    return torch.stft(samples, n_fft, hop, window=hann(n_fft), center=False, return_complex=True).T
+    return torch.stft(samples, n_fft, hop, window=torch.hann_window(n_fft), center=False, return_complex=True).T
 
 
 def to_frames(complex_frames: torch.Tensor) -> torch.Tensor:
@@ -106,7 +101,9 @@ class OverlapAdd:
 
 def inverse(complex_frames: torch.Tensor, n_fft: int, hop: int) -> np.ndarray:
     """Invert all frames `(T, K)` of a piece to `((T - 1) * hop,)` samples; exact, edges included."""
-    return torch.istft(complex_frames.T, n_fft, hop, window=hann(n_fft), length=(len(complex_frames) - 1) * hop).numpy()
+    return torch.istft(
+        complex_frames.T, n_fft, hop, window=torch.hann_window(n_fft), length=(len(complex_frames) - 1) * hop
+    ).numpy()
 
 
 def mel_filters(bins_hz: np.ndarray, count: int, low_hz: float = 40.0, high_hz: float = 8000.0) -> np.ndarray:

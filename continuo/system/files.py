@@ -53,10 +53,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, refusal: str) -> Iterator[None]:
-    """Hold the lock of `path`, a hidden file next to it, or raise ValueError(`refusal`) if another process does.
-
-    The lock of a killed process is free.
-    """
+    """Hold the lock of `path`, which ends with its process; ValueError(`refusal`) if another process holds it."""
     lock = _lock_of(path)
     try:
         lock.acquire(timeout=0)
@@ -88,10 +85,7 @@ def _lock_of(path: Path) -> FileLock:
 
 
 def check_writable(path: Path, *, force: bool) -> None:
-    """Raise ValueError, before any heavy work, for an output that cannot be written.
-
-    That is: `path` exists and `force` is false, is a folder, or its folder is missing or read-only.
-    """
+    """Raise ValueError if `path` exists (without `force`), is a folder, or its folder is missing or read-only."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the name of a file")
     if path.exists() and not force:
@@ -108,10 +102,7 @@ def check_writable(path: Path, *, force: bool) -> None:
 
 
 def check_space(path: Path, size_bytes: float, advice: str) -> None:
-    """Raise ValueError, before any heavy work, if the disk of `path` has fewer than `size_bytes` free.
-
-    `advice` names another remedy than freeing space.
-    """
+    """Raise ValueError, with `advice` beside freeing space, if the disk of `path` has not `size_bytes` free."""
     if size_bytes > (free := shutil.disk_usage(path.parent).free):
         needed, there = human_size(size_bytes), human_size(free)
         raise ValueError(f"cannot write {path}: {needed} are needed, {there} are free: free some space, or {advice}")

@@ -17,7 +17,6 @@ from continuo.audio.stft import (
     OverlapAdd,
     check_hop,
     from_frames,
-    hann,
     inverse,
     mel_filters,
     overlapped_power,
@@ -116,7 +115,7 @@ def test_frames_cover_the_last_sample():
 
 
 def test_hann_is_the_periodic_window():
-    np.testing.assert_allclose(hann(8).numpy(), np.sin(np.pi * np.arange(8) / 8) ** 2, atol=1e-7)
+    np.testing.assert_allclose(torch.hann_window(8).numpy(), np.sin(np.pi * np.arange(8) / 8) ** 2, atol=1e-7)
 
 
 def test_spectrum_is_the_windowed_transform_and_inverse_gives_the_audio_back():
@@ -126,7 +125,7 @@ def test_spectrum_is_the_windowed_transform_and_inverse_gives_the_audio_back():
     assert frames.dtype == torch.complex64
     assert frames.shape == (42, 33)
     for t in (0, 7, 41):
-        expected = np.fft.rfft(padded[t * 24 : t * 24 + 64] * hann(64).numpy())
+        expected = np.fft.rfft(padded[t * 24 : t * 24 + 64] * torch.hann_window(64).numpy())
         np.testing.assert_allclose(frames[t].numpy(), expected, atol=1e-5)
     torch.testing.assert_close(spectrum(padded.astype(np.float64), 64, 24), frames)
     made = inverse(frames, 64, 24)
@@ -184,7 +183,7 @@ def test_overlap_add_begins_with_silence_and_ends_empty():
 def test_A02_spectrum_of_a_sine_has_its_amplitude():
     tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(8000) / RATE_HZ)
     frames = spectrum(tone, 512, 128)
-    assert frames.abs().max().item() == pytest.approx(0.5 * hann(512).sum().item() / 2, rel=1e-4)
+    assert frames.abs().max().item() == pytest.approx(0.5 * torch.hann_window(512).sum().item() / 2, rel=1e-4)
 
 
 def test_to_frames_is_magnitude_then_phase():
@@ -208,7 +207,7 @@ def test_A09_overlap_add_of_true_frames_continues_real_audio_exactly(n_fft, hop)
     audio = melody(3)
     join = 8000
     later = [audio[join - n_fft + j * hop : join + j * hop] for j in range(1, 40)]
-    frames = [np.fft.rfft(window * hann(n_fft).numpy()) for window in later]
+    frames = [np.fft.rfft(window * torch.hann_window(n_fft).numpy()) for window in later]
     overlap = OverlapAdd(n_fft, hop, audio[join - n_fft : join])
     made = np.concatenate([*map(overlap.push, frames), overlap.finish()])
     assert len(made) == 39 * hop + n_fft - hop
@@ -223,7 +222,7 @@ def test_encode_prompt_last_frame_ends_with_the_prompt():
     piece = Piece.from_samples(audio, RATE_HZ)
     f = featurizer(256, 64)
     stream = f.encode_prompt(piece)
-    last = np.fft.rfft(piece.read(5003 - 256, 5003) * hann(256).numpy())
+    last = np.fft.rfft(piece.read(5003 - 256, 5003) * torch.hann_window(256).numpy())
     np.testing.assert_allclose(from_frames(stream)[-1].numpy(), last, atol=1e-4)
     assert len(stream) == 1 + (5003 - 256) // 64
     with pytest.raises(ValueError, match="too short"):
