@@ -19,10 +19,10 @@ from continuo.system.files import check_writable, write_text
 from continuo.system.text import printable
 
 if TYPE_CHECKING:
-    from evaluation.base import Plan
     from evaluation.schema import AnyReport
 
-TIMES = {"sound": (6.0, 4.0), "notes": (20.0, 8.0)}  # default seconds of a continuation and of its prompt
+TIMES = {"sound": {"seconds": 6.0, "prompt_seconds": 4.0}, "notes": {"seconds": 20.0, "prompt_seconds": 8.0}}
+"""The default lengths of a continuation and of its prompt, by modality."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,23 +62,27 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from continuo.system.device import choose
     from continuo.system.progress import Display
+    from evaluation.base import Plan
     from evaluation.notes import NotesEvaluation
     from evaluation.report import page
     from evaluation.sound import SoundEvaluation
     from predictor import Predictor
 
     torch.set_num_threads(1)  # a training on the same machine may need the other cores
-    plans = {modality: _plan(arguments, modality) for modality in TIMES}
+    kinds: dict[str, type[SoundEvaluation | NotesEvaluation]] = {"sound": SoundEvaluation, "notes": NotesEvaluation}
+    given = {name: value for name in ("seconds", "prompt_seconds") if (value := getattr(arguments, name)) is not None}
+    plans = {
+        modality: Plan(arguments.pieces, **times | given, long_seconds=arguments.long, seed=arguments.seed)
+        for modality, times in TIMES.items()
+    }
     device, _ = choose(arguments.device)
     with Display(quiet=arguments.quiet) as display:
-
-        def evaluation_of(meta: Path, predictor: Predictor) -> SoundEvaluation | NotesEvaluation:
-            kind = NotesEvaluation if predictor.modality == "notes" else SoundEvaluation
-            return kind(meta, predictor, plans[predictor.modality], display)
-
         loaded = [(meta, Predictor.load(meta, device)) for meta in (arguments.meta, *arguments.beside)]
-        evaluation, *others = [evaluation_of(meta, predictor) for meta, predictor in loaded]
-        report = _finite(evaluation.report(others))
+        evaluation, *others = [
+            kinds[predictor.modality](meta, predictor, plans[predictor.modality], display) for meta, predictor in loaded
+        ]
+        measured = json.dumps(evaluation.report(others))
+        report: AnyReport = json.loads(measured, parse_constant=lambda name: None)  # JSON has no NaN and no infinity
         html = page(report, evaluation.draw(report), evaluation.sounds())
         out.mkdir(exist_ok=True)
         write_text(out / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
@@ -94,30 +98,12 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _finite(report: "AnyReport") -> "AnyReport":
-    """Replace NaN and infinity, which JSON does not have, by None."""
-    finite: AnyReport = json.loads(json.dumps(report), parse_constant=lambda name: None)
-    return finite
-
-
-def _plan(arguments: argparse.Namespace, modality: str) -> "Plan":
-    from evaluation.base import Plan
-
-    seconds, prompt_seconds = TIMES[modality]
-    seconds = seconds if arguments.seconds is None else arguments.seconds
-    prompt_seconds = prompt_seconds if arguments.prompt_seconds is None else arguments.prompt_seconds
-    return Plan(arguments.pieces, seconds, prompt_seconds, arguments.long, arguments.seed)
-
-
 def _check_out(out: Path, *, force: bool) -> None:
     """Check, before any work, that the report can be written and that none exists; `force` allows to overwrite one."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file: name a folder")
-    if not out.is_dir():
-        check_writable(out, force=False)
-        return
-    for name in ("report.json", "report.html"):
-        check_writable(out / name, force=force)
+    for path in (out / "report.json", out / "report.html") if out.is_dir() else (out,):
+        check_writable(path, force=force)
 
 
 if __name__ == "__main__":

@@ -58,9 +58,8 @@ def _listen(port: int) -> socket.socket:
     try:
         return socket.create_server((ADDRESS, port))
     except OSError as error:
-        raise ValueError(
-            f"cannot open --port {port} ({error.strerror}): try --port 0, which takes any free one"
-        ) from None
+        advice = "try --port 0, which takes any free one"
+        raise ValueError(f"cannot open --port {port} ({error.strerror}): {advice}") from None
 
 
 if __name__ == "__main__":

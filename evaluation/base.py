@@ -45,24 +45,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Plan:
-    """The sizes and the seed of an evaluation.
+    """The sizes and the seed of an evaluation; ValueError: a value is outside its range."""
 
-    Attributes:
-        pieces: number of excerpts to continue, 1 ... 256.
-        seconds: length of each continuation, 2 ... 600; the metrics look at 2 s at a time, or at whole bars.
-        prompt_seconds: length of each prompt, above 0, at most 600.
-        long_seconds: length of the long run, 10 ... 3600, or 0 for none.
-        seed: seed of all sampling.
-
-    Raises:
-        ValueError: a value is outside its range.
-    """
-
-    pieces: int = 16
-    seconds: float = 6.0
-    prompt_seconds: float = 4.0
-    long_seconds: float = 120.0
-    seed: int = 0
+    pieces: int  # number of excerpts to continue, 1 ... 256
+    seconds: float  # length of each continuation, 2 ... 600; the metrics look at 2 s at a time, or at whole bars
+    prompt_seconds: float  # length of each prompt, above 0, at most 600
+    long_seconds: float  # length of the long run, 10 ... 3600, or 0 for none
+    seed: int = 0  # of all sampling
 
     @property
     def times(self) -> dict[str, float]:
@@ -84,8 +73,7 @@ class Plan:
 class Evaluation(ABC, Generic[P]):
     """The evaluation of one model. `report` measures everything and keeps the sounds and arrays that pictures need.
 
-    Raises:
-        ValueError: the corpus cannot be loaded, or too little of it was held out.
+    ValueError: the corpus cannot be loaded, or too little of it was held out.
     """
 
     load: Callable[..., Corpus[P]]  # loads a corpus of this kind
@@ -115,9 +103,8 @@ class Evaluation(ABC, Generic[P]):
             "notes": self.notes,
         }
         if len(self.excerpts) < FEW_EXCERPTS:
-            enough = len(self.excerpts) == self.plan.pieces
+            count, enough = pluralize(len(self.excerpts), "excerpt"), len(self.excerpts) == self.plan.pieces
             reason = "--pieces asks for no more" if enough else "the held-out music is too short for more"
-            count = pluralize(len(self.excerpts), "excerpt")
             self.notes.append(f"only {count}: {reason}, so the figures of free runs are rough")
         found = cast("schema.AnyReport", report)
         found["verdict"] = [finding._asdict() for finding in diagnose(found)]
@@ -155,8 +142,7 @@ class Evaluation(ABC, Generic[P]):
     def training(self) -> schema.TrainingFacts:
         """Return the course of the training, and the command that trains twice as long."""
         progress = self.predictor.facts["progress"]
-        best = progress.best_nats
-        last = progress.history[-1][3] if progress.history else None
+        best, last = progress.best_nats, progress.history[-1][3] if progress.history else None
         return {
             "history": progress.history,
             "minutes": progress.seconds / 60,
@@ -219,9 +205,7 @@ class Evaluation(ABC, Generic[P]):
         }
 
     @torch.inference_mode()
-    def _scored(
-        self, name: str, pieces: Sequence[P], baselines: Baselines
-    ) -> tuple[dict[str, schema.Loss], float, int]:
+    def _scored(self, name: str, pieces: list[P], baselines: Baselines) -> tuple[dict[str, schema.Loss], float, int]:
         """Return the loss of model and baselines over the beginnings of pieces, and the seconds and steps of those."""
         model, device = self.predictor.model, self.predictor.device
         music = AudioDataset(pieces, self.predictor.featurizer, WINDOW)
@@ -283,7 +267,7 @@ class Evaluation(ABC, Generic[P]):
 
 
 def _loss(nats: np.ndarray, steps: int, seconds: float, beats: float | None) -> schema.Loss:
-    """Return the loss per step, per second and per beat, from its sum by level `(L,)`."""
+    """Return a loss from its sum by level `(L,)`."""
     bits = float(nats.sum()) / math.log(2)
     return {
         "levels": (nats / steps).tolist(),

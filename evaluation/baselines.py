@@ -7,7 +7,7 @@ densities, as are those of the trained model.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,27 +20,15 @@ EM_PASSES = 50  # of expectation-maximization, for one number per level
 class Baselines:
     """The two baselines of a stream.
 
-    Args:
-        spec: describes the stream.
-        streams: training pieces, `(T, L)` integers each; not used for a continuous stream.
+    `streams`: training pieces, `(T, L)` integers each; not used for a continuous stream.
     """
 
-    def __init__(self, spec: StreamSpec, streams: Iterable[np.ndarray]) -> None:
+    def __init__(self, spec: StreamSpec, streams: Sequence[np.ndarray]) -> None:
         self.spec = spec
         if not spec.continuous:
-            kept = [np.asarray(stream) for stream in streams]
-            self.logs = [unigram([stream[:, level] for stream in kept], v) for level, v in enumerate(spec.vocabulary)]
-            self.same = [self._fit_same([stream[:, level] for stream in kept], level) for level in range(spec.levels)]
-
-    def _fit_same(self, columns: Sequence[np.ndarray], level: int) -> float:
-        """Fit the probability of repeating a code by expectation-maximization; the likelihood has one maximum."""
-        before, after = (np.concatenate([column[part] for column in columns]) for part in (np.s_[:-1], np.s_[1:]))
-        same, other = before == after, np.exp(self.logs[level])[after]
-        probability = 0.5
-        for _ in range(EM_PASSES if len(same) else 0):
-            repeats = probability * same
-            probability = float(np.mean(repeats / (repeats + (1 - probability) * other)))
-        return probability if len(same) else 0.0
+            levels = [[stream[:, level] for stream in streams] for level in range(spec.levels)]
+            self.logs = [unigram(columns, size) for columns, size in zip(levels, spec.vocabulary, strict=True)]
+            self.same = [_fit_same(columns, logs) for columns, logs in zip(levels, self.logs, strict=True)]
 
     def nll(self, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the negative log-likelihoods of steps: `(..., L)` for codes `(..., L)`, `(..., 1)` for `(..., F)`."""
@@ -65,6 +53,19 @@ def unigram(columns: Sequence[np.ndarray], vocabulary: int) -> np.ndarray:
     """
     counts = np.bincount(np.concatenate(columns).astype(np.int64), minlength=vocabulary) + 1.0
     return np.asarray(np.log(counts / counts.sum()))
+
+
+def _fit_same(columns: Sequence[np.ndarray], logs: np.ndarray) -> float:
+    """Fit the probability of repeating a code by expectation-maximization; the likelihood has one maximum."""
+    before, after = (np.concatenate([column[part] for column in columns]) for part in (np.s_[:-1], np.s_[1:]))
+    same, other = before == after, np.exp(logs)[after]
+    if not len(same):
+        return 0.0
+    probability = 0.5
+    for _ in range(EM_PASSES):
+        repeats = probability * same
+        probability = float(np.mean(repeats / (repeats + (1 - probability) * other)))
+    return probability
 
 
 def _gaussian_nll(distance: torch.Tensor) -> torch.Tensor:

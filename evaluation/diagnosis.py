@@ -33,20 +33,19 @@ def diagnose(report: AnyReport) -> list[Finding]:
     """
     rules = _learning(report)
     rules += [*_notes(report), *_note_copies(report)] if is_of_notes(report) else [*_sound(report), *_copies(report)]
-    met = [(name, text, advice, longer) for name, condition, text, advice, longer in rules if condition]
-    learning = met[0][0]
     findings: list[Finding] = []
-    for name, text, advice, longer in met:
+    for name, condition, text, advice, longer in rules:
+        learning = findings[0].name if findings else ""
         if longer and learning == "memorising":
             advice = advice or _smaller_model(report["model"])
         elif longer:
             advice = f"{advice} Or train longer." if advice else f"Train longer: {report['training']['again']}."
-        findings.append(Finding(name, text, "" if learning == "untrained" and findings else advice))
+        if condition:
+            findings.append(Finding(name, text, "" if learning == "untrained" else advice))
     return findings
 
 
 def _smaller_model(model: ModelFacts) -> str:
-    """Return the advice against memorization."""
     hidden, begin = max(1, model["hidden"] // 2), "Add music, or train a smaller model:"
     if not model["preset"]:
         return (f"{begin} a copy of its metadata file with another name and state, architecture.hidden {hidden} and "

@@ -25,12 +25,8 @@ def load_split(
 ) -> tuple[list[P], list[P], list[str]]:
     """Load a model's corpus, split as its training split it: training pieces, held-out pieces, notes for the reader.
 
-    Args:
-        meta_path: the metadata file, which says where the corpus is now.
-        load: `corpus.load` for a model of sound, `corpus.load_songs` for a model of notes.
-
-    Raises:
-        ValueError: there is no such corpus, or it has none of the held-out pieces, or no others.
+    `meta_path` says where the corpus is now; `load` is `corpus.load` for sound and `corpus.load_songs` for notes.
+    ValueError: there is no such corpus, or it has none of the held-out pieces, or no others.
     """
     saved, section = predictor.metadata, metadata.load(meta_path).corpus
     corpus = load(section, seed=saved.training.seed, display=display)
@@ -53,15 +49,14 @@ def bounded(pieces: Sequence[P], seconds: float, seed: int) -> list[P]:
     It is cut by its extent, so the total is approximate if its tempo changes.
     """
     found: list[P] = []
-    left = seconds
     for place in np.random.default_rng(seed).permutation(len(pieces)):
         piece = pieces[place]
-        if piece.seconds > left:
-            piece = piece.excerpt(0, int(left * piece.extent / piece.seconds), "beginning")
+        if piece.seconds > seconds:
+            piece = piece.excerpt(0, int(seconds * piece.extent / piece.seconds), "beginning")
         if piece.seconds > 0.5 or not found:
             found.append(piece)
-        left -= piece.seconds
-        if left <= 0:
+        seconds -= piece.seconds
+        if seconds <= 0:
             break
     return sorted(found, key=lambda piece: piece.id)
 
@@ -86,9 +81,7 @@ def excerpts(pieces: Sequence[Piece], *, count: int, prompt_seconds: float, seco
     """Return at most `count` excerpts from the middle of as many pieces; several of each piece if there are few.
 
     Excerpts of one piece are evenly spaced, do not overlap, and leave room for other music of the piece between them.
-
-    Raises:
-        ValueError: no piece is long enough.
+    ValueError: no piece is long enough.
     """
     need = prompt_seconds + seconds
     fitting = [piece for piece in pieces if piece.seconds >= need + 0.1]
@@ -134,7 +127,7 @@ def other_real_music(found: Sequence[Excerpt]) -> list[tuple[np.ndarray, np.ndar
 
 @dataclass(frozen=True)
 class SongExcerpt:
-    """Ticks `start` to `stop` of a song; the part before `join` is the prompt."""
+    """Ticks `start` to `stop` of a song: `prompt` is the part before `join`, and `real` what the song does after it."""
 
     name: str
     song: Song
@@ -144,12 +137,10 @@ class SongExcerpt:
 
     @property
     def prompt(self) -> Song:
-        """The notes of the prompt."""
         return self.song.excerpt(self.start, self.join, "prompt")
 
     @property
     def real(self) -> Song:
-        """Return the notes of the song after the prompt."""
         return self.song.excerpt(self.join, self.stop, "real")
 
 
@@ -157,9 +148,7 @@ def song_excerpts(songs: Sequence[Song], *, count: int, prompt_seconds: float, s
     """Return at most `count` excerpts: the beginnings of songs, and later parts if there are few songs.
 
     They start, join and stop at beats. A song that is too short gives its first third as the prompt.
-
-    Raises:
-        ValueError: no song has notes in its first two beats and in the two beats after them.
+    ValueError: no song has notes in its first two beats and in the two beats after them.
     """
     need = prompt_seconds + seconds
     slots: list[list[SongExcerpt]] = []

@@ -8,7 +8,6 @@ k - 1 of them. Lengths, velocities, programs and percussion do not count.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -43,21 +42,16 @@ def events(song: Song) -> list[Event]:
 class Copies:
     """An index of training songs: one text with one character per event, in which a stretch is searched as a word.
 
-    Raises:
-        ValueError: the songs have more than a million different events, for which there are not enough characters.
+    ValueError: the songs have more than a million different events, for which there are not enough characters.
     """
 
     def __init__(self, training: Sequence[Song]) -> None:
-        self._numbers: dict[Event, int] = {}
+        self._letters: dict[Event, str] = {}
         self._names = [song.id for song in training]
-        self._starts: list[int] = []
-        texts, length = [], 0
-        for song in training:
-            text = "".join(chr(self._numbers.setdefault(e, len(self._numbers) + FIRST)) for e in events(song)) + END
-            self._starts.append(length)
-            texts.append(text)
-            length += len(text)
-        self._text = "".join(texts)
+        words = [
+            [self._letters.setdefault(e, chr(len(self._letters) + FIRST)) for e in events(song)] for song in training
+        ]
+        self._text = "".join("".join(word) + END for word in words)
 
     def longest(self, song: Song) -> tuple[int, str]:
         """Return the events of the longest stretch that a training song has too, and that song's id; else (0, "").
@@ -72,14 +66,10 @@ class Copies:
         if not best:
             return 0, ""
         place = self._text.find(word[first : first + best])
-        return best, self._names[bisect_right(self._starts, place) - 1]
+        return best, self._names[self._text.count(END, 0, place)]
 
     def fraction(self, song: Song, n: int = 8) -> float:
-        """Return the fraction of a song's stretches of `n` events that training songs have; NaN if it has none.
-
-        Raises:
-            ValueError: `n` is less than 1.
-        """
+        """Return the fraction of a song's stretches of `n` (1 or more) events that training songs have; NaN if none."""
         if n < 1:
             raise ValueError(f"a stretch has at least 1 event, not {n}")
         word = self._word(song)
@@ -88,4 +78,4 @@ class Copies:
 
     def _word(self, song: Song) -> str:
         """Return a song's events as characters of the training text."""
-        return "".join(chr(self._numbers[e]) if e in self._numbers else UNKNOWN for e in events(song))
+        return "".join(self._letters.get(e, UNKNOWN) for e in events(song))

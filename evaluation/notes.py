@@ -87,7 +87,6 @@ class NotesEvaluation(Evaluation[Song]):
         return float(fractions @ seconds), float(fractions @ beats)
 
     def free_runs(self, *, ceilings: bool = True) -> schema.FreeRuns:
-        """Compare continuations with what the pieces really do, as long as both last."""
         count = max(MIN_STEPS, math.ceil(self.plan.seconds * self.spec.steps_per_second))
         for seed, excerpt in enumerate(self.tracked("free runs", self.excerpts), start=self.plan.seed):
             prompt = excerpt.prompt
@@ -99,7 +98,6 @@ class NotesEvaluation(Evaluation[Song]):
         return {"excerpts": len(self.excerpts), "real": real, "generated": statistics(self.generated)}
 
     def long_run(self) -> schema.NoteLongRun:
-        """Continue the first prompt for long, and compare with the longest held-out song."""
         prompt, count = self.excerpts[0].prompt, math.ceil(self.plan.long_seconds * self.spec.steps_per_second)
         task = self.display.task("long run", count)
         take = self.predictor.take(prompt, seed=self.plan.seed)
@@ -153,7 +151,6 @@ class NotesEvaluation(Evaluation[Song]):
         }
 
     def sounds(self, count: int = 3) -> list[tuple[str, dict[str, bytes]]]:
-        """Return real and generated notes, played as the scores of the corpus are."""
         found = []
         for excerpt, made in zip(self.excerpts[:count], self.generated, strict=False):
             sides = {"real": excerpt.real, "generated": made}
@@ -167,7 +164,6 @@ class NotesEvaluation(Evaluation[Song]):
 
 
 def _pitch_classes(songs: Sequence[Song]) -> np.ndarray:
-    """Return the fraction of each pitch class in all notes, `(12,)`."""
     pitches = [note.pitch % 12 for song in songs for note in song.notes if not note.is_drum]
     return np.bincount(pitches, minlength=12) / max(len(pitches), 1)
 

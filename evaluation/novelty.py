@@ -13,7 +13,7 @@ output at every block.
 music, which is no copy, is in stretches longer than `MAX_CHANCE_S` for at most a hundredth of its time.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -77,30 +77,15 @@ def _loud(found: Blocks, every: int) -> np.ndarray:
 
 
 class Index:
-    """Training music in which the nearest seconds and copied stretches are searched.
+    """Training music, audio of pieces at `rate_hz`, in which the nearest seconds and copied stretches are searched.
 
-    Args:
-        pieces: audio of each piece, at `rate_hz`.
-        chroma: compare pitch classes instead of spectra, in all twelve transpositions.
-        advance: called with the number of pieces done.
-
-    Raises:
-        ValueError: no piece is a second long.
+    `chroma` compares pitch classes instead of spectra, in all twelve transpositions.
+    ValueError: no piece is a second long.
     """
 
-    def __init__(
-        self,
-        pieces: Sequence[np.ndarray],
-        rate_hz: int,
-        *,
-        chroma: bool = False,
-        advance: Callable[[int], object] = lambda done: None,
-    ) -> None:
+    def __init__(self, pieces: Iterable[np.ndarray], rate_hz: int, *, chroma: bool = False) -> None:
         self.rate_hz, self.chroma = rate_hz, chroma
-        found: list[Blocks] = []
-        for done, piece in enumerate(pieces, start=1):
-            found.append(blocks(piece, rate_hz, chroma=chroma))
-            advance(done)
+        found = [blocks(piece, rate_hz, chroma=chroma) for piece in pieces]
         whole = np.concatenate([grouped(b, SECOND, every=STEP) for b in found])
         if not len(whole):
             raise ValueError("no training piece is a second long: there is nothing to compare the output with")
@@ -108,9 +93,8 @@ class Index:
         loud = [np.flatnonzero(_loud(b, 1)) for b in found]
         self.places = np.concatenate(loud)  # of each indexed group, within its piece
         self.owners = np.repeat(np.arange(len(found)), [len(x) for x in loud])
-        self.groups = _Neighbors(
-            np.concatenate([grouped(b, GROUP, every=1)[i] for b, i in zip(found, loud, strict=True)])
-        )
+        groups = [grouped(b, GROUP, every=1)[i] for b, i in zip(found, loud, strict=True)]
+        self.groups = _Neighbors(np.concatenate(groups))
 
     def nearest(self, recordings: Sequence[np.ndarray]) -> np.ndarray:
         """Return the distance of every second of recordings to the nearest second of the training music, `(n,)`."""
@@ -171,9 +155,8 @@ def against(distances: Mapping[str, np.ndarray], reference: str) -> dict[str, Fi
     for name, side in distances.items():
         row: dict[str, float | None] = {}
         for figure, percentile in (("median", 50), ("p5", 5)):
-            value, usual = (
-                float(np.percentile(x, percentile)) if len(x) else None for x in (side, distances[reference])
-            )
+            sides = (side, distances[reference])
+            value, usual = (float(np.percentile(x, percentile)) if len(x) else None for x in sides)
             row |= {figure: value, f"{figure}_ratio": value / usual if value is not None and usual else None}
         found[name.replace(" ", "_")] = row
     return found
@@ -190,10 +173,9 @@ class _Neighbors:
         if len(rows) > MAX_FITTED_ROWS:
             chosen = rows[np.random.default_rng(0).choice(len(rows), MAX_FITTED_ROWS, False)]
         self.pca = PCA(min(COMPONENTS, *chosen.shape), svd_solver="covariance_eigh").fit(chosen)
-        self.count = len(rows)
         self.index = NearestNeighbors(algorithm="brute").fit(self.pca.transform(rows))
 
     def nearest(self, rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return distances and numbers of the `count` nearest rows, or of all if there are fewer, `(n, count)` each."""
-        distances, places = self.index.kneighbors(self.pca.transform(rows), min(count, self.count))
+        distances, places = self.index.kneighbors(self.pca.transform(rows), min(count, self.index.n_samples_fit_))
         return np.asarray(distances), np.asarray(places)

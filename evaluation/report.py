@@ -11,18 +11,8 @@ from continuo.system.text import pluralize
 from evaluation.schema import AnyReport
 
 
-def page(
-    report: AnyReport,
-    pictures: Mapping[str, bytes],
-    sounds: Sequence[tuple[str, Mapping[str, bytes]]],
-) -> str:
-    """Return the page; it leaves out what is missing.
-
-    Args:
-        report: every figure.
-        pictures: PNG by name.
-        sounds: names of excerpts, each with FLAC by side.
-    """
+def page(report: AnyReport, pictures: Mapping[str, bytes], sounds: Sequence[tuple[str, Mapping[str, bytes]]]) -> str:
+    """Return the page, without what is missing; `pictures` are PNG by name, `sounds` excerpts with FLAC by side."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "pluralize": pluralize, "data_uri": data_uri}

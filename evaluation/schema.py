@@ -36,20 +36,16 @@ class ModelFacts(TypedDict):
 
 
 class TrainingFacts(TypedDict):
-    """The course of the training. `history` holds step, seconds, training loss and held-out loss of each validation.
+    """The course of the training."""
 
-    `risen` is the fraction by which the held-out loss rose again after its best; `again` is the command that trains
-    twice as long.
-    """
-
-    history: list[list[float]]
+    history: list[list[float]]  # step, seconds, training loss and held-out loss of each validation
     minutes: float
     best_step: int | None
     best_nats: float | None
     last_nats: float | None
     improving: bool
-    risen: float
-    again: str
+    risen: float  # fraction by which the held-out loss rose again after its best
+    again: str  # the command that trains twice as long
 
 
 class Loss(TypedDict):
@@ -74,18 +70,14 @@ class HeldOut(TypedDict):
 
 
 class FreeRuns(TypedDict):
-    """Continuations of held-out prompts compared with real music.
-
-    Models of sound also have what a perfect model would reach: `floor` (other real music of the same pieces), `codec`
-    (real music through the codec) and `inversion` (true magnitudes with reconstructed phases).
-    """
+    """Continuations of held-out prompts next to real music and, for sound, what a perfect model would reach."""
 
     excerpts: int
     real: Figures
     generated: Figures
-    floor: NotRequired[Figures | None]
-    codec: NotRequired[Figures]
-    inversion: NotRequired[Figures | None]
+    floor: NotRequired[Figures | None]  # other real music of the same pieces
+    codec: NotRequired[Figures]  # real music through the codec
+    inversion: NotRequired[Figures]  # true magnitudes with reconstructed phases
 
 
 class SoundLongRun(TypedDict):
@@ -103,16 +95,13 @@ class SoundLongRun(TypedDict):
 
 
 class SoundNovelty(TypedDict):
-    """Distances to the training music and the longest copied stretch; `near_ratio` compares the nearest seconds.
-
-    `spectrum` and `harmony` hold the figures of each side by its name.
-    """
+    """Distances to the training music and the longest copied stretch."""
 
     training_minutes: float
     of_minutes: float
-    spectrum: Mapping[str, Figures]
+    spectrum: Mapping[str, Figures]  # by the name of a side, as in `harmony`
     harmony: Mapping[str, Figures]
-    near_ratio: float | None
+    near_ratio: float | None  # compares the nearest seconds
     threshold: float
     copied_s: float
     held_out_copied_s: float

@@ -21,6 +21,7 @@ from evaluation.novelty import Index, against
 from featurizer import StftFeaturizer
 from predictor import Predictor, joined
 
+SIDES = ("real", "codec", "generated")  # of an excerpt, to see and to hear
 MIN_ONSETS_PER_S = 0.3  # of real music; with fewer, a ratio of onsets says nothing
 
 
@@ -89,11 +90,9 @@ class SoundEvaluation(Evaluation[Piece]):
         self.excerpts = excerpts(self.held_out, count=plan.pieces, **plan.times)
 
     def lengths(self, music: AudioDataset, steps: np.ndarray) -> tuple[float, float | None]:
-        """Return the total seconds of the steps; sound has no known beats."""
-        return float(steps.sum()) / self.spec.steps_per_second, None
+        return float(steps.sum()) / self.spec.steps_per_second, None  # sound has no known beats
 
     def free_runs(self, *, ceilings: bool = True) -> schema.FreeRuns:
-        """Compare continuations with real music; `ceilings` adds the codec and the reconstruction of phases."""
         real = [excerpt.real for excerpt in self.excerpts]
         numbered = enumerate(self.tracked("free runs", self.excerpts), start=self.plan.seed)
         made = [free_run(self.predictor, excerpt, seed=seed) for seed, excerpt in numbered]
@@ -124,7 +123,6 @@ class SoundEvaluation(Evaluation[Piece]):
         return similarity(real, codec, self.rate), inversion
 
     def long_run(self) -> schema.SoundLongRun:
-        """Continue the first prompt for long, at the models' loudness."""
         prompt, count = self.excerpts[0].prompt, math.ceil(self.plan.long_seconds * self.spec.steps_per_second)
         task = self.display.task("long run", count)
         take = self.predictor.take(prompt, seed=self.plan.seed)
@@ -140,16 +138,14 @@ class SoundEvaluation(Evaluation[Piece]):
         self.pictures["level"] = plots.level_over_time(long_run.levels_db(audio, self.rate), float(prompt_db))
         longest = max(self.held_out, key=lambda piece: piece.seconds)
         real = longest.read(0, min(len(longest.samples), len(audio)))
-        onsets = self.real["onsets_per_s"]
+        usual, onsets = self.real["onsets_per_s"], long_run.onsets_by_part(audio, self.rate)
         still_s, real_still_s = self._still_s(np.stack(steps))
         return {
             "seconds": len(audio) / self.rate,
             "level_drift_db": long_run.level_drift(audio, self.rate),
             "endings_s": take.endings,
             "silence": audio_metrics.statistics(audio, self.rate)["silence"],
-            "onset_ratio_by_30_s": [
-                n / onsets if onsets >= MIN_ONSETS_PER_S else None for n in long_run.onsets_by_part(audio, self.rate)
-            ],
+            "onset_ratio_by_30_s": [n / usual if usual >= MIN_ONSETS_PER_S else None for n in onsets],
             "loop_s": long_run.loop_length_s(audio, self.rate),
             "real_loop_s": long_run.loop_length_s(real, self.rate),
             "still_s": still_s,
@@ -160,15 +156,12 @@ class SoundEvaluation(Evaluation[Piece]):
         """Return the longest time without change in the steps of the long run, and in as much held-out music."""
         pieces = bounded(self.held_out, self.plan.long_seconds, self.plan.seed)
         streams = [steps, *(self.predictor.featurizer.encode(piece).numpy() for piece in pieces)]
-        made, *real = (long_run.changes(stream, self.spec) for stream in streams)
-        usual = float(np.median(np.concatenate(real)))
-        still_s, *real_still_s = (
-            long_run.longest_still_s(change, usual, self.spec.steps_per_second) for change in (made, *real)
-        )
-        return still_s, max(real_still_s)
+        changes = [long_run.changes(stream, self.spec) for stream in streams]
+        usual = float(np.median(np.concatenate(changes[1:])))
+        made, *real = (long_run.longest_still_s(change, usual, self.spec.steps_per_second) for change in changes)
+        return made, max(real)
 
     def novelty(self) -> schema.SoundNovelty | None:
-        """Compare the distances of the output to the training music with those of held-out music and of the codec."""
         output = [*self.audio["generated"], *self.audio.get("long", [])]
         total_s = sum(len(audio) for audio in output) / self.rate
         held_out = [np.asarray(piece.samples) for piece in bounded(self.held_out, total_s, self.plan.seed)]
@@ -176,16 +169,14 @@ class SoundEvaluation(Evaluation[Piece]):
         training = [np.asarray(piece.samples) for piece in self.training_sample]
         if max(map(len, training)) < 2 * self.rate:
             return None
-        spectra, harmony = (self._index(training, name) for name in ("spectrum", "harmony"))
+        spectra = Index(self.tracked("looking for copies (spectrum)", training), self.rate)
+        harmony = Index(self.tracked("looking for copies (harmony)", training), self.rate, chroma=True)
         distances = {side: spectra.nearest(audio) for side, audio in sides.items()}
         self.pictures["novelty"] = plots.distances(distances)
         spectrum_figures = against(distances, "held-out")
         nearest, codec = (spectrum_figures[side]["p5"] for side in ("generated", "through_the_codec"))
         threshold = spectra.calibrate(held_out)
-        copied, chance, control = (
-            [spectra.copied(audio, threshold) for audio in recordings]
-            for recordings in (output, held_out, self._control())
-        )
+        control = [spectra.copied(audio, threshold) for audio in self._control()]
         return {
             "training_minutes": sum(piece.seconds for piece in self.training_sample) / 60,
             "of_minutes": self.model()["training_minutes"],
@@ -193,17 +184,11 @@ class SoundEvaluation(Evaluation[Piece]):
             "harmony": against({side: harmony.nearest(a) for side, a in sides.items()}, "held-out"),
             "near_ratio": nearest / codec if nearest is not None and codec else None,
             "threshold": threshold,
-            "copied_s": max(copied),
-            "held_out_copied_s": max(chance),
+            "copied_s": max(spectra.copied(audio, threshold) for audio in output),
+            "held_out_copied_s": max(spectra.copied(audio, threshold) for audio in held_out),
             "control_copied_s": float(np.mean(control)) if control else None,
             "control_of_s": self.plan.seconds,
         }
-
-    def _index(self, training: list[np.ndarray], name: str) -> Index:
-        task = self.display.task(f"looking for copies ({name})", len(training))
-        index = Index(training, self.rate, chroma=name == "harmony", advance=task.update)
-        task.close()
-        return index
 
     def _control(self) -> list[np.ndarray]:
         """Return training music through the codec, which shows what a copy looks like; nothing if pieces are short."""
@@ -214,13 +199,11 @@ class SoundEvaluation(Evaluation[Piece]):
         return [through_codec(self.predictor, excerpt) for excerpt in found]
 
     def draw(self, report: schema.AnyReport) -> dict[str, bytes]:
-        sides = {name: self.audio[name][0] for name in ("real", "codec", "generated")}
+        sides = {name: self.audio[name][0] for name in SIDES}
         return super().draw(report) | {"spectrograms": plots.spectrograms(sides, self.rate)}
 
     def sounds(self, count: int = 3) -> list[tuple[str, dict[str, bytes]]]:
-        """Return the first excerpts as real sound, through the codec, and generated, as FLAC."""
-        found = []
-        for place, excerpt in enumerate(self.excerpts[:count]):
-            sides = {side: self.audio[side][place] for side in ("real", "codec", "generated")}
-            found.append((excerpt.name, {side: flac(audio, self.rate) for side, audio in sides.items()}))
-        return found
+        return [
+            (excerpt.name, {side: flac(self.audio[side][place], self.rate) for side in SIDES})
+            for place, excerpt in enumerate(self.excerpts[:count])
+        ]

@@ -2,10 +2,8 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
 
 from pydantic import Field
 from starlette.exceptions import HTTPException
@@ -26,6 +24,7 @@ MAX_CURVE_POINTS = 400
 QUICK_REPORT = ["--pieces", "4", "--long", "20"]
 THOROUGH_REPORT = ["--pieces", "16", "--long", "120"]
 Curve = list[tuple[float, float]]  # steps and losses
+Sample = dict[str, str | float]  # a take: `id`, `step` of the weights, and `from_s`, from which the page plays it
 
 
 class TrainingBody(RequestBody):
@@ -39,18 +38,8 @@ class TrainingBody(RequestBody):
 
 
 class ReportBody(RequestBody):
-    """The settings of a report."""
-
     model: str
     thorough: bool = False
-
-
-class Sample(TypedDict):
-    """A take of a model in training."""
-
-    id: str
-    step: int  # of the weights
-    from_s: float  # from which the page plays it
 
 
 @dataclass
@@ -69,8 +58,7 @@ class Models:
     """The models of a folder and the demo model. `logs`: folder for the output of the commands."""
 
     def __init__(self, folder: Path, logs: Path) -> None:
-        self.folder = folder
-        self.logs = logs
+        self.folder, self.logs = folder, logs
         self.training: Training | None = None
         self.reports: dict[str, BackgroundProcess] = {}
 
@@ -80,15 +68,10 @@ class Models:
         return {path.stem: path for path in files if self.saved_ns(path.stem)} | {DEMO: DEMO_META}
 
     def path(self, name: str) -> Path:
-        """Return the metadata file of a trained model.
-
-        Raises:
-            ValueError: there is none.
-        """
-        try:
-            return self.paths()[name]
-        except KeyError:
-            raise ValueError(f"there is no trained model {printable(name)!r}: choose another one") from None
+        """Return the metadata file of a trained model; ValueError: there is none."""
+        if found := self.paths().get(name):
+            return found
+        raise ValueError(f"there is no trained model {printable(name)!r}: choose another one")
 
     def saved_ns(self, name: str) -> int:
         """Return the time at which the state of a model was written, 0 if there is none."""
@@ -96,14 +79,11 @@ class Models:
             return (self.folder / metadata.load(self.folder / f"{name}.json").state).stat().st_mtime_ns
         return 0
 
-    def processes(self) -> Iterator[BackgroundProcess]:
-        """Yield the processes that were started last."""
-        yield from self.reports.values()
-        if self.training:
-            yield self.training.process
+    def processes(self) -> list[BackgroundProcess]:
+        """Return the processes that were started last."""
+        return [*self.reports.values(), *([self.training.process] if self.training else [])]
 
     async def train(self, request: Request) -> Response:
-        """Start or resume a training."""
         wanted, last = await parse(request, TrainingBody), self.training
         name = wanted.name
         if last and last.process.running:
@@ -121,7 +101,6 @@ class Models:
         return JSONResponse({})
 
     async def pause(self, request: Request) -> Response:
-        """Ask the training to save and stop."""
         if self.training:
             self.training.process.stop()
         return JSONResponse({})
@@ -141,7 +120,7 @@ class Models:
             "name": training.name,
             "state": training.process.state,
             "now": entries[-1] if entries and training.process.running else {},
-            "log": training.process.last_lines(LOG_LINES),
+            "log": complete_lines(training.process.log)[-LOG_LINES:],
             "training": curve[:: max(1, len(curve) // MAX_CURVE_POINTS)] + curve[-1:],
             "held_out": [(row[0], row[3]) for row in validations],
             "samples": training.samples,
@@ -149,7 +128,6 @@ class Models:
         return JSONResponse(answer)
 
     async def measure(self, request: Request) -> Response:
-        """Start evaluate.py for a model."""
         wanted = await parse(request, ReportBody)
         meta = self.path(wanted.model)
         if any(process.running for process in self.reports.values()):
@@ -165,18 +143,16 @@ class Models:
         """Answer with the state of a model's report, and what evaluate.py prints."""
         name = request.query_params.get("model", "")
         page, process = self._report(name), self.reports.get(name)
-        state, log = (process.state, process.last_lines(LOG_LINES)) if process else ("none", [])
+        state, log = (process.state, complete_lines(process.log)[-LOG_LINES:]) if process else ("none", [])
         return JSONResponse({"state": state, "log": log, "page": page.is_file()})
 
     async def report(self, request: Request) -> Response:
-        """Answer with the report on a model."""
         page = self._report(request.path_params["model"])
         if not page.is_file():
             raise HTTPException(404, "there is no report on this model yet")
         return FileResponse(page, headers=REPORT_HEADERS)
 
     def _report(self, name: str) -> Path:
-        """Return the path of the report on a trained model, which may not exist yet."""
         self.path(name)
         return self.folder / f"{name}.evaluation" / "report.html"
 

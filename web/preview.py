@@ -38,8 +38,7 @@ class Preview(TypedDict):
 def read_preview(path: Path, folder: Path, width: int) -> Preview:
     """Read a file; engrave a score as `page-1.svg`, `page-2.svg`, ... in `folder`, `width` pixels wide (200 to 2000).
 
-    Raises:
-        ValueError: the file cannot be read, with the reason.
+    ValueError: the file cannot be read, with the reason.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:

@@ -25,8 +25,7 @@ class BackgroundProcess:
     """A Python script that runs in a session of its own and writes what it prints to the file `log`."""
 
     def __init__(self, script: Path, flags: Sequence[str], *, folder: Path, log: Path) -> None:
-        self.log = log
-        self.stop_requested = False
+        self.log, self.stop_requested = log, False
         with open(log, "wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, str(script), *flags],
@@ -50,10 +49,6 @@ class BackgroundProcess:
         if self.stop_requested:
             return "paused"
         return "failed" if self.process.returncode else "done"
-
-    def last_lines(self, number: int) -> list[str]:
-        """Return the last lines that the script printed."""
-        return complete_lines(self.log)[-number:]
 
     def stop(self) -> None:
         """Ask the script to save and end."""

@@ -23,12 +23,7 @@ Body = TypeVar("Body", bound=RequestBody)
 
 
 async def parse(request: Request, kind: type[Body]) -> Body:
-    """Return the body of a request.
-
-    Raises:
-        ValueError: it is not an object of this kind, with the reason.
-        HTTPException: it is larger than `MAX_BODY_BYTES` (413).
-    """
+    """Return the body of a request; ValueError: it is not such an object; HTTPException: it is too large (413)."""
     body = b""
     async for chunk in request.stream():
         body += chunk
@@ -42,7 +37,6 @@ async def parse(request: Request, kind: type[Body]) -> Body:
 
 
 async def error_response(request: Request, error: Exception) -> Response:
-    """Answer with the message of an error."""
     if isinstance(error, HTTPException):
         return JSONResponse({"error": error.detail}, error.status_code)
     return JSONResponse({"error": str(error)}, 400)

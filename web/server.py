@@ -35,8 +35,6 @@ DEFAULT_WIDTH = 1000  # of an engraved page in pixels
 
 
 class TakeBody(RequestBody):
-    """The settings of a take."""
-
     source: str  # identifier of the file to continue
     model: str
     seconds: float = Field(gt=0, le=MAX_TAKE_S)
@@ -56,7 +54,6 @@ class Studio:
         self.worker = RequestWorker([sys.executable, "-m", "web.take_worker"])
 
     def app(self) -> Starlette:
-        """Return the ASGI application."""
         models = self.models
         routes = [
             Route("/api/choices", self.choices),
@@ -89,7 +86,6 @@ class Studio:
                 await asyncio.to_thread(process.end, END_TIMEOUT_S)
 
     async def choices(self, request: Request) -> Response:
-        """Answer with what the page offers."""
         training = self.models.training
         choices = {
             "models": list(self.models.paths()),
@@ -102,12 +98,10 @@ class Studio:
         return JSONResponse(choices)
 
     async def upload(self, request: Request) -> Response:
-        """Store a file and answer with its preview."""
         name = request.query_params.get("name", "")
         return JSONResponse(await self.store.save_upload(name, request.stream(), page_width(request)))
 
     async def example(self, request: Request) -> Response:
-        """Answer with the preview of an example."""
         path = EXAMPLES / f"{Path(request.path_params['name']).name}.musicxml"
         if not path.is_file():
             raise HTTPException(404, "there is no such example")
@@ -116,7 +110,6 @@ class Studio:
             return JSONResponse(await self.store.preview(file, page_width(request)))
 
     async def preview(self, request: Request) -> Response:
-        """Answer with the preview of a stored file, such as a take."""
         file = self.store.get(request.path_params["id"])
         return JSONResponse(await self.store.preview(file, page_width(request)))
 
@@ -133,11 +126,7 @@ class Studio:
         return StreamingResponse(json_lines(answers), media_type="application/x-ndjson")
 
     async def make_take(self, source: StoredFile, meta: Path, wanted: TakeBody) -> AsyncGenerator[Answer]:
-        """Yield the worker's answers while it makes a take, and store the take.
-
-        Raises:
-            ValueError: there is no room for it.
-        """
+        """Yield the worker's answers while it makes a take, and store the take; ValueError: there is no room for it."""
         values = wanted.model_dump(exclude={"source", "model"})
         with self.store.new_folder() as folder:
             paths = {"meta": str(meta), "prompt": str(source.path), "out": str(folder / "take.wav")}

@@ -46,22 +46,13 @@ class FileStore:
         self.files: dict[str, StoredFile] = {}
 
     def get(self, file_id: str) -> StoredFile:
-        """Return a file by its identifier.
-
-        Raises:
-            HTTPException: there is no such file (404).
-        """
-        try:
-            return self.files[file_id]
-        except KeyError:
-            raise HTTPException(404, "the studio does not have this file any more: was it restarted?") from None
+        """Return a file by its identifier; HTTPException: there is no such file (404)."""
+        if file_id not in self.files:
+            raise HTTPException(404, "the studio does not have this file any more: was it restarted?")
+        return self.files[file_id]
 
     def path(self, file_id: str, name: str) -> Path:
-        """Return the path of a sound, score or engraved page in a file's folder.
-
-        Raises:
-            HTTPException: there is no such file (404).
-        """
+        """Return the path of a sound, score or engraved page in a file's folder; HTTPException: there is none (404)."""
         path = self.folder / self.get(file_id).id / Path(name).name
         if path.suffix not in SERVED_SUFFIXES or not path.is_file():
             raise HTTPException(404, "there is no such file")
@@ -69,11 +60,7 @@ class FileStore:
 
     @contextlib.contextmanager
     def new_folder(self) -> Iterator[Path]:
-        """Make a folder for a new file, and remove it if the body fails.
-
-        Raises:
-            ValueError: the files take more than `MAX_TOTAL_BYTES`.
-        """
+        """Make a folder for a new file, and remove it if the body fails; ValueError: there is no room left."""
         if sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file()) > MAX_TOTAL_BYTES:
             raise ValueError("the studio has no room for more files: download what you want to keep, and restart it")
         folder = self.folder / secrets.token_hex(8)
@@ -87,9 +74,7 @@ class FileStore:
     async def save_upload(self, name: str, chunks: AsyncIterator[bytes], width: int) -> dict[str, object]:
         """Store an uploaded file and return its preview, as `preview` does.
 
-        Raises:
-            ValueError: its name has no suffix, or it cannot be read.
-            HTTPException: it is larger than `MAX_FILE_BYTES` (413).
+        ValueError: its name has no suffix, or it cannot be read; HTTPException: it is too large (413).
         """
         name = printable(Path(name).name)[-MAX_NAME_LENGTH:]
         suffix = Path(name).suffix
@@ -105,16 +90,9 @@ class FileStore:
             return await self.preview(StoredFile(folder.name, path, name), width)
 
     async def preview(self, file: StoredFile, width: int) -> dict[str, object]:
-        """Read a file in a child process and add it to the store.
+        """Read a file in a child process, add it to the store, and return `id`, `name` and a `web.preview.Preview`.
 
-        Args:
-            width: width of an engraved page in pixels.
-
-        Returns:
-            `id`, `name` and the keys of `web.preview.Preview`.
-
-        Raises:
-            ValueError: the file cannot be read or takes longer than `MAX_READ_S`, with the reason.
+        `width` is that of an engraved page in pixels. ValueError: the file cannot be read in time, with the reason.
         """
         written = file.path.with_suffix(".musicxml")  # of a take: the page shows it instead of the MIDI file
         shown = written if written.is_file() else file.path

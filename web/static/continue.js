@@ -1,6 +1,6 @@
 // The Continue tab: the piece to continue, and its takes.
 
-import { $, attempt, choices, clock, make, post, send } from "./page.js";
+import { $, attempt, choices, clock, make, onSubmit, post, send } from "./page.js";
 import { Player, Spectrogram } from "./sound.js";
 
 const SUFFIX = /\.(musicxml|xml|mxl|midi?|wave?|flac|og[ag]|opus|mp3|aif[cf]?|aiff|au|snd)\b/i;
@@ -123,12 +123,7 @@ function stop() {
 
 $("stop").onclick = stop;
 
-$("settings").onsubmit = (event) => {
-  event.preventDefault();
-  attempt(makeTake);
-};
-
-async function makeTake() {
+onSubmit("settings", async () => {
   const form = new FormData($("settings")), piece = pieces.at(-1), body = { source: piece.id };
   for (const [name, value] of form) body[name] = name === "model" ? value : Number(value);
   if (form.get("seed") === "") body.seed = Math.floor(Math.random() * 1e6);
@@ -152,7 +147,7 @@ async function makeTake() {
       $("stop").disabled = !player || player.ended;
     }
   }
-}
+});
 
 async function* lines(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();

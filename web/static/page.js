@@ -37,6 +37,14 @@ export async function attempt(work) {
   }
 }
 
+/** Calls `work` when a form is submitted. */
+export function onSubmit(id, work) {
+  $(id).onsubmit = (event) => {
+    event.preventDefault();
+    attempt(work);
+  };
+}
+
 /** Minutes and seconds, or hours and minutes. */
 export function clock(seconds) {
   const whole = Math.round(seconds), minutes = Math.floor(whole / 60);

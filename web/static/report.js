@@ -1,19 +1,16 @@
 // The Report tab: measures a model and shows the report.
 
-import { $, attempt, get, post } from "./page.js";
+import { $, attempt, get, onSubmit, post } from "./page.js";
 
 const POLL_MS = 1000;
 let timer = null, latest = 0;
 
 $("report-model").onchange = () => attempt(showReport);
-$("report-form").onsubmit = (event) => {
-  event.preventDefault();
-  attempt(async () => {
-    const form = new FormData($("report-form"));
-    await post("/api/report", JSON.stringify({ model: form.get("model"), thorough: form.has("thorough") }));
-    await showReport();
-  });
-};
+onSubmit("report-form", async () => {
+  const form = new FormData($("report-form"));
+  await post("/api/report", JSON.stringify({ model: form.get("model"), thorough: form.has("thorough") }));
+  await showReport();
+});
 
 export async function showReport() {
   clearTimeout(timer);

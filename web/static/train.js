@@ -1,21 +1,18 @@
 // The Train tab: starts and pauses a training, and shows its progress.
 
-import { $, attempt, choices, clock, get, loadChoices, make, post } from "./page.js";
+import { $, attempt, choices, clock, get, loadChoices, make, onSubmit, post } from "./page.js";
 
 const POLL_MS = 1000;
 const STATES = { running: "Training", stopping: "Saving", paused: "Paused:", done: "Trained:", failed: "Not trained:" };
 const form = $("training-form"), { name, corpus, preset } = form.elements;
 let timer = null, latest = 0;
 
-form.onsubmit = (event) => {
-  event.preventDefault();
-  attempt(async () => {
-    const values = Object.fromEntries(new FormData(form));
-    const body = { ...values, minutes: Number(values.minutes), samples: "samples" in values };
-    await post("/api/training", JSON.stringify(body));
-    await showTraining();
-  });
-};
+onSubmit("training-form", async () => {
+  const values = Object.fromEntries(new FormData(form));
+  const body = { ...values, minutes: Number(values.minutes), samples: "samples" in values };
+  await post("/api/training", JSON.stringify(body));
+  await showTraining();
+});
 
 name.oninput = disableFixed;
 name.onchange = () => attempt(showTraining);
