@@ -12,14 +12,10 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from continuo.system.command_line import Parser, run_main
 from continuo.system.files import check_writable, write_text
 from continuo.system.text import printable
-
-if TYPE_CHECKING:
-    from evaluation.schema import AnyReport
 
 TIMES = {"sound": {"seconds": 6.0, "prompt_seconds": 4.0}, "notes": {"seconds": 20.0, "prompt_seconds": 8.0}}
 """The default lengths of a continuation and of its prompt, by modality."""
@@ -65,6 +61,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from evaluation.base import Plan
     from evaluation.notes import NotesEvaluation
     from evaluation.report import page
+    from evaluation.schema import AnyReport
     from evaluation.sound import SoundEvaluation
     from predictor import Predictor
 

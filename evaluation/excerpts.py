@@ -2,6 +2,7 @@
 
 import math
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ def bounded(pieces: Sequence[P], seconds: float, seed: int) -> list[P]:
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A part of a recording: `prompt` ends at sample `join`, and the `length` samples after it are for comparison."""
+    """A part of a recording: `prompt` ends at sample `join`, and `real` are the `length` samples after it."""
 
     name: str
     piece: Piece
@@ -73,7 +74,6 @@ class Excerpt:
 
     @property
     def real(self) -> np.ndarray:
-        """Return the samples of the piece after the prompt, `(length,)`."""
         return np.asarray(self.piece.samples[self.join : self.join + self.length])
 
 
@@ -151,7 +151,7 @@ def song_excerpts(songs: Sequence[Song], *, count: int, prompt_seconds: float, s
     ValueError: no song has notes in its first two beats and in the two beats after them.
     """
     need = prompt_seconds + seconds
-    slots: list[list[SongExcerpt]] = []
+    slots: defaultdict[int, list[SongExcerpt]] = defaultdict(list)
     for song in songs:
         places = max(1, int(song.seconds / need))
         fraction = min(1.0, song.seconds / need)
@@ -162,13 +162,12 @@ def song_excerpts(songs: Sequence[Song], *, count: int, prompt_seconds: float, s
             name = Path(song.source).stem + (f" {slot + 1}" if slot else "")
             found = SongExcerpt(name, song, start, join, stop)
             if min(join - start, stop - join) >= MIN_BEATS * QUARTER and found.prompt.notes and found.real.notes:
-                slots += [[] for _ in range(slot + 1 - len(slots))]
                 slots[slot].append(found)
-    if not any(slots):
+    if not slots:
         raise ValueError(f"no held-out song has {MIN_BEATS} beats to prompt with and {MIN_BEATS} to compare with: "
                          "hold more songs out, or longer ones")  # fmt: skip
     chosen: list[SongExcerpt] = []
-    for row in slots:
+    for _, row in sorted(slots.items()):
         places = min(count - len(chosen), len(row))
         chosen += [row[place] for place in np.linspace(0, len(row) - 1, places).astype(int)]
     return chosen

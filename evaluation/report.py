@@ -15,7 +15,7 @@ def page(report: AnyReport, pictures: Mapping[str, bytes], sounds: Sequence[tupl
     """Return the page, without what is missing; `pictures` are PNG by name, `sounds` excerpts with FLAC by side."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "pluralize": pluralize, "data_uri": data_uri}
+    environment.filters |= {"number": number, "pluralize": pluralize, "base64": b64encode}
     return environment.get_template("report.html").render(report, pictures=pictures, sounds=sounds)
 
 
@@ -26,8 +26,3 @@ def number(value: float | Undefined | None, digits: int = 2, unit: str = "", mis
     ('1,234.5 s', '–')
     """
     return missing if value is None or isinstance(value, Undefined) else f"{value:,.{digits}f}{unit}"
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    """Return a file of a media type as a URI that contains it."""
-    return f"data:{kind};base64,{b64encode(content).decode()}"

@@ -23,7 +23,6 @@ LOG_LINES = 8  # of a command's output on the page
 MAX_CURVE_POINTS = 400
 QUICK_REPORT = ["--pieces", "4", "--long", "20"]
 THOROUGH_REPORT = ["--pieces", "16", "--long", "120"]
-Curve = list[tuple[float, float]]  # steps and losses
 Sample = dict[str, str | float]  # a take: `id`, `step` of the weights, and `from_s`, from which the page plays it
 
 
@@ -111,7 +110,7 @@ class Models:
         if training is None:
             return JSONResponse({"state": "idle"})
         entries = [json.loads(line) for line in complete_lines(training.journal)]
-        recent: Curve = [(entry["step"], entry["training"]) for entry in entries if entry.get("training") is not None]
+        recent = [(entry["step"], entry["training"]) for entry in entries if entry.get("training") is not None]
         rows = complete_lines(self.folder / f"{training.name}.runs" / "training.csv")[1:]
         validations = [[float(cell) for cell in row.split(",")] for row in rows]
         first = recent[0][0] if recent else float("inf")

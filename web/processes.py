@@ -100,13 +100,9 @@ class RequestWorker:
         self.turn = asyncio.Lock()
         self.cancelling: asyncio.Task[None] | None = None
 
-    @property
-    def busy(self) -> bool:
-        return self.turn.locked()
-
     async def ask(self, request: Mapping[str, object]) -> AsyncGenerator[Answer]:
         """Send a request when it is its turn, and yield the answers; closing this iterator gives up the request."""
-        if self.busy:
+        if self.turn.locked():
             yield {"kind": "queued"}
         async with self.turn:
             if self.cancelling:

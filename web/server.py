@@ -150,7 +150,7 @@ class Studio:
         while True:
             await asyncio.sleep(1)
             training = self.models.training
-            if not training or not training.wants_samples or not training.process.running or self.worker.busy:
+            if not (training and training.wants_samples and training.process.running) or self.worker.turn.locked():
                 continue
             saved_ns = self.models.saved_ns(training.name)
             if saved_ns > training.sampled_ns:

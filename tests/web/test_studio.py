@@ -357,7 +357,7 @@ def test_take_connection_closed_cancels_the_take(server):
         await asyncio.wait_for(server.app()(scope, receive, send), 20)
         assert b"done" not in b"".join(sent)
         for _ in range(100):
-            if server.worker.cancelling and not server.worker.busy:
+            if server.worker.cancelling and not server.worker.turn.locked():
                 break
             await asyncio.sleep(0.05)
         await asyncio.wait_for(server.worker.cancelling, 5)
