@@ -118,7 +118,6 @@ class Evaluation(ABC, Generic[P]):
         return {"model": self.model(), "held_out": self.held_out_loss(), "free_runs": self.free_runs(ceilings=False)}
 
     def model(self) -> schema.ModelFacts:
-        """Return the facts about the model and its corpus."""
         known = self.predictor.metadata
         return {
             "name": self.meta_path.stem,
@@ -140,7 +139,6 @@ class Evaluation(ABC, Generic[P]):
         }
 
     def training(self) -> schema.TrainingFacts:
-        """Return the course of the training, and the command that trains twice as long."""
         progress = self.predictor.facts["progress"]
         best, last = progress.best_nats, progress.history[-1][3] if progress.history else None
         return {

@@ -102,10 +102,8 @@ class Index:
         rows = np.concatenate([grouped(b, SECOND, every=SECOND * STEP) for b in found])
         if not len(rows):
             return np.zeros(0)
-        keys = [rows]
-        if self.chroma:
-            classes = rows.reshape(len(rows), SECOND, 12)
-            keys = [np.roll(classes, shift, axis=2).reshape(len(rows), -1) for shift in range(12)]
+        classes = rows.reshape(len(rows), SECOND, -1)
+        keys = [np.roll(classes, shift, axis=2).reshape(len(rows), -1) for shift in range(12 if self.chroma else 1)]
         return np.min([self.seconds.nearest(x, 1)[0][:, 0] for x in keys], axis=0)
 
     def calibrate(self, recordings: Sequence[np.ndarray]) -> float:
