@@ -52,7 +52,6 @@ class AudioDataset(Dataset[Batch], Generic[P]):
 
     Args:
         pieces: pieces of at least two steps; shorter ones are listed in `skipped` with the reason.
-        featurizer: a fitted featurizer.
         window: T, steps per window.
         advance: called with the number of pieces done.
     """

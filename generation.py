@@ -36,7 +36,7 @@ MIN_DRAW = 2.0**-25  # replaces 0, which a uniform draw of 24 bits may be
 
 
 def single_stream(
-    model: SequenceModel, context: torch.Tensor, state: State, *, seed: int, sampling: Sampling, min_steps: int
+    model: SequenceModel, context: torch.Tensor, state: State, seed: int, sampling: Sampling, min_steps: int
 ) -> Stream:
     """Yield one stream of any model on any device, from the context `(1, W)` of its first step and the state before it.
 
@@ -49,7 +49,7 @@ def single_stream(
     allowed = opens
     while True:
         with torch.inference_mode():
-            ended = bool(model.sample_ending(context, generator=generator, sampling=sampling)) and made >= min_steps
+            ended = bool(model.sample_ending(context, generator, sampling)) and made >= min_steps
             if ended:
                 context, state, allowed = model.bos_context(1), model.initial_state(1), opens
             x = model.sample(context, generator=generator, sampling=sampling, allowed=allowed)
@@ -85,7 +85,6 @@ class StreamBatch:
 
     Args:
         state: the state `(1, S)` in which all streams begin.
-        seeds: one seed per stream.
         temperatures: one temperature per level; 0 takes the likeliest class.
         min_steps: number of steps before which no piece ends.
     """

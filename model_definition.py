@@ -25,11 +25,10 @@ if TYPE_CHECKING:
 UNSEEN_COUNT = 0.1  # occurrences added to each code's count
 CPU = torch.device("cpu")  # also in `model_size`: the first arange on the meta device takes a second of imports
 RARE_LOGIT = -7.0  # initial logit of a piece's end: one in a thousand steps
-RENAMED = {
+RENAMED = {  # parameters of states that Continuo 0.1 saved, and their names now
     "enter": "in_proj", "leave": "out_proj", "skip": "skip_proj", "begin": "bos", "head.known": "head.partial_proj",
     "backbone.listen": "backbone.onset_proj", "backbone.recall": "backbone.memory_proj",
 }  # fmt: skip
-"""Parameters of states that Continuo 0.1 saved, and their names now."""
 
 
 def normal(*shape: int, deviation: float) -> nn.Parameter:
@@ -270,11 +269,9 @@ class RegressionHead(nn.Module):
 
 
 class SequenceModel(nn.Module):
-    """A backbone between an embedding and a head; the stream decides both of these.
+    """A backbone between an embedding and a head of width W; the stream decides both of these.
 
-    Args:
-        head_width: W, width of the context.
-        quantizer_dropout: fraction of training rows, 0 to 1, that see only coarse levels.
+    A fraction `quantizer_dropout` of the training rows, 0 to 1, sees only coarse levels.
     """
 
     def __init__(self, spec: StreamSpec, backbone: Backbone, head_width: int, quantizer_dropout: float) -> None:
@@ -353,7 +350,7 @@ class SequenceModel(nn.Module):
         """Return the logit `(...)` of the probability that a piece ends here, for contexts `(..., W)`."""
         return self.ending(context)[..., 0].float()
 
-    def sample_ending(self, context: Tensor, *, generator: torch.Generator | None, sampling: Sampling) -> Tensor:
+    def sample_ending(self, context: Tensor, generator: torch.Generator | None, sampling: Sampling) -> Tensor:
         """Draw whether pieces end at contexts `(B, W)`, `(B,)` bool; at temperature 0, whether that is likelier."""
         probability = self.end_logit(context).sigmoid()
         if sampling.temperature == 0:

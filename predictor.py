@@ -42,13 +42,8 @@ BLOCK_SAMPLES = 1 << 18  # samples of the prompt in one block
 class Predictor:
     """A trained model, ready to continue prompts.
 
-    Attributes:
-        metadata: the metadata that the state was trained with.
-        modality: what the model continues: "sound" or "notes".
-        sampling: the default temperatures and top-p.
-        step: training step of the state.
-        weights_step: training step of the weights in use: the latest average while the held-out loss still falls,
-            else the best one.
+    The state is that of training step `step`, and the weights those of `weights_step`: the latest average while the
+    held-out loss still falls, else the best one. `metadata` is what the state was trained with.
     """
 
     def __init__(
@@ -58,7 +53,7 @@ class Predictor:
         self.metadata = metadata.Metadata.model_validate(facts["metadata"])
         self.modality, self.steps_per_second = featurizer.modality, featurizer.spec.steps_per_second
         self.sample_rate_hz = self.metadata.corpus.sample_rate_hz
-        self.sampling = Sampling(**self.metadata.sampling.model_dump())
+        self.sampling = Sampling(**self.metadata.sampling.model_dump())  # where a take is given none
         progress = facts["progress"]
         self.step = progress.step
         best_step = None if checkpoint.weights_prefix(progress) == "average" else progress.best_step
@@ -176,10 +171,7 @@ class Predictor:
         context, state = self._primed(prompt_codes)
         min_steps = math.ceil(MIN_CONTINUATION_S * self.steps_per_second)
         if self.runner is None or sampling.top_p < 1:
-            return [
-                single_stream(self.model, context, state, seed=seed, sampling=sampling, min_steps=min_steps)
-                for seed in seeds
-            ]
+            return [single_stream(self.model, context, state, seed, sampling, min_steps) for seed in seeds]
         flat = flat_state(self.model, context, state)
         batch = StreamBatch(self.runner, flat, seeds, self.temperatures(sampling), min_steps)
         return [batch.stream(row) for row in range(len(seeds))]
@@ -209,17 +201,12 @@ def _rebuilt(facts: checkpoint.Facts, fitted: Arrays, weights: Arrays, device: s
 
 
 class Take:
-    """One continuation while it is made.
-
-    Attributes:
-        made: number of steps drawn so far.
-        endings: seconds after the prompt at which the model ended a piece.
-    """
+    """One continuation while it is made."""
 
     def __init__(self, predictor: Predictor, stream: Stream, until_end: bool) -> None:
-        self.stream, self.until_end, self.made = stream, until_end, 0
-        self.steps_per_second = predictor.steps_per_second
-        self.endings: list[float] = []
+        self.stream, self.until_end, self.steps_per_second = stream, until_end, predictor.steps_per_second
+        self.made = 0  # number of steps drawn so far
+        self.endings: list[float] = []  # seconds after the prompt at which the model ended a piece
         self.ended_at: list[int] = []  # the same places in steps
 
     def steps(self, count: int) -> Iterator[torch.Tensor]:

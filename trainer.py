@@ -43,7 +43,6 @@ class Trainer:
     """Train the model that `metadata` describes on prepared music, and save its state at `state_path`.
 
     Args:
-        prepared: encoded music and fitted featurizer, as `prepare` returns them.
         group: the processes that train this model together (default: this one alone).
 
     Raises:
@@ -75,6 +74,7 @@ class Trainer:
 
     def _build(self) -> None:
         t = self.metadata.training
+        rate, decay = t.learning_rate, t.weight_decay
         torch.manual_seed(t.seed)
         self.precision = self.group.broadcast(lambda: choose_precision(t.precision, self.device))
         self.model: SequenceModel = build_model(self.metadata.architecture, self.featurizer.spec).to(self.device)
@@ -83,16 +83,13 @@ class Trainer:
         self.loss = self.group.wrap(LossModule(self.model))
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         fused = self.device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=t.learning_rate, betas=BETAS, weight_decay=t.weight_decay, fused=fused
-        )
+        weights = self.model.parameters()
+        self.optimizer = torch.optim.AdamW(weights, lr=rate, betas=BETAS, weight_decay=decay, fused=fused)
         self.scratch = None
         if t.engine == "scratch":
             if self.group.size > 1:
                 raise ValueError("training.engine scratch trains in one process: start one, or set the engine torch")
-            self.scratch = PerceptronTrainer(
-                self.model, learning_rate=t.learning_rate, betas=BETAS, weight_decay=t.weight_decay
-            )
+            self.scratch = PerceptronTrainer(self.model, learning_rate=rate, betas=BETAS, weight_decay=decay)
         self.sampler = RowSampler(self.train_set.windows, t.batch_size, t.seed, self.group.rows)
         self.row_states: State = self.model.initial_state(t.batch_size // self.group.size)
         self.held_out = validation_batches(self.prepared.held_out_set, t.validation_frames, self.group.rows)
