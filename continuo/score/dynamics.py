@@ -57,8 +57,7 @@ class Dynamics:
             self._enter_hairpin(levels, hairpin)
         self.positions_q = sorted(levels)
         self.levels = [levels[position_q] for position_q in self.positions_q]
-        for position_q in stressed:
-            self.single[position_q] = self.level(position_q) + STRESS
+        self.single |= {position_q: self.level(position_q) + STRESS for position_q in stressed}
 
     def _enter(self, written: WrittenScore, levels: dict[float, float], position_q: float, value: str) -> None:
         """Enter one dynamic mark into `levels`."""
@@ -69,10 +68,8 @@ class Dynamics:
             levels[position_q] = VELOCITIES[after]
         elif value.startswith(f"{HINT}velocity="):
             levels[position_q] = min(127.0, float(value.rpartition("=")[2]))
-        elif value in VELOCITIES:
-            levels[position_q] = VELOCITIES[value]
-        elif known and known[-1] in VELOCITIES:
-            levels[position_q] = VELOCITIES[known[-1]]
+        elif level := next((name for name in (value, *known[-1:]) if name in VELOCITIES), ""):
+            levels[position_q] = VELOCITIES[level]
         else:
             written.warn(f"the dynamic '{value[:30]}' is not known")
 
@@ -105,8 +102,7 @@ class Dynamics:
 def read_hairpins(written: WrittenScore, staff: Staff, levels: dict[float, float]) -> list[Hairpin]:
     """Return the hairpins of an instrument, and "cresc." and "dim." in words, by position and without overlaps.
 
-    Args:
-        levels: velocity by position of its dynamics; a crescendo in words ends at the next one.
+    A crescendo in words ends at the next dynamic of `levels`, its velocities by position.
     """
     from music21.expressions import TextExpression
 

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 from continuo.score.measures import Staff, WrittenScore
 
 if TYPE_CHECKING:
-    from music21.base import Music21Object
     from music21.instrument import Instrument
-    from music21.stream import Stream
 
 PIANO = 0
 PIZZICATO = 45
@@ -83,11 +81,11 @@ def read_programs(written: WrittenScore, staff: Staff) -> list[tuple[float, int,
     from music21.expressions import TextExpression
     from music21.instrument import Instrument
 
-    found = [(q, e) for q, e in _outside_measures(staff.stream) if isinstance(e, Instrument)]
+    outside = staff.stream.getElementsByClass(Instrument)  # of its measures
+    found = [(float(staff.stream.elementOffset(e)), e) for e in outside]
     found += written.marked(staff, Instrument)
-    own = [(0.0, PIANO, False)]
-    for position_q, instrument in sorted(found, key=lambda mark: mark[0]):
-        own.append((position_q, *_program(written, staff, instrument)))
+    found.sort(key=lambda mark: mark[0])
+    own = [(0.0, PIANO, False), *((q, *_program(written, staff, instrument)) for q, instrument in found)]
     words = [(q, e.content or "") for s in written.family(staff) for q, e in written.marked(s, TextExpression)]
     changes = list(own)
     for position_q, text in sorted(words):
@@ -129,12 +127,3 @@ def _program(written: WrittenScore, staff: Staff, instrument: Instrument) -> tup
     if stated is None and name and name != "Instrument":
         written.warn(f"the instrument '{name[:40]}' is not known; a piano plays it")
     return int(stated or PIANO), False
-
-
-def _outside_measures(part: Stream) -> list[tuple[float, Music21Object]]:
-    """Return the elements of a part that stand outside its measures, with their positions."""
-    from music21.stream import Measure
-
-    if not any(isinstance(element, Measure) for element in part.elements):
-        return []
-    return [(float(part.elementOffset(e)), e) for e in part.elements if not isinstance(e, Measure)]

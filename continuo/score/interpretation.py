@@ -10,6 +10,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from continuo.score import ornaments
@@ -124,21 +125,13 @@ def group_gestures(notes: list[WrittenNote]) -> list[Gesture]:
 
 @dataclass
 class StaffPlayer:
-    """Play the bars of one staff.
-
-    Attributes:
-        written: the score of the staff.
-        staff: one of its staves.
-        tempo: from positions to seconds.
-        last_fermata_q: position of the fermata over the last notes.
-        as_written: keep the printed lengths, and play ornaments as their main note.
-    """
+    """Play the bars of one staff."""
 
     written: WrittenScore
-    staff: Staff
+    staff: Staff  # one of `written`
     tempo: TempoMap
-    last_fermata_q: float = math.inf
-    as_written: bool = False
+    last_fermata_q: float = math.inf  # position of the fermata over the last notes
+    as_written: bool = False  # keep the printed lengths, and play ornaments as their main note
 
     def __post_init__(self) -> None:
         from music21.key import KeySignature
@@ -151,11 +144,7 @@ class StaffPlayer:
         self._tied: dict[float, list[DraftNote]] = {}  # by pitch, notes of any voice whose tie is open
 
     def play(self, times: list[tuple[int, float]]) -> list[DraftNote]:
-        """Return the notes of the staff.
-
-        Args:
-            times: index of each bar in playing order, and the seconds at which it begins.
-        """
+        """Return the notes of the staff; `times`: the index of each bar in playing order, and its first second."""
         bars = [group_gestures(bar.notes) for bar in self.staff.bars]
         for i, begin_s in times:
             if i < len(bars):
@@ -174,7 +163,7 @@ class StaffPlayer:
             end_s = onset_s + (end_s - onset_s) * LAST_FERMATA
         velocity = self.dynamics.velocity(position_q)
         _, program, is_drum = self.programs[bisect_right(self.programs, (position_q + ROUND_Q, 128, True)) - 1]
-        is_drum = is_drum or _is_unpitched(main.element)
+        is_drum = is_drum or any(not hasattr(member, "pitch") for _, member, _ in _members(main.element))
 
         def add(note: DraftNote, stress: float, tie: Tie) -> None:
             note.velocity = min(max(velocity + stress, 1.0), 127.0)
@@ -183,13 +172,13 @@ class StaffPlayer:
 
         before_s = self._grace_time(gesture.before, main, position_q, end_s - onset_s)
         after_s = self._grace_time(gesture.after, main, position_q, end_s - onset_s, after=True)
-        for note, tie in _graces(gesture.before, onset_s, onset_s + before_s):
-            add(note, GRACE_STRESS, tie)
-        for note, tie in _graces(gesture.after, end_s - after_s, end_s):
+        before = _graces(gesture.before, onset_s, onset_s + before_s)
+        for note, tie in chain(before, _graces(gesture.after, end_s - after_s, end_s)):
             add(note, GRACE_STRESS, tie)
         stress = sum(STRESSES.get(type(a).__name__, 0) for a in main.element.articulations)
         for note, tie, member in self._main_notes(main, position_q, onset_s + before_s, end_s - after_s):
-            add(note, stress + _own_velocity(member, velocity) - velocity, tie)
+            own = member.volume.velocityScalar if member.hasVolumeInformation() else None
+            add(note, stress + (velocity if own is None else float(own) * 127.0) - velocity, tie)
 
     def _add(self, note: DraftNote, tie: Tie) -> None:
         """Append a note, or lengthen the note that is tied to it."""
@@ -262,7 +251,6 @@ class StaffPlayer:
         return next((n for n in names if n in ORNAMENTS), "Trill" if id(element) in self.spanners.trilled else "")
 
     def _ornament_note_s(self, position_q: float) -> float:
-        """Return the seconds of one note of an ornament at a position."""
         return ornaments.ornament_note_s(60 / self.tempo.qpm_at(position_q) / 8)
 
     def _ornamented(
@@ -325,12 +313,6 @@ def _graces(graces: list[WrittenNote], onset_s: float, end_s: float) -> Iterator
             yield DraftNote(onset_s + k * step_s, onset_s + (k + 1) * step_s, pitch), tie
 
 
-def _is_unpitched(element: NotRest) -> bool:
-    """Return True if a note, or any member of a chord, stands for a percussion sound."""
-    members = element.notes if hasattr(element, "notes") else (element,)
-    return any(not hasattr(member, "pitch") for member in members)
-
-
 def _members(element: NotRest) -> list[tuple[float, NotRest, Tie]]:
     """Return MIDI pitch, music21 note and tie of each note of a note or chord, lowest first."""
     found = []
@@ -344,12 +326,6 @@ def _members(element: NotRest) -> list[tuple[float, NotRest, Tie]]:
             pitch = float(key or percussion_key("", str(member.displayStep), int(member.displayOctave)))
         found.append((pitch, member, tie))
     return sorted(found, key=lambda entry: entry[0])
-
-
-def _own_velocity(member: NotRest, velocity: float) -> float:
-    """Return the velocity that a note states for itself, else the given one."""
-    scalar = member.volume.velocityScalar if member.hasVolumeInformation() else None
-    return velocity if scalar is None else float(scalar) * 127.0
 
 
 def _accidental_in_force(element: Music21Object, pitch: Pitch, steps: int) -> Accidental | None:

@@ -7,6 +7,7 @@ No music21 object is copied, which makes this fast.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,39 +25,24 @@ ROUND_Q = 1e-4  # quarter notes; positions closer than this are equal, since Mus
 
 @dataclass(slots=True)
 class WrittenNote:
-    """One note, chord or rest of the score as written.
+    """One note, chord or rest of the score as written."""
 
-    Attributes:
-        start_q, length_q: quarter notes from the beginning of the bar; a grace note has length 0.
-        element: music21's Note, Chord, Unpitched, PercussionChord or Rest.
-        voice: name of the voice in its bar, "" in bars without voices.
-    """
-
-    start_q: float
-    length_q: float
-    element: GeneralNote
-    voice: str
+    start_q: float  # quarter notes from the beginning of the bar
+    length_q: float  # quarter notes; 0 for a grace note
+    element: GeneralNote  # music21's Note, Chord, Unpitched, PercussionChord or Rest
+    voice: str  # name of the voice in its bar, "" in bars without voices
 
 
 @dataclass
 class Bar:
-    """One bar of one staff.
+    """One bar of one staff."""
 
-    Attributes:
-        notes: notes, chords and rests, sorted.
-        marks: all other elements, with their position in the bar.
-        hints: hints of `continuo.score.musicxml`, with their position in the bar.
-        is_filled: True if the bar holds more than a bar-long rest.
-        length_q: quarter notes of the bar as it is written.
-        meter_q: quarter notes of a full bar in the meter in force.
-    """
-
-    notes: list[WrittenNote]
-    marks: list[tuple[float, Music21Object]]
-    hints: list[tuple[float, dict[str, str]]]
-    is_filled: bool
-    length_q: float
-    meter_q: float
+    notes: list[WrittenNote]  # notes, chords and rests, sorted
+    marks: list[tuple[float, Music21Object]]  # all other elements, with their position in the bar
+    hints: list[tuple[float, dict[str, str]]]  # hints of `continuo.score.musicxml`, with their position in the bar
+    is_filled: bool  # whether the bar holds more than a bar-long rest
+    length_q: float  # quarter notes of the bar as it is written
+    meter_q: float  # quarter notes of a full bar in the meter in force
 
 
 @dataclass(frozen=True)
@@ -116,11 +102,12 @@ class WrittenScore:
             for i, (measure, bar) in enumerate(zip(measures, staff.bars, strict=True)):
                 _read_barlines(measure, marks[i])
                 for offset_q, element in bar.marks:
-                    text = ""
                     if isinstance(element, repeat.RepeatExpression):
                         text = element.getText()
                     elif isinstance(element, expressions.TextExpression):
                         text = element.content or ""
+                    else:
+                        continue
                     # A sign at the end of a bar marks the beginning of the next one.
                     is_sign = text.strip().lower() in ("segno", "coda")
                     at_end = i + 1 < count and offset_q > 0 and offset_q >= bar.length_q - ROUND_Q
@@ -229,7 +216,5 @@ def _printed_length(element: GeneralNote) -> float:
     length = element.duration
     if length.isGrace or length.type not in _TYPES_Q:
         return 0.0 if length.isGrace else float(length.quarterLength)
-    tuplets = 1.0
-    for tuplet in length.tuplets:
-        tuplets *= float(tuplet.tupletMultiplier())
+    tuplets = math.prod(float(tuplet.tupletMultiplier()) for tuplet in length.tuplets)
     return float(_TYPES_Q[length.type] * (2 - 0.5**length.dots) * tuplets)

@@ -6,7 +6,8 @@ Standard MIDI Files 1.0, https://midi.org/standard-midi-files-specification.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from bisect import bisect_right
+from typing import TYPE_CHECKING
 
 from continuo.score.notes import DraftNote, Transcript, check_count, hold_pedal, pedal_spans
 from continuo.system.text import one_line
@@ -25,11 +26,9 @@ META_LENGTHS = {0x51: 3, 0x54: 5, 0x58: 4, 0x59: 2}  # bytes of a tempo, offset,
 def read_midi(data: bytes) -> tuple[list[DraftNote], float, list[str]]:
     """Return the notes of a MIDI file, its length in seconds, and the names of controls that are not performed.
 
-    Raises:
-        ValueError: not a MIDI file, or damaged.
+    Raise ValueError if it is not a MIDI file, or damaged.
     """
-    score = _parse(data, "second")
-    warnings: dict[str, None] = {}
+    score, warnings = _parse(data).to("second"), dict[str, None]()
     notes = [note for track in score.tracks for note in _read_track(track, warnings)]
     return notes, max((n.end_s for n in notes), default=0.0), list(warnings)
 
@@ -37,10 +36,9 @@ def read_midi(data: bytes) -> tuple[list[DraftNote], float, list[str]]:
 def transcribe_midi(data: bytes) -> Transcript:
     """Return the keys of a MIDI file as they are pressed, without pedal or bend, in musical time.
 
-    Raises:
-        ValueError: not a MIDI file, or damaged.
+    Raise ValueError if it is not a MIDI file, or damaged.
     """
-    score = _parse(data, "tick")
+    score = _parse(data)
     quarter = float(score.ticks_per_quarter)
     notes = [
         DraftNote(n.time / quarter, (n.time + n.duration) / quarter, n.pitch, n.velocity, track.program, track.is_drum)
@@ -52,8 +50,8 @@ def transcribe_midi(data: bytes) -> Transcript:
     return Transcript(notes, max((n.end_s for n in notes), default=0.0), tempos, meters)
 
 
-def _parse(data: bytes, unit: Literal["tick", "second"]) -> symusic.Score:
-    """Return symusic's score of a MIDI file, with times in ticks or seconds."""
+def _parse(data: bytes) -> symusic.Score:
+    """Return symusic's score of a MIDI file, with times in ticks."""
     import symusic
 
     data = data[max(data.find(b"MThd"), 0) :]  # a RIFF file has a header before the MIDI file
@@ -63,22 +61,17 @@ def _parse(data: bytes, unit: Literal["tick", "second"]) -> symusic.Score:
     except Exception as error:  # symusic raises exceptions of any type from its C++ core
         raise ValueError(f"not a readable MIDI file ({one_line(str(error))})") from None
     check_count(sum(len(track.notes) for track in score.tracks))
-    return score if unit == "tick" else score.to(unit)
+    return score
 
 
 def check_bounds(data: bytes) -> None:
-    """Check that no chunk or event of a MIDI file reaches beyond its end, where symusic would read foreign memory.
-
-    Raises:
-        ValueError: no MIDI data, or cut off, or damaged.
-    """
+    """Raise ValueError if a chunk or event of a MIDI file reaches beyond its end: symusic would read foreign memory."""
     if data[:4] != b"MThd" or len(data) < 14:
         raise ValueError("not a MIDI file (it does not begin with MThd): is it what its name says?")
     tracks, position = int.from_bytes(data[10:12]), 8 + int.from_bytes(data[4:8])
     if not 0 < int.from_bytes(data[12:14]) < 0x8000:
-        raise ValueError(
-            "the MIDI file does not count in parts of a quarter note: export it with ticks per quarter note"
-        )
+        reason = "does not count in parts of a quarter note: export it with ticks per quarter note"
+        raise ValueError(f"the MIDI file {reason}")
     events = 0
     while tracks:
         end = position + 8 + int.from_bytes(data[position + 4 : position + 8])
@@ -94,12 +87,7 @@ def check_bounds(data: bytes) -> None:
 
 
 def _count_events(track: bytes, limit: int) -> int:
-    """Return the number of events of a track.
-
-    Raises:
-        ValueError: there are more than `limit`, or they are too late.
-        IndexError: an event is incomplete.
-    """
+    """Return the number of events of a track; ValueError above `limit`, IndexError if one is incomplete."""
     position = status = ticks = count = 0
     while position < len(track):
         delta, position = _variable_length(track, position)
@@ -149,17 +137,9 @@ def _read_track(track: symusic.Track, warnings: dict[str, None]) -> list[DraftNo
     if not track.is_drum:
         presses = [(control.time, control.value >= 64) for control in track.controls if control.number == PEDAL]
         hold_pedal(notes, pedal_spans(presses))
-        _bend(notes, [(b.time, b.value) for b in track.pitch_bends])
+        bends = track.pitch_bends
+        times = [bend.time for bend in bends]
+        for note in notes:  # bends within a note are not followed
+            if k := bisect_right(times, note.onset_s + 1e-6):
+                note.pitch += bends[k - 1].value / 8192 * BEND_RANGE
     return notes
-
-
-def _bend(notes: list[DraftNote], bends: list[tuple[float, int]]) -> None:
-    """Tune each note by the pitch bend in force at its onset; bends within a note are not followed."""
-    if not any(value for _, value in bends):
-        return
-    notes.sort(key=lambda n: n.onset_s)
-    now = k = 0
-    for note in notes:
-        while k < len(bends) and bends[k][0] <= note.onset_s + 1e-6:
-            now, k = bends[k][1], k + 1
-        note.pitch += now / 8192 * BEND_RANGE

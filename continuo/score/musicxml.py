@@ -24,7 +24,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, SubElement, TreeBuilder
@@ -53,11 +53,7 @@ _JUMPS = {"dacapo": "Da Capo", "dalsegno": "Dal Segno", "tocoda": "To Coda", "fi
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the content of a file.
-
-    Raises:
-        ValueError: it is missing, a folder, unreadable, empty or larger than `MAX_FILE_BYTES`.
-    """
+    """Return the content of a file; ValueError if it is missing, unreadable, empty or above `MAX_FILE_BYTES`."""
     if path.exists() and not path.is_file():
         raise ValueError(f"{path}: neither a score nor a MIDI file; name one")
     try:
@@ -94,8 +90,7 @@ def explain_errors(name: str, problem: str) -> Iterator[None]:
 def parse_score(data: bytes) -> Score:
     """Return the music21 score, at sounding pitch, of the bytes of a MusicXML file (plain or zipped).
 
-    Raises:
-        ValueError: the file is damaged, is no MusicXML, or exceeds a limit.
+    Raise ValueError if the file is damaged, is no MusicXML, or exceeds a limit.
     """
     from music21.musicxml.xmlToM21 import MusicXMLImporter
 
@@ -115,18 +110,15 @@ def parse_score(data: bytes) -> Score:
 def unzip(data: bytes) -> bytes:
     """Return the score in a compressed MusicXML file: the container's first root file, or else its first XML member.
 
-    Raises:
-        ValueError: not a zip, damaged, encrypted, without a score, or larger than `MAX_XML_BYTES` unzipped.
+    Raise ValueError if it is no zip, damaged, encrypted, without a score, or above `MAX_XML_BYTES` unzipped.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
             name = _root_file(archive) if "META-INF/container.xml" in names else None
             if name not in names:
-                scores = [
-                    n for n in names if n.lower().endswith((".musicxml", ".xml")) and not n.startswith("META-INF")
-                ]
-                name = next((n for n in scores if "__MACOSX" not in n), None)
+                own = [n for n in names if not n.startswith("META-INF") and "__MACOSX" not in n]
+                name = next((n for n in own if n.lower().endswith((".musicxml", ".xml"))), None)
             if name is None:
                 raise ValueError("the archive holds no MusicXML score")
             return _read_member(archive, name)
@@ -176,16 +168,11 @@ class _LimitedTreeBuilder(TreeBuilder):
 
 
 def _refuse_entity(name: str, *_: object) -> None:
-    """Raise ValueError for the declaration of an entity."""
     raise ValueError(f"declares the entity {name!r}; entities are refused for safety")
 
 
 def parse_xml(data: bytes) -> Element:
-    """Parse XML into an element tree.
-
-    Raises:
-        ValueError: ill-formed, too deep, too many elements, or declaring entities.
-    """
+    """Parse XML into an element tree; ValueError if it is ill-formed, too deep or large, or declares entities."""
     # Some exporters declare UTF-16 and write UTF-8. A declaration that is readable as single bytes is not UTF-16.
     declares_utf16 = re.match(rb"<\?xml[^>]*encoding=.utf-?16", data, re.IGNORECASE)
     builder = _LimitedTreeBuilder()
@@ -207,8 +194,7 @@ def parse_xml(data: bytes) -> Element:
 def normalize(root: Element) -> None:
     """Put the element tree of a score, in place, into the form described at the top of this module.
 
-    Raises:
-        ValueError: the root is not a MusicXML score, or the score has no measure or exceeds a limit.
+    Raise ValueError if the root is not a MusicXML score, or the score has no measure or exceeds a limit.
     """
     if root.tag == "score-timewise":
         _to_partwise(root)
@@ -260,12 +246,9 @@ def _to_partwise(root: Element) -> None:
 
 def _percussion_keys(root: Element) -> dict[str, int]:
     """Return the General MIDI key (0 to 127) of each score-instrument that has a midi-unpitched (1 to 128)."""
-    keys: dict[str, int] = {}
-    for instrument in root.iterfind("part-list/score-part/midi-instrument"):
-        text = (instrument.findtext("midi-unpitched") or "").strip()
-        if text.isdigit() and 1 <= int(text) <= 128:
-            keys[instrument.get("id") or ""] = int(text) - 1
-    return keys
+    instruments = root.findall("part-list/score-part/midi-instrument")
+    stated = [(i.get("id") or "", (i.findtext("midi-unpitched") or "").strip()) for i in instruments]
+    return {name: int(text) - 1 for name, text in stated if text.isdigit() and 1 <= int(text) <= 128}
 
 
 def _length_hint(measure: Element, divisions: float) -> tuple[str, float]:
@@ -303,8 +286,7 @@ def _normalize_measure(measure: Element, keys: dict[str, int]) -> None:
         if item.tag == "direction":
             _normalize_direction(item)
         elif item.tag == "note":
-            grace = item.find("grace")
-            used = item.find("instrument")
+            grace, used = item.find("grace"), item.find("instrument")
             if grace is not None and grace.get("slash") is None:
                 grace.set("slash", "no")
             if item.find("cue") is not None:
@@ -323,7 +305,6 @@ def _silence(measure: Element, note: Element) -> None:
 
 
 def _remove(element: Element, *tags: str) -> None:
-    """Remove all children with one of the tags."""
     for tag in tags:
         for child in element.findall(tag):
             element.remove(child)
@@ -381,19 +362,16 @@ def loudness_direction(text: str) -> int:
 
 def _number(text: str | None) -> float | None:
     """Return a finite number, or None for other texts."""
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+    with suppress(ValueError):
+        if math.isfinite(value := float(text or "")):
+            return value
+    return None
 
 
 def read_hint(element: Music21Object) -> dict[str, str]:
     """Return the hint that `parse_score` left on a music21 note or in words, such as ``{"key": "38"}``; {} without."""
-    text = str(getattr(element, "content", ""))
-    if not text.startswith(HINT) and getattr(element, "hasEditorialInformation", False):
-        notes = [str(note.text) for note in element.editorial.get("footnotes", ())]
-        text = next((note for note in notes if note.startswith(HINT)), "")
-    if not text.startswith(HINT):
-        return {}
-    return dict(pair.split("=", 1) for pair in text.removeprefix(HINT).split(";"))
+    texts = [str(getattr(element, "content", ""))]
+    if getattr(element, "hasEditorialInformation", False):
+        texts += [str(note.text) for note in element.editorial.get("footnotes", ())]
+    hint = next((text.removeprefix(HINT) for text in texts if text.startswith(HINT)), "")
+    return dict(pair.split("=", 1) for pair in hint.split(";")) if hint else {}

@@ -16,23 +16,14 @@ MIN_NOTE_S = 0.01  # shortest sounding note; shorter ones are clicks
 
 @dataclass(frozen=True)
 class Note:
-    """One sounding note of a performance.
+    """One sounding note of a performance."""
 
-    Attributes:
-        onset_s: seconds from the beginning of the performance, at least 0.
-        duration_s: seconds for which the key is held, more than 0.
-        pitch: MIDI number, 60 is middle C; fractional for quarter tones. For drums a General MIDI percussion key.
-        velocity: MIDI velocity, 1 to 127.
-        program: General MIDI program, 0 to 127; 0 is the grand piano.
-        is_drum: True for the percussion channel.
-    """
-
-    onset_s: float
-    duration_s: float
-    pitch: float
-    velocity: int
-    program: int
-    is_drum: bool
+    onset_s: float  # seconds from the beginning of the performance, at least 0
+    duration_s: float  # seconds for which the key is held, more than 0
+    pitch: float  # MIDI number, 60 is middle C; fractional for quarter tones; for drums a General MIDI percussion key
+    velocity: int  # 1 to 127
+    program: int  # General MIDI number, 0 to 127; 0 is the grand piano
+    is_drum: bool  # whether it is on the percussion channel
 
 
 @dataclass(slots=True)
@@ -57,29 +48,20 @@ class PerformanceDict(TypedDict):
 
 @dataclass(frozen=True)
 class Performance:
-    """The notes of a whole score.
+    """The notes of a whole score."""
 
-    Attributes:
-        notes: sorted by onset, then pitch.
-        seconds: length as written, including final rests.
-        warnings: marks of the score that are not performed, each named once.
-    """
-
-    notes: tuple[Note, ...]
-    seconds: float
-    warnings: tuple[str, ...] = ()
+    notes: tuple[Note, ...]  # sorted by onset, then pitch
+    seconds: float  # length as written, including final rests
+    warnings: tuple[str, ...] = ()  # marks of the score that are not performed, each named once
 
     @classmethod
     def from_drafts(cls, drafts: Iterable[DraftNote], seconds: float, warnings: Iterable[str]) -> Performance:
         """Check, clip and sort notes that were read from a file; drop those that no MIDI key can play.
 
         Args:
-            drafts: notes in any order.
-            seconds: length as written; the performance lasts longer if a note does.
+            drafts: notes in any order; ValueError if there are too many, or a time or pitch is not finite.
+            seconds: length as written; the performance lasts longer if a note does. ValueError if it is too long.
             warnings: marks that are not performed, with repetitions.
-
-        Raises:
-            ValueError: a time or pitch is not finite, or there are too many notes or seconds.
         """
         drafts = list(drafts)
         check_count(len(drafts))
@@ -87,9 +69,8 @@ class Performance:
         for draft in drafts:
             check_finite(draft)
             if draft.end_s > draft.onset_s and 0 <= draft.pitch <= 127:
-                onset_s = max(draft.onset_s, 0.0)
+                onset_s, velocity = max(draft.onset_s, 0.0), midi_velocity(draft.velocity)
                 duration_s = max(draft.end_s - onset_s, MIN_NOTE_S)
-                velocity = midi_velocity(draft.velocity)
                 notes.append(Note(onset_s, duration_s, draft.pitch, velocity, draft.program, draft.is_drum))
         notes.sort(key=lambda n: (n.onset_s, n.pitch, n.program, n.duration_s))
         seconds = max([seconds, *(n.onset_s + n.duration_s for n in notes)])
@@ -108,41 +89,26 @@ class Performance:
 
     @classmethod
     def from_dict(cls, data: PerformanceDict) -> Performance:
-        """Restore a performance from `to_dict`.
-
-        Raises:
-            ValueError: the dictionary describes something else.
-        """
+        """Restore a performance from `to_dict`; raise ValueError if the dictionary describes something else."""
         try:
             return cls(tuple(Note(*values) for values in data["notes"]), data["seconds"], tuple(data["warnings"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a performance ({error})") from None
 
     def with_program(self, program: int) -> Performance:
-        """Return the performance with all pitched notes on one General MIDI program (0 to 127); drums stay.
-
-        Raises:
-            ValueError: the program does not exist.
-        """
+        """Return it with all pitched notes on one General MIDI program, 0 to 127 (else ValueError); drums stay."""
         if not 0 <= program <= 127:
             raise ValueError(f"General MIDI programs are 0 to 127, not {program}")
         return replace(self, notes=tuple(n if n.is_drum else replace(n, program=program) for n in self.notes))
 
 
 class Transcript(NamedTuple):
-    """A piece in musical time; all times are quarter notes from the beginning.
+    """A piece in musical time; all times are quarter notes from the beginning."""
 
-    Attributes:
-        notes: in any order; `onset_s` and `end_s` hold quarter notes, too.
-        length_q: length as written, including final rests.
-        tempos: `(position, quarter notes per minute)`, sorted.
-        meters: `(position, numerator, denominator)`, sorted.
-    """
-
-    notes: list[DraftNote]
-    length_q: float
-    tempos: list[tuple[float, float]]
-    meters: list[tuple[float, int, int]]
+    notes: list[DraftNote]  # in any order; `onset_s` and `end_s` hold quarter notes, too
+    length_q: float  # as written, including final rests
+    tempos: list[tuple[float, float]]  # position and quarter notes per minute, sorted
+    meters: list[tuple[float, int, int]]  # position, numerator and denominator, sorted
 
 
 def check_length(seconds: float) -> None:
@@ -170,9 +136,7 @@ def midi_velocity(velocity: float) -> int:
 
 
 def pedal_spans(changes: list[tuple[float, bool]]) -> list[tuple[float, float]]:
-    """Return the spans of time in which the sustain pedal is down, from its changes `(time, is_down)` in order.
-
-    A pedal that is never released stays down until infinity.
+    """Return the spans in which the sustain pedal is down, the last up to infinity, from its `(time, is_down)`.
 
     >>> pedal_spans([(0.0, True), (1.0, True), (2.0, False)])
     [(0.0, 2.0)]
@@ -192,11 +156,7 @@ def hold_pedal(notes: list[DraftNote], spans: list[tuple[float, float]]) -> None
     """Lengthen notes whose key is released while the sustain pedal is down.
 
     They last until the pedal is released or their key is struck again, and never beyond the end of the last note, so
-    that a pedal without release does no harm.
-
-    Args:
-        notes: the notes of one instrument, changed in place.
-        spans: seconds from which and until which the pedal is down, sorted.
+    that a pedal without release does no harm. `notes` are those of one instrument, and `spans` as of `pedal_spans`.
     """
     if not spans or not notes:
         return

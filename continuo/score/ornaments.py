@@ -24,13 +24,9 @@ MAX_NOTES = 10_000  # notes of one ornament
 MIN_ORNAMENT_S, MAX_ORNAMENT_S = 1 / 64, 1 / 8  # seconds of one note of a trill, turn or mordent
 
 PATTERNS = {
-    "trill": (0, 1),
-    "mordent": (0, -1, 0),
-    "inverted mordent": (0, 1, 0),
-    "turn": (1, 0, -1, 0),
-    "inverted turn": (-1, 0, 1, 0),
-    "schleifer": (-2, -1, 0),
-}
+    "trill": (0, 1), "mordent": (0, -1, 0), "inverted mordent": (0, 1, 0), "turn": (1, 0, -1, 0),
+    "inverted turn": (-1, 0, 1, 0), "schleifer": (-2, -1, 0),
+}  # fmt: skip
 """Steps from the main note. A trill repeats and ends on the main note; the others sustain their last note."""
 
 
@@ -124,10 +120,7 @@ def neighbor_name(pitch: Pitch, steps: int) -> tuple[str, int]:
 def neighbor(pitch: Pitch, steps: int, key: KeySignature | None, accidental: Accidental | None) -> float:
     """Return the MIDI pitch some diatonic steps above (or, negative, below) a pitch.
 
-    Args:
-        steps: not 0.
-        key: key signature in force; None for C major.
-        accidental: accidental at the ornament, or in force in its bar; it overrides the key.
+    `steps` is not 0. Without a `key` it is C major; `accidental`, at the ornament or in its bar, overrides the key.
     """
     step, octave = neighbor_name(pitch, steps)
     if accidental is None and key is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +32,7 @@ BarTimes = list[tuple[int, float]]  # index of each bar in playing order, and th
 def perform(path: Path) -> Performance:
     """Perform a score or MIDI file; the performance of a content is kept in the cache.
 
-    Raises:
-        ValueError: the file is missing, empty, ill-formed, too large, too deeply nested, or has nothing to perform.
+    Raise ValueError if the file is missing, empty, ill-formed, too large, too deeply nested, or has no music in it.
     """
     path = Path(path)
     data, is_midi = score_bytes(path)
@@ -41,8 +41,7 @@ def perform(path: Path) -> Performance:
     if found is not None:
         return Performance.from_dict(found)
     with explain_errors(path.name, "cannot be performed"):
-        score = None if is_midi else parse_score(data)
-        performance = perform_midi(data) if score is None else perform_score(score)
+        performance = perform_midi(data) if is_midi else perform_score(parse_score(data))
     cache.put_json(key, performance.to_dict())
     return performance
 
@@ -50,8 +49,7 @@ def perform(path: Path) -> Performance:
 def score_bytes(path: Path) -> tuple[bytes, bool]:
     """Return the content of a score or MIDI file, and whether it is MIDI, which the content decides before the name.
 
-    Raises:
-        ValueError: it has another ending, or cannot be read.
+    Raise ValueError if it has another ending, or cannot be read.
     """
     if path.suffix.lower() not in SCORE_ENDINGS:
         raise ValueError(f"{path.name}: not a score; known endings are {' '.join(sorted(SCORE_ENDINGS))}")
@@ -60,11 +58,7 @@ def score_bytes(path: Path) -> tuple[bytes, bool]:
 
 
 def perform_midi(data: bytes) -> Performance:
-    """Perform the bytes of a MIDI file.
-
-    Raises:
-        ValueError: damaged, without notes, or too long.
-    """
+    """Perform the bytes of a MIDI file; raise ValueError if it is damaged, without notes, or too long."""
     performance = Performance.from_drafts(*read_midi(data))
     if not performance.notes:
         raise ValueError("there is no note to perform")
@@ -74,18 +68,16 @@ def perform_midi(data: bytes) -> Performance:
 def perform_score(score: Score) -> Performance:
     """Perform a score of `parse_score`; one of rests alone becomes silence, with a warning.
 
-    Raises:
-        ValueError: neither notes nor rests, repeats without end, too many notes, or too long.
+    Raise ValueError for neither notes nor rests, repeats without end, too many notes, or too many seconds.
     """
     written = WrittenScore(score)
     tempo = read_tempo_map(written)
     times, seconds = _bar_times(written, tempo)
     check_length(seconds)
     last_fermata_q = _last_fermata(written)
-    by_instrument: dict[str, list[DraftNote]] = {}
+    by_instrument: dict[str, list[DraftNote]] = defaultdict(list)
     for staff in written.staves:
-        notes = StaffPlayer(written, staff, tempo, last_fermata_q).play(times)
-        by_instrument.setdefault(staff.group, []).extend(notes)
+        by_instrument[staff.group] += StaffPlayer(written, staff, tempo, last_fermata_q).play(times)
     for staff in {s.group: s for s in written.staves}.values():
         hold_pedal(by_instrument[staff.group], _pedal_seconds(written, staff, tempo, times))
     drafts = [note for notes in by_instrument.values() for note in notes]
@@ -99,10 +91,8 @@ def perform_score(score: Score) -> Performance:
 def transcribe(score: Score) -> Transcript:
     """Return a score of `parse_score` in musical time: as written, with repeats played.
 
-    Articulations, slurs, pedal and fermatas do not change the lengths, and ornaments become their main note.
-
-    Raises:
-        ValueError: repeats without end, or too long.
+    Articulations, slurs, pedal and fermatas do not change the lengths, and ornaments become their main note. Raise
+    ValueError for repeats without end, or too long a score.
     """
     written = WrittenScore(score)
     quarters = TempoMap([(0.0, 60.0)])  # a quarter note lasts a second

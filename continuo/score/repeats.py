@@ -16,27 +16,17 @@ from continuo.score.musicxml import MAX_BARS
 
 @dataclass
 class BarMarks:
-    """The marks of one bar that decide the order of the bars.
+    """The marks of one bar that decide the order of the bars."""
 
-    Attributes:
-        starts: a forward repeat at the beginning of the bar.
-        times: number of times to play the section that ends with the bar's backward repeat; 0 without a repeat.
-        passes: passes in which the bar is played as an ending; empty outside endings.
-        segno, coda: signs at the beginning of the bar.
-        to_coda, fine: signs at the end of the bar.
-        jump: destination after this bar: "capo", "segno" or "" for none.
-        until: end of the music after that jump: "fine", "coda" or "" for the last bar.
-    """
-
-    starts: bool = False
-    times: int = 0
-    passes: frozenset[int] = frozenset()
-    segno: bool = False
+    starts: bool = False  # a forward repeat at the beginning of the bar
+    times: int = 0  # number of times to play the section that ends with the bar's backward repeat; 0 without a repeat
+    passes: frozenset[int] = frozenset()  # passes in which the bar is played as an ending; empty outside endings
+    segno: bool = False  # signs at the beginning of the bar
     coda: bool = False
-    to_coda: bool = False
+    to_coda: bool = False  # signs at the end of the bar
     fine: bool = False
-    jump: str = ""
-    until: str = ""
+    jump: str = ""  # destination after this bar: "capo", "segno" or "" for none
+    until: str = ""  # end of the music after that jump: "fine", "coda" or "" for the last bar
 
 
 def read_words(text: str, marks: BarMarks) -> None:
@@ -75,7 +65,9 @@ def playing_order(bars: list[BarMarks]) -> list[int]:
         bar = bars[i]
         if bar.starts and section != i:
             section, turn = i, 1
-        if bar.passes and not _is_played(bar, known_passes[i], turn, is_last=jump >= 0):
+        known = known_passes[i]
+        # A pass without an ending of its own takes the last ending, and so does all that follows a jump.
+        if bar.passes and (max(known) if jump >= 0 or turn not in known else turn) not in bar.passes:
             i += 1
             continue
         order.append(i)
@@ -86,7 +78,7 @@ def playing_order(bars: list[BarMarks]) -> list[int]:
             break
         if jump >= 0 and coda >= 0 and bars[jump].until != "fine":
             i, section, turn, jump = coda, coda, 1, -1
-        elif bar.times and jump < 0 and turn < max(bar.times, max(known_passes[i], default=0)):
+        elif bar.times and jump < 0 and turn < max([bar.times, *known]):
             i, turn = section, turn + 1
         else:
             has_next_ending = bool(bar.passes and i + 1 < len(bars) and bars[i + 1].passes)
@@ -111,10 +103,3 @@ def _known_passes(bars: list[BarMarks]) -> list[frozenset[int]]:
             last += 1
         found += [frozenset[int]().union(*(bar.passes for bar in bars[first:last]))] * (last - first)
     return found
-
-
-def _is_played(bar: BarMarks, known: frozenset[int], turn: int, *, is_last: bool) -> bool:
-    """Return True if an ending bar is played in a pass; a pass without an ending of its own takes the last ending."""
-    if is_last or turn not in known:
-        return max(known) in bar.passes
-    return turn in bar.passes

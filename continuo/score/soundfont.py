@@ -10,9 +10,8 @@ gets a sample header of its own, every attenuation is rewritten, and short loops
 Samples that are out of tune in the font itself (TimGM6mb's flute at F5 by 15 cents) are tuned: the content of a loop is
 exactly periodic, so its pitch is known.
 
-Source: SoundFont Technical Specification 2.04, sections 7.8 to 7.10 and 8.1.2 (generators 0 to 4, 12, 45, 48, 50, 53
-and 58). Players agree to multiply the centibels of generator 48 by 0.4, as the hardware did for which the format was
-made.
+Source: SoundFont Technical Specification 2.04, sections 7.8 to 7.10 and 8.1.2. Players agree to multiply the centibels
+of generator 48 by 0.4, as the hardware did for which the format was made.
 """
 
 from __future__ import annotations
@@ -77,11 +76,8 @@ class Zone(NamedTuple):
 
     def overlaps(self, other: Zone) -> bool:
         """Return True if one key, at one velocity, can sound both zones."""
-        for kind in (KEY_RANGE, VELOCITY_RANGE):
-            a, b = (zone.amounts.get(kind, 127 << 8) for zone in (self, other))
-            if max(a & 255, b & 255) > min(a >> 8, b >> 8):
-                return False
-        return True
+        ranges = ([zone.amounts.get(kind, 127 << 8) for zone in (self, other)] for kind in (KEY_RANGE, VELOCITY_RANGE))
+        return all(max(a & 255, b & 255) <= min(a >> 8, b >> 8) for a, b in ranges)
 
     def signed(self, kind: int) -> int:
         """Return the amount of a generator, 0 without, as a signed number."""
@@ -104,9 +100,7 @@ def is_soundfont(path: Path) -> bool:
 def in_tune(font: Path, folder: Path) -> Path:
     """Return a corrected copy of a font, which is made once and kept in `folder`.
 
-    Raises:
-        ValueError: the font is damaged or too large.
-        OSError: the folder cannot be written.
+    Raise ValueError if the font is damaged or too large, and OSError if the folder cannot be written.
     """
     stat = font.stat()
     name = f"{font.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|5"
@@ -118,9 +112,8 @@ def in_tune(font: Path, folder: Path) -> Path:
     try:
         repaired = repair(font.read_bytes())
     except (struct.error, IndexError, KeyError, ValueError, ArithmeticError) as error:
-        raise ValueError(
-            f"the SoundFont {font} is damaged ({type(error).__name__}): get it again, or name another"
-        ) from None
+        kind = type(error).__name__
+        raise ValueError(f"the SoundFont {font} is damaged ({kind}): get it again, or name another") from None
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(target) as temporary:
         temporary.write_bytes(repaired)
@@ -128,11 +121,7 @@ def in_tune(font: Path, folder: Path) -> Path:
 
 
 def repair(data: bytes) -> bytes:
-    """Return the bytes of a corrected SoundFont.
-
-    Raises:
-        struct.error, IndexError, KeyError: it is cut off, or its tables point outside.
-    """
+    """Return a corrected SoundFont; raise struct.error, IndexError or KeyError if one is cut off or inconsistent."""
     lists = _chunks(data[12:])
     tables, sound = _chunks(lists[b"pdta"]), _chunks(lists[b"sdta"])
     pcm = np.frombuffer(sound[b"smpl"], "<i2", len(sound[b"smpl"]) // 2)
@@ -148,8 +137,7 @@ def repair(data: bytes) -> bytes:
 
 def _chunks(data: bytes) -> dict[bytes, bytes]:
     """Return the content of each RIFF chunk by name; a LIST has the name of its type."""
-    found = {}
-    position = 0
+    found, position = {}, 0
     while position + 8 <= len(data):
         name, size = data[position : position + 4], struct.unpack_from("<I", data, position + 4)[0]
         content = data[position + 8 : position + 8 + size]
@@ -161,23 +149,18 @@ def _chunks(data: bytes) -> dict[bytes, bytes]:
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
-    """Return a RIFF chunk."""
     return name + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
 
 
 def _join(chunks: dict[bytes, bytes]) -> bytes:
-    """Return RIFF chunks one after another."""
     return b"".join(_chunk(name, content) for name, content in chunks.items())
 
 
 def _split_samples(tables: dict[bytes, bytes], pcm: np.ndarray) -> tuple[list[Sample], bytes]:
     """Give each zone that changes its sample a header of its own, and tune zones that sound alone.
 
-    Zones that sound together may be out of tune on purpose, as the reeds of an accordion are.
-
-    Returns:
-        The headers, without the last one, which ends the table; and the generators, which point to these headers and
-        move nothing themselves.
+    Zones that sound together may be out of tune on purpose, as the reeds of an accordion are. Return the headers,
+    without the last one, which ends the table, and the generators, which point to them and move nothing themselves.
     """
     samples = [Sample(*fields) for fields in _HEADER.iter_unpack(tables[b"shdr"])][:-1]
     generators = [list(pair) for pair in _PAIR.iter_unpack(tables[b"igen"])]
@@ -261,11 +244,8 @@ def _repeat_loops(samples: list[Sample], data: bytes) -> tuple[list[Sample], byt
         old = (sample.start, sample.end, sample.loop, sample.loop_end)
         if old not in positions:
             start, end, loop, loop_end = old
-            repeats = 0
-            if sample.has_loop(len(pcm)):
-                least = MIN_LOOP_S * min(sample.rate_hz, 192_000)
-                repeats = max(math.ceil(least / (loop_end - loop)) - 1, 0)
-            added = np.tile(pcm[loop:loop_end], repeats)
+            least = MIN_LOOP_S * min(sample.rate_hz, 192_000) if sample.has_loop(len(pcm)) else 0
+            added = np.tile(pcm[loop:loop_end], max(math.ceil(least / max(loop_end - loop, 1)) - 1, 0))
             middle = min(max(loop_end, start), end)
             parts.append(np.concatenate([pcm[start:middle], added, pcm[middle:end], np.zeros(PADDING, "<i2")]))
             positions[old] = length, len(added)
@@ -273,12 +253,10 @@ def _repeat_loops(samples: list[Sample], data: bytes) -> tuple[list[Sample], byt
             copied += max(end - start, 0)
             if copied > MAX_GROWTH * len(pcm) or length > MAX_BYTES:
                 raise IndexError("samples overlap")
-        start, added_samples = positions[old]
+        start, count = positions[old]
         shift = start - sample.start
-        end, loop, loop_end = sample.end + shift, sample.loop + shift, sample.loop_end + shift
-        moved.append(
-            sample._replace(start=start, end=end + added_samples, loop=loop, loop_end=loop_end + added_samples)
-        )
+        end, loop, loop_end = sample.end + shift + count, sample.loop + shift, sample.loop_end + shift + count
+        moved.append(sample._replace(start=start, end=end, loop=loop, loop_end=loop_end))
     return moved, np.concatenate(parts).tobytes()
 
 

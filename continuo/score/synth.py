@@ -1,11 +1,8 @@
 """Render timed notes to audio, and write them as MIDI files.
 
-`render` plays a performance with a SoundFont through symusic, or with a small built-in additive synthesizer if there is
-no SoundFont.
-
-symusic 0.5.9 stops at the end of the last note, ignores velocity, bends, volume and pedal, does not limit peaks, and
-plays fonts with overridden root keys out of tune. The notes already contain the pedal, `continuo.score.soundfont`
-corrects the font, and this module does the rest.
+symusic 0.5.9 plays them with a SoundFont. It stops at the last note, ignores velocity, bends, volume and pedal,
+does not limit peaks, and plays fonts with overridden root keys out of tune. The notes already contain the pedal,
+`continuo.score.soundfont` corrects the font, and this module does the rest.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ import importlib.util
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,11 +62,10 @@ def check_rate(sample_rate_hz: int) -> None:
         raise ValueError(f"a sample rate must be {RATES_HZ.start} to {RATES_HZ.stop - 1} Hz, not {sample_rate_hz}")
 
 
-def find_soundfont(explicit: Path | None = None) -> Path | None:
-    """Return the given SoundFont, that of CONTINUO_SOUNDFONT, of the system or of pretty_midi; None without any.
+def find_soundfont(explicit: Path | None = None) -> Path:
+    """Return the given SoundFont, that of CONTINUO_SOUNDFONT, of the system or of pretty_midi.
 
-    Raises:
-        ValueError: the given one, or that of the variable, is missing or no SoundFont.
+    Raise ValueError if the given one, or that of the variable, is missing or no SoundFont, or if there is none at all.
     """
     variable = os.environ.get(SOUNDFONT_VARIABLE)
     named = explicit or (Path(variable) if variable else None)
@@ -82,7 +78,9 @@ def find_soundfont(explicit: Path | None = None) -> Path | None:
     package = importlib.util.find_spec("pretty_midi")
     folders = (package.submodule_search_locations or []) if package else []
     fonts += [Path(folder) / "TimGM6mb.sf2" for folder in folders]
-    return next(filter(is_soundfont, fonts), None)
+    if found := next(filter(is_soundfont, fonts), None):
+        return found
+    raise ValueError(f"no SoundFont is installed: reinstall pretty_midi, or name one in {SOUNDFONT_VARIABLE}")
 
 
 def render(
@@ -92,30 +90,25 @@ def render(
 
     Args:
         performance: the notes.
-        sample_rate_hz: 4000 to 192000.
-        soundfont: a SoundFont; None looks for one as `find_soundfont` does.
+        sample_rate_hz: 4000 to 192000; ValueError for others.
+        soundfont: a SoundFont; None looks for one. It is found, or refused, as by `find_soundfont`.
         stereo: return two channels instead of their mean.
 
-    Shape:
-        returns float32 (N,) or, stereo, (2, N) in [-0.89, 0.89]; N covers performance.seconds and at most
-        `RELEASE_S` of release, without long silence after it.
-
-    Raises:
-        ValueError: a sample rate out of range, or a file that is no SoundFont.
+    Shape: float32 (N,) or, stereo, (2, N) in [-0.89, 0.89]; N covers performance.seconds and at most `RELEASE_S` of
+    release, without long silence after it.
     """
     check_rate(sample_rate_hz)
     font = find_soundfont(soundfont)
     samples = int(np.ceil((performance.seconds + RELEASE_S) * sample_rate_hz))
     end = round(performance.seconds * sample_rate_hz)
     sound = np.zeros((2 if stereo else 1, samples), dtype=np.float32)  # (C, N)
-    if font is None:
-        sound += _add_up(performance.notes, sample_rate_hz, samples)
-        release = sound[:, end:]
-    else:
-        # The release is kept in stereo: only where both channels are silent is it cut off.
-        release = sound[:, end:] if stereo else np.zeros((2, samples - end), dtype=np.float32)
-        for start, layer in _play_layers(performance.notes, font, sample_rate_hz):
-            layer = layer[:, : samples - start]
+    # The release is kept in stereo: only where both channels are silent is it cut off.
+    release = sound[:, end:] if stereo else np.zeros((2, samples - end), dtype=np.float32)
+    for (velocity, cents), notes in sorted(_layers(performance.notes).items()):
+        for run in _runs(notes):
+            start = int(run[0].onset_s * sample_rate_hz)
+            layer = _play(font, run, cents, start, sample_rate_hz)[:, : samples - start]
+            layer = layer * np.float32(GAIN * (velocity / 127) ** 2)
             stop = start + layer.shape[1]
             sound[:, start:stop] += layer if stereo else layer.mean(axis=0)
             if not stereo and stop > end:
@@ -124,15 +117,7 @@ def render(
     return _limit(sound if stereo else sound[0])
 
 
-def _play_layers(notes: Iterable[Note], font: Path, sample_rate_hz: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the first sample and the stereo sound (2, N) of each run of notes of one velocity and tuning."""
-    for (velocity, cents), layer in sorted(_layers(list(notes)).items()):
-        for run in _runs(layer):
-            start = int(run[0].onset_s * sample_rate_hz)
-            yield start, _play(font, run, cents, start, sample_rate_hz) * np.float32(GAIN * (velocity / 127) ** 2)
-
-
-def _layers(notes: list[Note]) -> dict[tuple[int, int], list[Note]]:
+def _layers(notes: Sequence[Note]) -> dict[tuple[int, int], list[Note]]:
     """Group notes by velocity and by distance from the nearest key in cents (-50 to 49).
 
     symusic ignores velocity, so each loudness is rendered separately. Of more than `MAX_LAYERS` velocities, those
@@ -165,11 +150,7 @@ def _runs(notes: list[Note]) -> Iterator[list[Note]]:
 
 
 def _key(pitch: float) -> int:
-    """Return the nearest key of a MIDI pitch; halves go up.
-
-    >>> _key(60.5), _key(60.4)
-    (61, 60)
-    """
+    """Return the nearest key of a MIDI pitch; halves go up."""
     return min(int(np.floor(pitch + 0.5)), 127)
 
 
@@ -183,17 +164,14 @@ def _synthesizer(font: Path, rate_hz: int, _changed_ns: int) -> symusic.Synthesi
     """Load symusic's synthesizer, once for each font, rate and time of the font's last change."""
     import symusic
 
-    tuned = in_tune(font, cache.folder() / "soundfonts")
-    return symusic.Synthesizer(str(tuned), rate_hz, 0)
+    return symusic.Synthesizer(str(in_tune(font, cache.folder() / "soundfonts")), rate_hz, 0)
 
 
 def _play(font: Path, notes: list[Note], cents: int, start: int, sample_rate_hz: int) -> np.ndarray:
     """Render notes of one tuning with a SoundFont, with their release, at full velocity, from sample `start` on.
 
     Notes between the keys are rendered on their keys, slower and at a lower rate: read at the right rate they sound at
-    their time, and higher by `cents`.
-
-    Shape: (2, N).
+    their time, and higher by `cents`. Shape: (2, N).
     """
     import symusic
 
@@ -206,8 +184,7 @@ def _play(font: Path, notes: list[Note], cents: int, start: int, sample_rate_hz:
     score.tracks.append(symusic.Track("", SILENT_PROGRAM, False))
     score.tracks[-1].notes.append(symusic.Note(_ticks(end_s * stretch), 1, 0, 0))
     synthesizer = _synthesizer(font, rate_hz, font.stat().st_mtime_ns)
-    sound: np.ndarray = synthesizer.render(score, True)[:, : round(end_s * sample_rate_hz)]
-    return sound
+    return np.asarray(synthesizer.render(score, True)[:, : round(end_s * sample_rate_hz)])
 
 
 def _ticks(seconds: float) -> int:
@@ -237,12 +214,10 @@ def _to_symusic(notes: Iterable[Note], stretch: float = 1.0) -> symusic.Score:
 
 
 def write_midi(performance: Performance, path: Path) -> None:
-    """Write a performance as a MIDI file (type 1, half a millisecond per tick), atomically.
+    """Write a performance as a MIDI file (type 1, half a millisecond per tick), whole or not at all.
 
-    Quarter tones get a track of their own with a pitch bend (range of two semitones).
-
-    Raises:
-        ValueError: the folder does not exist or cannot be written.
+    Quarter tones get a track of their own with a pitch bend (range of two semitones). Raise ValueError if the folder
+    does not exist or cannot be written.
     """
     try:
         with atomic_write(path) as temporary:
@@ -252,14 +227,7 @@ def write_midi(performance: Performance, path: Path) -> None:
 
 
 def _trim(sound: np.ndarray, release: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    """Cut off the silence after the release, and fade, in place.
-
-    Args:
-        sound: (C, N).
-        release: (C', R), the last R samples of the sound, in one or two channels.
-
-    Shape: returns (C, M), where M is at least N - R.
-    """
+    """Fade a sound (C, N) in place, and cut off the silence after its `release`, (2, R), its last R samples."""
     end = sound.shape[1] - release.shape[1]
     loud = np.flatnonzero(np.abs(release).max(axis=0, initial=0.0) > SILENCE)
     fade = round(FADE_S * sample_rate_hz)
@@ -270,49 +238,8 @@ def _trim(sound: np.ndarray, release: np.ndarray, sample_rate_hz: int) -> np.nda
 
 
 def _limit(sound: np.ndarray) -> np.ndarray:
-    """Turn a sound down, in place, if its peak is above `PEAK`. Shape: (N,) or (2, N).
-
-    One gain for the whole cannot pump, and keeps the ratio of soft and loud.
-    """
+    """Turn a sound down if its peak is above `PEAK`; one gain for the whole cannot pump. Shape: (N,) or (2, N)."""
     peak = float(max(sound.max(initial=0.0), -sound.min(initial=0.0)))
     if peak > PEAK:
         sound *= np.float32(PEAK / peak)
     return np.ascontiguousarray(sound, dtype=np.float32)
-
-
-def _add_up(notes: Iterable[Note], sample_rate_hz: int, samples: int) -> np.ndarray:
-    """Render notes without a SoundFont. Shape: (samples,)."""
-    sound = np.zeros(samples, dtype=np.float32)
-    for note in notes:
-        tone = _noise(note, sample_rate_hz) if note.is_drum else _tone(note, sample_rate_hz)
-        start = round(note.onset_s * sample_rate_hz)
-        tone = tone[: max(samples - start, 0)]
-        sound[start : start + len(tone)] += tone
-    return sound
-
-
-def _tone(note: Note, sample_rate_hz: int) -> np.ndarray:
-    """Render a note as a struck string: eight partials, the higher the softer and shorter, and 80 ms of release."""
-    release_s = 0.08
-    duration_s = min(note.duration_s, MAX_NOTE_S)
-    t = np.arange(round((duration_s + release_s) * sample_rate_hz)) / sample_rate_hz
-    hz = 440.0 * 2 ** ((note.pitch - 69) / 12)
-    tone = np.zeros_like(t)
-    for partial in range(1, 9):
-        if partial * hz < 0.45 * sample_rate_hz:
-            decay_s = 2.5 * (220.0 / hz) ** 0.5 / partial**0.6
-            tone += np.sin(2 * np.pi * partial * hz * t) * np.exp(-t / decay_s) / partial**1.3
-    attack = np.minimum(t / 0.004, 1.0)
-    release = np.clip((duration_s + release_s - t) / release_s, 0.0, 1.0)
-    return (tone * attack * release * 0.2 * (note.velocity / 127) ** 1.5).astype(np.float32)
-
-
-def _noise(note: Note, sample_rate_hz: int) -> np.ndarray:
-    """Render a drum: a falling tone for low keys, a burst of noise, always the same, for high keys."""
-    t = np.arange(round(0.25 * sample_rate_hz)) / sample_rate_hz
-    if note.pitch < 37 or (40 < note.pitch < 51 and note.pitch % 2):
-        body = np.sin(2 * np.pi * (50 * t + 6 * (1 - np.exp(-t / 0.03)))) * np.exp(-t / 0.09)
-    else:
-        body = np.random.default_rng(int(note.pitch)).standard_normal(len(t)) * 0.4 * np.exp(-t / 0.05)
-    fade = np.clip((0.25 - t) / 0.02, 0.0, 1.0)
-    return (body * fade * 0.5 * (note.velocity / 127) ** 1.5).astype(np.float32)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from continuo.score.measures import ROUND_Q, WrittenScore
 
 if TYPE_CHECKING:
-    from music21.tempo import MetricModulation, TempoIndication
+    from music21.tempo import MetricModulation
 
 DEFAULT_QPM = 120.0  # quarter notes per minute without a mark, as notation programs play
 QPM_RANGE = (5.0, 1000.0)  # quarter notes per minute; tempos outside are mistakes and are ignored with a warning
@@ -33,11 +33,7 @@ _TEMPO_WORD = re.compile(
 
 
 class TempoMap:
-    """Seconds as a function of musical time in quarter notes.
-
-    Attributes:
-        positions_q: where each tempo begins; the first is 0.
-        qpm: the tempos, in quarter notes per minute.
+    """Seconds as a function of musical time in quarter notes; it has the tempos `qpm` from `positions_q` on.
 
     >>> tempo = TempoMap([(0.0, 120.0), (4.0, 60.0)])
     >>> tempo.seconds(4.0), tempo.seconds(5.0), tempo.qpm_at(3.0)
@@ -69,9 +65,7 @@ def read_tempo_map(written: WrittenScore) -> TempoMap:
     """Return the tempo map of a written score; tempo words without a number go to its warnings."""
     from music21.tempo import MetricModulation, TempoIndication
 
-    found: list[tuple[float, TempoIndication]] = []
-    for staff in written.staves:
-        found += written.marked(staff, TempoIndication)
+    found = [mark for staff in written.staves for mark in written.marked(staff, TempoIndication)]
     tempos: dict[float, float] = {}
     now_qpm = DEFAULT_QPM
     # Of several marks at one position the last counts, and a tempo for playback outweighs the printed one.

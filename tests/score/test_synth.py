@@ -13,8 +13,6 @@ from continuo.score.soundfont import in_tune
 from continuo.score.synth import PEAK, RELEASE_S, find_soundfont, render, write_midi
 
 RATE_HZ = 22_050
-FONT = find_soundfont()
-needs_font = pytest.mark.skipif(FONT is None, reason="no SoundFont is installed")
 
 
 def performance(*notes: Note, seconds: float = 0.0) -> Performance:
@@ -36,12 +34,6 @@ def cents_off(sound: np.ndarray, pitch: float, rate_hz: int = RATE_HZ) -> float:
     return float(shifts[np.argmax(sum(spectrum[b] / k for k, b in enumerate(bins, start=1)))])
 
 
-@pytest.fixture
-def no_font(monkeypatch):
-    monkeypatch.setattr("continuo.score.synth.find_soundfont", lambda explicit=None: None)
-
-
-@needs_font
 @pytest.mark.parametrize("program", [0, 4, 6, 12, 19, 24, 40, 42, 48, 56, 60, 68, 71, 73])
 @pytest.mark.parametrize("pitch", [55, 60, 69, 72])
 def test_render_of_a_held_note_is_in_tune(program, pitch):
@@ -49,24 +41,13 @@ def test_render_of_a_held_note_is_in_tune(program, pitch):
     assert abs(cents_off(render(performance(tone(pitch, program=program)), RATE_HZ), pitch)) < 10
 
 
-@needs_font
 @pytest.mark.parametrize("pitch", [59.5, 60.25, 61.75])
 def test_render_of_a_quarter_tone_is_in_tune(pitch):
     assert abs(cents_off(render(performance(tone(pitch)), RATE_HZ), pitch)) < 10
 
 
-@pytest.mark.parametrize("pitch", [48, 60.5, 69])
-def test_render_without_a_soundfont_is_in_tune(no_font, pitch):
-    assert abs(cents_off(render(performance(tone(pitch)), RATE_HZ), pitch)) < 2
-
-
-@pytest.mark.parametrize("font", [True, False])
 @pytest.mark.parametrize("rate_hz", [8_000, 22_050, 44_100])
-def test_render_has_exact_onsets_length_and_bytes(monkeypatch, font, rate_hz):
-    if font and FONT is None:
-        pytest.skip("no SoundFont is installed")
-    if not font:
-        monkeypatch.setattr("continuo.score.synth.find_soundfont", lambda explicit=None: None)
+def test_render_has_exact_onsets_length_and_bytes(rate_hz):
     notes = [tone(60 + k, onset_s=0.5 + k, duration_s=0.4) for k in range(3)] + [Note(3.5, 0.1, 38, 100, 0, True)]
     piece = performance(*notes, seconds=4.0)
     sound = render(piece, rate_hz)
@@ -114,6 +95,11 @@ def test_find_soundfont_with_a_file_that_is_none_is_refused(tmp_path, monkeypatc
     monkeypatch.setenv("CONTINUO_SOUNDFONT", str(wrong))
     with pytest.raises(ValueError, match="is not a SoundFont"):
         find_soundfont()
+    monkeypatch.delenv("CONTINUO_SOUNDFONT")
+    monkeypatch.setattr("continuo.score.synth.is_soundfont", lambda path: False)
+    with pytest.raises(ValueError, match=r"pretty_midi.*CONTINUO_SOUNDFONT"):
+        find_soundfont()
+    monkeypatch.undo()
     right = tmp_path / "y.sf2"
     right.write_bytes(b"RIFF....sfbk")
     assert find_soundfont(right) == right
@@ -129,12 +115,10 @@ def samples_of(font: bytes) -> list[bytes]:
     return [font[pcm + 2 * start : pcm + 2 * loop_end] for start, _, _, loop_end in fields]
 
 
-@needs_font
 def test_soundfont_of_pretty_midi_is_found_and_corrected_once(tmp_path, monkeypatch):
     monkeypatch.delenv("CONTINUO_SOUNDFONT", raising=False)
     monkeypatch.setattr("continuo.score.synth.SYSTEM_FOLDERS", ())
     font = find_soundfont()
-    assert font is not None
     assert font.parent == Path(importlib.util.find_spec("pretty_midi").submodule_search_locations[0])
     repaired = in_tune(font, tmp_path)
     assert repaired != font
