@@ -10,7 +10,7 @@ Any other model is a `Module` with values as attributes and a `__call__`.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -107,11 +107,7 @@ class Module(ABC):
         return {name: value.data.copy() for name, value in self.named_parameters()}
 
     def load_state(self, state: Mapping[str, npt.ArrayLike]) -> None:
-        """Load the parameters of a model of the same shape.
-
-        Raises:
-            ValueError: the state is of another model; nothing has changed.
-        """
+        """Load the parameters of a model of the same shape; a ValueError for another state leaves all as it was."""
         values = dict(self.named_parameters())
         arrays = {name: np.array(array) for name, array in state.items()}
         if unmatched := sorted(values.keys() ^ arrays.keys()):
@@ -128,11 +124,7 @@ class Module(ABC):
             safetensors.numpy.save_file(self.state(), temporary)
 
     def load(self, path: str | Path) -> None:
-        """Load the parameters that `save` wrote.
-
-        Raises:
-            ValueError: the file holds something else.
-        """
+        """Load the parameters that `save` wrote; raise ValueError if the file holds something else."""
         try:
             self.load_state(safetensors.numpy.load_file(path))
         except SafetensorError as error:
@@ -174,9 +166,6 @@ class MLP(Module):
         task: "softmax" (one class of several), "sigmoid" (yes or no for each output) or "regression".
         activation: of the hidden layers, "tanh", "relu", "silu" or "linear".
         dtype: precision of the parameters; float32 input stays float32 in a float32 model.
-
-    Attributes:
-        loss: the loss of the task.
     """
 
     def __init__(
@@ -199,9 +188,8 @@ class MLP(Module):
 
     def __call__(self, x: Operand) -> Value:
         """Return logits, or the values of a regression: `(..., inputs)` to `(..., outputs)`."""
-        first, *others = self.layers
-        values = first(x)
-        for layer in others:
+        values = self.layers[0](x)
+        for layer in self.layers[1:]:
             values = layer(values)
         return values
 
@@ -211,12 +199,7 @@ class MLP(Module):
 
 
 class Optimizer(ABC):
-    """Moves parameters against their gradients.
-
-    Args:
-        parameters: the values to move.
-        learning_rate: above 0; an attribute that may change between steps.
-    """
+    """Moves parameters against their gradients; `learning_rate`, above 0, may change between steps."""
 
     def __init__(self, parameters: Iterable[Value], learning_rate: float) -> None:
         if not learning_rate > 0:
@@ -225,7 +208,6 @@ class Optimizer(ABC):
         self.learning_rate = learning_rate
 
     def zero(self) -> None:
-        """Forget the gradients."""
         for parameter in self.parameters:
             parameter.gradient = None
 
@@ -242,10 +224,7 @@ class Optimizer(ABC):
 
 
 class SGD(Optimizer):
-    """Gradient descent with momentum (Polyak 1964); weight decay counts as gradient.
-
-    `velocities`, an array for each parameter, is the state between steps.
-    """
+    """Gradient descent with momentum (Polyak 1964), which `velocities` hold; weight decay counts as gradient."""
 
     def __init__(
         self, parameters: Iterable[Value], learning_rate: float, *, momentum: float = 0.0, weight_decay: float = 0.0
@@ -263,7 +242,7 @@ class SGD(Optimizer):
 class AdamW(Optimizer):
     """Adam with weight decay apart from the gradient (Loshchilov and Hutter 2019).
 
-    `moments`, for each parameter the steps and the means of the gradient and of its square, is the state between steps.
+    `moments` hold for each parameter the steps and the means of the gradient and of its square.
     """
 
     def __init__(
@@ -333,22 +312,8 @@ def evaluate(model: Module, loss: Loss, x: npt.ArrayLike, y: npt.ArrayLike, *, b
     return Metrics(math.fsum(losses) / len(inputs), float(np.concatenate(right).mean()) if right else None)
 
 
-@dataclass
 class Trainer:
-    """Trains a model on shuffled mini-batches.
-
-    Attributes:
-        model, loss, optimizer: the model, the loss to minimize, and the optimizer of its parameters.
-        seed: seed of the order of the examples.
-        max_norm: norm to which the gradient is clipped.
-    """
-
-    model: Module
-    loss: Loss
-    optimizer: Optimizer
-    _: KW_ONLY
-    seed: int
-    max_norm: float = math.inf
+    """Trains a model on mini-batches, shuffled by a seed; gradients are clipped to the norm `max_norm`."""
 
     def __init__(
         self, model: Module, loss: Loss, optimizer: Optimizer, *, seed: int, max_norm: float = math.inf
@@ -359,10 +324,8 @@ class Trainer:
     def fit(self, x: npt.ArrayLike, y: npt.ArrayLike, epochs: int, batch_size: int) -> list[float]:
         """Train on all examples `epochs` times, continuing earlier calls; return the mean loss of every epoch.
 
-        Shape: x `(N, ...)`, y `(N, ...)`, one example per row.
-
-        Raises:
-            ValueError: x and y have no rows or differ in number, the batch is empty, or the loss is not finite.
+        Shape: x `(N, ...)`, y `(N, ...)`, one example per row. Raise ValueError if x and y have no rows or differ in
+        their number, the batch is empty, or the loss is not finite.
         """
         inputs, targets = _examples(x, y, batch_size)
         history = []
@@ -374,7 +337,6 @@ class Trainer:
         return history
 
     def _step(self, x: Array, y: Array) -> float:
-        """Take one step and return the loss before it."""
         self.optimizer.zero()
         loss = self.loss(self.model(x), y)
         if not math.isfinite(loss.item()):
@@ -384,10 +346,6 @@ class Trainer:
             clip_norm(self.optimizer.parameters, self.max_norm)
         self.optimizer.step()
         return loss.item()
-
-    def test(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Metrics:
-        """Return loss and accuracy on examples."""
-        return evaluate(self.model, self.loss, x, y)
 
 
 def _examples(x: npt.ArrayLike, y: npt.ArrayLike, batch_size: int) -> tuple[Array, Array]:

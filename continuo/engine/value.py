@@ -86,12 +86,8 @@ def _product_to_right(g: Array, a: Array, b: Array, _: Array) -> Array:
     return product[..., 0] if vector else product
 
 
-def _exp(x: Array) -> Array:
-    """Return e^x, constant above the last whole exponent that is finite: 709, or 88 in float32."""
-    return np.exp(np.minimum(x, _max_exponent(x)))
-
-
 def _max_exponent(x: Array) -> float:
+    """Return the last whole number of which e^x is finite: 709, or 88 in float32."""
     return float(np.floor(np.log(np.finfo(x.dtype).max)))
 
 
@@ -106,12 +102,9 @@ def _log_softmax(x: Array, axis: int) -> Array:
 
 
 class Value:
-    """A number or an array of numbers with a gradient; float64 unless given as float32.
+    """A number or an array of numbers, `data`, with a `gradient`; float64 unless given as float32.
 
-    Attributes:
-        data: the numbers.
-        gradient: the sum over the calls of `backward`, of the shape of `data`; None before, and always None in values
-            that were computed from others.
+    The gradient is the sum over the calls of `backward`; None before, and always in values computed from others.
 
     >>> x = Value([1.0, 2.0])
     >>> (x * x + 1).sum().backward()
@@ -136,17 +129,14 @@ class Value:
         return self.data.shape
 
     def item(self) -> float:
-        """Return the number of a value that holds one."""
         return float(self.data.item())
 
     def backward(self) -> None:
         """Add the derivatives of this number to the `gradient` of every value that it was computed from.
 
         A value passes its gradient on after everything computed from it has. There is no recursion, so a graph may be
-        as long as memory allows. It stays usable, and is freed with the last value that refers to it.
-
-        Raises:
-            ValueError: this is more than one number.
+        as long as memory allows. It stays usable, and is freed with the last value that refers to it. Raise ValueError
+        if this is more than one number.
         """
         if self.data.size != 1:
             raise ValueError(f"backward() starts at one number, not at shape {self.shape}: take a sum or a mean first")
@@ -185,7 +175,7 @@ class Value:
     __matmul__, __rmatmul__ = _binary(np.matmul, _product_to_left, _product_to_right)
 
     __neg__ = _unary(np.negative, lambda g, x, y: -g)
-    exp = _unary(_exp, lambda g, x, y: g * y * (x <= _max_exponent(x)))
+    exp = _unary(lambda x: np.exp(np.minimum(x, _max_exponent(x))), lambda g, x, y: g * y * (x <= _max_exponent(x)))
     log = _unary(np.log, lambda g, x, y: g / x)
     sqrt = _unary(np.sqrt, lambda g, x, y: g / (2 * y))
     tanh = _unary(np.tanh, lambda g, x, y: g * (1 - y * y))

@@ -93,11 +93,8 @@ def evaluation(report: Json) -> str:
         "held-out loss (nats per step)": held_out.get("nats_per_step"),
         "held-out bits per second": held_out.get("bits_per_second"),
     } | {name.replace("_", " "): runs.get(name) for name in FREE_RUN_FIGURES}
-    rows = [
-        f"| {name} | {f'{value:,.0f}' if value >= 100 else f'{value:.3g}'} |"
-        for name, value in figures.items()
-        if value is not None
-    ]
+    stated = {name: value for name, value in figures.items() if value is not None}
+    rows = [f"| {name} | {f'{value:,.0f}' if value >= 100 else f'{value:.3g}'} |" for name, value in stated.items()]
     verdict = [f"- {' '.join(filter(None, [entry['text'], entry['advice']]))}" for entry in report["verdict"]]
     head = f"\nBy `evaluate.py`, with the weights of step {model['weights_step']:,}.\n\n| | |\n|---|---|\n"
     return head + "\n".join(rows) + "\n\n" + "\n".join(verdict) + "\n"

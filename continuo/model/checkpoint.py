@@ -27,6 +27,7 @@ FORMAT = "continuo-1"
 SCALE = ":scale"  # ending of the names of tensors that hold the scales of 8-bit ones
 MAX_HEADER_BYTES = 100_000_000  # the limit of safetensors
 DTYPES = frozenset({torch.float32, torch.float64, torch.float16, torch.int64, torch.int8, torch.uint8, torch.bool})
+RESTORE = "restore a copy, or train a new one with --fresh"
 STATE_MISMATCH_ERRORS = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError)
 """Exceptions raised when a state does not match its metadata."""
 Tensors = dict[str, torch.Tensor]
@@ -48,23 +49,16 @@ class Progress:
 
 @with_config(ConfigDict(extra="allow"))
 class Facts(TypedDict):
-    """The facts in the header of a model's state.
-
-    Attributes:
-        pieces: fingerprint of the training pieces.
-        validation: ids of the held-out pieces.
-        heard: amount of music, number of parameters and steps per second, for the model card.
-        begun_with: description of the state that this training started from, or empty.
-    """
+    """The facts in the header of a model's state."""
 
     metadata: SavedMetadata
     progress: Progress
     version: NotRequired[str]
     precision: NotRequired[Literal["float32", "bfloat16"]]
-    pieces: NotRequired[str]
-    validation: NotRequired[list[str]]
-    heard: NotRequired[dict[str, int | float]]
-    begun_with: NotRequired[str]
+    pieces: NotRequired[str]  # fingerprint of the training pieces
+    validation: NotRequired[list[str]]  # ids of the held-out pieces
+    heard: NotRequired[dict[str, int | float]]  # amount of music, parameters and steps per second, for the model card
+    begun_with: NotRequired[str]  # description of the state that this training started from, or empty
 
 
 _FACTS = TypeAdapter(Facts)
@@ -83,11 +77,10 @@ def mismatch_refused(path: Path) -> Iterator[None]:
 def save(path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, object]) -> None:
     """Write tensors and facts (JSON types and dataclasses of them) to `path`, whole or not at all."""
     header = {"format": FORMAT, "facts": json.dumps(facts, default=vars)}
+    plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as temporary:
         try:
-            safetensors.torch.save_file(
-                {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary, header
-            )
+            safetensors.torch.save_file(plain, temporary, header)
         except SafetensorError as error:
             raise OSError(f"cannot save {path} ({error}): free some space; the state before is intact") from None
 
@@ -95,9 +88,8 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, ob
 def load(path: Path, *prefixes: str) -> tuple[Tensors, Json]:
     """Return the tensors whose names start with one of `prefixes` (default: all), on the CPU, and the facts.
 
-    Raises:
-        ValueError: the file is missing, damaged, too large for this machine or not a state of this format, or holds
-            values that are not finite.
+    Raise ValueError if the file is missing, damaged, too large for this machine or not a state of this format, or if
+    it holds values that are not finite.
     """
     with _opened(path) as file:  # read at once, because a trainer may replace the file at any time
         size, limit = os.fstat(file.fileno()).st_size, machine_memory_bytes() // 2
@@ -119,11 +111,7 @@ def load(path: Path, *prefixes: str) -> tuple[Tensors, Json]:
 
 
 def load_model(path: Path, *prefixes: str) -> tuple[Tensors, Facts]:
-    """Return tensors and facts of a model's state as `load` does.
-
-    Raises:
-        ValueError: as `load`, or the facts are not those of a model.
-    """
+    """Return tensors and facts as `load` does; raise ValueError also if the facts are not those of a model."""
     tensors, facts = load(path, *prefixes)
     return tensors, _validated(facts, path)
 
@@ -131,8 +119,7 @@ def load_model(path: Path, *prefixes: str) -> tuple[Tensors, Facts]:
 def read_facts(path: Path) -> Facts:
     """Return the facts of a model's state; only the header of the file is read, no tensor.
 
-    Raises:
-        ValueError: the file is missing, its header is damaged, or it is not the state of a model in this format.
+    Raise ValueError if the file is missing, its header is damaged, or it is not the state of a model in this format.
     """
     with _opened(path) as file:
         return _validated(_read_header(file, path), path)
@@ -140,9 +127,8 @@ def read_facts(path: Path) -> Facts:
 
 def _opened(path: Path) -> BinaryIO:
     if not path.is_file():
-        raise ValueError(
-            f"there is no state {path} yet: train first ({command('train')}), the first save comes within a minute"
-        )
+        advice = f"train first ({command('train')}), the first save comes within a minute"
+        raise ValueError(f"there is no state {path} yet: {advice}")
     return open(path, "rb")
 
 
@@ -163,17 +149,11 @@ def _read_header(file: BinaryIO, path: Path) -> Json:
 
 @contextmanager
 def _damage_refused(path: Path) -> Iterator[None]:
-    """Turn errors of reading a state into one line that says what to do.
-
-    Raises:
-        ValueError: in place of the error.
-    """
+    """Turn errors of reading a state into a ValueError of one line that says what to do."""
     try:
         yield
     except (SafetensorError, *STATE_MISMATCH_ERRORS) as error:
-        raise ValueError(
-            f"{path} is damaged or not a state ({error}): restore a copy, or train a new one with --fresh"
-        ) from None
+        raise ValueError(f"{path} is damaged or not a state ({error}): {RESTORE}") from None
 
 
 def _validated(facts: Json, path: Path) -> Facts:
@@ -182,18 +162,14 @@ def _validated(facts: Json, path: Path) -> Facts:
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise ValueError(
-            f"{path} is damaged or not the state of a model ({reason}): restore a copy, or train a new one with --fresh"
-        ) from None
+        raise ValueError(f"{path} is damaged or not the state of a model ({reason}): {RESTORE}") from None
 
 
 def all_finite(tensors: Mapping[str, torch.Tensor]) -> bool:
-    """Return True if no value is NaN or infinite."""
     return all(bool(tensor.isfinite().all()) for tensor in tensors.values())
 
 
 def machine_memory_bytes() -> int:
-    """Return the physical memory of this machine in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -229,15 +205,13 @@ def dequantize_int8(tensors: Tensors) -> Tensors:
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
-    """Return the tensors under the names `prefix.NAME`."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def under_prefix(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
     """Return the tensors with names `prefix.NAME` as NAME; the inverse of `with_prefix`."""
-    return {
-        name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
-    }
+    start = f"{prefix}."
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
 def weights_prefix(progress: Progress) -> Literal["average", "best"]:

@@ -215,14 +215,11 @@ class TrainingSection(Section):
 class SamplingSection(Section):
     """Temperatures of the levels of a stream whose levels refine the first one; they may be changed at any time.
 
-    Attributes:
-        coarse_temperature: of the first level. A little above 1 it makes as many onsets as music has; the longer a
-            model is trained, the higher it may be.
-        fine_temperature: of the levels that refine the first one. Below 1 they are less noisy.
+    The first one, a little above 1, makes as many onsets as music has; the longer the training, the higher it may be.
     """
 
-    coarse_temperature: Temperature = 1.08
-    fine_temperature: Temperature = 0.7
+    coarse_temperature: Temperature = 1.08  # of the first level
+    fine_temperature: Temperature = 0.7  # of the levels that refine it; below 1 they are less noisy
 
 
 Representation = Annotated[
@@ -263,8 +260,7 @@ class Metadata(Section):
 def load(path: Path, overrides: Json | None = None) -> Metadata:
     """Read and validate a metadata file; `overrides` are values by dotted keys, as of `--set`.
 
-    Raises:
-        ValueError: the file is missing, not JSON, or holds an unknown key or an impossible value.
+    Raise ValueError if the file is missing, not JSON, or holds an unknown key or an impossible value.
     """
     return validated(read_json(path), overrides or {}, source=path.name)
 
@@ -275,25 +271,16 @@ def save(metadata: Metadata, path: Path) -> None:
 
 
 def state_path(metadata: Metadata, meta_path: Path) -> Path:
-    """Return the path of the state of a metadata file, which is in its folder or below.
-
-    Raises:
-        ValueError: a link leads out of that folder.
-    """
+    """Return the path of the state of a metadata file; raise ValueError if a link leads out of its folder."""
     path, folder = meta_path.parent / metadata.state, os.path.realpath(meta_path.parent)
     if os.path.commonpath([folder, os.path.realpath(path)]) != folder:
-        raise ValueError(
-            f"{path} is a link that leads out of the folder of {meta_path.name}: put the file itself there"
-        )
+        reason = f"is a link that leads out of the folder of {meta_path.name}: put the file itself there"
+        raise ValueError(f"{path} {reason}")
     return path
 
 
 def read_json(path: Path) -> Json:
-    """Return the JSON object in a metadata file.
-
-    Raises:
-        ValueError: the file is missing, too large, not a file, or holds no JSON object.
-    """
+    """Return the JSON object in a metadata file; ValueError if it is missing, too large, no file, or holds none."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder: name a metadata file in it, such as {path / 'model.json'}")
     if not path.exists():
@@ -317,10 +304,9 @@ def read_json(path: Path) -> Json:
 
 
 def validated(content: Mapping[str, Any], overrides: Json, *, source: str) -> Metadata:
-    """Validate a dictionary with overrides by dotted keys; errors name `source` unless the overrides caused them.
+    """Validate a dictionary with overrides by dotted keys.
 
-    Raises:
-        ValueError: an unknown key or an impossible value.
+    Raise ValueError for an unknown key or an impossible value; it names `source` unless the overrides caused it.
     """
     for key, value in overrides.items():
         section, _, name = key.partition(".")
@@ -375,16 +361,8 @@ def known_keys() -> set[str]:
 def check_same_model(ours: Metadata, saved: Mapping[str, Any], state_path: Path, *, refitted: bool = False) -> None:
     """Refuse a state whose representation, architecture or sample rate are not ours.
 
-    A key that a state lacks is newer than the state and has its default value there.
-
-    Args:
-        ours: the metadata of now.
-        saved: the metadata in the state.
-        state_path: the state, for the message.
-        refitted: ignore how the representation was fitted, because it is fitted again.
-
-    Raises:
-        ValueError: names the first key that differs.
+    A key that a state lacks is newer than the state and has its default value there. `refitted` ignores how the
+    representation was fitted, because it is fitted again. The ValueError names the first key that differs.
     """
     pairs = []
     for section in ("representation", "architecture"):

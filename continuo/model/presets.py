@@ -20,15 +20,8 @@ def from_preset(name: str, overrides: Json, *, state: str) -> Metadata:
     """Return the metadata of a preset with values by dotted keys in place of its own.
 
     Another corpus than the preset's is rendered with the instruments that its scores name. If the kind of a section is
-    overridden, keys that the new kind does not have are left out.
-
-    Args:
-        name: one of `preset_names()`.
-        overrides: values by dotted keys.
-        state: file name of the state.
-
-    Raises:
-        ValueError: there is no such preset, or an override is refused.
+    overridden, keys that the new kind does not have are left out. `state` is the file name of the state. Raise
+    ValueError if there is no such preset, or an override is refused.
     """
     if name not in (names := preset_names()):
         raise ValueError(f"there is no preset {name!r}, only {', '.join(names)}{suggestion(name, names)}")
@@ -36,8 +29,7 @@ def from_preset(name: str, overrides: Json, *, state: str) -> Metadata:
     if overrides.get("corpus.path", EMBEDDED_CORPUS) != EMBEDDED_CORPUS:
         content["corpus"] = content["corpus"] | {"program": None}
     for section, models in BY_KIND.items():
-        model = models.get(str(overrides.get(f"{section}.kind")))
-        if model:
+        if model := models.get(str(overrides.get(f"{section}.kind"))):
             content[section] = {key: value for key, value in content[section].items() if key in model.model_fields}
     return validated(content, overrides, source=f"preset {name}")
 
@@ -45,13 +37,8 @@ def from_preset(name: str, overrides: Json, *, state: str) -> Metadata:
 def from_donor(donor: Mapping[str, Any], overrides: Json, *, state: str) -> Metadata:
     """Return the metadata of a model that starts from the weights of another: its shape and rate, default training.
 
-    Args:
-        donor: the metadata in the other state.
-        overrides: values by dotted keys.
-        state: file name of the new state.
-
-    Raises:
-        ValueError: the donor's metadata are of another version, or an override is refused.
+    `donor` is the metadata in the other state, `overrides` are values by dotted keys, and `state` is the file name of
+    the new state. Raise ValueError if the donor is of another version, or an override is refused.
     """
     shape = {key: value for key, value in donor.get("representation", {}).items() if key not in FITTING}
     content = {"representation": shape, "architecture": donor.get("architecture"), "state": state}

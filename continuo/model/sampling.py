@@ -9,22 +9,13 @@ from continuo.model.metadata import SamplingSection, Temperature, in_words
 
 
 class Sampling(SamplingSection):
-    """The settings of sampling: those of the metadata, which temper single levels, and these for all levels.
+    """The settings of sampling: those of the metadata, which temper single levels, and these for all levels."""
 
-    Attributes:
-        temperature: multiplies the temperatures of the levels; 1 is natural, 0 takes the likeliest class.
-        top_p: in (0, 1]; below 1 unlikely classes, onsets among them, are never drawn.
-    """
-
-    temperature: Temperature = 1.0
-    top_p: float = Field(1.0, gt=0, le=1)
+    temperature: Temperature = 1.0  # multiplies those of the levels; 1 is natural, 0 takes the likeliest class
+    top_p: float = Field(1.0, gt=0, le=1)  # below 1 unlikely classes, onsets among them, are never drawn
 
     def but(self, **values: float | None) -> Self:
-        """Return these settings with the values that are not None changed.
-
-        Raises:
-            ValueError: a value outside its range.
-        """
+        """Return these settings with the values that are not None changed; ValueError for one outside its range."""
         given = {name: value for name, value in values.items() if value is not None}
         try:
             return type(self).model_validate(self.model_dump() | given)
@@ -40,12 +31,10 @@ def draw(logits: torch.Tensor, generator: torch.Generator | None, temperature: f
     """Draw one class per row by the Gumbel-max method: the largest logit + Gumbel noise is a sample of the softmax.
 
     Args:
-        logits: at any scale.
+        logits: `(..., V)` at any scale; the classes are `(...)` int64.
         generator: on the logits' device; None draws from torch's own.
         temperature: at least 0; 0 takes the likeliest class.
         top_p: in (0, 1]; below 1 only the likeliest classes that together reach this probability can be drawn.
-
-    Shape: `(..., V)` to `(...)` int64.
     """
     if temperature == 0:
         return logits.argmax(-1)

@@ -10,27 +10,18 @@ class StreamSpec:
     """The shape of a stream: a matrix with one row per step.
 
     A categorical stream is (T, L) integers, those of level l below `vocabulary[l]`; a continuous one is (T, F) floats.
-
-    Attributes:
-        steps_per_second: rows per second of music; their mean if steps are of unequal length.
-        vocabulary: number of classes of each level; empty for a continuous stream.
-        features: F of a continuous stream; 0 for a categorical one.
-        vectors: (L, V, P), geometry of the codes, if they have one: a step is the sum of its levels' vectors.
-        ranks: (V,), if a step is an ascending set: all levels share one alphabet, each code has a higher rank than the
-            one before it, and the code of the highest rank ends the set and fills the levels after it.
-        follows: (V, V) bool, which code (column) may follow which (row) from step to step; None: any.
-        opens: (V,) bool, which codes may begin a piece; None: any.
-        mean, deviation: (F,), of a continuous stream's training frames, to standardize with.
+    `ranks` are given if a step is an ascending set: all levels share one alphabet, each code has a higher rank than the
+    one before it, and the code of the highest rank ends the set and fills the levels after it.
     """
 
-    steps_per_second: float
-    vocabulary: tuple[int, ...] = ()
-    features: int = 0
-    vectors: torch.Tensor | None = None
-    ranks: torch.Tensor | None = None
-    follows: torch.Tensor | None = None
-    opens: torch.Tensor | None = None
-    mean: torch.Tensor | None = None
+    steps_per_second: float  # of music; their mean if steps are of unequal length
+    vocabulary: tuple[int, ...] = ()  # number of classes of each level; empty for a continuous stream
+    features: int = 0  # F of a continuous stream; 0 for a categorical one
+    vectors: torch.Tensor | None = None  # (L, V, P), if codes have a geometry: a step is the sum of its levels' vectors
+    ranks: torch.Tensor | None = None  # (V,)
+    follows: torch.Tensor | None = None  # (V, V) bool, which code (column) may follow which (row); None: any
+    opens: torch.Tensor | None = None  # (V,) bool, which codes may begin a piece; None: any
+    mean: torch.Tensor | None = None  # (F,), of a continuous stream's training frames, to standardize with
     deviation: torch.Tensor | None = None
 
     @property

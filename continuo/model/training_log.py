@@ -22,8 +22,7 @@ LOSS_EVERY_STEPS = 20
 def draw_curves(history: list[list[float]], picture: Path, steps_per_second: float) -> None:
     """Draw the training and held-out loss, in nats per step and bits per second of music, as a PNG at `picture`.
 
-    Args:
-        history: two or more rows of step, seconds, training loss and held-out loss, one for each validation.
+    `history` has two or more rows of step, seconds, training loss and held-out loss, one for each validation.
     """
     step, seconds, train, held_out = np.array(history).T
     figure = new_figure(8, 4.5)
@@ -46,11 +45,8 @@ def draw_curves(history: list[list[float]], picture: Path, steps_per_second: flo
 class TrainingLog(AbstractContextManager["TrainingLog"]):
     """Write TensorBoard events and `training.csv` to the folder `NAME.runs` next to a state.
 
-    torch's `SummaryWriter` would write from a thread of its own, which prints a traceback when the disk is full.
-
-    Args:
-        state_path: file of the state, which gives NAME.
-        fresh: whether to delete the events of earlier runs.
+    `fresh` deletes the events of earlier runs. torch's `SummaryWriter` would write from a thread of its own, which
+    prints a traceback when the disk is full.
     """
 
     def __init__(self, state_path: Path, *, fresh: bool) -> None:
@@ -73,8 +69,7 @@ class TrainingLog(AbstractContextManager["TrainingLog"]):
     def write(self, step: int, train_loss: float | None, history: list[list[float]]) -> None:
         """Log the losses of a step, in nats: the training loss every 20 steps, the held-out loss after a validation.
 
-        Args:
-            history: rows of step, seconds, training loss and held-out loss, one for each validation.
+        `history` is as in `draw_curves`, also with fewer rows.
         """
         from torch.utils.tensorboard import summary
 

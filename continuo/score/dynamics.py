@@ -60,7 +60,6 @@ class Dynamics:
         self.single |= {position_q: self.level(position_q) + STRESS for position_q in stressed}
 
     def _enter(self, written: WrittenScore, levels: dict[float, float], position_q: float, value: str) -> None:
-        """Enter one dynamic mark into `levels`."""
         known = re.findall(r"\b(?:[pf]{1,6}|m[pf])\b", value)
         if value in TWO_LEVELS:
             here, after = TWO_LEVELS[value]
@@ -95,7 +94,6 @@ class Dynamics:
         return self.levels[bisect_right(self.positions_q, position_q + ROUND_Q) - 1]
 
     def velocity(self, position_q: float) -> float:
-        """Return the velocity of a note that begins at a position."""
         return self.single.get(position_q, self.level(position_q))
 
 

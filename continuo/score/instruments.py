@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from music21.instrument import Instrument
 
 PIANO = 0
-PIZZICATO = 45
-TRUMPET = 56
-MUTED_TRUMPET = 59
 STRINGS = (*range(40, 45), *range(48, 52))  # bowed instruments and string ensembles
+TECHNIQUES = (
+    (STRINGS, r"\bpizz", 45), (STRINGS, r"\barco\b", None),
+    ((56,), r"\b(con sord|with mute|muted)", 59), ((56,), r"\b(senza sord|open|without mute)", None),  # trumpet
+)  # fmt: skip
+"""Programs of instruments, words for a playing technique, and the program for it, None for the instrument's own."""
 
 PERCUSSION_KEYS = (
     ("bass drum", 36), ("kick", 36), ("grosse trommel", 36), ("side stick", 37), ("rim", 37), ("snare", 38),
@@ -98,17 +100,8 @@ def read_programs(written: WrittenScore, staff: Staff) -> list[tuple[float, int,
 
 def _program_of_technique(text: str, base: int) -> int | None:
     """Return the program for a playing technique of the instrument `base`; None for other words."""
-    if base in STRINGS:
-        if re.search(r"\bpizz", text):
-            return PIZZICATO
-        if re.search(r"\barco\b", text):
-            return base
-    if base == TRUMPET:
-        if re.search(r"\b(con sord|with mute|muted)", text):
-            return MUTED_TRUMPET
-        if re.search(r"\b(senza sord|open|without mute)", text):
-            return base
-    return None
+    found = (program for bases, words, program in TECHNIQUES if base in bases and re.search(words, text))
+    return next((base if program is None else program for program in found), None)
 
 
 def _program(written: WrittenScore, staff: Staff, instrument: Instrument) -> tuple[int, bool]:

@@ -297,7 +297,6 @@ class StaffPlayer:
         return None
 
     def _warn(self, element: GeneralNote) -> None:
-        """Name the marks on a note that are not performed."""
         for mark in [*element.articulations, *element.expressions]:
             name = type(mark).__name__
             if name in UNPERFORMED:
@@ -335,13 +334,10 @@ def _accidental_in_force(element: Music21Object, pitch: Pitch, steps: int) -> Ac
     bar = element.getContextByClass("Measure")
     if bar is None:
         return None
-    here_q, found = element.getOffsetInHierarchy(bar), None
-    for note in bar.recurse().notes:
-        if note.getOffsetInHierarchy(bar) < here_q:
-            for earlier in getattr(note, "pitches", ()):
-                if (earlier.step, earlier.implicitOctave) == ornaments.neighbor_name(pitch, steps):
-                    found = earlier.accidental or Accidental("natural")
-    return found
+    here_q, name = element.getOffsetInHierarchy(bar), ornaments.neighbor_name(pitch, steps)
+    notes = [note for note in bar.recurse().notes if note.getOffsetInHierarchy(bar) < here_q]
+    earlier = [p for note in notes for p in getattr(note, "pitches", ()) if (p.step, p.implicitOctave) == name]
+    return earlier[-1].accidental or Accidental("natural") if earlier else None
 
 
 def _tremolo_count(length_q: float, element: GeneralNote, marks: int) -> int:

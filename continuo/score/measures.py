@@ -55,24 +55,17 @@ class Staff:
 
 
 class WrittenScore:
-    """A score laid out in aligned bars.
-
-    Attributes:
-        staves: one for each part that has bars.
-        starts_q: position of each bar, and of the end.
-        order: indices of the bars in playing order.
-        warnings: names of marks that are not performed, as keys, which keep their order; the values are unused.
-    """
+    """A score laid out in aligned bars."""
 
     def __init__(self, score: Score) -> None:
         """Lay out a score at sounding pitch; raise ValueError if its repeats never end."""
-        self.warnings: dict[str, None] = {}
+        self.warnings: dict[str, None] = {}  # names of marks that are not performed, as keys, in order
         self.staves = [_read_staff(part) for part in score.parts]
         count = max((len(staff.bars) for staff in self.staves), default=0)
-        self.starts_q = [0.0]
+        self.starts_q = [0.0]  # position of each bar, and of the end
         for i in range(count):
             self.starts_q.append(self.starts_q[-1] + _align([s.bars[i] for s in self.staves if i < len(s.bars)]))
-        self.order = playing_order(self._bar_marks(count))
+        self.order = playing_order(self._bar_marks(count))  # indices of the bars
 
     def warn(self, text: str) -> None:
         """Name a mark that is not performed; repetitions are ignored."""
@@ -121,7 +114,6 @@ class WrittenScore:
 
 
 def _read_barlines(measure: Measure, marks: BarMarks) -> None:
-    """Enter the repeat signs of one measure into its marks."""
     from music21 import bar
 
     for line in (getattr(measure, "leftBarline", None), getattr(measure, "rightBarline", None)):

@@ -24,20 +24,14 @@ META_LENGTHS = {0x51: 3, 0x54: 5, 0x58: 4, 0x59: 2}  # bytes of a tempo, offset,
 
 
 def read_midi(data: bytes) -> tuple[list[DraftNote], float, list[str]]:
-    """Return the notes of a MIDI file, its length in seconds, and the names of controls that are not performed.
-
-    Raise ValueError if it is not a MIDI file, or damaged.
-    """
+    """Return a MIDI file's notes, length in seconds, and unperformed controls; ValueError if it is none or damaged."""
     score, warnings = _parse(data).to("second"), dict[str, None]()
     notes = [note for track in score.tracks for note in _read_track(track, warnings)]
     return notes, max((n.end_s for n in notes), default=0.0), list(warnings)
 
 
 def transcribe_midi(data: bytes) -> Transcript:
-    """Return the keys of a MIDI file as they are pressed, without pedal or bend, in musical time.
-
-    Raise ValueError if it is not a MIDI file, or damaged.
-    """
+    """Return a MIDI file's keys as pressed, in musical time, without pedal or bend; ValueError as in `read_midi`."""
     score = _parse(data)
     quarter = float(score.ticks_per_quarter)
     notes = [

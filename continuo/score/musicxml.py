@@ -88,10 +88,7 @@ def explain_errors(name: str, problem: str) -> Iterator[None]:
 
 
 def parse_score(data: bytes) -> Score:
-    """Return the music21 score, at sounding pitch, of the bytes of a MusicXML file (plain or zipped).
-
-    Raise ValueError if the file is damaged, is no MusicXML, or exceeds a limit.
-    """
+    """Return the music21 score, at sounding pitch, of a MusicXML file (plain or zipped); ValueError if it is none."""
     from music21.musicxml.xmlToM21 import MusicXMLImporter
 
     root = parse_xml(unzip(data) if data.startswith(b"PK") else data)
@@ -192,10 +189,7 @@ def parse_xml(data: bytes) -> Element:
 
 
 def normalize(root: Element) -> None:
-    """Put the element tree of a score, in place, into the form described at the top of this module.
-
-    Raise ValueError if the root is not a MusicXML score, or the score has no measure or exceeds a limit.
-    """
+    """Put a score into the form described above, in place; ValueError if it is none, empty, or exceeds a limit."""
     if root.tag == "score-timewise":
         _to_partwise(root)
     if root.tag == "opus":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import defaultdict
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,13 +48,10 @@ def perform(path: Path) -> Performance:
 
 
 def score_bytes(path: Path) -> tuple[bytes, bool]:
-    """Return the content of a score or MIDI file, and whether it is MIDI, which the content decides before the name.
-
-    Raise ValueError if it has another ending, or cannot be read.
-    """
+    """Return the content of a score or MIDI file, and whether it is MIDI; ValueError if it is neither or unreadable."""
     if path.suffix.lower() not in SCORE_ENDINGS:
         raise ValueError(f"{path.name}: not a score; known endings are {' '.join(sorted(SCORE_ENDINGS))}")
-    data = read_bytes(path)
+    data = read_bytes(path)  # which decides before the name
     return data, data.startswith((b"MThd", b"RIFF")) or path.suffix.lower() in MIDI_ENDINGS
 
 
@@ -106,12 +104,9 @@ def transcribe(score: Score) -> Transcript:
 
 def _bar_times(written: WrittenScore, tempo: TempoMap) -> tuple[BarTimes, float]:
     """Return the bars in playing order with their beginnings, and the end, in seconds."""
-    times: BarTimes = []
-    now_s = 0.0
-    for i in written.order:
-        times.append((i, now_s))
-        now_s += tempo.seconds(written.starts_q[i + 1]) - tempo.seconds(written.starts_q[i])
-    return times, now_s
+    edges_s = [tempo.seconds(start_q) for start_q in written.starts_q]
+    *begins_s, end_s = accumulate((edges_s[i + 1] - edges_s[i] for i in written.order), initial=0.0)
+    return list(zip(written.order, begins_s, strict=True)), end_s
 
 
 def _tempos(written: WrittenScore, times: BarTimes) -> list[tuple[float, float]]:

@@ -29,15 +29,10 @@ if TYPE_CHECKING:
 
 SOUNDFONT_VARIABLE = "CONTINUO_SOUNDFONT"
 SYSTEM_FOLDERS = (
-    "/usr/share/sounds/sf2",
-    "/usr/share/sounds/sf3",
-    "/usr/share/soundfonts",
-    "/usr/local/share/soundfonts",
-    "/opt/homebrew/share/soundfonts",
-    "/Library/Audio/Sounds/Banks",
-    "~/Library/Audio/Sounds/Banks",
+    "/usr/share/sounds/sf2", "/usr/share/sounds/sf3", "/usr/share/soundfonts", "/usr/local/share/soundfonts",
+    "/opt/homebrew/share/soundfonts", "/Library/Audio/Sounds/Banks", "~/Library/Audio/Sounds/Banks",
     "~/.local/share/soundfonts",
-)
+)  # fmt: skip
 """Folders of SoundFonts on Linux and macOS."""
 VERSION = 3  # part of every cache key; raise it whenever the same notes would sound differently
 RATES_HZ = range(4_000, 192_001)  # sample rates that can be rendered
@@ -75,9 +70,8 @@ def find_soundfont(explicit: Path | None = None) -> Path:
             raise ValueError(f"the SoundFont {named} {reason}; leave it out to use the installed one")
         return named
     fonts = [path for folder in SYSTEM_FOLDERS for path in sorted(Path(folder).expanduser().glob("*.sf[23]"))]
-    package = importlib.util.find_spec("pretty_midi")
-    folders = (package.submodule_search_locations or []) if package else []
-    fonts += [Path(folder) / "TimGM6mb.sf2" for folder in folders]
+    if package := importlib.util.find_spec("pretty_midi"):
+        fonts += [Path(folder) / "TimGM6mb.sf2" for folder in package.submodule_search_locations or ()]
     if found := next(filter(is_soundfont, fonts), None):
         return found
     raise ValueError(f"no SoundFont is installed: reinstall pretty_midi, or name one in {SOUNDFONT_VARIABLE}")
@@ -155,7 +149,6 @@ def _key(pitch: float) -> int:
 
 
 def _cents(pitch: float) -> int:
-    """Return the distance of a MIDI pitch from its nearest key, in cents."""
     return round((pitch - _key(pitch)) * 100)
 
 
@@ -188,7 +181,6 @@ def _play(font: Path, notes: list[Note], cents: int, start: int, sample_rate_hz:
 
 
 def _ticks(seconds: float) -> int:
-    """Return the nearest tick of a time."""
     return round(seconds * TICKS_PER_SECOND)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
@@ -49,18 +49,14 @@ class ChordCodec(GridCodec):
     where the tempo class changes. Rests fill silence at the beginning and after tempos, and gaps beyond 16 quarters. A
     chord without a class is written as parts that have one, single notes if need be, so nothing is out of vocabulary.
 
-    Attributes:
-        steps_per_quarter: steps of a quarter note, a divisor of 480; 12 holds sixteenths and triplets.
-        chords: the ascending pitches of every chord that has a class.
-
     >>> codec = ChordCodec(chords=((60, 64),))
     >>> notes = SongNote(0, 60, 480), SongNote(0, 64, 480), SongNote(480, 67, 240)
     >>> codec.encode(Song("s", "s", notes, 960)).tolist()
     [[21, 0, 0], [161, 12, 12], [100, 6, 12]]
     """
 
-    steps_per_quarter: int = 12
-    chords: tuple[tuple[int, ...], ...] = ()
+    steps_per_quarter: int = 12  # holds sixteenths and triplets
+    chords: tuple[tuple[int, ...], ...] = ()  # the ascending pitches of every chord that has a class
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,13 +70,8 @@ class ChordCodec(GridCodec):
     def fit(cls, songs: Sequence[Song], *, steps_per_quarter: int = 12, classes: int = 1000) -> ChordCodec:
         """Return the codec for a corpus, with classes for its most frequent chords that occur at least twice.
 
-        Args:
-            songs: the corpus; songs without pitched notes are ignored.
-            steps_per_quarter: steps of a quarter note, a divisor of 480.
-            classes: the largest number of classes; rest, tempos and single notes take 161 of them.
-
-        Raises:
-            ValueError: there is no pitched note, or an argument is out of range.
+        Songs without pitched notes are ignored; rest, tempos and single notes take 161 of the `classes`. Raise
+        ValueError if there is no pitched note, or an argument is out of range.
         """
         if classes < FIRST_CHORD:
             raise ValueError(f"{classes} classes are too few: rest, tempos and single notes alone take {FIRST_CHORD}")
@@ -115,13 +106,10 @@ class ChordCodec(GridCodec):
         """Return the song of events.
 
         Args:
-            codes: `(T, 3)`, any integers of the vocabulary. A note of length 0 lasts one step; the lengths of rests and
-                tempos are ignored.
+            codes: `(T, 3)`, any integers of the vocabulary, or else ValueError. A note of length 0 lasts one step; the
+                lengths of rests and tempos are ignored.
             like: lends its id, meters and program, its tempo up to the first tempo event, and its exact tempo for each
                 tempo class that it uses itself. Without it the song has the usual facts of the corpus.
-
-        Raises:
-            ValueError: codes have another shape, or are not in the vocabulary.
         """
         codes = np.asarray(codes)
         if codes.ndim != 2 or codes.shape[1] != 3:
@@ -140,11 +128,10 @@ class ChordCodec(GridCodec):
         return self._song(_bounded(notes, tempos and [(0, _tempo_class(like.qpm_at(0))), *tempos], at), like)
 
     def round_trip(self, song: Song) -> Song:
-        """Return what the codes keep of a song, found without any codes."""
         return self._song(self._steps(song), song)
 
     def to_dict(self) -> Json:
-        return {"kind": KIND, **super().to_dict()}
+        return {"kind": KIND, **asdict(self)}
 
     @classmethod
     def from_dict(cls, data: Json) -> ChordCodec:

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
 from typing import Self
@@ -19,15 +19,10 @@ from continuo.symbolic.song import QUARTER, Song
 
 
 class NoteCodec(ABC):
-    """Converts songs to codes and back. `ChordCodec`, `RollCodec` and `RemiCodec` are codecs.
+    """Converts songs to codes and back. `ChordCodec`, `RollCodec` and `RemiCodec` are codecs."""
 
-    Attributes:
-        follows: `(V, V)` bool or None, whether code b may follow code a; None allows everything.
-        opens: `(V,)` bool or None, whether a song may begin with a code.
-    """
-
-    follows: np.ndarray | None = None
-    opens: np.ndarray | None = None
+    follows: np.ndarray | None = None  # `(V, V)` bool, whether code b may follow code a; None allows everything
+    opens: np.ndarray | None = None  # `(V,)` bool, whether a song may begin with a code; None allows everything
 
     @property
     @abstractmethod
@@ -67,24 +62,15 @@ class NoteCodec(ABC):
     @classmethod
     @abstractmethod
     def from_dict(cls, data: Json) -> Self:
-        """Return the codec that `to_dict` described.
-
-        Raises:
-            ValueError: the dictionary describes no codec of this kind.
-        """
+        """Return the codec that `to_dict` described; raise ValueError if it describes none of this kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridCodec(NoteCodec):
-    """A codec on a time grid that keeps no velocities, no drums, and one program of each song.
+    """A codec on a time grid that keeps no velocities, no drums, and one program of each song."""
 
-    Attributes:
-        steps_per_quarter: steps of a quarter note, a divisor of 480.
-        program, meter, qpm: General MIDI program, time signature and tempo of songs that are decoded without `like`.
-    """
-
-    steps_per_quarter: int
-    program: int = 0
+    steps_per_quarter: int  # steps of a quarter note, a divisor of 480
+    program: int = 0  # this one, the meter and the tempo are those of songs that are decoded without `like`
     meter: tuple[int, int] = (4, 4)
     qpm: float = 120.0
 
@@ -109,19 +95,11 @@ class GridCodec(NoteCodec):
         return QUARTER // self.steps_per_quarter
 
     def nearest_step(self, tick: int) -> int:
-        """Return the number of the grid step nearest to a tick."""
         return nearest_step(tick, self.step)
-
-    def to_dict(self) -> Json:
-        return asdict(self)
 
 
 def pitched_songs(songs: Sequence[Song]) -> list[Song]:
-    """Return the songs that have pitched notes.
-
-    Raises:
-        ValueError: none has.
-    """
+    """Return the songs that have pitched notes; raise ValueError if none has."""
     found = [song for song in songs if any(not note.is_drum for note in song.notes)]
     if not found:
         raise ValueError("there is no pitched note in the corpus")

@@ -37,10 +37,7 @@ class TooLong(ValueError):
 def to_score(song: Song, title: str) -> Score:
     """Return a song as a music21 score with one part per staff, to be written without further makeNotation.
 
-    `continuo.symbolic.writing.write_musicxml` says what it holds.
-
-    Raises:
-        TooLong: its staves have more than `MAX_BARS` bars together.
+    `continuo.symbolic.writing.write_musicxml` says what it holds. Raise TooLong above `MAX_BARS` bars of all staves.
     """
     from music21 import layout, metadata, stream
 
@@ -95,8 +92,7 @@ def _instrument(name: str, program: int, number: int, percussion_key: int | None
     """
     from music21 import instrument
 
-    is_drum = percussion_key is not None
-    key = percussion_key or 0
+    is_drum, key = percussion_key is not None, percussion_key or 0
     base = instrument.UnpitchedPercussion if is_drum else instrument.Instrument
     made = type(f"Key{key}", (base,), {})()
     # The reader of music21 would take another piano for the program that its name suggests.
@@ -105,8 +101,7 @@ def _instrument(name: str, program: int, number: int, percussion_key: int | None
     made.partId = f"P{number + 1}"
     made.instrumentId = f"P{number + 1}-I{key}"
     made.midiProgram = program
-    channel = PERCUSSION_CHANNEL if is_drum else number % 15 + (number % 15 >= PERCUSSION_CHANNEL)
-    made.midiChannel = channel
+    made.midiChannel = channel = PERCUSSION_CHANNEL if is_drum else number % 15 + (number % 15 >= PERCUSSION_CHANNEL)
     made.autoAssignMidiChannel = lambda **_: channel  # more than 15 programs share the 15 channels
     return made
 
@@ -220,7 +215,6 @@ def _timed(element: GeneralNote, value: NoteValue) -> GeneralNote:
 
 
 def _mark_tempos(part: PartStaff, song: Song, bars: list[Bar]) -> None:
-    """Insert the tempos of a song into the measures of a part."""
     from music21 import tempo
 
     measures, starts = list(part.getElementsByClass("Measure")), [bar.start for bar in bars]

@@ -19,11 +19,7 @@ from continuo.symbolic.song import QUARTER, Song, SongNote
 UNITS = 12  # of a quarter note; the shortest value is a 32nd in a tuplet
 UNIT = QUARTER // UNITS  # ticks
 SIXTEENTH = UNITS // 4  # units
-TUPLETS = {
-    12: "eighth",
-    6: "16th",
-    3: "32nd",
-}  # spans that may become a tuplet, in units, and the value it has three of
+TUPLETS = {12: "eighth", 6: "16th", 3: "32nd"}  # spans that may become a tuplet, in units, and what it has three of
 PLAIN_VALUES = {
     1: ("16th", 0), 2: ("eighth", 0), 3: ("eighth", 1), 4: ("quarter", 0), 6: ("quarter", 1), 8: ("half", 0),
     12: ("half", 1), 16: ("whole", 0), 24: ("whole", 1),
@@ -45,7 +41,6 @@ class Bar(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The unit at which the bar ends."""
         return self.start + self.length
 
     @property
@@ -63,30 +58,20 @@ class Chord(NamedTuple):
 
 
 class NoteValue(NamedTuple):
-    """One written note, chord or rest.
+    """One written note, chord or rest."""
 
-    Attributes:
-        start, length: units, from the beginning of the bar.
-        pitches: MIDI numbers; none for a rest.
-        from_tie, to_tie: whether it is tied to what comes before and after.
-        type, dots: note value as in MusicXML.
-        tuplet: the value that its tuplet has three of, in the time of two; "" outside tuplets.
-        edge: "start" and "stop" for the first and last value of a tuplet.
-    """
-
-    start: int
-    length: int
-    pitches: tuple[int, ...]
-    from_tie: bool
-    to_tie: bool
-    type: str
+    start: int  # units, from the beginning of the bar
+    length: int  # units
+    pitches: tuple[int, ...]  # MIDI numbers; none for a rest
+    from_tie: bool  # whether it is tied to what comes before
+    to_tie: bool  # and after
+    type: str  # note value as in MusicXML
     dots: int
-    tuplet: str = ""
-    edge: str = ""
+    tuplet: str = ""  # the value that its tuplet has three of, in the time of two; "" outside tuplets
+    edge: str = ""  # "start" and "stop" for the first and last value of a tuplet
 
 
 def to_units(tick: int) -> int:
-    """Round ticks to units."""
     return nearest_step(tick, UNIT)
 
 
@@ -277,5 +262,4 @@ def _strength(place: int, bar: Bar) -> int:
 
 
 def _halvings(number: int) -> int:
-    """Return how many times a positive number can be halved."""
     return (number & -number).bit_length() - 1

@@ -40,10 +40,7 @@ def groove_consistency(song: Song, positions: int = POSITIONS) -> float:
     """Return 1 minus the mean fraction of places where neighboring bars differ in having an onset.
 
     Bars of unequal length are compared up to the end of the shorter one. The last bar counts if the song fills it.
-
-    Args:
-        song: the song.
-        positions: places of a quarter note; the more, the nearer the result is to 1. Published figures differ in it.
+    The more `positions` in a quarter note, the nearer the result is to 1; published figures differ in it.
     """
     edges = song.bars()
     if not edges:
@@ -62,18 +59,11 @@ def groove_consistency(song: Song, positions: int = POSITIONS) -> float:
 
 
 class NoteCounts(NamedTuple):
-    """Counts of the notes of a song.
+    """Counts of the notes of a song."""
 
-    Attributes:
-        pitches: number of notes of each MIDI number.
-        mean_pitch: mean MIDI number.
-        riff: most frequent steps of the top voice, `(semitones, onset to onset in 1/12 quarter)`; empty for few notes.
-        riff_count: number of times that the riff occurs.
-    """
-
-    pitches: dict[int, int]
+    pitches: dict[int, int]  # number of notes of each MIDI number
     mean_pitch: float
-    riff: tuple[tuple[int, int], ...]
+    riff: tuple[tuple[int, int], ...]  # most frequent steps of the top voice: semitones, and time in 1/12 quarters
     riff_count: int
 
 

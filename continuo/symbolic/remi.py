@@ -79,8 +79,7 @@ class RemiCodec(NoteCodec):
             bpe: size of the vocabulary up to which byte pair encoding joins tokens within a bar; 0 joins none. The
                 vocabulary stays smaller if there is nothing left to join.
 
-        Raises:
-            ValueError: an argument is out of range.
+        Raise ValueError if an argument is out of range.
         """
         tokenizer = _miditok().REMI(_config(songs, steps_per_quarter, velocities))
         codec = cls(tokenizer)
@@ -122,7 +121,6 @@ class RemiCodec(NoteCodec):
         return _song(notes, max(self._nearest_tick(song.ticks), 1), tempos, meters)
 
     def _nearest_tick(self, tick: int) -> int:
-        """Return the tick of the nearest step."""
         return nearest_step(tick, self._step) * self._step
 
     def _nearest_meters(self, song: Song) -> list[Meter]:
@@ -162,12 +160,9 @@ class RemiCodec(NoteCodec):
         follow a bar line. Later codes never change earlier notes.
 
         Args:
-            codes: `(T, 1)`.
+            codes: `(T, 1)`; ValueError if one is not in the vocabulary.
             like: lends its first meter if the codes do not begin with one, and its tempos up to the first one of the
                 codes. Without it the meter is 4/4 and the tempo the first one of the codes, or 120.
-
-        Raises:
-            ValueError: a code is not in the vocabulary.
         """
         flat = np.asarray(codes, dtype=np.int64).reshape(-1).tolist()
         if unknown := [code for code in flat if not 0 <= code < len(self._tokens)]:
@@ -200,8 +195,7 @@ class RemiCodec(NoteCodec):
     def from_dict(cls, data: Json) -> RemiCodec:
         """Return the codec that `to_dict` described.
 
-        Raises:
-            ValueError: the dictionary describes no such codec, or this version of miditok reads it differently.
+        Raise ValueError if it describes no such codec, or this version of miditok reads it differently.
         """
         if not isinstance(data, dict) or data.get("kind") != "remi":
             raise ValueError("not a REMI codec")
@@ -224,7 +218,6 @@ def _miditok() -> ModuleType:
 
 
 def _config(songs: Sequence[Song], steps_per_quarter: int, velocities: int) -> TokenizerConfig:
-    """Return the settings of miditok for a corpus."""
     if steps_per_quarter < 4 or steps_per_quarter % 4 or 120 % steps_per_quarter:
         raise ValueError(f"steps_per_quarter must be 4, 8, 12, 20, 24, 40, 60 or 120, got {steps_per_quarter}")
     if not 1 <= velocities <= 127:
@@ -250,20 +243,12 @@ def _config(songs: Sequence[Song], steps_per_quarter: int, velocities: int) -> T
 
 
 def _in_quarters(numerator: int, denominator: int) -> tuple[int, int]:
-    """Return a meter of whole or half notes in quarters, any other as it is.
-
-    >>> _in_quarters(3, 2), _in_quarters(6, 8)
-    ((6, 4), (6, 8))
-    """
+    """Return a meter of whole or half notes in quarters, any other as it is."""
     return (numerator * 4 // denominator, 4) if denominator in (1, 2) else (numerator, denominator)
 
 
 def _nearest_tempo(qpm: float) -> float:
-    """Return the known tempo that is nearest by ratio.
-
-    >>> _nearest_tempo(121), _nearest_tempo(1)
-    (120.0, 24.0)
-    """
+    """Return the known tempo that is nearest by ratio."""
     return TEMPOS[min(max(round(40 * math.log(qpm / 24, 5)), 0), len(TEMPOS) - 1)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import takewhile
 
@@ -27,17 +27,12 @@ class RollCodec(GridCodec):
     this step; without, touching notes of one pitch become one. Times are rounded to the grid, halves up, and a note
     lasts at least one step. A pitch out of range moves to the nearest octave in range. Of more pitches than levels the
     highest and the lowest ones are kept. Codes hold no velocities, programs, drums or tempos.
-
-    Attributes:
-        reattacks: whether repeated notes differ from held ones.
-        lowest, highest: range of the pitches, MIDI numbers.
-        levels: the largest number of pitches in a step, L.
     """
 
-    reattacks: bool
-    lowest: int
+    reattacks: bool  # whether repeated notes differ from held ones
+    lowest: int  # MIDI numbers of the range of the pitches
     highest: int
-    levels: int
+    levels: int  # the largest number of pitches in a step, L
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,8 +45,7 @@ class RollCodec(GridCodec):
     ) -> RollCodec:
         """Return the codec for a corpus: its range of pitches, and its polyphony up to `max_notes`.
 
-        Raises:
-            ValueError: there is no pitched note, or the grid does not divide a quarter note.
+        Raise ValueError if there is no pitched note, or the grid does not divide a quarter note.
         """
         songs = pitched_songs(songs)
         pitches = [note.pitch for song in songs for note in song.notes if not note.is_drum]
@@ -140,7 +134,7 @@ class RollCodec(GridCodec):
             yield self.lowest + place, bool(begun)
 
     def to_dict(self) -> Json:
-        facts = super().to_dict()
+        facts = asdict(self)
         return {"strikes": facts.pop("reattacks"), **facts}
 
     @classmethod

@@ -29,23 +29,14 @@ FIFTHS = (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6)  # sharps of the major keys, 
 
 @dataclass(frozen=True, order=True, slots=True)
 class SongNote:
-    """A note in musical time.
+    """A note in musical time."""
 
-    Attributes:
-        onset: ticks from the beginning of the song, 0 or more.
-        pitch: MIDI number, 0 to 127, where 60 is middle C; of drums a General MIDI percussion key.
-        length: ticks, 1 or more.
-        velocity: MIDI velocity, 1 to 127.
-        program: General MIDI program, 0 to 127.
-        is_drum: whether the note belongs to the percussion channel.
-    """
-
-    onset: int
-    pitch: int
-    length: int
-    velocity: int = 80
-    program: int = 0
-    is_drum: bool = False
+    onset: int  # ticks from the beginning of the song, 0 or more
+    pitch: int  # MIDI number, 0 to 127, where 60 is middle C; of drums a General MIDI percussion key
+    length: int  # ticks, 1 or more
+    velocity: int = 80  # MIDI velocity, 1 to 127
+    program: int = 0  # General MIDI program, 0 to 127
+    is_drum: bool = False  # whether the note belongs to the percussion channel
 
     @property
     def end(self) -> int:
@@ -56,25 +47,18 @@ class SongNote:
 class Song:
     """The notes of a piece in musical time.
 
-    Attributes:
-        id: a name that is unique and stable within a corpus.
-        source: where the song comes from, for people.
-        notes: sorted.
-        ticks: length, final rests included.
-        tempos: `(tick, quarter notes per minute)`, sorted; the first also holds before its tick.
-        meters: `(tick, numerator, denominator)`, sorted; the first also holds before its tick.
-        key: a cache key that changes with the music; empty where nothing about the song is to be cached.
-        has_ending: whether the music ends where the song ends, rather than being cut there.
+    Tempos are `(tick, quarter notes per minute)`, meters `(tick, numerator, denominator)`, both sorted; the first of
+    each also holds before its tick.
     """
 
-    id: str
-    source: str
-    notes: tuple[SongNote, ...]
-    ticks: int
+    id: str  # a name that is unique and stable within a corpus
+    source: str  # where the song comes from, for people
+    notes: tuple[SongNote, ...]  # sorted
+    ticks: int  # length, final rests included
     tempos: tuple[tuple[int, float], ...] = ((0, DEFAULT_QPM),)
     meters: tuple[tuple[int, int, int], ...] = ((0, *DEFAULT_METER),)
-    key: str = ""
-    has_ending: bool = True
+    key: str = ""  # a cache key that changes with the music; empty where nothing about the song is to be cached
+    has_ending: bool = True  # whether the music ends where the song ends, rather than being cut there
 
     @property
     def extent(self) -> int:
@@ -83,17 +67,11 @@ class Song:
 
     @property
     def empty(self) -> bool:
-        """True if the song has no notes."""
         return not self.notes
 
     @property
     def seconds(self) -> float:
         return self.second(self.ticks)
-
-    @property
-    def beats(self) -> float:
-        """Length in quarter notes."""
-        return self.ticks / QUARTER
 
     @cached_property
     def _tempo_map(self) -> TempoMap:
@@ -126,8 +104,7 @@ class Song:
     def best_scale(self) -> tuple[int, float]:
         """Find the major scale with most pitched notes in it, of several the one with fewest accidentals.
 
-        Return the pitch class of its tonic (0 to 11, C is 0) and the fraction of the notes in it, which is nan without
-        notes. A natural minor scale has the notes of the major scale three semitones above it.
+        Return the pitch class of its tonic (0 to 11, C is 0) and the fraction of the notes in it, nan without notes.
         """
         counts = self.pitch_classes()
         inside = {k * 7 % 12: counts[[(k * 7 + step) % 12 for step in MAJOR]].sum() for k in FIFTHS}
@@ -212,11 +189,7 @@ class Song:
 
     @classmethod
     def from_dict(cls, data: Json, *, id: str, source: str, key: str = "") -> Song:
-        """Return the song that `to_dict` described.
-
-        Raises:
-            ValueError: the dictionary describes no song.
-        """
+        """Return the song that `to_dict` described; raise ValueError if the dictionary describes none."""
         try:
             notes = tuple(SongNote(*values) for values in data["tones"])
             tempos = tuple((int(at), float(qpm)) for at, qpm in data["tempos"])
@@ -249,33 +222,22 @@ class Song:
 
 
 def program_name(is_drum: bool, program: int) -> str:
-    """Return the General MIDI name of a program.
-
-    >>> program_name(False, 40)
-    'Violin'
-    """
+    """Return the General MIDI name of a program, such as Violin."""
     from pretty_midi import program_to_instrument_name
 
     return "Percussion" if is_drum else str(program_to_instrument_name(program))
 
 
 def pitch_name(pitch: int) -> str:
-    """Return the name of a MIDI number, where 60 is C4.
-
-    >>> pitch_name(61)
-    'C#4'
-    """
+    """Return the name of a MIDI number: 60 is C4, 61 is C#4."""
     return f"{('C', 'C#', 'D', 'D#', 'E', 'F', 'F#', 'G', 'G#', 'A', 'A#', 'B')[pitch % 12]}{pitch // 12 - 1}"
 
 
 def pitch_number(name: str) -> int:
-    """Return the MIDI number of a pitch such as C4, F#3 or Bb5; a MIDI number in digits is accepted too.
+    """Return the MIDI number of a pitch such as C4, F#3 or Bb5, or of one in digits; ValueError for other words.
 
     >>> [pitch_number(name) for name in ("C4", "bb3", "F#-1", "61")]
     [60, 58, 6, 61]
-
-    Raises:
-        ValueError: there is no such note.
     """
     found = regex.fullmatch(r"(?i)([a-g])([#b]*)(-?\d+)|(\d+)", name)
     if found is None:

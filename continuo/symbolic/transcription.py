@@ -19,11 +19,7 @@ MIN_QPM, MAX_QPM = 4.0, 1000.0  # quarter notes per minute; other tempos are ign
 
 
 def read_song(path: Path, *, name: str | None = None) -> Song:
-    """Read a MusicXML or MIDI file as it is written, repeats played, at sounding pitch; keep it in the cache.
-
-    Raises:
-        ValueError: one line that says why the file cannot be read.
-    """
+    """Read a MusicXML or MIDI file, repeats played, at sounding pitch; a ValueError says why it cannot be read."""
     path = Path(path)
     data, is_midi = score_bytes(path)
     key = cache.key_of_bytes(data, "song", VERSION)
@@ -53,9 +49,9 @@ def _song(transcript: Transcript) -> Song:
         raise ValueError(f"it has {ticks // QUARTER} quarter notes in time; the most is {MAX_QUARTERS}")
     played = [(_tick(at), float(qpm)) for at, qpm in transcript.tempos if MIN_QPM <= qpm <= MAX_QPM]
     counted = [(_tick(at), n, d) for at, n, d in transcript.meters if n > 0 and d > 0 and n * 4 * QUARTER % d == 0]
-    song_tempos = effective_changes(played, ticks + 1) or [(0, DEFAULT_QPM)]
-    song_meters = effective_changes(counted, ticks + 1) or [(0, *DEFAULT_METER)]
-    song = Song("", "", tuple(sorted(notes)), ticks, tuple(song_tempos), tuple(song_meters))
+    tempos = effective_changes(played, ticks + 1) or [(0, DEFAULT_QPM)]
+    meters = effective_changes(counted, ticks + 1) or [(0, *DEFAULT_METER)]
+    song = Song("", "", tuple(sorted(notes)), ticks, tuple(tempos), tuple(meters))
     check_length(song.seconds)
     return song
 

@@ -30,10 +30,7 @@ def write_song_midi(song: Song, path: Path) -> None:
 
     A note ends where the same pitch of its program begins again, so that each one has an onset of its own. Of notes of
     one pitch that begin together the longest is kept. MIDI has no code for rests after the last note, nor for meters
-    whose denominator is not a power of two.
-
-    Raises:
-        ValueError: the file cannot be written.
+    whose denominator is not a power of two. Raise ValueError if the file cannot be written.
     """
     programs = song.by_program()
     notes = [note for members in programs.values() for note in _without_overlaps(members)]
@@ -65,9 +62,7 @@ def write_musicxml(song: Song, path: Path, *, title: str) -> None:
     meters and the last bar as by `notation.bars`; there are no velocities; notes of one pitch and program that begin
     and end together are one; percussion lasts to its next onset or the next quarter.
 
-    Raises:
-        ValueError: the file cannot be written.
-        engraving.TooLong: the song has too many bars.
+    Raise ValueError if the file cannot be written, and engraving.TooLong if the song has too many bars.
     """
     from music21.musicxml.m21ToXml import GeneralObjectExporter
 
@@ -80,14 +75,12 @@ def draw_song(song: Song, path: Path, join_tick: int | None, title: str) -> None
     """Draw the notes of a song over its bars as a PNG: prompt and continuation in two colors, programs in shades.
 
     As much is shown before the join as after it, and at least `MIN_PROMPT_QUARTERS`. Percussion has its own rows.
-
-    Raises:
-        ValueError: the file cannot be written.
+    Raise ValueError if the file cannot be written.
     """
     from matplotlib.figure import Figure
 
     starts = [bar.start / notation.UNITS for bar in notation.bars(song)]
-    end = max([song.beats, 1.0, *(note.end / QUARTER for note in song.notes)])
+    end = max([song.ticks / QUARTER, 1.0, *(note.end / QUARTER for note in song.notes)])
     first, join = 0.0, math.inf  # quarters
     if join_tick is not None:
         join = join_tick / QUARTER
@@ -108,7 +101,9 @@ def draw_song(song: Song, path: Path, join_tick: int | None, title: str) -> None
         if first < join < end:
             axis.axvline(join, color=JOIN, linewidth=1.5)
     if first < join < end:
-        _name_sides(axes[0], join)
+        for text, side in {"prompt  ": "right", "  continuation": "left"}.items():
+            across = axes[0].get_xaxis_transform()
+            axes[0].text(join, 1.0, text, color=WORDS, weight="bold", ha=side, va="bottom", transform=across)
     axes[0].set_title(title, pad=20, parse_math=False)
     axes[-1].set_xlabel("bar")
     if len(programs) > 1:
@@ -154,13 +149,6 @@ def _draw_bars(axis: Axes, starts: list[float], first: float, end: float) -> Non
         axis.vlines(quarters, 0, 1, color="0.88", linewidth=0.5, zorder=-1, transform=across)
 
 
-def _name_sides(axis: Axes, join: float) -> None:
-    """Write "prompt" and "continuation" above the two sides of the join."""
-    for text, side in {"prompt  ": "right", "  continuation": "left"}.items():
-        across = axis.get_xaxis_transform()
-        axis.text(join, 1.0, text, color=WORDS, weight="bold", ha=side, va="bottom", transform=across)
-
-
 def _name_pitches(axis: Axes, notes: list[SongNote], low: int, high: int) -> None:
     """Name the rows: the percussion keys that sound, all naturals, or the Cs of a wide range."""
     from pretty_midi import note_number_to_drum_name
@@ -174,7 +162,6 @@ def _name_pitches(axis: Axes, notes: list[SongNote], low: int, high: int) -> Non
 
 
 def _draw_legend(figure: Figure, programs: list[Program], colors: list[str]) -> None:
-    """Draw a legend with the shades of each program."""
     from matplotlib.legend_handler import HandlerTuple
     from matplotlib.patches import Patch
 
@@ -186,7 +173,6 @@ def _draw_legend(figure: Figure, programs: list[Program], colors: list[str]) -> 
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
     try:
         with atomic_write(path) as temporary:
             temporary.write_bytes(data)

@@ -294,7 +294,7 @@ def test_A12_bits_per_second_and_beat_use_the_time_of_the_scored_music(evaluated
             costs, _ = predictor.model.nll(codes[:, :-1], codes[:, 1:], predictor.model.initial_state(1))
         share = 1 - 1 / codes.shape[1]
         nats, steps = nats + float(costs.sum()), steps + codes.shape[1] - 1
-        seconds, beats = seconds + share * song.seconds, beats + share * song.beats
+        seconds, beats = seconds + share * song.seconds, beats + share * song.ticks / QUARTER
     found = read(evaluated)["held_out"]
     assert found["frames"] == steps
     assert found["model"]["nats_per_step"] == pytest.approx(nats / steps, rel=1e-4)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from continuo.score import synth
 from continuo.score.notes import Note, Performance
 from continuo.score.performance import perform
 from continuo.score.soundfont import in_tune
@@ -153,3 +154,7 @@ def test_write_midi_and_perform_give_the_same_notes(tmp_path):
         assert (a.pitch, a.velocity, a.program, a.is_drum) == (b.pitch, b.velocity, b.program, b.is_drum)
     with pytest.raises(ValueError, match="cannot be written"):
         write_midi(Performance(notes, 23.0), tmp_path / "missing" / "x.mid")
+
+
+def test_key_is_the_nearest_and_halves_go_up():
+    assert (synth._key(60.5), synth._key(60.4)) == (61, 60)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from continuo.symbolic import note_metrics
-from continuo.symbolic.song import QUARTER, Song, SongNote
+from continuo.symbolic.song import QUARTER, Song, SongNote, pitch_name, program_name
 
 
 def line(*pitches: int | tuple[int, ...], step: int = QUARTER, ticks: int = 0) -> Song:
@@ -136,3 +136,7 @@ def test_E12_metrics_of_bach_are_those_published(shared_data):
     assert mean(map(note_metrics.scale_consistency, songs)) == pytest.approx(0.930, abs=0.01)
     assert mean(note_metrics.groove_consistency(song, 4) for song in songs) == pytest.approx(0.802, abs=0.02)
     assert not any(map(note_metrics.stuck, songs))
+
+
+def test_names_of_pitches_and_programs():
+    assert (pitch_name(61), program_name(False, 40)) == ("C#4", "Violin")

@@ -17,6 +17,7 @@ from conftest import ROOT, SHARED
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from continuo.symbolic import remi
 from continuo.symbolic.remi import TEMPOS, RemiCodec
 from continuo.symbolic.song import QUARTER, Song, SongNote
 
@@ -431,3 +432,8 @@ def test_codec_on_real_files_decodes_what_it_encodes(bpe):
             (t.onset, t.pitch, t.length) for t in song.notes
         ]
     assert exact > len(songs) / 2  # most are on the grid, and nothing but velocities changes
+
+
+def test_meters_of_halves_are_in_quarters_and_tempos_the_nearest_known():
+    assert (remi._in_quarters(3, 2), remi._in_quarters(6, 8)) == ((6, 4), (6, 8))
+    assert (remi._nearest_tempo(121), remi._nearest_tempo(1)) == (120.0, 24.0)
