@@ -127,6 +127,7 @@ def test_readme_commands_run_in_order(tmp_path, tmp_path_factory, monkeypatch, c
         write_song_midi(tune(seed, 48), tunes / f"tune{seed}.mid")
     write_song_midi(tune(7), tmp_path / "song.mid")
     write_musicxml(tune(8), tmp_path / "song.musicxml", title="song")
+    soundfile.write(tmp_path / "riff.wav", melody(9, seconds=8), RATE_HZ)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     ran = 0
@@ -181,7 +182,7 @@ def test_reference_is_made_from_the_docstrings(tmp_path):
     page = (tmp_path / "predictor.html").read_text()
     assert "A trained model, ready to continue prompts." in page
     assert 'id="Predictor.take"' in page
-    assert (tmp_path / "continuo" / "files.html").exists()
+    assert (tmp_path / "continuo" / "system" / "files.html").exists()
 
 
 def test_features_every_row_has_tests_with_its_number():
