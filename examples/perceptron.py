@@ -13,7 +13,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from continuo.engine.network import MLP, AdamW, Trainer, evaluate
+from continuo.engine.network import MLP, AdamW, Trainer
 from continuo.engine.value import Value
 
 
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     history = trainer.fit(*moons(500, seed=1), epochs=arguments.epochs, batch_size=32)
     for epoch in range(0, len(history), 10):
         print(f"epoch {epoch + 1:3}: loss {history[epoch]:.4f}")
-    print(f"after {len(history)} epochs, on unseen moons: {evaluate(model, model.loss, *moons(500, seed=2))}\n")
+    print(f"after {len(history)} epochs, on unseen moons: {trainer.test(*moons(500, seed=2))}\n")
     print(picture(model))
     if arguments.save:
         model.save(arguments.save)

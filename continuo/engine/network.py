@@ -336,6 +336,10 @@ class Trainer:
             history.append(math.fsum(losses) / len(order))
         return history
 
+    def test(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Metrics:
+        """Return loss and accuracy on examples."""
+        return evaluate(self.model, self.loss, x, y)
+
     def _step(self, x: Array, y: Array) -> float:
         self.optimizer.zero()
         loss = self.loss(self.model(x), y)

@@ -98,7 +98,9 @@ def check_writable(path: Path, *, force: bool) -> None:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise ValueError(f"cannot write to the folder {path.parent} ({error.strerror}): choose another folder") from None
+        raise ValueError(
+            f"cannot write to the folder {path.parent} ({error.strerror}): choose another folder"
+        ) from None
 
 
 def check_space(path: Path, size_bytes: float, advice: str) -> None:

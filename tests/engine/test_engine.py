@@ -601,7 +601,7 @@ def test_E05_trainer_learns_exclusive_or(activation):
     trainer = Trainer(model, model.loss, SGD(model.parameters(), 0.2, momentum=0.9), seed=0)
     history = trainer.fit(*XOR, epochs=300, batch_size=4)
     assert history[-1] < 0.05 < history[0]
-    assert evaluate(model, model.loss, *XOR).accuracy == 1
+    assert trainer.test(*XOR).accuracy == 1
     np.testing.assert_allclose(model.predict(XOR[0]), XOR[1], atol=0.1)
 
 
@@ -609,16 +609,16 @@ def test_E05_linear_model_cannot_learn_exclusive_or():
     model = MLP((2, 8, 1), task="sigmoid", activation="linear", seed=0)
     trainer = Trainer(model, model.loss, SGD(model.parameters(), 0.2, momentum=0.9), seed=0)
     trainer.fit(*XOR, epochs=300, batch_size=4)
-    assert evaluate(model, model.loss, *XOR).loss == pytest.approx(math.log(2), abs=0.02)
+    assert trainer.test(*XOR).loss == pytest.approx(math.log(2), abs=0.02)
 
 
 def test_E05_trainer_learns_three_classes_of_unseen_points():
     model = MLP((2, 32, 32, 3), task="softmax", activation="relu", seed=0)
     trainer = Trainer(model, model.loss, AdamW(model.parameters(), 0.01), seed=0)
     x, classes = three_spirals(600, 1)
-    before = evaluate(model, model.loss, x, classes)
+    before = trainer.test(x, classes)
     trainer.fit(x, classes, epochs=40, batch_size=50)
-    unseen = evaluate(model, model.loss, *three_spirals(300, 2))
+    unseen = trainer.test(*three_spirals(300, 2))
     assert before.accuracy < 0.6
     assert unseen.accuracy > 0.95
     assert unseen.loss < 0.2
@@ -630,8 +630,8 @@ def test_E05_trainer_learns_a_regression_in_float32():
     model = MLP((1, 32, 1), task="regression", seed=0, dtype=np.float32)
     trainer = Trainer(model, model.loss, AdamW(model.parameters(), 0.02), seed=0, max_norm=1.0)
     trainer.fit(x, np.sin(x), epochs=150, batch_size=50)
-    assert evaluate(model, model.loss, x, np.sin(x)).loss < 5e-3
-    assert evaluate(model, model.loss, x, np.sin(x)).accuracy is None
+    assert trainer.test(x, np.sin(x)).loss < 5e-3
+    assert trainer.test(x, np.sin(x)).accuracy is None
     assert model(x).data.dtype == np.float32
 
 
