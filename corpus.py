@@ -155,7 +155,9 @@ def _choose_lengths(wanted: float, lengths: list[float]) -> list[bool]:
 
 
 def load(section: CorpusSection, *, seed: int = 0, display: Display | None = None) -> Corpus[Piece]:
-    """Decode or render every file that the section names, or take it from the cache; `seed` chooses `section.pieces`.
+    """Decode or render every file that the section names, or take it from the cache.
+
+    Where `section.pieces` is a number, `seed` draws that many files. `display` shows progress and skipped files.
 
     ValueError if the folder is missing, a pattern is not a regular expression, or no piece is left.
     """

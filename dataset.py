@@ -237,7 +237,7 @@ class RowSampler(Sampler[list[int]]):
 
 
 def training_batches(dataset: Dataset[Batch], sampler: RowSampler) -> Iterator[Batch]:
-    """Return an endless iterator over batches, with one window of each of the sampler's own rows."""
+    """Return an endless iterator over batches: the next window of each batch row that this process computes."""
     own = torch.Generator()  # DataLoader draws a seed for its workers, which must not change the training's randomness
     return iter(DataLoader(dataset, batch_size=None, sampler=sampler, generator=own))
 
