@@ -174,7 +174,7 @@ def predict_long(out: Path, words: list[str], every_s: float) -> None:
             if made >= every_s * predictor.sample_rate_hz * len(used):
                 used.append(usage())
 
-        return write_take(predictor, *request, watch=watch, **options)
+        return write_take(predictor, *request, **options | {"watch": watch})
 
     assert predict.main([*words, "--frames", "8", "--out", f"{out}.wav"]) == 0  # opens the fonts, which stay open
     write_take, takes.write_take = takes.write_take, watched
