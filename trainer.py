@@ -240,7 +240,7 @@ class Trainer:
         self.row_states = training_states
         total, all_steps = self.group.all_reduce(total, count)
         p.validation_nats = total / max(all_steps, 1)
-        p.history.append([p.step, round(p.seconds, 3), p.train_nats or 0.0, p.validation_nats])
+        p.history.append([float(p.step), round(p.seconds, 3), p.train_nats or 0.0, p.validation_nats])
         if p.best_nats is None or p.validation_nats < p.best_nats:
             p.best_step, p.best_nats = p.step, p.validation_nats
             self.best = {name: tensor.cpu().clone() for name, tensor in self.average.state_dict().items()}
