@@ -68,10 +68,8 @@ def _run(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(1)  # a training on the same machine may need the other cores
     kinds: dict[str, type[SoundEvaluation | NotesEvaluation]] = {"sound": SoundEvaluation, "notes": NotesEvaluation}
     given = {name: value for name in ("seconds", "prompt_seconds") if (value := getattr(arguments, name)) is not None}
-    plans = {
-        modality: Plan(arguments.pieces, **times | given, long_seconds=arguments.long, seed=arguments.seed)
-        for modality, times in TIMES.items()
-    }
+    constant = {"long_seconds": arguments.long, "seed": arguments.seed} | given
+    plans = {modality: Plan(arguments.pieces, **times | constant) for modality, times in TIMES.items()}
     device, _ = choose(arguments.device)
     with Display(quiet=arguments.quiet) as display:
         loaded = [(meta, Predictor.load(meta, device)) for meta in (arguments.meta, *arguments.beside)]
@@ -85,10 +83,9 @@ def _run(arguments: argparse.Namespace) -> int:
         write_text(out / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
         write_text(out / "report.html", html)
         evaluation.write_to_card(report)
-        for note in report["notes"]:
-            display.say(note)
-        for finding in report["verdict"]:
-            display.say(" ".join(filter(None, [finding["text"], finding["advice"]])))
+        findings = [" ".join(filter(None, [finding["text"], finding["advice"]])) for finding in report["verdict"]]
+        for line in [*report["notes"], *findings]:
+            display.say(line)
         display.say(f"{out / 'report.html'}: open it in a browser; {out / 'report.json'} holds every figure")
     if arguments.json:
         print(json.dumps(report, allow_nan=False))

@@ -149,10 +149,13 @@ def first_state(model: SequenceModel) -> np.ndarray:
 
 @torch.no_grad()
 def step_graph(model: SequenceModel) -> onnx.ModelProto:
-    """Build the graph of a step from the parts of a model on the CPU.
+    """Build the ONNX graph that draws one step of B streams: what a model on the CPU computes, its weights included.
+
+    Its inputs `state`, `threshold` and `noise`, and its outputs `codes`, `ended` and `state_after`, are described at
+    the top of this file. `StepRunner` runs it many times in one call, and export.py writes it to a file.
 
     Raises:
-        ValueError: the model has no such graph.
+        ValueError: the model has no such graph: its backbone is no LSTM, or its steps are not levels of codes.
     """
     head, backbone = model.head, model.backbone
     if not (model.has_step_graph and isinstance(head, LevelHead) and isinstance(backbone, Lstm)):

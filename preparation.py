@@ -88,20 +88,16 @@ def prepare(
     """
     display, group = display or Display(quiet=True), group or ProcessGroup()
     group.check_divides("training.batch_size", metadata.training.batch_size)
-    if group.is_main_process:  # earlier trainings leave temporary files where they were killed
-        for suffix in (".safetensors", ".card.md", ".curves.png"):
-            remove_leftovers(state_path.with_suffix(suffix))
-        remove_leftovers(state_path.with_suffix(".runs") / "training.csv")
+    if group.is_main_process:
+        clear_leftovers(state_path)
     start = load_start(metadata, state_path, fresh, start_from, display)
     check_memory(metadata, device)
-    section = metadata.representation
-    featurizer = FEATURIZERS[section.kind](section, metadata.corpus.sample_rate_hz)
+    featurizer = FEATURIZERS[metadata.representation.kind](metadata.representation, metadata.corpus.sample_rate_hz)
     is_sound = featurizer.modality == "sound"
     with group.local_main_first():
         music: tuple[list[Any], list[Any]] = pieces or load_corpus(metadata, is_sound, display)  # of one type
         train, held_out = music
-        amounts = {"pieces": len(train), "seconds": sum(piece.seconds for piece in train)}
-        amounts |= {"held_out_pieces": len(held_out), "held_out_seconds": sum(piece.seconds for piece in held_out)}
+        amounts = amounts_of(train, held_out)
         semitones = transposition(metadata, is_sound, amounts["seconds"] + amounts["held_out_seconds"])
         if semitones:
             display.say(f"training pieces are also transposed by up to {pluralize(semitones, 'semitone')} up and down")
@@ -118,6 +114,13 @@ def prepare(
         train_set = encode("encoding", transposed, featurizer, metadata.training.window, display)
         held_out_set = encode("encoding held-out pieces", held_out, featurizer, metadata.training.window, display)
     return Prepared(featurizer, transposed, held_out, train_set, held_out_set, amounts, start)
+
+
+def clear_leftovers(state_path: Path) -> None:
+    """Remove the temporary files that killed trainings left beside the state at `state_path`."""
+    for suffix in (".safetensors", ".card.md", ".curves.png"):
+        remove_leftovers(state_path.with_suffix(suffix))
+    remove_leftovers(state_path.with_suffix(".runs") / "training.csv")
 
 
 def load_start(
@@ -178,6 +181,12 @@ def load_corpus(metadata: Metadata, is_sound: bool, display: Display) -> tuple[P
     if len(loaded.pieces) == 1:
         display.say("one piece only: its last tenth is held out to tell learning from copying")
     return loaded.split(section.validation_share, seed)
+
+
+def amounts_of(train: Sequence[P], held_out: Sequence[P]) -> dict[str, int | float]:
+    """Return the numbers of training and held-out pieces, and how many seconds they last."""
+    amounts: dict[str, int | float] = {"pieces": len(train), "seconds": sum(piece.seconds for piece in train)}
+    return amounts | {"held_out_pieces": len(held_out), "held_out_seconds": sum(piece.seconds for piece in held_out)}
 
 
 def transposition(metadata: Metadata, is_sound: bool, seconds: float) -> int:

@@ -92,25 +92,33 @@ def fit(
 
     ValueError if there are fewer vectors than centroids or components.
     """
-    from sklearn.decomposition import PCA
-
-    needed = max(components, centroids)
-    if len(vectors) < needed:
-        raise ValueError(
-            f"the corpus has {len(vectors)} frames, too few for {needed} centroids or components: "
-            "add recordings, or lower representation.centroids and representation.components"
-        )
-    if start is None:
-        advance("principal components")
-        pca = PCA(components, svd_solver="covariance_eigh").fit(vectors)
-        mean, axes = pca.mean_, pca.components_
-    else:
+    _check_enough(len(vectors), max(components, centroids))
+    if start:
         mean, axes = start.mean.numpy(), start.components.numpy()
+    else:
+        advance("principal components")
+        mean, axes = _principal_axes(vectors, components)
     if more_vectors is None:
         more_vectors, max_vectors = [torch.from_numpy(vectors)], len(vectors)
     rows = concatenate((torch.from_numpy((part.numpy() - mean) @ axes.T) for part in more_vectors), max_vectors)
     stages = _fit_levels(rows.numpy(), levels, centroids, seed, start, lambda words: advance(f"codebook {words}"))
     return ResidualCodebook(_as_tensor(mean), _as_tensor(axes), stages)
+
+
+def _check_enough(frames: int, needed: int) -> None:
+    if frames < needed:
+        raise ValueError(
+            f"the corpus has {frames} frames, too few for {needed} centroids or components: "
+            "add recordings, or lower representation.centroids and representation.components"
+        )
+
+
+def _principal_axes(vectors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean `(F,)` of vectors `(T, F)` and their first `count` principal axes `(count, F)`."""
+    from sklearn.decomposition import PCA
+
+    pca = PCA(count, svd_solver="covariance_eigh").fit(vectors)
+    return pca.mean_, pca.components_
 
 
 def concatenate(parts: Iterable[torch.Tensor], max_rows: int) -> torch.Tensor:

@@ -88,6 +88,7 @@ class SpectralCodec:
             start: the tensors of a codec with the same settings to continue from, so that codes keep roughly their old
                 meaning.
         """
+        # Longer than 40 lines: it alone holds `vectors`, hundreds of megabytes, and frees them halfway.
         s, earlier = self.settings, None
         if start:
             self.load_dict(start)
@@ -116,11 +117,13 @@ class SpectralCodec:
                 self.codebook, real.flatten(0, 1), seed=seed, advance=advance, start=earlier, fitted_to=used
             ).unflatten(0, real.shape[:2])
             runs = Runs(quantized, self.codebook.reconstruct(quantized), real, phases)
-            loss = PostfilterLoss(runs, self.weight, bins_hz=self.bins_hz, floor=s.floor, hop=s.hop)
-            weights = self.postfilter.state_dict() if earlier else None
-            self.postfilter = postfilter.fit(
-                runs, loss, steps=s.postfilter_steps, seed=seed, start=weights, advance=advance
-            )
+            self._fit_postfilter(runs, seed, advance, self.postfilter.state_dict() if earlier else None)
+
+    def _fit_postfilter(self, runs: Runs, seed: int, advance: Advance, start: Tensors | None) -> None:
+        """Fit the post-filter to runs of frames, from the weights of an earlier one or from nothing."""
+        s = self.settings
+        loss = PostfilterLoss(runs, self.weight, bins_hz=self.bins_hz, floor=s.floor, hop=s.hop)
+        self.postfilter = postfilter.fit(runs, loss, steps=s.postfilter_steps, seed=seed, start=start, advance=advance)
 
     def _gather(self, sample: Iterable[torch.Tensor], max_rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return vectors and phases `(T, K)` of sampled frames, and which of them lie in runs of full length `(T,)`."""

@@ -51,10 +51,11 @@ def overlapped_power(n_fft: int, hop: int) -> np.ndarray:
 
 
 def share_of_earlier(n_fft: int, hop: int) -> np.ndarray:
-    """Return the sum of the squared windows of all frames that end by time 0, over the last `n_fft - hop` samples.
+    """Return what a prompt's own frames add to its last `n_fft - hop` samples: one sum of squared windows per sample.
 
-    The overlap-add of these frames is the signal times this sum, `(n_fft - hop,)` float64, which begins `hop` samples
-    after the start of the last frame, `2 * hop` after that of the one before it, and so on.
+    Frames lie `hop` samples apart, and the last one ends with the prompt. So the end of the prompt is covered by fewer
+    frames than its middle, and the first frames of the continuation complete the sums to `overlapped_power`. These
+    samples of the prompt times the sums, `(n_fft - hop,)` float64, are the overlap-add of the prompt's windowed frames.
     """
     squared = torch.hann_window(n_fft, dtype=torch.float64).square().numpy()
     return np.sum([np.pad(squared[start:], (0, start - hop)) for start in range(hop, n_fft, hop)], axis=0)

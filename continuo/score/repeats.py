@@ -55,6 +55,7 @@ def playing_order(bars: list[BarMarks]) -> list[int]:
     >>> playing_order([BarMarks(), BarMarks(passes=frozenset({1}), times=2), BarMarks(passes=frozenset({2}))])
     [0, 1, 0, 2]
     """
+    # Longer than 40 lines: one state machine, whose five variables would have to be passed between its parts.
     order: list[int] = []
     known_passes = _known_passes(bars)
     used_jumps: set[int] = set()

@@ -101,19 +101,21 @@ def draw_song(song: Song, path: Path, join_tick: int | None, title: str) -> None
         if first < join < end:
             axis.axvline(join, color=JOIN, linewidth=1.5)
     if first < join < end:
-        for text, side in {"prompt  ": "right", "  continuation": "left"}.items():
-            across = axes[0].get_xaxis_transform()
-            axes[0].text(join, 1.0, text, color=WORDS, weight="bold", ha=side, va="bottom", transform=across)
+        _name_sides(axes[0], join)
     axes[0].set_title(title, pad=20, parse_math=False)
     axes[-1].set_xlabel("bar")
     if len(programs) > 1:
         shown = {PROMPT: first < join, CONTINUATION: join < end}
         _draw_legend(figure, programs, [color for color, is_shown in shown.items() if is_shown])
+    _write(path, _png(figure))
+
+
+def _png(figure: Figure) -> bytes:
     picture = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # titles hold names in any script
         figure.savefig(picture, dpi=110, format="png", metadata={"Software": None})
-    _write(path, picture.getvalue())
+    return picture.getvalue()
 
 
 def _shade(number: int, count: int, color: str) -> tuple[float, float, float]:
@@ -159,6 +161,13 @@ def _name_pitches(axis: Axes, notes: list[SongNote], low: int, high: int) -> Non
         wanted = (0, 2, 4, 5, 7, 9, 11) if high - low <= 40 else (0,)
         names = {k: pitch_name(k) for k in range(low, high + 1) if k % 12 in wanted}
     axis.set_yticks(list(names), list(names.values()), size=8)
+
+
+def _name_sides(axis: Axes, join: float) -> None:
+    """Write over the join which side is the prompt and which the continuation."""
+    across = axis.get_xaxis_transform()  # x in quarters, y from 0 to 1
+    for text, side in {"prompt  ": "right", "  continuation": "left"}.items():
+        axis.text(join, 1.0, text, color=WORDS, weight="bold", ha=side, va="bottom", transform=across)
 
 
 def _draw_legend(figure: Figure, programs: list[Program], colors: list[str]) -> None:
