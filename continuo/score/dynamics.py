@@ -14,10 +14,7 @@ VELOCITIES = {name: 80 + STEP * k for k, name in enumerate(("ppp", "pp", "p", "m
     "fff": 122, "ffff": 125, "fffff": 127, "ffffff": 127, "pppp": 10, "ppppp": 6, "pppppp": 4, "n": 1,
 }  # fmt: skip
 DEFAULT_VELOCITY = VELOCITIES["mf"]  # MIDI velocity without a mark, as in notation programs
-TWO_LEVELS = {
-    "fp": ("f", "p"), "sfp": ("ff", "p"), "sfpp": ("ff", "pp"), "ffp": ("ff", "p"), "mfp": ("mf", "p"),
-    "pf": ("p", "f"),
-}  # fmt: skip
+TWO_LEVELS = {"fp": "f p", "sfp": "ff p", "sfpp": "ff pp", "ffp": "ff p", "mfp": "mf p", "pf": "p f"}
 """Dynamics of two levels: the level of the note that carries them, and the level that follows."""
 STRESSES = frozenset({"sf", "sfz", "sffz", "fz", "rf", "rfz", "sfzp"})  # they stress one note and change no level
 STRESS = 1.5 * STEP  # MIDI velocity that a stress adds
@@ -45,13 +42,12 @@ class Dynamics:
         self.single: dict[float, float] = {}  # velocity of the notes at one position only
         levels: dict[float, float] = {0.0: float(DEFAULT_VELOCITY)}
         stressed: list[float] = []
-        for member in written.family(staff):
-            for position_q, mark in written.marked(member, Dynamic):
-                value = str(mark.value).strip().lower()
-                if value in STRESSES:
-                    stressed.append(position_q)
-                else:
-                    self._enter(written, levels, position_q, value)
+        for position_q, mark in written.marked(written.family(staff), Dynamic):
+            value = str(mark.value).strip().lower()
+            if value in STRESSES:
+                stressed.append(position_q)
+            else:
+                self._enter(written, levels, position_q, value)
         self.hairpins = read_hairpins(written, staff, levels)
         for hairpin in self.hairpins:
             self._enter_hairpin(levels, hairpin)
@@ -62,7 +58,7 @@ class Dynamics:
     def _enter(self, written: WrittenScore, levels: dict[float, float], position_q: float, value: str) -> None:
         known = re.findall(r"\b(?:[pf]{1,6}|m[pf])\b", value)
         if value in TWO_LEVELS:
-            here, after = TWO_LEVELS[value]
+            here, after = TWO_LEVELS[value].split()
             self.single[position_q] = VELOCITIES[here]
             levels[position_q] = VELOCITIES[after]
         elif value.startswith(f"{HINT}velocity="):
@@ -73,7 +69,7 @@ class Dynamics:
             written.warn(f"the dynamic '{value[:30]}' is not known")
 
     def _enter_hairpin(self, levels: dict[float, float], hairpin: Hairpin) -> None:
-        """Enter a hairpin: its goal is the dynamic that follows it, or one step from its start."""
+        """Enter a hairpin, whose goal is the dynamic that follows it, or one step from its start."""
         start = levels[max(q for q in levels if q <= hairpin.begin_q + ROUND_Q)]
         inside = [q for q in levels if hairpin.begin_q + ROUND_Q < q < hairpin.end_q + NEAR_Q]
         goal = levels[min(inside)] if inside else start
@@ -107,22 +103,21 @@ def read_hairpins(written: WrittenScore, staff: Staff, levels: dict[float, float
     found: list[Hairpin] = []
     for member in written.family(staff):
         opened: dict[str, tuple[float, int]] = {}
-        for position_q, hint in written.hinted(member, "wedge"):
-            begin_q, sign = opened.pop(hint["number"], (position_q, 0))
-            if position_q > begin_q:
-                found.append(Hairpin(begin_q, position_q, sign))
-            if hint["wedge"] != "stop":
-                opened[hint["number"]] = (position_q, 1 if hint["wedge"] == "crescendo" else -1)
-    for member in written.family(staff):
-        for position_q, mark in written.marked(member, TextExpression):
-            sign = loudness_direction(mark.content or "")
-            if sign and not any(abs(hairpin.begin_q - position_q) < NEAR_Q for hairpin in found):
-                following = [q for q in levels if position_q + ROUND_Q < q <= position_q + WORDS_Q]
-                others = [hairpin.begin_q for hairpin in found if hairpin.begin_q > position_q]
-                found.append(Hairpin(position_q, min([*following, *others, position_q + WORDS_Q / 2]), sign))
-    found.sort(key=lambda hairpin: (hairpin.begin_q, hairpin.end_q))
+        for position_q, hint in written.marked([member], dict):
+            if "wedge" in hint:
+                begin_q, sign = opened.pop(hint["number"], (position_q, 0))
+                if position_q > begin_q:
+                    found.append(Hairpin(begin_q, position_q, sign))
+                if hint["wedge"] != "stop":
+                    opened[hint["number"]] = (position_q, 1 if hint["wedge"] == "crescendo" else -1)
+    for position_q, mark in written.marked(written.family(staff), TextExpression):
+        sign = loudness_direction(mark.content or "")
+        if sign and not any(abs(hairpin.begin_q - position_q) < NEAR_Q for hairpin in found):
+            following = [q for q in levels if position_q + ROUND_Q < q <= position_q + WORDS_Q]
+            others = [hairpin.begin_q for hairpin in found if hairpin.begin_q > position_q]
+            found.append(Hairpin(position_q, min([*following, *others, position_q + WORDS_Q / 2]), sign))
     apart: list[Hairpin] = []
-    for hairpin in found:
+    for hairpin in sorted(found, key=lambda hairpin: (hairpin.begin_q, hairpin.end_q)):
         if not apart or hairpin.begin_q >= apart[-1].end_q - ROUND_Q:
             apart.append(hairpin)
     return [hairpin for hairpin in apart if hairpin.end_q > hairpin.begin_q]

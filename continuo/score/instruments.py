@@ -71,8 +71,8 @@ def percussion_key(names: str, step: str = "", octave: int = 0) -> int:
     (38, 42, 38)
     """
     plain = re.sub(r"[^a-z]+", " ", names.lower())
-    found = next((key for words, key in PERCUSSION_KEYS if words in plain), None)
-    return found if found is not None else STAFF_KEYS.get((step, octave), DEFAULT_KEY)
+    at_place = STAFF_KEYS.get((step, octave), DEFAULT_KEY)
+    return next((key for words, key in PERCUSSION_KEYS if words in plain), at_place)
 
 
 def read_programs(written: WrittenScore, staff: Staff) -> list[tuple[float, int, bool]]:
@@ -84,24 +84,17 @@ def read_programs(written: WrittenScore, staff: Staff) -> list[tuple[float, int,
     from music21.instrument import Instrument
 
     outside = staff.stream.getElementsByClass(Instrument)  # of its measures
-    found = [(float(staff.stream.elementOffset(e)), e) for e in outside]
-    found += written.marked(staff, Instrument)
+    found = [(float(staff.stream.elementOffset(e)), e) for e in outside] + list(written.marked([staff], Instrument))
     found.sort(key=lambda mark: mark[0])
     own = [(0.0, PIANO, False), *((q, *_program(written, staff, instrument)) for q, instrument in found)]
-    words = [(q, e.content or "") for s in written.family(staff) for q, e in written.marked(s, TextExpression)]
     changes = list(own)
-    for position_q, text in sorted(words):
+    texts = sorted((q, mark.content or "") for q, mark in written.marked(written.family(staff), TextExpression))
+    for position_q, text in texts:
         _, base, is_drum = [change for change in own if change[0] <= position_q][-1]
-        program = _program_of_technique(text.lower(), base)
-        if program is not None and not is_drum:
-            changes.append((position_q, program, False))
+        meant = [program for bases, words, program in TECHNIQUES if base in bases and re.search(words, text.lower())]
+        if meant and not is_drum:
+            changes.append((position_q, base if meant[0] is None else meant[0], False))
     return sorted(changes, key=lambda change: change[0])
-
-
-def _program_of_technique(text: str, base: int) -> int | None:
-    """Return the program for a playing technique of the instrument `base`; None for other words."""
-    found = (program for bases, words, program in TECHNIQUES if base in bases and re.search(words, text))
-    return next((base if program is None else program for program in found), None)
 
 
 def _program(written: WrittenScore, staff: Staff, instrument: Instrument) -> tuple[int, bool]:
@@ -114,9 +107,7 @@ def _program(written: WrittenScore, staff: Staff, instrument: Instrument) -> tup
     if stated is not None and not (stated == PIANO and instrument.partName):
         return min(max(int(stated), 0), 127), False
     program = program_of_name(" ".join(filter(None, (instrument.partName, instrument.instrumentName))))
-    if program is not None:
-        return program, False
     name = str(instrument.instrumentName or instrument.partName or staff.stream.partName or "")
-    if stated is None and name and name != "Instrument":
+    if program is None and stated is None and name not in ("", "Instrument"):
         written.warn(f"the instrument '{name[:40]}' is not known; a piano plays it")
-    return int(stated or PIANO), False
+    return int(stated or PIANO) if program is None else program, False

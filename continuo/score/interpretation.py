@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from music21.note import GeneralNote, NotRest
     from music21.pitch import Accidental, Pitch
 
+    Played = tuple[DraftNote, "Tie", NotRest]
+
+Tie = tuple[bool, bool]  # whether a note is tied to the note before, and to the next one
 SAME_S = 0.01  # seconds between the end of a tied note and the onset of the next; more is no tie
 LEGATO_S = 0.03  # seconds that a slurred note reaches into the next one, at most a tenth of its length
 BREATH_S = 0.2  # seconds that a breath mark takes from the end of its note, at most a quarter of its length
@@ -38,7 +41,6 @@ STRESSES = {
     "StrongAccent": 28, "Accent": 18, "SoftAccent": 10, "Stress": 10, "Tenuto": 4, "Unstress": -10, "Spiccato": 4,
 }  # fmt: skip
 """MIDI velocity that an articulation adds."""
-Tie = tuple[bool, bool]  # whether a note is tied to the note before, and to the next one
 GRACE_STRESS = -8  # MIDI velocity that a grace note adds
 ORNAMENTS = {
     "Trill": "trill", "InvertedTrill": "trill", "Shake": "trill", "Mordent": "mordent",
@@ -138,7 +140,7 @@ class StaffPlayer:
 
         self.dynamics = Dynamics(self.written, self.staff)
         self.programs = read_programs(self.written, self.staff)
-        self.keys = sorted(self.written.marked(self.staff, KeySignature), key=lambda mark: mark[0])
+        self.keys = sorted(self.written.marked([self.staff], KeySignature), key=lambda mark: mark[0])
         self.spanners = Spanners(self.staff)
         self.notes: list[DraftNote] = []
         self._tied: dict[float, list[DraftNote]] = {}  # by pitch, notes of any voice whose tie is open
@@ -164,25 +166,22 @@ class StaffPlayer:
         velocity = self.dynamics.velocity(position_q)
         _, program, is_drum = self.programs[bisect_right(self.programs, (position_q + ROUND_Q, 128, True)) - 1]
         is_drum = is_drum or any(not hasattr(member, "pitch") for _, member, _ in _members(main.element))
-
-        def add(note: DraftNote, stress: float, tie: Tie) -> None:
-            note.velocity = min(max(velocity + stress, 1.0), 127.0)
-            note.program, note.is_drum = program, is_drum
-            self._add(note, tie)
-
         before_s = self._grace_time(gesture.before, main, position_q, end_s - onset_s)
         after_s = self._grace_time(gesture.after, main, position_q, end_s - onset_s, after=True)
         before = _graces(gesture.before, onset_s, onset_s + before_s)
-        for note, tie in chain(before, _graces(gesture.after, end_s - after_s, end_s)):
-            add(note, GRACE_STRESS, tie)
+        after = _graces(gesture.after, end_s - after_s, end_s)
+        played: list[tuple[DraftNote, Tie, float]] = [(*grace, GRACE_STRESS) for grace in chain(before, after)]
         stress = sum(STRESSES.get(type(a).__name__, 0) for a in main.element.articulations)
         for note, tie, member in self._main_notes(main, position_q, onset_s + before_s, end_s - after_s):
             own = member.volume.velocityScalar if member.hasVolumeInformation() else None
-            add(note, stress + (velocity if own is None else float(own) * 127.0) - velocity, tie)
+            played.append((note, tie, stress + (velocity if own is None else float(own) * 127.0) - velocity))
+        for note, tie, added in played:
+            note.velocity = min(max(velocity + added, 1.0), 127.0)
+            note.program, note.is_drum = program, is_drum
+            self._add(note, *tie)
 
-    def _add(self, note: DraftNote, tie: Tie) -> None:
+    def _add(self, note: DraftNote, from_before: bool, to_next: bool) -> None:
         """Append a note, or lengthen the note that is tied to it."""
-        from_before, to_next = tie
         waiting = self._tied.setdefault(note.pitch, [])
         held = next((n for n in waiting if abs(n.end_s - note.onset_s) < SAME_S), None)
         if held is not None and from_before:
@@ -198,22 +197,20 @@ class StaffPlayer:
         self, graces: list[WrittenNote], main: WrittenNote, position_q: float, length_s: float, *, after: bool = False
     ) -> float:
         """Return the seconds that grace notes take from a main note; with an ornament they move at its speed."""
-        if not graces:
-            return 0.0
-        if self._ornament_name(main.element):
+        if not graces or self._ornament_name(main.element):
             return min(len(graces) * self._ornament_note_s(position_q), length_s / 2)
         slashed = after or bool(getattr(graces[0].element.duration, "slash", True))
         dotted = main.element.duration.dots > 0
         return ornaments.grace_time(length_s, len(graces), slashed=slashed, dotted=dotted)
 
-    def _main_notes(
-        self, main: WrittenNote, position_q: float, onset_s: float, end_s: float
-    ) -> Iterator[tuple[DraftNote, Tie, NotRest]]:
+    def _main_notes(self, main: WrittenNote, position_q: float, onset_s: float, end_s: float) -> Iterator[Played]:
         """Yield the notes of a note or chord with its ornaments, each with its tie and its music21 note."""
-        element = main.element
-        members = _members(element)
+        element, members = main.element, _members(main.element)
         marks = {type(e).__name__: e for e in element.expressions}
-        self._warn(element)
+        for name in (type(mark).__name__ for mark in [*element.articulations, *element.expressions]):
+            if name in UNPERFORMED:
+                words = "".join(" " + c.lower() if c.isupper() else c for c in name).strip()
+                self.written.warn(f"not performed: {words}")
         special = self._tremolo_or_glissando(main, position_q, onset_s, end_s)
         if special is not None:
             yield from ((note, (False, False), members[0][1]) for note in special)
@@ -296,13 +293,6 @@ class StaffPlayer:
                 return ornaments.glissando(onset_s, end_s, pitches[0], goal[0][0])
         return None
 
-    def _warn(self, element: GeneralNote) -> None:
-        for mark in [*element.articulations, *element.expressions]:
-            name = type(mark).__name__
-            if name in UNPERFORMED:
-                words = "".join(" " + c.lower() if c.isupper() else c for c in name).strip()
-                self.written.warn(f"not performed: {words}")
-
 
 def _graces(graces: list[WrittenNote], onset_s: float, end_s: float) -> Iterator[tuple[DraftNote, Tie]]:
     """Yield grace notes and grace chords with their ties, equally long, from `onset_s` to `end_s`."""
@@ -331,10 +321,10 @@ def _accidental_in_force(element: Music21Object, pitch: Pitch, steps: int) -> Ac
     """Return the accidental that earlier notes of the bar gave to a neighbor of a note, if any."""
     from music21.pitch import Accidental
 
-    bar = element.getContextByClass("Measure")
+    bar, name = element.getContextByClass("Measure"), ornaments.neighbor_name(pitch, steps)
     if bar is None:
         return None
-    here_q, name = element.getOffsetInHierarchy(bar), ornaments.neighbor_name(pitch, steps)
+    here_q = element.getOffsetInHierarchy(bar)
     notes = [note for note in bar.recurse().notes if note.getOffsetInHierarchy(bar) < here_q]
     earlier = [p for note in notes for p in getattr(note, "pitches", ()) if (p.step, p.implicitOctave) == name]
     return earlier[-1].accidental or Accidental("natural") if earlier else None

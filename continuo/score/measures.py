@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import accumulate, zip_longest
+from typing import TYPE_CHECKING, Any
 
 from continuo.score.musicxml import HINT, MAX_PASSES, read_hint
 from continuo.score.repeats import BarMarks, playing_order, read_words
@@ -18,7 +19,7 @@ from continuo.score.repeats import BarMarks, playing_order, read_words
 if TYPE_CHECKING:
     from music21.base import Music21Object
     from music21.note import GeneralNote
-    from music21.stream import Measure, Score, Stream
+    from music21.stream import Score, Stream
 
 ROUND_Q = 1e-4  # quarter notes; positions closer than this are equal, since MusicXML divides triplets inexactly
 
@@ -38,8 +39,7 @@ class Bar:
     """One bar of one staff."""
 
     notes: list[WrittenNote]  # notes, chords and rests, sorted
-    marks: list[tuple[float, Music21Object]]  # all other elements, with their position in the bar
-    hints: list[tuple[float, dict[str, str]]]  # hints of `continuo.score.musicxml`, with their position in the bar
+    marks: list[tuple[float, Any]]  # all other elements, and hints as of `read_hint`, with their position in the bar
     is_filled: bool  # whether the bar holds more than a bar-long rest
     length_q: float  # quarter notes of the bar as it is written
     meter_q: float  # quarter notes of a full bar in the meter in force
@@ -61,11 +61,9 @@ class WrittenScore:
         """Lay out a score at sounding pitch; raise ValueError if its repeats never end."""
         self.warnings: dict[str, None] = {}  # names of marks that are not performed, as keys, in order
         self.staves = [_read_staff(part) for part in score.parts]
-        count = max((len(staff.bars) for staff in self.staves), default=0)
-        self.starts_q = [0.0]  # position of each bar, and of the end
-        for i in range(count):
-            self.starts_q.append(self.starts_q[-1] + _align([s.bars[i] for s in self.staves if i < len(s.bars)]))
-        self.order = playing_order(self._bar_marks(count))  # indices of the bars
+        lengths_q = (_align([bar for bar in bars if bar]) for bars in zip_longest(*(s.bars for s in self.staves)))
+        self.starts_q = list(accumulate(lengths_q, initial=0.0))  # position of each bar, and of the end
+        self.order = playing_order(self._bar_marks())  # indices of the bars
 
     def warn(self, text: str) -> None:
         """Name a mark that is not performed; repetitions are ignored."""
@@ -75,93 +73,73 @@ class WrittenScore:
         """Return all staves of an instrument, the given one last, so that its own marks win where they differ."""
         return [s for s in self.staves if s.group == staff.group and s is not staff] + [staff]
 
-    def marked(self, staff: Staff, kind: type) -> Iterator[tuple[float, Music21Object]]:
-        """Yield all marks of one music21 class in a staff, each with its position."""
-        for start_q, bar in zip(self.starts_q, staff.bars, strict=False):
-            yield from ((start_q + offset_q, mark) for offset_q, mark in bar.marks if isinstance(mark, kind))
+    def marked(self, staves: list[Staff], kind: type) -> Iterator[tuple[float, Any]]:
+        """Yield all marks of one music21 class in some staves, or (`dict`) their hints, each with its position."""
+        for staff in staves:
+            for start_q, bar in zip(self.starts_q, staff.bars, strict=False):
+                yield from ((start_q + offset_q, mark) for offset_q, mark in bar.marks if isinstance(mark, kind))
 
-    def hinted(self, staff: Staff, name: str) -> Iterator[tuple[float, dict[str, str]]]:
-        """Yield all hints of one name in a staff, each with its position."""
-        for start_q, bar in zip(self.starts_q, staff.bars, strict=False):
-            yield from ((start_q + offset_q, hint) for offset_q, hint in bar.hints if name in hint)
-
-    def _bar_marks(self, count: int) -> list[BarMarks]:
+    def _bar_marks(self) -> list[BarMarks]:
         """Collect the marks of all staves that decide the order of the bars."""
-        from music21 import expressions, repeat, spanner
+        from music21 import bar, expressions, repeat, spanner
 
-        marks = [BarMarks() for _ in range(count)]
+        found = [BarMarks() for _ in self.starts_q[1:]]
         for staff in self.staves:
-            measures = list(staff.stream.getElementsByClass("Measure"))
-            for i, (measure, bar) in enumerate(zip(measures, staff.bars, strict=True)):
-                _read_barlines(measure, marks[i])
-                for offset_q, element in bar.marks:
-                    if isinstance(element, repeat.RepeatExpression):
-                        text = element.getText()
-                    elif isinstance(element, expressions.TextExpression):
-                        text = element.content or ""
-                    else:
-                        continue
-                    # A sign at the end of a bar marks the beginning of the next one.
-                    is_sign = text.strip().lower() in ("segno", "coda")
-                    at_end = i + 1 < count and offset_q > 0 and offset_q >= bar.length_q - ROUND_Q
-                    read_words(text, marks[i + 1] if at_end and is_sign else marks[i])
-            index = {id(measure): i for i, measure in enumerate(measures)}
+            for i, written in enumerate(staff.bars):
+                for offset_q, mark in written.marks:
+                    if isinstance(mark, bar.Repeat) and mark.direction == "start":
+                        found[i].starts = True
+                    elif isinstance(mark, bar.Repeat):
+                        found[i].times = max(found[i].times, min(mark.times or 2, MAX_PASSES))
+                    elif isinstance(mark, (repeat.RepeatExpression, expressions.TextExpression)):
+                        text = (mark.content or "") if isinstance(mark, expressions.TextExpression) else mark.getText()
+                        at_end = i + 1 < len(found) and offset_q > 0 and offset_q >= written.length_q - ROUND_Q
+                        # A sign at the end of a bar marks the beginning of the next one.
+                        is_ahead = at_end and text.strip().lower() in ("segno", "coda")
+                        read_words(text, found[i + is_ahead])
+            index = {id(measure): i for i, measure in enumerate(staff.stream.getElementsByClass("Measure"))}
             for bracket in staff.stream.getElementsByClass(spanner.RepeatBracket):
                 inside = [index[id(m)] for m in bracket.getSpannedElements() if id(m) in index]
                 for i in range(min(inside, default=0), max(inside, default=-1) + 1):
-                    marks[i].passes = frozenset(bracket.numberRange)
-        return marks
-
-
-def _read_barlines(measure: Measure, marks: BarMarks) -> None:
-    from music21 import bar
-
-    for line in (getattr(measure, "leftBarline", None), getattr(measure, "rightBarline", None)):
-        if isinstance(line, bar.Repeat):
-            if line.direction == "start":
-                marks.starts = True
-            else:
-                marks.times = max(marks.times, min(line.times or 2, MAX_PASSES))
+                    found[i].passes = frozenset(bracket.numberRange)
+        return found
 
 
 def _read_staff(part: Stream) -> Staff:
-    """Sort the elements of each bar of a part into notes, marks and hints."""
+    """Sort the elements of each bar of a part into notes, and marks and hints."""
+    from music21.harmony import Harmony
     from music21.meter import TimeSignature
+    from music21.note import GeneralNote
 
     bars: list[Bar] = []
     meter_q = 4.0
     for measure in part.getElementsByClass("Measure"):
         notes: list[WrittenNote] = []
-        marks: list[tuple[float, Music21Object]] = []
-        _collect(measure, 0.0, "", notes, marks)
+        marks: list[tuple[float, Any]] = []
+        for offset_q, element, voice in _elements(measure):
+            if isinstance(element, GeneralNote) and not isinstance(element, Harmony):
+                notes.append(WrittenNote(offset_q, float(element.duration.quarterLength), element, voice))
+            else:
+                is_hint = str(getattr(element, "content", "")).startswith(HINT)
+                marks.append((offset_q, read_hint(element) if is_hint else element))
         notes.sort(key=lambda n: n.start_q)
-        hints = [(offset_q, hint) for offset_q, element in marks if (hint := read_hint(element))]
-        marks = [mark for mark in marks if not str(getattr(mark[1], "content", "")).startswith(HINT)]
-        signature = next((element for _, element in marks if isinstance(element, TimeSignature)), None)
+        signature = next((mark for _, mark in marks if isinstance(mark, TimeSignature)), None)
         if signature is not None:
             meter_q = float(signature.barDuration.quarterLength) or 4.0  # 4 for music without a meter
-        length = next((hint for _, hint in hints if "length" in hint or "rest" in hint), {"rest": "0"})
-        length_q = float(length.get("length") or length["rest"])
-        bars.append(Bar(notes, marks, hints, "length" in length, length_q, meter_q))
+        hints = (mark for _, mark in marks if isinstance(mark, dict))
+        length = next((hint for hint in hints if "length" in hint or "rest" in hint), {"rest": "0"})
+        bars.append(Bar(notes, marks, "length" in length, float(length.get("length") or length["rest"]), meter_q))
     return Staff(part, str(part.id).rsplit("-Staff", 1)[0], bars)
 
 
-def _collect(
-    stream: Stream, base_q: float, voice: str, notes: list[WrittenNote], marks: list[tuple[float, Music21Object]]
-) -> None:
-    """Append the elements of a measure and its voices to `notes` and `marks`."""
-    from music21 import harmony
-    from music21.note import GeneralNote
-    from music21.stream import Stream
-
+def _elements(stream: Stream, base_q: float = 0.0, voice: str = "") -> Iterator[tuple[float, Music21Object, str]]:
+    """Yield the elements of a measure and its voices, each with its position in the measure and its voice."""
     for element in stream.elements:
         offset_q = base_q + float(stream.elementOffset(element))
-        if isinstance(element, Stream):
-            _collect(element, offset_q, str(element.id), notes, marks)
-        elif isinstance(element, GeneralNote) and not isinstance(element, harmony.Harmony):
-            notes.append(WrittenNote(offset_q, float(element.duration.quarterLength), element, voice))
+        if element.isStream:
+            yield from _elements(element, offset_q, str(element.id))
         else:
-            marks.append((offset_q, element))
+            yield offset_q, element, voice
 
 
 def _align(bars: list[Bar]) -> float:
@@ -197,7 +175,6 @@ def _stretch(bar: Bar, ratio: float) -> None:
     for note, (start_q, length_q) in zip(bar.notes, printed, strict=True):
         note.start_q, note.length_q = start_q * ratio, length_q * ratio
     bar.marks = [(offset_q * ratio, mark) for offset_q, mark in bar.marks]
-    bar.hints = [(offset_q * ratio, hint) for offset_q, hint in bar.hints]
 
 
 _TYPES_Q = {"breve": 8, "whole": 4, "half": 2, "quarter": 1, "eighth": 0.5, "16th": 0.25, "32nd": 0.125, "64th": 0.0625}

@@ -125,8 +125,7 @@ def _meters(written: WrittenScore, times: BarTimes) -> list[tuple[float, int, in
     """Return the meters in playing order, as `(position, numerator, denominator)`, one for each bar that has one."""
     from music21.meter import TimeSignature
 
-    marks = [mark for staff in written.staves for mark in written.marked(staff, TimeSignature)]
-    marks.sort(key=lambda mark: mark[0])
+    marks = sorted(written.marked(written.staves, TimeSignature), key=lambda mark: mark[0])
     found: list[tuple[float, int, int]] = []
     for i, now_q in times:
         meter = next((meter for q, meter in reversed(marks) if q <= written.starts_q[i] + ROUND_Q), None)
@@ -151,14 +150,13 @@ def _pedal_seconds(written: WrittenScore, staff: Staff, tempo: TempoMap, times: 
     The pedal depends on the position in the score as written, so a jump can press or release it.
     """
     changes: list[tuple[float, bool]] = []
-    for member in written.family(staff):
-        for position_q, hint in written.hinted(member, "pedal"):
-            if hint["pedal"] == "sostenuto":
-                written.warn("the sostenuto pedal is not performed")
-            if hint["pedal"] in ("start", "stop", "change"):
-                changes.append((position_q, False))
-            if hint["pedal"] in ("start", "change"):
-                changes.append((position_q, True))
+    for position_q, hint in written.marked(written.family(staff), dict):
+        if hint.get("pedal") == "sostenuto":
+            written.warn("the sostenuto pedal is not performed")
+        if hint.get("pedal") in ("start", "stop", "change"):
+            changes.append((position_q, False))
+        if hint.get("pedal") in ("start", "change"):
+            changes.append((position_q, True))
     changes.sort()  # at one position the release comes first
     presses: list[tuple[float, bool]] = []
     seconds = 0.0

@@ -1,21 +1,15 @@
 """Tempo: a map from musical time to seconds, and the tempo marks of a written score.
 
-Tempo marks with numbers are performed. Words alone (ritardando, "Andante") are not, because no two players and no two
-programs agree on their tempo; they are named in the warnings.
+Only marks with numbers are performed. The warnings name words alone (ritardando, "Andante"): no two players agree.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from continuo.score.measures import ROUND_Q, WrittenScore
-
-if TYPE_CHECKING:
-    from music21.tempo import MetricModulation
 
 DEFAULT_QPM = 120.0  # quarter notes per minute without a mark, as notation programs play
 QPM_RANGE = (5.0, 1000.0)  # quarter notes per minute; tempos outside are mistakes and are ignored with a warning
@@ -26,9 +20,8 @@ _GRADUAL = re.compile(r"\b(rit|rall|slentando|allarg|accel|string(?!s)|animando|
 _FASTER = re.compile(r"\b(accel|string|animando)", re.IGNORECASE)
 _BACK = re.compile(r"\b(a tempo|in tempo|tempo (i|1|primo)\b|tempo 1)", re.IGNORECASE)
 _TEMPO_WORD = re.compile(
-    r"(grave|largo|lento|adagio|larghetto|andante|andantino|moderato|allegretto|allegro|vivace|presto|prestissimo"
-    r"|langsam|mässig|lebhaft|schnell|lent|modéré|animé|vif)\b",
-    re.IGNORECASE,
+    r"(?i)(grave|largo|lento|adagio|larghetto|andante|andantino|moderato|allegretto|allegro|vivace|presto|prestissimo"
+    r"|langsam|mässig|lebhaft|schnell|lent|modéré|animé|vif)\b"
 )
 
 
@@ -65,18 +58,21 @@ def read_tempo_map(written: WrittenScore) -> TempoMap:
     """Return the tempo map of a written score; tempo words without a number go to its warnings."""
     from music21.tempo import MetricModulation, TempoIndication
 
-    found = [mark for staff in written.staves for mark in written.marked(staff, TempoIndication)]
+    found = written.marked(written.staves, TempoIndication)
     tempos: dict[float, float] = {}
     now_qpm = DEFAULT_QPM
     # Of several marks at one position the last counts, and a tempo for playback outweighs the printed one.
     for position_q, mark in sorted(found, key=lambda m: (m[0], getattr(m[1], "numberSounding", None) is not None)):
-        qpm = _modulated(mark, now_qpm) if isinstance(mark, MetricModulation) else mark.getQuarterBPM()
-        if qpm is None:
-            continue
-        if not math.isfinite(qpm) or not QPM_RANGE[0] <= qpm <= QPM_RANGE[1]:
+        if isinstance(mark, MetricModulation):  # such as dotted quarter = quarter
+            old, new = mark.oldReferent, mark.newReferent
+            is_known = old is not None and new is not None and old.quarterLength
+            qpm = now_qpm * float(new.quarterLength) / float(old.quarterLength) if is_known else now_qpm
+        else:
+            qpm = mark.getQuarterBPM()
+        if qpm is not None and QPM_RANGE[0] <= qpm <= QPM_RANGE[1]:
+            now_qpm = tempos[position_q] = float(qpm)
+        elif qpm is not None:
             written.warn(f"a tempo of {qpm:g} quarter notes per minute is ignored")
-            continue
-        now_qpm = tempos[position_q] = float(qpm)
     # A mark after the pick-up, or over the first note, holds from the beginning; a later one does not.
     if not tempos or min(tempos) > written.starts_q[min(2, len(written.starts_q) - 1)]:
         tempos[0.0] = tempos.get(0.0, DEFAULT_QPM)
@@ -84,21 +80,12 @@ def read_tempo_map(written: WrittenScore) -> TempoMap:
     return TempoMap(sorted(tempos.items()))
 
 
-def _modulated(mark: MetricModulation, now_qpm: float) -> float:
-    """Return the tempo after a metric modulation such as dotted quarter = quarter."""
-    old, new = mark.oldReferent, mark.newReferent
-    if old is None or new is None or not old.quarterLength:
-        return now_qpm
-    return now_qpm * float(new.quarterLength) / float(old.quarterLength)
-
-
 def _warn_of_tempo_words(written: WrittenScore, tempos: dict[float, float]) -> None:
     """Name the tempo words that have no number: they are not performed."""
     from music21.expressions import TextExpression
 
-    found = {(q, mark.content or "") for staff in written.staves for q, mark in written.marked(staff, TextExpression)}
     unperformed: list[str] = []
-    for position_q, text in sorted(found):
+    for position_q, text in sorted({(q, e.content or "") for q, e in written.marked(written.staves, TextExpression)}):
         if _GRADUAL.search(text):
             is_performed = _is_written_out(tempos, position_q, faster=bool(_FASTER.search(text)))
         elif _BACK.search(text) or _TEMPO_WORD.match(text):
@@ -115,10 +102,9 @@ def _warn_of_tempo_words(written: WrittenScore, tempos: dict[float, float]) -> N
 
 def _is_written_out(tempos: dict[float, float], position_q: float, *, faster: bool) -> bool:
     """Return True if the next numbered tempo soon after a ritardando (or, `faster`, an accelerando) moves its way."""
-    before = [q for q in tempos if q <= position_q + ROUND_Q]
-    now_qpm = tempos[max(before)] if before else tempos[min(tempos)]
-    coming = [(q, qpm) for q, qpm in sorted(tempos.items()) if position_q < q <= position_q + GRADUAL_Q]
-    return bool(coming) and (coming[0][1] > now_qpm if faster else coming[0][1] < now_qpm)
+    now_q = max((q for q in tempos if q <= position_q + ROUND_Q), default=min(tempos))
+    next_q = min((q for q in tempos if position_q < q <= position_q + GRADUAL_Q), default=now_q)
+    return tempos[next_q] > tempos[now_q] if faster else tempos[next_q] < tempos[now_q]
 
 
 def read_fermatas(written: WrittenScore) -> list[tuple[float, float]]:
