@@ -25,8 +25,8 @@ META_LENGTHS = {0x51: 3, 0x54: 5, 0x58: 4, 0x59: 2}  # bytes of a tempo, offset,
 
 def read_midi(data: bytes) -> tuple[list[DraftNote], float, list[str]]:
     """Return a MIDI file's notes, length in seconds, and unperformed controls; ValueError if it is none or damaged."""
-    score, warnings = _parse(data).to("second"), dict[str, None]()
-    notes = [note for track in score.tracks for note in _read_track(track, warnings)]
+    warnings = dict[str, None]()
+    notes = [note for track in _parse(data).to("second").tracks for note in _read_track(track, warnings)]
     return notes, max((n.end_s for n in notes), default=0.0), list(warnings)
 
 
@@ -129,11 +129,9 @@ def _read_track(track: symusic.Track, warnings: dict[str, None]) -> list[DraftNo
         if control.number in UNPERFORMED and control.value:
             warnings[f"the {UNPERFORMED[control.number]} (control {control.number}) is not performed"] = None
     if not track.is_drum:
-        presses = [(control.time, control.value >= 64) for control in track.controls if control.number == PEDAL]
-        hold_pedal(notes, pedal_spans(presses))
+        hold_pedal(notes, pedal_spans([(c.time, c.value >= 64) for c in track.controls if c.number == PEDAL]))
         bends = track.pitch_bends
-        times = [bend.time for bend in bends]
         for note in notes:  # bends within a note are not followed
-            if k := bisect_right(times, note.onset_s + 1e-6):
+            if k := bisect_right(bends, note.onset_s + 1e-6, key=lambda bend: bend.time):
                 note.pitch += bends[k - 1].value / 8192 * BEND_RANGE
     return notes

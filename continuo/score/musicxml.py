@@ -49,6 +49,7 @@ COUNTED = frozenset({"fifths", "beats", "staves", "chromatic", "octave", "alter"
 COUNTED_ATTRIBUTES = frozenset({("ending", "number"), ("repeat", "times")})
 HINT = "continuo:"  # prefix of a hint
 _NUMBERS = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?", re.IGNORECASE)
+_SOUNDING = ("cue", "pitch", "unpitched", "tie", "notations", "beam", "lyric", "notehead", "accidental", "stem")
 _JUMPS = {"dacapo": "Da Capo", "dalsegno": "Dal Segno", "tocoda": "To Coda", "fine": "Fine"}
 
 
@@ -275,27 +276,25 @@ def _length_hint(measure: Element, divisions: float) -> tuple[str, float]:
 
 
 def _normalize_measure(measure: Element, keys: dict[str, int]) -> None:
-    """Normalize the grace notes, cue notes, percussion notes and directions of one measure."""
+    """Normalize the grace notes, cue notes, percussion notes and directions of one measure.
+
+    A cue note becomes a rest; a cue grace note, and the further notes of a cue chord, are removed.
+    """
     for item in list(measure):
         if item.tag == "direction":
             _normalize_direction(item)
         elif item.tag == "note":
             grace, used = item.find("grace"), item.find("instrument")
-            if grace is not None and grace.get("slash") is None:
-                grace.set("slash", "no")
-            if item.find("cue") is not None:
-                _silence(measure, item)
-            elif item.find("unpitched") is not None and used is not None and (used.get("id") or "") in keys:
-                SubElement(item, "footnote").text = f"{HINT}key={keys[used.get('id') or '']}"
-
-
-def _silence(measure: Element, note: Element) -> None:
-    """Make a cue note a rest; remove a cue grace note, and the further notes of a cue chord."""
-    if note.find("grace") is not None or note.find("chord") is not None:
-        measure.remove(note)
-        return
-    _remove(note, "cue", "pitch", "unpitched", "tie", "notations", "beam", "lyric", "notehead", "accidental", "stem")
-    note.insert(0, Element("rest"))
+            key = keys.get(used.get("id") or "") if used is not None else None
+            if grace is not None:
+                grace.attrib.setdefault("slash", "no")
+            if item.find("cue") is not None and (grace is not None or item.find("chord") is not None):
+                measure.remove(item)
+            elif item.find("cue") is not None:
+                _remove(item, *_SOUNDING)
+                item.insert(0, Element("rest"))
+            elif item.find("unpitched") is not None and key is not None:
+                SubElement(item, "footnote").text = f"{HINT}key={key}"
 
 
 def _remove(element: Element, *tags: str) -> None:
@@ -330,17 +329,14 @@ def _normalize_direction(direction: Element) -> None:
 def _spanning_hint(mark: Element, direction: Element) -> str:
     """Return the hint for a hairpin, a pedal mark, or the dashes after "cresc."; "" for other marks."""
     kind, number = mark.get("type"), mark.get("number", "1")
-    if mark.tag == "wedge" and kind in ("crescendo", "diminuendo", "stop"):
-        return f"wedge={kind};number={number}"
     if mark.tag == "pedal" and kind in ("start", "stop", "change", "sostenuto", "resume", "discontinue"):
         return f"pedal={kind}"
-    if mark.tag == "dashes" and kind == "stop":
-        return f"wedge=stop;number=dashes{number}"
-    if mark.tag == "dashes" and kind == "start":
+    if mark.tag == "dashes":
         sign = loudness_direction(" ".join(e.text or "" for e in direction.iterfind("direction-type/words")))
-        if sign:
-            return f"wedge={'crescendo' if sign > 0 else 'diminuendo'};number=dashes{number}"
-    return ""
+        kind = {"start": ("", "crescendo", "diminuendo")[sign], "stop": "stop"}.get(kind or "", "")
+        number = f"dashes{number}"
+    is_hairpin = mark.tag in ("wedge", "dashes") and kind in ("crescendo", "diminuendo", "stop")
+    return f"wedge={kind};number={number}" if is_hairpin else ""
 
 
 def loudness_direction(text: str) -> int:
@@ -349,9 +345,8 @@ def loudness_direction(text: str) -> int:
     >>> loudness_direction("poco a poco cresc."), loudness_direction("rit. e dim."), loudness_direction("dolce")
     (1, -1, 0)
     """
-    if re.search(r"\bcresc", text, re.IGNORECASE):
-        return 1
-    return -1 if re.search(r"\b(decresc|dim\b|dimin|smorz|morendo|calando|perdendo)", text, re.IGNORECASE) else 0
+    softer = re.search(r"(?i)\b(decresc|dim\b|dimin|smorz|morendo|calando|perdendo)", text)
+    return 1 if re.search(r"(?i)\bcresc", text) else -1 if softer else 0
 
 
 def _number(text: str | None) -> float | None:

@@ -63,9 +63,8 @@ class Performance:
             seconds: length as written; the performance lasts longer if a note does. ValueError if it is too long.
             warnings: marks that are not performed, with repetitions.
         """
-        drafts = list(drafts)
+        drafts, notes = list(drafts), []
         check_count(len(drafts))
-        notes = []
         for draft in drafts:
             check_finite(draft)
             if draft.end_s > draft.onset_s and 0 <= draft.pitch <= 127:
@@ -141,15 +140,9 @@ def pedal_spans(changes: list[tuple[float, bool]]) -> list[tuple[float, float]]:
     >>> pedal_spans([(0.0, True), (1.0, True), (2.0, False)])
     [(0.0, 2.0)]
     """
-    spans: list[tuple[float, float]] = []
-    down: float | None = None
-    for time, is_down in [*changes, (math.inf, False)]:
-        if is_down and down is None:
-            down = time
-        elif not is_down and down is not None:
-            spans.append((down, time))
-            down = None
-    return spans
+    runs = itertools.groupby([*changes, (math.inf, False)], key=lambda change: change[1])
+    edges = [next(run) for _, run in runs]  # the first of equal changes counts
+    return [(down, up) for (down, is_down), (up, _) in itertools.pairwise(edges) if is_down]
 
 
 def hold_pedal(notes: list[DraftNote], spans: list[tuple[float, float]]) -> None:
@@ -158,9 +151,7 @@ def hold_pedal(notes: list[DraftNote], spans: list[tuple[float, float]]) -> None
     They last until the pedal is released or their key is struck again, and never beyond the end of the last note, so
     that a pedal without release does no harm. `notes` are those of one instrument, and `spans` as of `pedal_spans`.
     """
-    if not spans or not notes:
-        return
-    last_s = max(note.end_s for note in notes)
+    last_s = max((note.end_s for note in notes), default=0.0)
     released_s = list(itertools.accumulate((up_s for _, up_s in spans), max))  # latest release of the spans so far
     by_pitch: dict[float, list[DraftNote]] = {}
     for note in sorted(notes, key=lambda n: n.onset_s):

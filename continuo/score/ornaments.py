@@ -9,6 +9,7 @@ appoggiatura; times as MuseScore 3.6 plays them.
 from __future__ import annotations
 
 import math
+from itertools import cycle, islice, pairwise
 from typing import TYPE_CHECKING
 
 from continuo.score.notes import DraftNote
@@ -59,29 +60,23 @@ def ornament(kind: str, onset_s: float, end_s: float, pitches: dict[int, float],
     steps = PATTERNS[kind]
     if kind == "trill":
         count = min(max(int((end_s - onset_s) / note_s + 1e-6), 1), MAX_NOTES)
-        count -= 1 - count % 2  # odd, to end on the main note
-        steps = tuple(steps[k % 2] for k in range(count))
+        steps = tuple(islice(cycle(steps), count - 1 + count % 2))  # odd, to end on the main note
     note_s = min(note_s, (end_s - onset_s) / len(steps))
-    onsets = [onset_s + k * note_s for k in range(len(steps))] + [end_s]
-    return [DraftNote(onsets[k], onsets[k + 1], pitches[step]) for k, step in enumerate(steps)]
+    spans = pairwise([*(onset_s + k * note_s for k in range(len(steps))), end_s])
+    return [DraftNote(*span, pitches[step]) for span, step in zip(spans, steps, strict=True)]
 
 
 def tremolo(onset_s: float, end_s: float, chords: list[list[float]], count: int) -> list[DraftNote]:
     """Return `count` equally long chords that take the given sets of pitches in turn: one repeats, two alternate."""
-    count = max(count, 1)
-    length_s = (end_s - onset_s) / count
-    return [
-        DraftNote(onset_s + k * length_s, onset_s + (k + 1) * length_s, pitch)
-        for k in range(count)
-        for pitch in chords[k % len(chords)]
-    ]
+    length_s = (end_s - onset_s) / max(count, 1)
+    spans = pairwise(onset_s + k * length_s for k in range(max(count, 1) + 1))
+    return [DraftNote(begin_s, until_s, p) for chord, (begin_s, until_s) in zip(cycle(chords), spans) for p in chord]
 
 
 def glissando(onset_s: float, end_s: float, start: float, goal: float) -> list[DraftNote]:
     """Return all keys from `start` up or down to the one before `goal`, equally long."""
     count = max(round(abs(goal - start)), 1)
-    sign = 1 if goal > start else -1
-    return tremolo(onset_s, end_s, [[start + sign * k] for k in range(count)], count)
+    return tremolo(onset_s, end_s, [[start + math.copysign(k, goal - start)] for k in range(count)], count)
 
 
 def arpeggio(onset_s: float, end_s: float, count: int, *, down: bool) -> list[float]:
@@ -100,8 +95,8 @@ def arpeggio(onset_s: float, end_s: float, count: int, *, down: bool) -> list[fl
 def grace_time(length_s: float, count: int, *, slashed: bool, dotted: bool) -> float:
     """Return how many seconds of a main note its `count` grace notes take.
 
-    Slashed ones, or several, take `ACCIACCATURA_S` each. A single unslashed one, an appoggiatura, takes half of the
-    note, or two thirds of a dotted note.
+    Slashed ones, or several, take `ACCIACCATURA_S` each. A single unslashed one takes half of the note, or two thirds
+    of a dotted note.
 
     >>> grace_time(1.0, 1, slashed=False, dotted=False), grace_time(1.0, 2, slashed=False, dotted=False)
     (0.5, 0.13)
@@ -113,20 +108,20 @@ def grace_time(length_s: float, count: int, *, slashed: bool, dotted: bool) -> f
 
 def neighbor_name(pitch: Pitch, steps: int) -> tuple[str, int]:
     """Return letter and octave of the note some diatonic steps above (or, negative, below) a pitch."""
-    number = "CDEFGAB".index(pitch.step) + steps
-    return "CDEFGAB"[number % 7], pitch.implicitOctave + number // 7
+    octaves, number = divmod("CDEFGAB".index(pitch.step) + steps, 7)
+    return "CDEFGAB"[number], pitch.implicitOctave + octaves
 
 
 def neighbor(pitch: Pitch, steps: int, key: KeySignature | None, accidental: Accidental | None) -> float:
-    """Return the MIDI pitch some diatonic steps above (or, negative, below) a pitch.
+    """Return the MIDI pitch that lies as many diatonic steps above (or, negative, below) a pitch; `steps` is not 0.
 
-    `steps` is not 0. Without a `key` it is C major; `accidental`, at the ornament or in its bar, overrides the key.
+    Without a `key` it is C major; `accidental`, at the ornament or in its bar, overrides the key.
     """
     step, octave = neighbor_name(pitch, steps)
     if accidental is None and key is not None:
         accidental = key.accidentalByStep(step)
     natural = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}[step] + 12 * (octave + 1)
     found = natural + (float(accidental.alter) if accidental is not None else 0.0)
-    sign = 1 if steps > 0 else -1
     # A step is 1 to 3 semitones: the neighbor of an altered note never crosses it.
-    return float(pitch.ps) + sign * min(max((found - pitch.ps) * sign, abs(steps)), 3 * abs(steps))
+    low, high = sorted((steps, 3 * steps))
+    return float(pitch.ps) + min(max(found - pitch.ps, low), high)

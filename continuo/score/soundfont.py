@@ -21,6 +21,7 @@ import itertools
 import math
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,14 +88,12 @@ class Zone(NamedTuple):
 
 def is_soundfont(path: Path) -> bool:
     """Return True for a file that begins as a RIFF file of type sfbk."""
-    try:
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            head = file.read(12)
-    except OSError:
-        return False
-    return head[:4] == b"RIFF" and head[8:] == b"sfbk"
+    with suppress(OSError):
+        if path.is_file():  # not a pipe, which would wait
+            with path.open("rb") as file:
+                head = file.read(12)
+            return head[:4] == b"RIFF" and head[8:] == b"sfbk"
+    return False
 
 
 def in_tune(font: Path, folder: Path) -> Path:
@@ -129,7 +128,6 @@ def repair(data: bytes) -> bytes:
     samples, sound[b"smpl"] = _repeat_loops(samples, sound[b"smpl"])
     sound.pop(b"sm24", None)  # the low bytes of 24-bit samples, which symusic does not read
     tables[b"shdr"] = b"".join(_HEADER.pack(*sample) for sample in samples) + tables[b"shdr"][-_HEADER.size :]
-    tables[b"igen"] = _convert_attenuations(tables[b"igen"])
     lists[b"sdta"], lists[b"pdta"] = _join(sound), _join(tables)
     body = b"".join(_chunk(b"LIST", name + lists[name]) for name in (b"INFO", b"sdta", b"pdta"))
     return _chunk(b"RIFF", b"sfbk" + body)
@@ -160,7 +158,8 @@ def _split_samples(tables: dict[bytes, bytes], pcm: np.ndarray) -> tuple[list[Sa
     """Give each zone that changes its sample a header of its own, and tune zones that sound alone.
 
     Zones that sound together may be out of tune on purpose, as the reeds of an accordion are. Return the headers,
-    without the last one, which ends the table, and the generators, which point to them and move nothing themselves.
+    without the last one, which ends the table, and the generators, which point to them, move nothing themselves, and
+    have their attenuations converted.
     """
     samples = [Sample(*fields) for fields in _HEADER.iter_unpack(tables[b"shdr"])][:-1]
     generators = [list(pair) for pair in _PAIR.iter_unpack(tables[b"igen"])]
@@ -179,6 +178,10 @@ def _split_samples(tables: dict[bytes, bytes], pcm: np.ndarray) -> tuple[list[Sa
     for pair in generators:
         if pair[0] in OFFSETS:
             pair[1] = 0
+        elif pair[0] == ATTENUATION:
+            # symusic reads thousandths of the amplitude; players clip negative centibels, which would amplify
+            centibels = min(pair[1], 1440) if pair[1] < 1 << 15 else 0
+            pair[1] = round(1000 * (1 - 10 ** (-ATTENUATION_FACTOR * centibels / 200)))
     return samples, b"".join(_PAIR.pack(*pair) for pair in generators)
 
 
@@ -237,13 +240,13 @@ def _repeat_loops(samples: list[Sample], data: bytes) -> tuple[list[Sample], byt
         return samples, data
     pcm = np.frombuffer(data[: len(data) // 2 * 2], "<i2")
     moved: list[Sample] = []
-    positions: dict[tuple[int, int, int, int], tuple[int, int]] = {}  # new start and added samples by old positions
+    positions: dict[tuple[int, ...], tuple[int, int]] = {}  # new start and added samples by old positions
     parts: list[np.ndarray] = []
     length = copied = 0
     for sample in samples:
-        old = (sample.start, sample.end, sample.loop, sample.loop_end)
+        _, start, end, loop, loop_end, *_ = sample
+        old = sample[1:5]
         if old not in positions:
-            start, end, loop, loop_end = old
             least = MIN_LOOP_S * min(sample.rate_hz, 192_000) if sample.has_loop(len(pcm)) else 0
             added = np.tile(pcm[loop:loop_end], max(math.ceil(least / max(loop_end - loop, 1)) - 1, 0))
             middle = min(max(loop_end, start), end)
@@ -253,19 +256,8 @@ def _repeat_loops(samples: list[Sample], data: bytes) -> tuple[list[Sample], byt
             copied += max(end - start, 0)
             if copied > MAX_GROWTH * len(pcm) or length > MAX_BYTES:
                 raise IndexError("samples overlap")
-        start, count = positions[old]
-        shift = start - sample.start
-        end, loop, loop_end = sample.end + shift + count, sample.loop + shift, sample.loop_end + shift + count
-        moved.append(sample._replace(start=start, end=end, loop=loop, loop_end=loop_end))
+        new_start, count = positions[old]
+        shift = new_start - start
+        later = {"end": end + shift + count, "loop": loop + shift, "loop_end": loop_end + shift + count}
+        moved.append(sample._replace(start=new_start, **later))
     return moved, np.concatenate(parts).tobytes()
-
-
-def _convert_attenuations(table: bytes) -> bytes:
-    """Return a generator table with attenuations in thousandths of the amplitude, as symusic reads them."""
-    pairs = []
-    for kind, amount in _PAIR.iter_unpack(table):
-        if kind == ATTENUATION:
-            centibels = min(amount, 1440) if amount < 1 << 15 else 0  # players clip negative ones, which would amplify
-            amount = round(1000 * (1 - 10 ** (-ATTENUATION_FACTOR * centibels / 200)))
-        pairs.append(_PAIR.pack(kind, amount))
-    return b"".join(pairs)
