@@ -257,7 +257,6 @@ def _repeat_loops(samples: list[Sample], data: bytes) -> tuple[list[Sample], byt
             if copied > MAX_GROWTH * len(pcm) or length > MAX_BYTES:
                 raise IndexError("samples overlap")
         new_start, count = positions[old]
-        shift = new_start - start
-        later = {"end": end + shift + count, "loop": loop + shift, "loop_end": loop_end + shift + count}
-        moved.append(sample._replace(start=new_start, **later))
+        shift, later = new_start - start, new_start - start + count
+        moved.append(sample._replace(start=new_start, end=end + later, loop=loop + shift, loop_end=loop_end + later))
     return moved, np.concatenate(parts).tobytes()

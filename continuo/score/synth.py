@@ -22,7 +22,7 @@ import numpy as np
 from continuo.score.notes import Note, Performance
 from continuo.score.soundfont import in_tune, is_soundfont
 from continuo.system import cache
-from continuo.system.files import atomic_write
+from continuo.system.files import write_bytes
 
 if TYPE_CHECKING:
     import symusic
@@ -211,11 +211,7 @@ def write_midi(performance: Performance, path: Path) -> None:
     Quarter tones get a track of their own with a pitch bend (range of two semitones). Raise ValueError if the folder
     does not exist or cannot be written.
     """
-    try:
-        with atomic_write(path) as temporary:
-            _to_symusic(performance.notes).dump_midi(temporary)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written ({error.strerror or error})") from None
+    write_bytes(path, _to_symusic(performance.notes).dumps_midi())
 
 
 def _trim(sound: np.ndarray, release: np.ndarray, sample_rate_hz: int) -> np.ndarray:

@@ -123,8 +123,7 @@ class ChordCodec(GridCodec):
             for pitch in self._pitches[event]:
                 notes[at, pitch] = max(notes.get((at, pitch), 1), length)
             at += gap
-        usual = Song(KIND, KIND, (SongNote(0, 60, 1, program=self.program),), 1, ((0, self.qpm),), ((0, *self.meter),))
-        like = like or usual
+        like = like or replace(self.usual_song, id=KIND, source=KIND)
         return self._song(_bounded(notes, tempos and [(0, _tempo_class(like.qpm_at(0))), *tempos], at), like)
 
     def round_trip(self, song: Song) -> Song:
@@ -136,17 +135,15 @@ class ChordCodec(GridCodec):
     @classmethod
     def from_dict(cls, data: Json) -> ChordCodec:
         try:
-            facts = {**data}
-            kind = facts.pop("kind")
-            if kind != KIND:
-                raise ValueError(f"its kind is {kind!r}")
-            numerator, denominator = facts.pop("meter")
-            chords = tuple(map(tuple, facts.pop("chords")))
-            return cls(**facts, chords=chords, meter=(numerator, denominator))
+            if data["kind"] != KIND:
+                raise ValueError(f"its kind is {data['kind']!r}")
+            facts = {name: value for name, value in data.items() if name not in ("kind", "chords", "meter")}
+            numerator, denominator = data["meter"]
+            return cls(chords=tuple(map(tuple, data["chords"])), meter=(numerator, denominator), **facts)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not a chord codec ({error})") from None
 
-    @cached_property
+    @property
     def _max_steps(self) -> int:
         return MAX_QUARTERS * self.steps_per_quarter
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import median
+from statistics import median, mode
 from typing import Self
 
 import numpy as np
 
 from continuo.model.metadata import Json
 from continuo.symbolic.grid import nearest_step
-from continuo.symbolic.song import QUARTER, Song
+from continuo.symbolic.song import QUARTER, Song, SongNote
 
 
 class NoteCodec(ABC):
@@ -70,7 +69,7 @@ class GridCodec(NoteCodec):
     """A codec on a time grid that keeps no velocities, no drums, and one program of each song."""
 
     steps_per_quarter: int  # steps of a quarter note, a divisor of 480
-    program: int = 0  # this one, the meter and the tempo are those of songs that are decoded without `like`
+    program: int = 0  # of songs that are decoded without `like`, as the meter and the tempo
     meter: tuple[int, int] = (4, 4)
     qpm: float = 120.0
 
@@ -82,17 +81,19 @@ class GridCodec(NoteCodec):
 
     def with_usual_facts(self, songs: Sequence[Song]) -> Self:
         """Return this codec with the most frequent program and meter of songs, and their median tempo."""
-        return replace(
-            self,
-            program=Counter(song.program() for song in songs).most_common(1)[0][0],
-            meter=Counter(song.meter_at(song.ticks // 2) for song in songs).most_common(1)[0][0],  # not of an upbeat
-            qpm=float(median(song.qpm_at(0) for song in songs)),
-        )
+        program = mode(song.program() for song in songs)
+        meter = mode(song.meter_at(song.ticks // 2) for song in songs)  # not of an upbeat
+        return replace(self, program=program, meter=meter, qpm=float(median(song.qpm_at(0) for song in songs)))
 
     @cached_property
     def step(self) -> int:
         """Ticks of a grid step."""
         return QUARTER // self.steps_per_quarter
+
+    @cached_property
+    def usual_song(self) -> Song:
+        """A song with the usual facts, which it lends to songs that are decoded without another."""
+        return Song("", "", (SongNote(0, 60, 1, program=self.program),), 1, ((0, self.qpm),), ((0, *self.meter),))
 
     def nearest_step(self, tick: int) -> int:
         return nearest_step(tick, self.step)

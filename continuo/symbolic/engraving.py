@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from music21.instrument import Instrument
     from music21.meter import TimeSignature
     from music21.note import GeneralNote
-    from music21.stream import Measure, PartStaff, Score
+    from music21.stream import PartStaff, Score, Voice
 
 MAX_VOICES = 4  # of a staff in notation programs
 MAX_BARS = 5_000  # of all staves together; music21 takes a millisecond or two for each
@@ -27,7 +27,8 @@ MIDDLE_C = 60  # the lowest pitch of the upper staff of a keyboard
 BASS_BELOW = 57  # a staff with a lower mean pitch has a bass clef
 PERCUSSION_CHANNEL = 9
 STEPS = "FCGDAEB"  # naturals on the line of fifths, where C is 0
-Grid = list[list[list[Chord]]]  # for each bar its voices, for each voice its chords
+Voices = list[list[Chord]]  # of one bar, each with its chords
+Grid = list[Voices]  # by bar
 
 
 class TooLong(ValueError):
@@ -44,14 +45,13 @@ def to_score(song: Song, title: str) -> Score:
     bars = notation.bars(song)
     sharps = (song.best_scale()[0] * 7 + 5) % 12 - 5  # flats below 0
     score = stream.Score([metadata.Metadata(title=title, composer="Continuo")])
-    max_staves, written = MAX_BARS // max(len(bars), 1), 0
+    max_staves = MAX_BARS // max(len(bars), 1)
     for number, ((is_drum, program), notes) in enumerate(song.by_program().items()):
         name = program_name(is_drum, program)
         instruments = _percussion(number, program, notes) if is_drum else {0: _instrument(name, program, number)}
         staves: list[PartStaff] = []
-        for grid in _grids(notes, bars, program, is_drum):
-            written += 1
-            if written > max_staves:
+        for written, grid in enumerate(_grids(notes, bars, program, is_drum), start=len(score.parts)):
+            if written >= max_staves:
                 raise TooLong(f"{len(bars):,} bars on {max_staves + 1} staves or more are above {MAX_BARS:,} in all")
             first_voice = len(staves) * MAX_VOICES + 1
             staves.append(_staff(grid, bars, first_voice, 0 if is_drum else sharps, instruments if is_drum else {}))
@@ -116,7 +116,8 @@ def _staff(grid: Grid, bars: list[Bar], first_voice: int, sharps: int, percussio
         if where.is_new_meter:
             signature = meter.TimeSignature(f"{where.numerator}/{where.denominator}")
             measure.timeSignature = signature
-        _fill(measure, voices, where, first_voice, sharps, percussion, signature)
+        for voice in _voices(voices, where, first_voice, sharps, percussion, signature):
+            measure.insert(0, voice)
         part.coreInsert(where.start / UNITS, measure, ignoreSort=True)  # `insert` looks at every bar before it
     part.coreElementsChanged()
     pitches = [pitch for voices in grid for voice in voices for chord in voice for pitch in chord.pitches]
@@ -128,22 +129,16 @@ def _staff(grid: Grid, bars: list[Bar], first_voice: int, sharps: int, percussio
     return part
 
 
-def _fill(
-    measure: Measure,
-    voices: list[list[Chord]],
-    bar: Bar,
-    first_voice: int,
-    sharps: int,
-    percussion: dict[int, Instrument],
-    signature: TimeSignature,
-) -> None:
-    """Insert the voices of a bar into a measure, without silent voices except the first."""
+def _voices(
+    voices: Voices, bar: Bar, first_voice: int, sharps: int, percussion: dict[int, Instrument], signature: TimeSignature
+) -> Iterator[Voice]:
+    """Yield the voices of a bar as music21 voices, without silent voices except the first."""
     from music21 import note, stream
 
     if not any(voices):
         rest = note.Rest(quarterLength=bar.length / UNITS)
         rest.fullMeasure = True
-        measure.insert(0, stream.Voice([rest], id=first_voice))
+        yield stream.Voice([rest], id=first_voice)
         return
     lines = {k: notation.values(voice, bar) for k, voice in enumerate(voices) if voice or k == 0}
     elements: dict[int, list[GeneralNote]] = {k: [] for k in lines}
@@ -151,12 +146,12 @@ def _fill(
     for value, k in sorted((value, k) for k, line in lines.items() for value in line):
         elements[k].append(_percussion_notes(value, percussion) if percussion else _notes(value, sharps, shown))
     for k, line in elements.items():
-        home = stream.Voice(id=first_voice + k)
-        home.append(line)
-        measure.insert(0, home)
+        voice = stream.Voice(id=first_voice + k)
+        voice.append(line)
         for element, beams in zip(line, signature.getBeams(line), strict=True):
             if beams is not None and not element.isRest:
                 element.beams = beams
+        yield voice
 
 
 def _notes(value: NoteValue, sharps: int, shown: dict[tuple[str, int], int]) -> GeneralNote:
@@ -176,9 +171,8 @@ def _notes(value: NoteValue, sharps: int, shown: dict[tuple[str, int], int]) -> 
         if not value.from_tie:
             shown[step, member.octave] = alter
         members.append(member)
-    if not members:
-        return _timed(note.Rest(fullMeasure=False), value)  # saves music21 a search through the score
-    return _timed(chord.Chord(members) if len(members) > 1 else members[0], value)
+    rest = note.Rest(fullMeasure=False)  # saves music21 a search through the score
+    return _timed(chord.Chord(members) if len(members) > 1 else [*members, rest][0], value)
 
 
 def _percussion_notes(value: NoteValue, instruments: dict[int, Instrument]) -> GeneralNote:
@@ -203,23 +197,21 @@ def _timed(element: GeneralNote, value: NoteValue) -> GeneralNote:
     """Give a music21 element the length, tuplet and ties of a value, and return it."""
     from music21 import duration, tie
 
-    length = duration.Duration(type=value.type, dots=value.dots)
+    element.duration = length = duration.Duration(type=value.type, dots=value.dots)
     if value.tuplet:
         length.appendTuplet(duration.Tuplet(3, 2, value.tuplet))
         length.tuplets[0].type = value.edge or None
-    element.duration = length
     if value.pitches and (value.from_tie or value.to_tie):
-        kind = "continue" if value.from_tie and value.to_tie else "stop" if value.from_tie else "start"
-        element.tie = tie.Tie(kind)
+        element.tie = tie.Tie("start" if not value.from_tie else "continue" if value.to_tie else "stop")
     return element
 
 
 def _mark_tempos(part: PartStaff, song: Song, bars: list[Bar]) -> None:
     from music21 import tempo
 
-    measures, starts = list(part.getElementsByClass("Measure")), [bar.start for bar in bars]
+    measures = list(part.getElementsByClass("Measure"))
     for k, (tick, qpm) in enumerate(song.tempos):
         place = notation.to_units(tick) if k else 0
-        number = bisect_right(starts, place) - 1
+        number = bisect_right(bars, place, key=lambda bar: bar.start) - 1
         if place < bars[-1].end:
-            measures[number].insert((place - starts[number]) / UNITS, tempo.MetronomeMark(number=round(qpm, 2)))
+            measures[number].insert((place - bars[number].start) / UNITS, tempo.MetronomeMark(number=round(qpm, 2)))

@@ -84,12 +84,12 @@ class RollCodec(GridCodec):
         for note in song.notes:
             if not note.is_drum:
                 onset = self.nearest_step(note.onset)
-                end = max(self.nearest_step(note.end), onset + 1)
-                spans.append((onset, end, self._in_range(note.pitch) - self.lowest))
+                spans.append((onset, max(self.nearest_step(note.end), onset + 1), self._in_range(note.pitch)))
         steps = max([math.ceil(song.ticks / self.step), *(end for _, end, _ in spans)])
         roll = np.zeros((steps, self.highest - self.lowest + 1), np.int8)
         next_onset: dict[int, int] = {}  # of each pitch; it ends the note before
-        for onset, end, place in sorted(spans, reverse=True):
+        for onset, end, pitch in sorted(spans, reverse=True):
+            place = pitch - self.lowest
             roll[onset : min(end, next_onset.get(place, end)), place] = HELD
             roll[onset, place] = ONSET
             next_onset[place] = onset
@@ -115,7 +115,8 @@ class RollCodec(GridCodec):
         """
         notes: list[SongNote] = []
         onsets: dict[int, int] = {}  # of the pitches that sound
-        program = like.program() if like else self.program
+        like = like or self.usual_song
+        program = like.program()
         for step, row in enumerate([*codes, []]):
             sounding = dict(self._pitches(row))
             for pitch in [pitch for pitch in onsets if sounding.get(pitch, True)]:
@@ -123,9 +124,7 @@ class RollCodec(GridCodec):
                 notes.append(SongNote(onset * self.step, pitch, (step - onset) * self.step, program=program))
             for pitch in sounding:
                 onsets.setdefault(pitch, step)
-        tempos = like.tempos if like else ((0, self.qpm),)
-        meters = like.meters if like else ((0, *self.meter),)
-        return Song("roll", "roll", tuple(sorted(notes)), len(codes) * self.step, tempos, meters)
+        return Song("roll", "roll", tuple(sorted(notes)), len(codes) * self.step, like.tempos, like.meters)
 
     def _pitches(self, row: Iterable[int]) -> Iterator[tuple[int, bool]]:
         """Yield the pitches of a step up to the stop, and whether they begin in it."""
@@ -140,7 +139,7 @@ class RollCodec(GridCodec):
     @classmethod
     def from_dict(cls, data: Json) -> RollCodec:
         try:
-            facts = {**data}
-            return cls(reattacks=facts.pop("strikes"), meter=tuple(facts.pop("meter")), **facts)
+            facts = {name: value for name, value in data.items() if name not in ("strikes", "meter")}
+            return cls(reattacks=data["strikes"], meter=tuple(data["meter"]), **facts)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a roll codec ({error})") from None

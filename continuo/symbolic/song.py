@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import regex
@@ -19,7 +19,6 @@ from continuo.symbolic.grid import change_in_force
 
 if TYPE_CHECKING:
     import symusic
-
 
 QUARTER = 480  # ticks of a quarter note; all times of a song are ticks from its beginning
 DEFAULT_METER = (4, 4)
@@ -118,21 +117,16 @@ class Song:
     def performance(self) -> Performance:
         """Return the song in seconds, as it is played."""
         spans = [(self.second(n.onset), self.second(n.end), n) for n in self.notes]
-        notes = [Note(a, b - a, float(n.pitch), n.velocity, n.program, n.is_drum) for a, b, n in spans]
+        notes = (Note(a, b - a, float(n.pitch), n.velocity, n.program, n.is_drum) for a, b, n in spans)
         return Performance(tuple(sorted(notes, key=lambda n: (n.onset_s, n.pitch, n.program))), self.seconds)
 
     def transposed(self, semitones: int) -> Song:
         """Return the song with its pitched notes moved by semitones, without those that leave 0 to 127."""
         if semitones == 0:
             return self
-        notes = (n if n.is_drum else replace(n, pitch=n.pitch + semitones) for n in self.notes)
-        return replace(
-            self,
-            id=f"{self.id}{semitones:+d}",
-            source=f"{self.source} ({semitones:+d} semitones)",
-            notes=tuple(sorted(n for n in notes if 0 <= n.pitch <= 127)),
-            key=self.key and f"{self.key}{semitones:+d}",
-        )
+        moved = (n if n.is_drum else replace(n, pitch=n.pitch + semitones) for n in self.notes)
+        notes = tuple(sorted(n for n in moved if 0 <= n.pitch <= 127))
+        return self._changed(f"{semitones:+d}", f"{semitones:+d} semitones", f"{semitones:+d}", notes=notes)
 
     def excerpt(self, start: int, stop: int, name: str) -> Song:
         """Return ticks `start` to `stop` as a song: the notes that begin there, cut at its end."""
@@ -140,17 +134,13 @@ class Song:
         notes = tuple(replace(n, onset=n.onset - start, length=min(n.length, stop - n.onset)) for n in inside)
         tempos = ((0, self.qpm_at(start)), *((at - start, qpm) for at, qpm in self.tempos if start < at < stop))
         meters = ((0, *self.meter_at(start)), *((at - start, n, d) for at, n, d in self.meters if start < at < stop))
-        return replace(
-            self,
-            id=f"{self.id}#{name}",
-            source=f"{self.source} ({name})",
-            notes=notes,
-            ticks=stop - start,
-            tempos=tempos,
-            meters=meters,
-            key=self.key and f"{self.key}#{start}-{stop}",
-            has_ending=self.has_ending and stop >= self.ticks,
-        )
+        facts = {"tempos": tempos, "meters": meters, "has_ending": self.has_ending and stop >= self.ticks}
+        return self._changed(f"#{name}", name, f"#{start}-{stop}", notes=notes, ticks=stop - start, **facts)
+
+    def _changed(self, id: str, source: str, key: str, **changes: Any) -> Song:
+        """Return the song with changes that are named at the end of its id, source and key."""
+        id, source, key = f"{self.id}{id}", f"{self.source} ({source})", self.key and f"{self.key}{key}"
+        return replace(self, id=id, source=source, key=key, **changes)
 
     def bars(self) -> list[int]:
         """Return the ticks before the end of the song at which bars begin, after the meters in force."""
@@ -169,17 +159,15 @@ class Song:
         bar 1  beat 1     C4 E4  1 quarter
         bar 1  beat 2     G4     0.5 quarters
         """
-        starts, groups = self.bars() or [0], dict[tuple[int, int], str]()
+        starts, groups, lines = self.bars() or [0], defaultdict[tuple[int, int], list[str]](list), list[str]()
         for n in sorted(self.notes, key=lambda n: (n.onset, n.length, n.pitch)):
-            name = f"drum{n.pitch}" if n.is_drum else pitch_name(n.pitch)
-            groups[n.onset, n.length] = f"{groups.get((n.onset, n.length), '')} {name}".strip()
-        lines = []
-        width = max(map(len, groups.values()), default=0)
+            groups[n.onset, n.length].append(f"drum{n.pitch}" if n.is_drum else pitch_name(n.pitch))
+        width = max((len(" ".join(names)) for names in groups.values()), default=0)
         for (onset, length), names in groups.items():
             bar = max(bisect_right(starts, onset), 1)
             beat = f"{1 + (onset - starts[bar - 1]) / QUARTER:g}"
             quarters = f"{length / QUARTER:g} quarter{'s' * (length != QUARTER)}"
-            lines.append(f"bar {bar}  beat {beat:<5.5} {names:<{width}}  {quarters}")
+            lines.append(f"bar {bar}  beat {beat:<5.5} {' '.join(names):<{width}}  {quarters}")
         return "\n".join(lines)
 
     def to_dict(self) -> Json:
@@ -209,8 +197,7 @@ class Song:
             return tick * ticks_per_quarter // QUARTER
 
         score = symusic.Score(ticks_per_quarter)
-        for k, (at, qpm) in enumerate(self.tempos):
-            score.tempos.append(symusic.Tempo(ticks(at) if k else 0, qpm))
+        score.tempos = [symusic.Tempo(ticks(at) if k else 0, qpm) for k, (at, qpm) in enumerate(self.tempos)]
         for k, (at, numerator, denominator) in enumerate(self.meters):
             if denominator & (denominator - 1) == 0 and numerator < 256:
                 score.time_signatures.append(symusic.TimeSignature(ticks(at) if k else 0, numerator, denominator))

@@ -9,11 +9,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from continuo.symbolic import engraving, notation
 from continuo.symbolic.song import QUARTER, Song, SongNote, pitch_name, program_name
-from continuo.system.files import atomic_write
+from continuo.system.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def write_song_midi(song: Song, path: Path) -> None:
     score = replace(song, notes=tuple(notes)).to_symusic()
     for track, program in zip(score.tracks, programs, strict=True):
         track.name = program_name(*program)
-    _write(path, score.dumps_midi())
+    write_bytes(path, score.dumps_midi())
 
 
 def _without_overlaps(notes: Iterable[SongNote]) -> list[SongNote]:
@@ -68,7 +68,7 @@ def write_musicxml(song: Song, path: Path, *, title: str) -> None:
 
     exporter = GeneralObjectExporter(engraving.to_score(song, title))
     exporter.makeNotation = False
-    _write(path, exporter.parse())
+    write_bytes(path, exporter.parse())
 
 
 def draw_song(song: Song, path: Path, join_tick: int | None, title: str) -> None:
@@ -81,14 +81,12 @@ def draw_song(song: Song, path: Path, join_tick: int | None, title: str) -> None
 
     starts = [bar.start / notation.UNITS for bar in notation.bars(song)]
     end = max([song.ticks / QUARTER, 1.0, *(note.end / QUARTER for note in song.notes)])
-    first, join = 0.0, math.inf  # quarters
-    if join_tick is not None:
-        join = join_tick / QUARTER
-        first = max([0.0, *(q for q in starts if q <= join - max(end - join, MIN_PROMPT_QUARTERS))])
+    join = math.inf if join_tick is None else join_tick / QUARTER
+    first = max([0.0, *(q for q in starts if q <= join - max(end - join, MIN_PROMPT_QUARTERS) < math.inf)])
     notes = [note for note in song.notes if note.onset >= first * QUARTER]
     programs = sorted({(note.is_drum, note.program) for note in notes})
     rows = [row for is_drum in (False, True) if (row := [n for n in notes if n.is_drum == is_drum])] or [[]]
-    ranges = [(min([n.pitch for n in row], default=60), max([n.pitch for n in row], default=72)) for row in rows]
+    ranges = [(min((n.pitch for n in row), default=60), max((n.pitch for n in row), default=72)) for row in rows]
     heights = [high - low + 3 for low, high in ranges]
     width = min(max(2 + 0.15 * (end - first), MIN_WIDTH), MAX_WIDTH)
     figure = Figure(figsize=(width, min(1.5 + 0.14 * sum(heights), MAX_HEIGHT)), layout="constrained")
@@ -100,22 +98,19 @@ def draw_song(song: Song, path: Path, join_tick: int | None, title: str) -> None
         axis.set(xlim=(first, end), ylim=(low - 1.5, high + 1.5))
         if first < join < end:
             axis.axvline(join, color=JOIN, linewidth=1.5)
-    if first < join < end:
-        _name_sides(axes[0], join)
+    if first < join < end:  # write over the join which side is which
+        for text, side in {"prompt  ": "right", "  continuation": "left"}.items():
+            where: dict[str, Any] = {"ha": side, "va": "bottom", "transform": axes[0].get_xaxis_transform()}
+            axes[0].text(join, 1.0, text, color=WORDS, weight="bold", **where)
     axes[0].set_title(title, pad=20, parse_math=False)
     axes[-1].set_xlabel("bar")
     if len(programs) > 1:
-        shown = {PROMPT: first < join, CONTINUATION: join < end}
-        _draw_legend(figure, programs, [color for color, is_shown in shown.items() if is_shown])
-    _write(path, _png(figure))
-
-
-def _png(figure: Figure) -> bytes:
+        _draw_legend(figure, programs, [PROMPT] * (first < join) + [CONTINUATION] * (join < end))
     picture = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # titles hold names in any script
         figure.savefig(picture, dpi=110, format="png", metadata={"Software": None})
-    return picture.getvalue()
+    write_bytes(path, picture.getvalue())
 
 
 def _shade(number: int, count: int, color: str) -> tuple[float, float, float]:
@@ -132,8 +127,9 @@ def _draw_notes(axis: Axes, notes: list[SongNote], join: float, programs: list[P
 
     corners, colors = [], []
     for n in notes:
-        left, right = n.onset / QUARTER, max(n.end / QUARTER, n.onset / QUARTER + 0.1)
-        corners.append([(left, n.pitch - 0.4), (left, n.pitch + 0.4), (right, n.pitch + 0.4), (right, n.pitch - 0.4)])
+        left, right, low, high = n.onset / QUARTER, n.end / QUARTER, n.pitch - 0.4, n.pitch + 0.4
+        right = max(right, left + 0.1)
+        corners.append([(left, low), (left, high), (right, high), (right, low)])
         color = PROMPT if left < join else CONTINUATION
         colors.append(_shade(programs.index((n.is_drum, n.program)), len(programs), color))
     axis.add_collection(PolyCollection(corners, facecolors=colors, edgecolors="black", linewidths=0.4))
@@ -163,27 +159,11 @@ def _name_pitches(axis: Axes, notes: list[SongNote], low: int, high: int) -> Non
     axis.set_yticks(list(names), list(names.values()), size=8)
 
 
-def _name_sides(axis: Axes, join: float) -> None:
-    """Write over the join which side is the prompt and which the continuation."""
-    across = axis.get_xaxis_transform()  # x in quarters, y from 0 to 1
-    for text, side in {"prompt  ": "right", "  continuation": "left"}.items():
-        axis.text(join, 1.0, text, color=WORDS, weight="bold", ha=side, va="bottom", transform=across)
-
-
 def _draw_legend(figure: Figure, programs: list[Program], colors: list[str]) -> None:
     from matplotlib.legend_handler import HandlerTuple
     from matplotlib.patches import Patch
 
     shades = [tuple(Patch(color=_shade(k, len(programs), color)) for color in colors) for k in range(len(programs))]
-    names = [program_name(*program) for program in programs]
-    handler = {tuple: HandlerTuple(ndivide=None, pad=0)}
-    place = "outside lower center"
-    figure.legend(shades, names, handler_map=handler, loc=place, ncols=4)  # type: ignore[call-overload]
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written ({error.strerror or error})") from None
+    handler: dict[type, Any] = {tuple: HandlerTuple(ndivide=None, pad=0)}
+    facts: dict[str, Any] = {"handles": shades, "labels": [program_name(*program) for program in programs]}
+    figure.legend(**facts, handler_map=handler, loc="outside lower center", ncols=4)

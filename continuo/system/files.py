@@ -51,6 +51,15 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all; ValueError if that cannot be done."""
+    try:
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror or error})") from None
+
+
 @contextlib.contextmanager
 def locked(path: Path, refusal: str) -> Iterator[None]:
     """Hold the lock of `path`, which ends with its process; ValueError(`refusal`) if another process holds it."""
