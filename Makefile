@@ -15,7 +15,7 @@ LOWEST := .venv-lowest/bin/python
 LOWEST_TESTS ?= tests
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: env demo studio test check fix bench docs reliability audit test-lowest coverage mutants clean-cache
+.PHONY: env demo studio test check types fast-tests fix bench docs reliability audit test-lowest coverage mutants clean-cache
 
 env: $(VENV)/.installed
 
@@ -39,7 +39,12 @@ test: env
 check: env
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
+	@$(MAKE) --no-print-directory -j2 types fast-tests
+
+types:
 	$(RUN) -m mypy .
+
+fast-tests:
 	$(RUN) -m pytest $(PARALLEL) -m "not slow"
 
 fix: env

@@ -25,7 +25,6 @@ import predict
 import takes
 import train
 from continuo.model import checkpoint
-from continuo.system.files import atomic_write
 from predictor import Predictor
 from trainer import Trainer
 
@@ -58,14 +57,6 @@ def run_command(main: Callable, *words: object) -> tuple[int, str]:
     with contextlib.redirect_stderr(io.StringIO()) as errors:
         status = main([str(word) for word in words])
     return status, errors.getvalue()
-
-
-def write_and_die(path: Path) -> None:
-    """Exit in the middle of writing `path`, and leave its temporary file and one as safetensors creates it."""
-    with atomic_write(path) as temporary:
-        for unfinished in (temporary, temporary.with_name(".tmpdHTJoD")):
-            unfinished.write_bytes(b"half")
-        os._exit(9)
 
 
 def digest(tensors: dict, progress: dict) -> str:

@@ -588,12 +588,16 @@ def test_cache_cleared_while_loading_loses_no_piece(tmp_path, own_music):
         clearing.join()
 
 
+def write_and_die(path) -> int:
+    """Let a process die while it writes `path`, and return its exit status."""
+    writer = [sys.executable, str(ROOT / "tests" / "helpers" / "killed_writer.py"), str(path)]
+    return subprocess.run(writer, env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode
+
+
 def test_cache_clear_removes_old_leftovers_of_killed_writers(tmp_path, own_music):
     entry = cache.entry("ab" * 20, ".f32")
-    writers = [start_process(fault_processes.write_and_die, entry) for _ in range(2)]
-    for writer in writers:
-        writer.join()
-        assert writer.exitcode == 9
+    for _ in range(2):
+        assert write_and_die(entry) == 9
     fresh, old = entry.parent.glob(".*/*.f32")
     for other in entry.parent.glob(".*/.tmp*"):
         other.unlink()
@@ -609,8 +613,7 @@ def test_train_removes_leftovers_of_a_killed_save(tmp_path, music_folder):
     (tmp_path / "model.runs").mkdir()
     names = ["model.safetensors", "model.card.md", "model.curves.png", "model.runs/training.csv"]
     for name in names:
-        (killed := start_process(fault_processes.write_and_die, tmp_path / name)).join()
-        assert killed.exitcode == 9
+        assert write_and_die(tmp_path / name) == 9
     assert len(list(tmp_path.rglob("*/.tmp*"))) == len(names)
     (tmp_path / ".model.safetensors.mine").mkdir()
     assert run_command(train.main, *words) == (0, "")
