@@ -1,7 +1,5 @@
 """Dynamics and hairpins of a written score: the MIDI velocity at each position."""
 
-from __future__ import annotations
-
 import re
 from bisect import bisect_right
 from dataclasses import dataclass

@@ -58,10 +58,8 @@ class Performance:
     def from_drafts(cls, drafts: Iterable[DraftNote], seconds: float, warnings: Iterable[str]) -> Performance:
         """Check, clip and sort notes that were read from a file; drop those that no MIDI key can play.
 
-        Args:
-            drafts: notes in any order; ValueError if there are too many, or a time or pitch is not finite.
-            seconds: length as written; the performance lasts longer if a note does. ValueError if it is too long.
-            warnings: marks that are not performed, with repetitions.
+        It lasts `seconds`, the length as written, or longer if a note does; `warnings` may repeat themselves. Raise
+        ValueError for too many notes or too long a performance, and if a time or pitch is not finite.
         """
         drafts, notes = list(drafts), []
         check_count(len(drafts))

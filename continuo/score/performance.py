@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import defaultdict
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +78,7 @@ def perform_score(score: Score) -> Performance:
         by_instrument[staff.group] += StaffPlayer(written, staff, tempo, last_fermata_q).play(times)
     for staff in {s.group: s for s in written.staves}.values():
         hold_pedal(by_instrument[staff.group], _pedal_seconds(written, staff, tempo, times))
-    drafts = [note for notes in by_instrument.values() for note in notes]
+    drafts = list(chain.from_iterable(by_instrument.values()))
     if not drafts and not seconds:
         raise ValueError("there is neither a note nor a rest to perform")
     if not drafts:
@@ -96,9 +96,8 @@ def transcribe(score: Score) -> Transcript:
     quarters = TempoMap([(0.0, 60.0)])  # a quarter note lasts a second
     times, length_q = _bar_times(written, quarters)
     check_length(length_q / 4)  # at four quarter notes a second, which is fast
-    notes: list[DraftNote] = []
-    for staff in written.staves:
-        notes += StaffPlayer(written, staff, quarters, as_written=True).play(times)
+    players = [StaffPlayer(written, staff, quarters, as_written=True) for staff in written.staves]
+    notes = [note for player in players for note in player.play(times)]
     return Transcript(notes, length_q, _tempos(written, times), _meters(written, times))
 
 
@@ -112,12 +111,12 @@ def _bar_times(written: WrittenScore, tempo: TempoMap) -> tuple[BarTimes, float]
 def _tempos(written: WrittenScore, times: BarTimes) -> list[tuple[float, float]]:
     """Return the tempos in playing order, as `(position, quarter notes per minute)`, at least one for each bar."""
     tempo = read_tempo_map(written)
+    marks = list(zip(tempo.positions_q, tempo.qpm, strict=True))
     found: list[tuple[float, float]] = []
     for i, now_q in times:
         begin_q, end_q = written.starts_q[i], written.starts_q[i + 1]
-        found.append((now_q, tempo.qpm_at(begin_q)))
-        marks = zip(tempo.positions_q, tempo.qpm, strict=True)
-        found += [(now_q + q - begin_q, qpm) for q, qpm in marks if begin_q < q < end_q]
+        inside = ((now_q + q - begin_q, qpm) for q, qpm in marks if begin_q < q < end_q)
+        found += [(now_q, tempo.qpm_at(begin_q)), *inside]
     return found
 
 
@@ -128,9 +127,8 @@ def _meters(written: WrittenScore, times: BarTimes) -> list[tuple[float, int, in
     marks = sorted(written.marked(written.staves, TimeSignature), key=lambda mark: mark[0])
     found: list[tuple[float, int, int]] = []
     for i, now_q in times:
-        meter = next((meter for q, meter in reversed(marks) if q <= written.starts_q[i] + ROUND_Q), None)
-        if meter is not None:
-            found.append((now_q, meter.numerator, meter.denominator))
+        earlier = [meter for q, meter in marks if q <= written.starts_q[i] + ROUND_Q]
+        found += [(now_q, meter.numerator, meter.denominator) for meter in earlier[-1:]]
     return found
 
 

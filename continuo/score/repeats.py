@@ -6,8 +6,6 @@ a da capo or dal segno, repeats are not taken again and the last ending is playe
 such a jump; after the coda sign repeats are taken again.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 
@@ -87,20 +85,19 @@ def playing_order(bars: list[BarMarks]) -> list[int]:
                 section, turn = i + 1, 1
             i += 1
             if bar.jump and i - 1 not in used_jumps:
-                used_jumps.add(i - 1)
                 jump = i - 1
-                i = 0 if bar.jump == "capo" else max((k for k in range(i) if bars[k].segno), default=0)
-                section, turn = i, 1
+                used_jumps.add(jump)
+                i = section = 0 if bar.jump == "capo" else max((k for k in range(i) if bars[k].segno), default=0)
+                turn = 1
     return order
 
 
 def _known_passes(bars: list[BarMarks]) -> list[frozenset[int]]:
     """Return for each bar the passes of all endings in its run of ending bars; none outside endings."""
-    found: list[frozenset[int]] = []
-    while len(found) < len(bars):
-        first = len(found)
-        last = first + 1
-        while bars[first].passes and last < len(bars) and bars[last].passes and not bars[last].starts:
-            last += 1
-        found += [frozenset[int]().union(*(bar.passes for bar in bars[first:last]))] * (last - first)
-    return found
+    runs: list[list[BarMarks]] = []
+    for bar in bars:
+        if runs and runs[-1][-1].passes and bar.passes and not bar.starts:
+            runs[-1].append(bar)
+        else:
+            runs.append([bar])
+    return [frozenset[int]().union(*(bar.passes for bar in run)) for run in runs for _ in run]

@@ -3,10 +3,8 @@
 symusic 0.5.9 misreads three things. It ignores overridingRootKey and takes each sample's own root key instead: in fonts
 that use it (TimGM6mb does for its piano and strings) notes are up to two octaves off. It takes initialAttenuation for
 thousandths of the amplitude instead of centibels. It rounds loops to whole samples of its output: a loop of one period,
-as most are, is up to 40 cents off at 24 kHz.
-
-`in_tune` writes a corrected copy of the font. Each zone that overrides the root key or moves the loop of its sample
-gets a sample header of its own, every attenuation is rewritten, and short loops are repeated, which sounds the same.
+as most are, is up to 40 cents off at 24 kHz. `in_tune` writes a corrected copy of the font. Each zone that overrides
+the root key or moves its loop gets a sample header of its own, attenuations are rewritten, and short loops repeated.
 Samples that are out of tune in the font itself (TimGM6mb's flute at F5 by 15 cents) are tuned: the content of a loop is
 exactly periodic, so its pitch is known.
 
@@ -157,9 +155,8 @@ def _join(chunks: dict[bytes, bytes]) -> bytes:
 def _split_samples(tables: dict[bytes, bytes], pcm: np.ndarray) -> tuple[list[Sample], bytes]:
     """Give each zone that changes its sample a header of its own, and tune zones that sound alone.
 
-    Zones that sound together may be out of tune on purpose, as the reeds of an accordion are. Return the headers,
-    without the last one, which ends the table, and the generators, which point to them, move nothing themselves, and
-    have their attenuations converted.
+    Zones that sound together may be out of tune on purpose, as the reeds of an accordion are. Return the headers but
+    for the last one, which ends the table, and generators that point to them, move nothing, and attenuate as symusic.
     """
     samples = [Sample(*fields) for fields in _HEADER.iter_unpack(tables[b"shdr"])][:-1]
     generators = [list(pair) for pair in _PAIR.iter_unpack(tables[b"igen"])]
@@ -172,9 +169,9 @@ def _split_samples(tables: dict[bytes, bytes], pcm: np.ndarray) -> tuple[list[Sa
             if sample not in index:
                 index[sample] = len(samples)
                 samples.append(sample)
-            for k in zone.generators:
-                if generators[k][0] == SAMPLE_ID:
-                    generators[k][1] = index[sample]
+            for pair in generators[zone.generators.start : zone.generators.stop]:
+                if pair[0] == SAMPLE_ID:
+                    pair[1] = index[sample]
     for pair in generators:
         if pair[0] in OFFSETS:
             pair[1] = 0

@@ -108,23 +108,24 @@ def render(
             if not stereo and stop > end:
                 release[:, max(start - end, 0) : stop - end] += layer[:, max(end - start, 0) :]
     sound = _trim(sound, release, sample_rate_hz)
-    return _limit(sound if stereo else sound[0])
+    peak = float(max(sound.max(initial=0.0), -sound.min(initial=0.0)))
+    if peak > PEAK:  # one gain for the whole cannot pump
+        sound *= np.float32(PEAK / peak)
+    return np.ascontiguousarray(sound if stereo else sound[0], dtype=np.float32)
 
 
 def _layers(notes: Sequence[Note]) -> dict[tuple[int, int], list[Note]]:
-    """Group notes by velocity and by distance from the nearest key in cents (-50 to 49).
+    """Group notes by velocity, which symusic ignores, and by distance from the nearest key in cents (-50 to 49).
 
-    symusic ignores velocity, so each loudness is rendered separately. Of more than `MAX_LAYERS` velocities, those
-    within `LAYER_DB` are rendered together.
+    Of more than `MAX_LAYERS` velocities, those within `LAYER_DB` are rendered together.
     """
-    exact = len({note.velocity for note in notes}) <= MAX_LAYERS
+    layer = {note.velocity: note.velocity for note in notes}
+    for velocity in layer if len(layer) > MAX_LAYERS else ():
+        steps = round(40 * math.log10(127 / velocity) / LAYER_DB)
+        layer[velocity] = max(round(127 * 10 ** (-steps * LAYER_DB / 40)), 1)
     layers: dict[tuple[int, int], list[Note]] = defaultdict(list)
     for note in notes:
-        velocity = note.velocity
-        if not exact:
-            steps = round(40 * math.log10(127 / velocity) / LAYER_DB)
-            velocity = max(round(127 * 10 ** (-steps * LAYER_DB / 40)), 1)
-        layers[velocity, _cents(note.pitch)].append(note)
+        layers[layer[note.velocity], _cents(note.pitch)].append(note)
     return layers
 
 
@@ -206,10 +207,9 @@ def _to_symusic(notes: Iterable[Note], stretch: float = 1.0) -> symusic.Score:
 
 
 def write_midi(performance: Performance, path: Path) -> None:
-    """Write a performance as a MIDI file (type 1, half a millisecond per tick), whole or not at all.
+    """Write a performance as a MIDI file (type 1, half a millisecond per tick); ValueError if that cannot be done.
 
-    Quarter tones get a track of their own with a pitch bend (range of two semitones). Raise ValueError if the folder
-    does not exist or cannot be written.
+    Quarter tones get a track of their own with a pitch bend (range of two semitones).
     """
     write_bytes(path, _to_symusic(performance.notes).dumps_midi())
 
@@ -223,11 +223,3 @@ def _trim(sound: np.ndarray, release: np.ndarray, sample_rate_hz: int) -> np.nda
     fade = min(fade, length - end)
     sound[:, length - fade : length] *= np.linspace(1.0, 0.0, fade, dtype=np.float32)
     return sound[:, :length]
-
-
-def _limit(sound: np.ndarray) -> np.ndarray:
-    """Turn a sound down if its peak is above `PEAK`; one gain for the whole cannot pump. Shape: (N,) or (2, N)."""
-    peak = float(max(sound.max(initial=0.0), -sound.min(initial=0.0)))
-    if peak > PEAK:
-        sound *= np.float32(PEAK / peak)
-    return np.ascontiguousarray(sound, dtype=np.float32)

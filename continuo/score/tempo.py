@@ -3,8 +3,6 @@
 Only marks with numbers are performed. The warnings name words alone (ritardando, "Andante"): no two players agree.
 """
 
-from __future__ import annotations
-
 import re
 from bisect import bisect_right
 from collections.abc import Sequence

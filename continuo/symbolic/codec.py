@@ -1,7 +1,5 @@
 """The contract of the codecs between songs and codes, and what the two codecs on a grid share."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Times on a grid, and changes of tempo and meter: shared by everything that reads or writes songs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import TypeVar

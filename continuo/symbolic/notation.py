@@ -4,8 +4,6 @@
 thirds of a quarter, eighth or 16th occur, that whole span becomes one tuplet, three in the time of two, never a part.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence

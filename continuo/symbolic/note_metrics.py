@@ -5,8 +5,6 @@ Y.-H. Yang, "The Jazz Transformer on the Front Line" (ISMIR 2020), section 5. Pe
 for groove and for being stuck. Figures that are undefined for lack of notes or bars are nan.
 """
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_right
 from collections import Counter, defaultdict

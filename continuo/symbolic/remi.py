@@ -35,7 +35,6 @@ from continuo.symbolic.song import DEFAULT_METER, DEFAULT_QPM, QUARTER, Song, So
 if TYPE_CHECKING:
     from miditok import REMI, TokenizerConfig, TokSequence
 
-
 TEMPOS = tuple(round(24 * 5 ** (k / 40), 2) for k in range(65))  # quarter notes per minute: 24 to 315.18, 4.1 % apart
 DENOMINATORS = (4, 8, 16)  # of the meters in a vocabulary
 MAX_BEATS = 16  # of the meters in a vocabulary
@@ -126,9 +125,9 @@ class RemiCodec(NoteCodec):
     def _nearest_meters(self, song: Song) -> list[Meter]:
         """Return the changes of meter with known meters, at bar lines."""
         found: list[Meter] = []
-        for at, numerator, denominator in song.meters or ((0, *DEFAULT_METER),):
+        for at, *meter in song.meters or ((0, *DEFAULT_METER),):
             line = _bar_line(found[-1], self._nearest_tick(at)) if found else 0
-            found.append((line, *self._nearest_meter(numerator, denominator)))
+            found.append((line, *self._nearest_meter(*meter)))
         return effective_changes(found, math.inf)
 
     def _nearest_meter(self, numerator: int, denominator: int) -> tuple[int, int]:
@@ -283,12 +282,10 @@ def _tokens_of_codes(tokenizer: REMI) -> list[tuple[str, ...]]:
 def _grammar(graph: Mapping[str, set[str]], tokens: list[tuple[str, ...]]) -> tuple[np.ndarray, np.ndarray]:
     """Return `follows` and `opens`. A code without tokens follows nothing, and a bar line follows it."""
     first, last = ([found[end].split("_")[0] if found else "" for found in tokens] for end in (0, -1))
-    opens = np.array([kind == "Bar" for kind in first])
-    rows = {"": opens}
-    for kind, followers in graph.items():
-        allowed = followers - {"PAD"} - ({"TimeSig"} if kind == "Tempo" else set())
-        rows[kind] = np.array([kind in allowed for kind in first])
-    return np.stack([rows[kind] for kind in last]), opens
+    allowed = {kind: followers - {"PAD"} for kind, followers in graph.items()} | {"": {"Bar"}}
+    allowed["Tempo"] -= {"TimeSig"}
+    rows = {kind: np.array([other in followers for other in first]) for kind, followers in allowed.items()}
+    return np.stack([rows[kind] for kind in last]), rows[""]
 
 
 @contextmanager

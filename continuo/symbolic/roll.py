@@ -22,11 +22,11 @@ HELD, ONSET = 1, 2  # states of a pitch in a step; 0 where it is silent
 class RollCodec(GridCodec):
     """Converts songs to piano rolls and back.
 
-    A step is the set of pitches that sound in it, the lowest first, then a stop; silence is a stop alone. So no
-    combination of pitches is unknown. With `reattacks` each pitch has two codes, held from the step before and begun in
-    this step; without, touching notes of one pitch become one. Times are rounded to the grid, halves up, and a note
-    lasts at least one step. A pitch out of range moves to the nearest octave in range. Of more pitches than levels the
-    highest and the lowest ones are kept. Codes hold no velocities, programs, drums or tempos.
+    A step is the set of pitches that sound in it, the lowest first, then a stop; silence is a stop alone. With
+    `reattacks` each pitch has two codes, held from the step before and begun in this step; without, touching notes of
+    one pitch become one. Times are rounded to the grid, halves up, and a note lasts at least one step. A pitch out of
+    range moves to the nearest octave in range. Of more pitches than levels the highest and the lowest ones are kept.
+    Codes hold no velocities, programs, drums or tempos.
     """
 
     reattacks: bool  # whether repeated notes differ from held ones
@@ -74,9 +74,7 @@ class RollCodec(GridCodec):
         """Return the pitch or its nearest octave in range; an edge if the range is narrower than an octave."""
         if pitch < self.lowest:
             return min(self.lowest + (pitch - self.lowest) % 12, self.highest)
-        if pitch > self.highest:
-            return max(self.highest - (self.highest - pitch) % 12, self.lowest)
-        return pitch
+        return pitch if pitch <= self.highest else max(self.highest - (self.highest - pitch) % 12, self.lowest)
 
     def _roll(self, song: Song) -> np.ndarray:
         """Return the state of each pitch from the lowest to the highest in each step, `(T, P)`."""

@@ -1,7 +1,5 @@
 """Read a score or MIDI file as a `Song`: as it is written, in musical time."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 
