@@ -87,9 +87,8 @@ def read_programs(written: WrittenScore, staff: Staff) -> list[tuple[float, int,
     found = [(float(staff.stream.elementOffset(e)), e) for e in outside] + list(written.marked([staff], Instrument))
     found.sort(key=lambda mark: mark[0])
     own = [(0.0, PIANO, False), *((q, *_program(written, staff, instrument)) for q, instrument in found)]
-    changes = list(own)
-    texts = sorted((q, mark.content or "") for q, mark in written.marked(written.family(staff), TextExpression))
-    for position_q, text in texts:
+    changes, marks = list(own), written.marked(written.family(staff), TextExpression)
+    for position_q, text in sorted((q, mark.content or "") for q, mark in marks):
         _, base, is_drum = [change for change in own if change[0] <= position_q][-1]
         meant = [program for bases, words, program in TECHNIQUES if base in bases and re.search(words, text.lower())]
         if meant and not is_drum:

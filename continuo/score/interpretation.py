@@ -307,13 +307,12 @@ def _members(element: NotRest) -> list[tuple[float, NotRest, Tie]]:
     found = []
     for member in element.notes if hasattr(element, "notes") else (element,):
         kind = member.tie.type if member.tie is not None else ""
-        tie = (kind in ("stop", "continue"), kind in ("start", "continue"))
         if hasattr(member, "pitch"):
-            pitch = float(member.pitch.ps)
+            pitch = member.pitch.ps
         else:
-            key = read_hint(member).get("key")
-            pitch = float(key or percussion_key("", str(member.displayStep), int(member.displayOctave)))
-        found.append((pitch, member, tie))
+            place = str(member.displayStep), int(member.displayOctave)
+            pitch = read_hint(member).get("key") or percussion_key("", *place)
+        found.append((float(pitch), member, (kind in ("stop", "continue"), kind in ("start", "continue"))))
     return sorted(found, key=lambda entry: entry[0])
 
 

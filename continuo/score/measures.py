@@ -2,12 +2,12 @@
 
 Each bar has one position, in quarter notes from the beginning of the score as written; repeats are not unfolded here.
 All staves are aligned at every barline, so a staff in a meter of its own, or with a badly filled bar, does not drift.
-No music21 object is copied, which makes this fast.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate, zip_longest
@@ -162,12 +162,11 @@ def _stretch(bar: Bar, ratio: float) -> None:
     MuseScore writes such bars with stretched durations of the rests and plain durations of the notes. Where the printed
     note values fill the meter, they are taken instead of the durations.
     """
-    ends_q: dict[str, float] = {}
+    ends_q: dict[str, float] = defaultdict(float)
     printed: list[tuple[float, float]] = []
     for note in bar.notes:
-        length_q = _printed_length(note.element)
-        printed.append((ends_q.get(note.voice, 0.0), length_q))
-        ends_q[note.voice] = printed[-1][0] + length_q
+        printed.append((ends_q[note.voice], _printed_length(note.element)))
+        ends_q[note.voice] += printed[-1][1]
     if abs(max(ends_q.values(), default=0.0) - bar.meter_q) > ROUND_Q:
         if bar.length_q * ratio > bar.meter_q * ratio + ROUND_Q:
             return  # stretched already

@@ -80,16 +80,11 @@ def find_soundfont(explicit: Path | None = None) -> Path:
 def render(
     performance: Performance, sample_rate_hz: int, *, soundfont: Path | None = None, stereo: bool = False
 ) -> np.ndarray:
-    """Render a performance to audio; the same notes give the same bytes.
+    """Render a performance to audio: float32 (N,), or in stereo (2, N), in [-0.89, 0.89].
 
-    Args:
-        performance: the notes.
-        sample_rate_hz: 4000 to 192000; ValueError for others.
-        soundfont: a SoundFont; None looks for one. It is found, or refused, as by `find_soundfont`.
-        stereo: return two channels instead of their mean.
-
-    Shape: float32 (N,) or, stereo, (2, N) in [-0.89, 0.89]; N covers performance.seconds and at most `RELEASE_S` of
-    release, without long silence after it.
+    N covers performance.seconds and at most `RELEASE_S` of release, without long silence after it. The same notes give
+    the same bytes. The sample rate is 4000 to 192000, or else ValueError; a SoundFont is found, or refused, as by
+    `find_soundfont`.
     """
     check_rate(sample_rate_hz)
     font = find_soundfont(soundfont)

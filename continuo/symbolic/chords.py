@@ -165,7 +165,7 @@ class ChordCodec(GridCodec):
         missing, parts = set(pitches), list[tuple[int, ...]]()
         for known in self._classes:
             if missing.issuperset(known):
-                missing.difference_update(known)
+                missing -= set(known)
                 parts.append(known)
         return [self._classes[part] for part in sorted(parts)]
 

@@ -93,8 +93,7 @@ def _instrument(name: str, program: int, number: int, percussion_key: int | None
     from music21 import instrument
 
     is_drum, key = percussion_key is not None, percussion_key or 0
-    base = instrument.UnpitchedPercussion if is_drum else instrument.Instrument
-    made = type(f"Key{key}", (base,), {})()
+    made = type(f"Key{key}", (instrument.UnpitchedPercussion if is_drum else instrument.Instrument,), {})()
     # The reader of music21 would take another piano for the program that its name suggests.
     made.instrumentName = "" if program in OTHER_PIANOS and not is_drum else name
     made.percMapPitch = key

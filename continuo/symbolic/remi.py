@@ -153,10 +153,9 @@ class RemiCodec(NoteCodec):
         return [_miditok().TokSequence(ids=ids[a:b]) for a, b in pairwise([*starts, len(ids)])]
 
     def decode(self, codes: np.ndarray, like: Song | None = None) -> Song:
-        """Return the song of any codes, ignoring what makes no sense.
+        """Return the song of any codes. Later codes never change earlier notes.
 
-        Ignored are incomplete notes, notes of an onset, pitch and program that exist already, and meters that do not
-        follow a bar line. Later codes never change earlier notes.
+        Ignored are incomplete notes, repeated notes of one onset, pitch and program, and meters within a bar.
 
         Args:
             codes: `(T, 1)`; ValueError if one is not in the vocabulary.
@@ -192,10 +191,7 @@ class RemiCodec(NoteCodec):
 
     @classmethod
     def from_dict(cls, data: Json) -> RemiCodec:
-        """Return the codec that `to_dict` described.
-
-        Raise ValueError if it describes no such codec, or this version of miditok reads it differently.
-        """
+        """Return the codec that `to_dict` described; ValueError if this miditok reads none, or another one, from it."""
         if not isinstance(data, dict) or data.get("kind") != "remi":
             raise ValueError("not a REMI codec")
         with tempfile.TemporaryDirectory() as folder:
