@@ -353,7 +353,8 @@ def _cached(source: Source, section: CorpusSection, *, lost_key: str = "") -> tu
 
         def describe(path: Path) -> dict[str, object]:
             if audio_key(source, section) != key:
-                raise ValueError("it changed while it was read: start again when it is complete")
+                what = "it, or the SoundFont that plays it," if source.is_score else "it"
+                raise ValueError(f"{what} changed while it was read: start again when it is complete")
             truncated = not source.is_score and is_truncated(source.path, path.stat().st_size / 4 / rate)
             return known | _measure(StoredSamples(path), rate) | {"truncated": truncated}
 

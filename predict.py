@@ -96,7 +96,10 @@ def _run(arguments: Namespace) -> int:
     device, _ = choose(arguments.device)
     with Display(quiet=arguments.quiet) as display:
         flags = {name: getattr(arguments, name) for name in Sampling.model_fields}
-        Sampling().but(**flags)  # refuses values out of range before anything is loaded
+        try:
+            Sampling().but(**flags)  # refuses values out of range before anything is loaded
+        except ValueError as error:
+            raise ValueError("--" + str(error).replace("_", "-")) from None
         predictor = Predictor.load(_model(arguments.meta), device)
         if predictor.modality == "notes":
             _check_outs(arguments, outs, ".mid", ".musicxml")

@@ -144,9 +144,11 @@ def _train(trainer: "Trainer", meta: Path, *, fresh: bool) -> dict[str, object]:
                 log.write(trainer.progress.step, trainer.progress.train_nats, trainer.progress.history)
 
             trainer.run(report)
+            picture = trainer.state_path.with_suffix(".curves.png")
             if len(trainer.progress.history) >= 2:
-                picture = trainer.state_path.with_suffix(".curves.png")
                 draw_curves(trainer.progress.history, picture, trainer.model.spec.steps_per_second)
+            else:
+                trainer.display.say(f"{picture} is drawn once there are two validations: train longer")
     _conclude(trainer, reporter, meta)
     return _results(trainer, reporter)
 
@@ -180,6 +182,8 @@ def _metadata(arguments: argparse.Namespace) -> "tuple[Metadata, Path]":
     from continuo.model import presets
 
     path: Path = arguments.meta
+    if path.suffix != ".json":
+        raise ValueError(f"--meta {path}: the name of a metadata file ends in .json")
     donor: Path | None = arguments.start_from
     overrides, state = _overrides(arguments), f"{path.stem}.safetensors"
     existing = path if path.exists() else path.with_name(state)

@@ -27,7 +27,7 @@ FORMAT = "continuo-1"
 SCALE = ":scale"  # ending of the names of tensors that hold the scales of 8-bit ones
 MAX_HEADER_BYTES = 100_000_000  # the limit of safetensors
 DTYPES = frozenset({torch.float32, torch.float64, torch.float16, torch.int64, torch.int8, torch.uint8, torch.bool})
-RESTORE = "restore a copy, or train a new one with --fresh"
+RESTORE = "name a state (.safetensors), restore a copy of it, or train a new one with --fresh"
 STATE_MISMATCH_ERRORS = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError)
 """Exceptions raised when a state does not match its metadata."""
 Tensors = dict[str, torch.Tensor]

@@ -332,7 +332,8 @@ def in_words(error: ValidationError) -> str:
             reasons.append(f"unknown key {key:.80}{_suggested_key(key)}")
         else:
             value = "" if isinstance(entry["input"], dict) else f", not {reprlib.repr(entry['input'])}"
-            reasons.append(f"{key}: {entry['msg'].removeprefix('Value error, ')}{value}")
+            problem = f": {entry['msg'].removeprefix('Value error, ')}".replace(": Input should be", " must be")
+            reasons.append(f"{key}{problem}{value}")
     more = error.error_count() - MAX_REASONS
     return "; ".join([*dict.fromkeys(reasons), *([f"{more} more"] if more > 0 else [])])
 

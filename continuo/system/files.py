@@ -125,7 +125,7 @@ def suggest_path(path: Path) -> str:
         others = [other.name for other in path.parent.iterdir() if other.is_file() or not path.suffix]
     except OSError:
         return ""
-    return suggestion(path.name, others)
+    return suggestion(path.name, others, least=0.7)  # the same ending alone is no likeness
 
 
 def human_size(size_bytes: float) -> str:

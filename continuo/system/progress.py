@@ -111,7 +111,7 @@ class Task:
         """
         if self.display.quiet and not self.display.journal:
             return
-        now = time.monotonic()
+        now, done = time.monotonic(), min(done, self.total)  # the last step may end after the time that was given
         if self.first_done is None:
             self.first_done = done
         if done <= self.first_done:

@@ -38,7 +38,7 @@ def test_load_of_a_state_without_facts_of_a_model_is_refused_where_they_are_need
     path = tmp_path / "s.safetensors"
     checkpoint.save(path, {"a": torch.zeros(1)}, {"step": 3})
     for read in (checkpoint.load_model, checkpoint.read_facts):
-        with pytest.raises(ValueError, match=r"not the state of a model \(metadata: Field required\): restore a copy"):
+        with pytest.raises(ValueError, match=r"not the state of a model \(metadata: Field required\): name a state"):
             read(path)
 
 
@@ -295,7 +295,7 @@ def test_load_refusals_say_what_to_do(tmp_path):
     for facts in ({}, {"facts": "{"}):  # none, and no JSON
         save_file({"a": torch.zeros(1)}, path, {"format": checkpoint.FORMAT} | facts)
         with pytest.raises(
-            ValueError, match=r"damaged or not a state \(.+\): restore a copy, or train a new one with --fresh$"
+            ValueError, match=r"damaged or not a state \(.+\): name a state .*, or train a new one with --fresh$"
         ):
             checkpoint.load(path)
     checkpoint.save(path, {"a": torch.zeros(1)}, {"step": 1})

@@ -38,7 +38,7 @@ def bad(changes: dict, *, preset: str = "codebook-lstm") -> str:
     ("key", "value", "words"),
     [
         ("representation.hop", 0, "representation.hop"),
-        ("architecture.onset_memory", "long", "architecture.onset_memory: Input should be a valid integer"),
+        ("architecture.onset_memory", "long", "architecture.onset_memory must be a valid integer"),
         ("sampling.coarse_temperature", -1, "sampling.coarse_temperature"),
         ("sampling.fine_temperature", 1e300, "sampling.fine_temperature"),
         ("representation.hop", 2000, "hop 2000 is more than half of n_fft 1536"),
@@ -64,20 +64,20 @@ def test_validated_impossible_value_names_the_key(key, value, words):
 
 
 def test_load_bad_value_names_the_file_unless_an_override_caused_it(tmp_path):
-    assert bad({"training.minutes": -4}) == "training.minutes: Input should be greater than 0, not -4"
-    assert "corpus.programs.1: Input should be less than or equal to 127, not 999" in bad({"corpus.programs": [3, 999]})
+    assert bad({"training.minutes": -4}) == "training.minutes must be greater than 0, not -4"
+    assert "corpus.programs.1 must be less than or equal to 127, not 999" in bad({"corpus.programs": [3, 999]})
     path = tmp_path / "mine.json"
     md.save(presets.from_preset("codebook-lstm", {}, state="x.safetensors"), path)
     path.write_text(path.read_text().replace('"minutes": 10.0', '"minutes": -1'))
-    with pytest.raises(ValueError, match=r"^mine\.json: training\.minutes: Input should be greater than 0, not -1$"):
+    with pytest.raises(ValueError, match=r"^mine\.json: training\.minutes must be greater than 0, not -1$"):
         md.load(path, {"training.seed": 1})
-    with pytest.raises(ValueError, match=r"^mine\.json: training\.minutes: .*; training\.seed: .*$"):
+    with pytest.raises(ValueError, match=r"^mine\.json: training\.minutes must .*; training\.seed must .*$"):
         md.load(path, {"training.seed": -1})
 
 
 def test_validated_section_that_is_no_object_is_named():
     for section in ("sampling", "architecture"):
-        assert re.fullmatch(rf"{section}: Input should be a valid dictionary .*, not None", bad({section: None}))
+        assert re.fullmatch(rf"{section} must be a valid dictionary .*, not None", bad({section: None}))
 
 
 def test_validated_unknown_key_without_a_similar_one_suggests_nothing():

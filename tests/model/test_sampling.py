@@ -65,7 +65,7 @@ def test_level_temperature_differs_between_first_and_refining_levels():
 def test_but_temperature_outside_0_and_1e9_is_refused_in_one_line(name):
     for bad, problem in [(-0.01, "greater than or equal to 0"), (1e39, "less than or equal to 1000000000"),
                          (float("inf"), "a finite number"), (float("nan"), "a finite number")]:  # fmt: skip
-        with pytest.raises(ValueError, match=rf"^{name}: Input should be {problem}, not {re.escape(str(bad))}$"):
+        with pytest.raises(ValueError, match=rf"^{name} must be {problem}, not {re.escape(str(bad))}$"):
             Sampling().but(**{name: bad})
     for good in (0.0, 1e9):
         assert getattr(Sampling().but(**{name: good}), name) == good
@@ -73,7 +73,7 @@ def test_but_temperature_outside_0_and_1e9_is_refused_in_one_line(name):
 
 def test_but_top_p_outside_0_and_1_is_refused_in_one_line():
     for bad in (0.0, -1.0, 1.001, float("nan")):
-        with pytest.raises(ValueError, match=rf"^top_p: Input should be .*, not {bad}$"):
+        with pytest.raises(ValueError, match=rf"^top_p must be .*, not {bad}$"):
             Sampling().but(top_p=bad)
     assert Sampling().but(top_p=1e-9).top_p == 1e-9
 

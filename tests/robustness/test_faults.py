@@ -653,7 +653,7 @@ def test_train_state_with_nan_is_refused(tmp_path, music_folder, name):
     status, err = run_command(train.main, *words)
     assert status == 2
     assert_one_line(
-        err, str(state), "holds values that are not finite", "restore a copy, or train a new one with --fresh"
+        err, str(state), "holds values that are not finite", "restore a copy of it, or train a new one with --fresh"
     )
     assert state.read_bytes() == before
 
