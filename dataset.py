@@ -223,8 +223,7 @@ class RowSampler(Sampler[list[int]]):
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from a `state()` over the same pieces.
 
-        Raises:
-            ValueError: the state is of other pieces or of another batch size.
+        ValueError: the state is of other pieces or of another batch size.
         """
         positions, queue = state["lanes"].clone(), state["queue"].tolist()
         fits = positions.shape == self.positions.shape and positions.dtype == self.positions.dtype

@@ -29,13 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--pieces", type=int, default=16, metavar="N", help="number of excerpts to continue (default: 16)")
     add("--seconds", type=float, help="length of each continuation (default: 6 for sound, 20 for notes)")
     add("--prompt-seconds", type=float, help="length of each prompt (default: 4 for sound, 8 for notes)")
-    add(
-        "--long",
-        type=float,
-        default=120.0,
-        metavar="SECONDS",
-        help="length of one long run, or 0 for none (default: 120)",
-    )
+    long_help = "length of one long run, or 0 for none (default: 120)"
+    add("--long", type=float, default=120.0, metavar="SECONDS", help=long_help)
     add("--seed", type=int, default=0, help="seed of all sampling (default: 0)")
     add("--beside", type=Path, nargs="+", default=[], metavar="META", help="other models to show in the same tables")
     add("--device", default="cpu", help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu (default: cpu)")

@@ -154,8 +154,7 @@ def step_graph(model: SequenceModel) -> onnx.ModelProto:
     Its inputs `state`, `threshold` and `noise`, and its outputs `codes`, `ended` and `state_after`, are described at
     the top of this file. `StepRunner` runs it many times in one call, and export.py writes it to a file.
 
-    Raises:
-        ValueError: the model has no such graph: its backbone is no LSTM, or its steps are not levels of codes.
+    ValueError: the model has no such graph: its backbone is no LSTM, or its steps are not levels of codes.
     """
     head, backbone = model.head, model.backbone
     if not (model.has_step_graph and isinstance(head, LevelHead) and isinstance(backbone, Lstm)):

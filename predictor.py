@@ -63,8 +63,7 @@ class Predictor:
     def load(cls, meta_path: Path, device: torch.device | None = None) -> "Predictor":
         """Load the model that a metadata file describes, from the state file that it names.
 
-        Raises:
-            ValueError: a file is missing or damaged, or the two do not belong together.
+        ValueError: a file is missing or damaged, or the two do not belong together.
         """
         meta = metadata.load(meta_path)
         path = metadata.state_path(meta, meta_path)
@@ -118,8 +117,7 @@ class Predictor:
         Args:
             ring_out: keep the sound after the last note of a score.
 
-        Raises:
-            ValueError: the file cannot be continued, with the reason.
+        ValueError: the file cannot be continued, with the reason.
         """
         if self.modality == "notes":
             return corpus.load_prompt_song(path)
@@ -150,8 +148,7 @@ class Predictor:
         Where the model ends the piece, after two seconds at the earliest, another one begins, or, with `until_end`,
         the take stops.
 
-        Raises:
-            ValueError: the prompt is shorter than a step.
+        ValueError: the prompt is shorter than a step.
         """
         return self.takes(prompt, [seed], sampling=sampling, until_end=until_end)[0]
 

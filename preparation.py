@@ -83,8 +83,7 @@ def prepare(
         pieces: training and held-out pieces to use instead of the corpus that the metadata names.
         group: the processes that train together (default: this one alone).
 
-    Raises:
-        ValueError: the corpus, the model's size or a state is unsuitable, or processes were given different files.
+    ValueError: the corpus, the model's size or a state is unsuitable, or processes were given different files.
     """
     display, group = display or Display(quiet=True), group or ProcessGroup()
     group.check_divides("training.batch_size", metadata.training.batch_size)
@@ -128,8 +127,7 @@ def load_start(
 ) -> Start | None:
     """Load the state at `state_path`, unless `fresh`; without one, that of the donor at `start_from`, if any.
 
-    Raises:
-        ValueError: the state is damaged, has no training to continue, or is of another kind of model.
+    ValueError: the state is damaged, has no training to continue, or is of another kind of model.
     """
     if state_path.exists() and not fresh:
         start = Start(state_path, *checkpoint.load_model(state_path), is_donor=False)
@@ -153,8 +151,7 @@ def check_memory(metadata: Metadata, device: torch.device, spec: StreamSpec | No
     The estimate is a lower bound: only activations that are certainly stored count, and without the streams' `spec`
     only the backbone's weights.
 
-    Raises:
-        ValueError: the memory is too small.
+    ValueError: the memory is too small.
     """
     if device.type == "cuda":
         return

@@ -175,8 +175,7 @@ def _stopped_by_signals(trainer: "Trainer") -> Iterator[None]:
 def _metadata(arguments: argparse.Namespace) -> "tuple[Metadata, Path]":
     """Return the metadata to train with and the path of the state.
 
-    Raises:
-        ValueError: flags contradict each other or an existing file, or a file cannot be written.
+    ValueError: flags contradict each other or an existing file, or a file cannot be written.
     """
     from continuo.model import metadata as md
     from continuo.model import presets

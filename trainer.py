@@ -45,8 +45,7 @@ class Trainer:
     Args:
         group: the processes that train this model together (default: this one alone).
 
-    Raises:
-        ValueError: the state does not match its metadata, or the batch does not fit in memory.
+    ValueError: the state does not match its metadata, or the batch does not fit in memory.
     """
 
     def __init__(
@@ -102,8 +101,7 @@ class Trainer:
         Args:
             report: called after every step, and after a last validation that follows no step.
 
-        Raises:
-            ValueError: the loss or a weight is not finite, or a batch does not fit in memory; the last save is intact.
+        ValueError: the loss or a weight is not finite, or a batch does not fit in memory; the last save is intact.
         """
         t, p = self.metadata.training, self.progress
         keep_freed_memory()

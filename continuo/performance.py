@@ -75,8 +75,7 @@ def _perform_one(path: Path, stem: str, arguments: argparse.Namespace, soundfont
     """Perform one score, write its files, and return its report; raise ValueError if a file would replace a score."""
     performance = perform(path)
     report: dict[str, object] = {"notes": len(performance.notes), "seconds": round(performance.seconds, 3)}
-    target = arguments.out / stem
-    midi, wav, picture = (target.with_name(f"{stem}{ending}") for ending in (".mid", ".wav", ".png"))
+    midi, wav, picture = (arguments.out / f"{stem}{ending}" for ending in (".mid", ".wav", ".png"))
     if arguments.midi or not arguments.wav:
         if os.path.realpath(midi) in map(os.path.realpath, arguments.scores):
             raise ValueError(f"{path.name}: {midi} would overwrite a score of this run; choose another --out")

@@ -89,13 +89,11 @@ def window_features(audio: np.ndarray, rate_hz: int, seconds: float = 2.0) -> np
 
 
 def _features(window: np.ndarray) -> np.ndarray:
-    mel = log_mel(window)
+    mel, logs, classes = log_mel(window), np.log(window + 0.1), chroma(window)
     change = np.diff(mel, axis=0)
     timbre = dct(mel, norm="ortho", axis=1)[:, :20]
-    classes = chroma(window)
     entropy = -(classes * np.log(classes + 1e-9)).sum(axis=1).mean()
     modulation = np.abs(np.fft.rfft(mel - mel.mean(axis=0), axis=0))[1:17].mean(axis=1)
-    logs = np.log(window + 0.1)
     flux = np.percentile(np.abs(np.diff(logs, axis=0)).mean(axis=1), [5, 25, 50, 75, 95])
     moments = [m for x in (timbre, classes) for m in (x.mean(axis=0), x.std(axis=0))]
     motion = [np.abs(change).mean(axis=0), change.std(axis=0)]
@@ -157,8 +155,6 @@ def separability(real: list[np.ndarray], other: list[np.ndarray], rate_hz: int) 
     folds = GroupKFold(min(8, len(set(group))))
     linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=2000))
     forest = RandomForestClassifier(300, min_samples_leaf=3, random_state=0)
-    scores = (
-        cross_val_predict(model, features, label, groups=group, cv=folds, method="predict_proba")[:, 1]
-        for model in (linear, forest)
-    )
+    options = {"groups": group, "cv": folds, "method": "predict_proba"}
+    scores = (cross_val_predict(model, features, label, **options)[:, 1] for model in (linear, forest))
     return max(float(roc_auc_score(label, score)) for score in scores)

@@ -71,10 +71,7 @@ class Plan:
 
 
 class Evaluation(ABC, Generic[P]):
-    """The evaluation of one model. `report` measures everything and keeps the sounds and arrays that pictures need.
-
-    ValueError: the corpus cannot be loaded, or too little of it was held out.
-    """
+    """The evaluation of one model; ValueError: the corpus cannot be loaded, or too little of it was held out."""
 
     load: Callable[..., Corpus[P]]  # loads a corpus of this kind
     excerpts: Sequence[object]
@@ -91,7 +88,7 @@ class Evaluation(ABC, Generic[P]):
         self.training_sample: list[P] = bounded(self.train, MAX_TRAINING_S, plan.seed)
 
     def report(self, others: Sequence["AnyEvaluation"] = ()) -> schema.AnyReport:
-        """Measure everything and return it as plain JSON types; `others` are models for the same tables."""
+        """Measure everything, keep what pictures need, and return JSON types; `others`: models for the same tables."""
         report = {
             "model": self.model(),
             "plan": asdict(self.plan),
@@ -160,8 +157,8 @@ class Evaluation(ABC, Generic[P]):
         if checkpoint.load(state, "weights.")[0]:
             return f"{command('train')} --meta {shlex.quote(str(self.meta_path))} {budget}"
         section = self.described.corpus
-        changed = section.model_dump(mode="json", exclude_defaults=True, exclude={"path", "sample_rate_hz"})
         flags = ["--meta", "longer.json", "--from", str(state), "--corpus", section.path]
+        changed = section.model_dump(mode="json", exclude_defaults=True, exclude={"path", "sample_rate_hz"})
         for key, value in changed.items():
             flags += ["--set", f"corpus.{key}={json.dumps(value)}"]
         return f"{command('train')} {shlex.join(flags)} {budget}"
@@ -184,23 +181,15 @@ class Evaluation(ABC, Generic[P]):
 
     def held_out_loss(self) -> schema.HeldOut:
         """Return the loss of model and baselines on held-out music, and that of the model on training music."""
-        featurizer = self.predictor.featurizer
+        featurizer, known = self.predictor.featurizer, [] if self.spec.continuous else self.training_sample
         fingerprint = featurizer.fingerprint()
-        known = [] if self.spec.continuous else self.training_sample
         streams = [encode_cached(piece, featurizer, fingerprint) for piece in self.tracked("encoding", known)]
         baselines = Baselines(self.spec, streams)
         held_out, seconds, steps = self._scored("scoring held-out music", self.held_out, baselines)
         train = bounded(self.train, seconds, self.plan.seed)
         training, _, training_steps = self._scored("scoring training music", train, baselines)
-        return {
-            "frames": steps,
-            "seconds": seconds,
-            "training_frames": training_steps,
-            "model": held_out["model"],
-            "unigram": held_out["unigram"],
-            "copy_last": held_out["copy_last"],
-            "training": training["model"],
-        }
+        measured = {"frames": steps, "seconds": seconds, "training_frames": training_steps}
+        return cast("schema.HeldOut", {**measured, **held_out, "training": training["model"]})
 
     @torch.inference_mode()
     def _scored(self, name: str, pieces: list[P], baselines: Baselines) -> tuple[dict[str, schema.Loss], float, int]:
@@ -210,9 +199,8 @@ class Evaluation(ABC, Generic[P]):
         sums: dict[str, np.ndarray] = {}
         steps, first = np.zeros(len(music.pieces), np.int64), 0  # of each piece
         for group in self.tracked(name, validation_batches(music, MAX_SCORED_STEPS)):
-            state = model.initial_state(len(group[0].inputs))
             rows = slice(first, first + len(group[0].inputs))
-            first = rows.stop
+            first, state = rows.stop, model.initial_state(len(group[0].inputs))
             for batch in group:
                 there = batch.to(device)
                 nats, state = model.nll(there.inputs, there.targets, state)

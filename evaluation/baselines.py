@@ -18,10 +18,7 @@ EM_PASSES = 50  # of expectation-maximization, for one number per level
 
 
 class Baselines:
-    """The two baselines of a stream.
-
-    `streams`: training pieces, `(T, L)` integers each; not used for a continuous stream.
-    """
+    """The two baselines of a stream, fitted to `streams`, `(T, L)` integers each, unless the stream is continuous."""
 
     def __init__(self, spec: StreamSpec, streams: Sequence[np.ndarray]) -> None:
         self.spec = spec

@@ -45,10 +45,7 @@ def load_split(
 
 
 def bounded(pieces: Sequence[P], seconds: float, seed: int) -> list[P]:
-    """Return pieces drawn at random, `seconds` in total; the last one is cut.
-
-    It is cut by its extent, so the total is approximate if its tempo changes.
-    """
+    """Return pieces drawn at random, `seconds` in total; the last is cut, and only roughly if its tempo changes."""
     found: list[P] = []
     for place in np.random.default_rng(seed).permutation(len(pieces)):
         piece = pieces[place]
@@ -110,9 +107,9 @@ def other_real_music(found: Sequence[Excerpt]) -> list[tuple[np.ndarray, np.ndar
 
     An excerpt has no pair if its piece has no such place left.
     """
-    taken: dict[str, list[int]] = {}
+    taken: defaultdict[str, list[int]] = defaultdict(list)
     for excerpt in found:
-        taken.setdefault(excerpt.piece.id, []).append(excerpt.join)
+        taken[excerpt.piece.id].append(excerpt.join)
     pairs = []
     for excerpt in found:
         length, places = excerpt.length, taken[excerpt.piece.id]
@@ -153,9 +150,8 @@ def song_excerpts(songs: Sequence[Song], *, count: int, prompt_seconds: float, s
     need = prompt_seconds + seconds
     slots: defaultdict[int, list[SongExcerpt]] = defaultdict(list)
     for song in songs:
-        places = max(1, int(song.seconds / need))
         fraction = min(1.0, song.seconds / need)
-        for slot in range(places):
+        for slot in range(max(1, int(song.seconds / need))):
             start = next_beat(song, slot * need)
             join = next_beat(song, song.second(start) + (prompt_seconds if fraction == 1 else song.seconds / 3))
             stop = next_beat(song, song.second(start) + need * fraction)

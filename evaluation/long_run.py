@@ -73,5 +73,5 @@ def longest_still_s(change: np.ndarray, usual: float, steps_per_second: float) -
     1.0
     """
     moving = np.flatnonzero(change > MAX_STILL_CHANGE * usual)
-    gaps = np.diff(np.concatenate([[-1], moving, [len(change)]])) - 1
+    gaps = np.diff(moving, prepend=-1, append=len(change)) - 1
     return float(gaps.max() / steps_per_second)

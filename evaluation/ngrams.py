@@ -54,19 +54,13 @@ class Copies:
         self._text = "".join("".join(word) + END for word in words)
 
     def longest(self, song: Song) -> tuple[int, str]:
-        """Return the events of the longest stretch that a training song has too, and that song's id; else (0, "").
-
-        If there are several such stretches, the first one counts.
-        """
+        """Return the events of the first longest stretch that a training song has too, and its id; else (0, "")."""
         word = self._word(song)
-        best = first = 0
+        best, found = 0, ""
         for k in range(len(word)):
             while k + best < len(word) and word[k : k + best + 1] in self._text:
-                best, first = best + 1, k
-        if not best:
-            return 0, ""
-        place = self._text.find(word[first : first + best])
-        return best, self._names[self._text.count(END, 0, place)]
+                best, found = best + 1, word[k : k + best + 1]
+        return best, self._names[self._text.count(END, 0, self._text.find(found))] if found else ""
 
     def fraction(self, song: Song, n: int = 8) -> float:
         """Return the fraction of a song's stretches of `n` (1 or more) events that training songs have; NaN if none."""

@@ -9,7 +9,6 @@ import numpy as np
 
 import corpus
 from continuo.audio.files import flac
-from continuo.score import synth
 from continuo.symbolic import note_metrics
 from continuo.symbolic.song import QUARTER, Song
 from continuo.symbolic.writing import draw_song
@@ -99,8 +98,7 @@ class NotesEvaluation(Evaluation[Song]):
 
     def long_run(self) -> schema.NoteLongRun:
         prompt, count = self.excerpts[0].prompt, math.ceil(self.plan.long_seconds * self.spec.steps_per_second)
-        task = self.display.task("long run", count)
-        take = self.predictor.take(prompt, seed=self.plan.seed)
+        task, take = self.display.task("long run", count), self.predictor.take(prompt, seed=self.plan.seed)
         whole = take.song(count)
         task.close()
         stop = next_beat(whole, prompt.seconds + self.plan.long_seconds)  # slow music would last longer
@@ -154,13 +152,9 @@ class NotesEvaluation(Evaluation[Song]):
         found = []
         for excerpt, made in zip(self.excerpts[:count], self.generated, strict=False):
             sides = {"real": excerpt.real, "generated": made}
-            found.append((excerpt.name, {side: self._flac(song) for side, song in sides.items() if song.notes}))
+            audio = {side: self.predictor.render(song) for side, song in sides.items() if song.notes}
+            found.append((excerpt.name, {side: flac(samples, self.rate) for side, samples in audio.items()}))
         return found
-
-    def _flac(self, song: Song) -> bytes:
-        font = self.predictor.metadata.corpus.soundfont
-        path = Path(font).expanduser() if font else None
-        return flac(synth.render(song.performance(), self.rate, soundfont=path), self.rate)
 
 
 def _pitch_classes(songs: Sequence[Song]) -> np.ndarray:

@@ -79,8 +79,7 @@ def _loud(found: Blocks, every: int) -> np.ndarray:
 class Index:
     """Training music, audio of pieces at `rate_hz`, in which the nearest seconds and copied stretches are searched.
 
-    `chroma` compares pitch classes instead of spectra, in all twelve transpositions.
-    ValueError: no piece is a second long.
+    `chroma`: compare pitch classes, in all twelve transpositions. ValueError: no piece is a second long.
     """
 
     def __init__(self, pieces: Iterable[np.ndarray], rate_hz: int, *, chroma: bool = False) -> None:
@@ -132,8 +131,7 @@ class Index:
             for near in places[now][distances[now] <= threshold]:
                 key = int(self.owners[near]), int(self.places[near]) - STEP * now
                 last, first = runs.get(key, (now, now))
-                first = first if now - last <= 2 else now
-                runs[key] = now, first
+                _, first = runs[key] = now, first if now - last <= 2 else now
                 found[now] = max(found[now], now - first + GROUP)
         return found * BLOCK_S
 
@@ -167,9 +165,8 @@ class _Neighbors:
         from sklearn.decomposition import PCA
         from sklearn.neighbors import NearestNeighbors
 
-        chosen = rows
-        if len(rows) > MAX_FITTED_ROWS:
-            chosen = rows[np.random.default_rng(0).choice(len(rows), MAX_FITTED_ROWS, False)]
+        few = len(rows) <= MAX_FITTED_ROWS
+        chosen = rows if few else rows[np.random.default_rng(0).choice(len(rows), MAX_FITTED_ROWS, False)]
         self.pca = PCA(min(COMPONENTS, *chosen.shape), svd_solver="covariance_eigh").fit(chosen)
         self.index = NearestNeighbors(algorithm="brute").fit(self.pca.transform(rows))
 

@@ -32,10 +32,8 @@ def level_bars(held_out: HeldOut) -> bytes:
     axis = figure.subplots()
     levels = len(held_out["model"]["levels"])
     for number, ((name, loss), color) in enumerate(zip(losses.items(), (GREY, BLUE, ORANGE, GREEN), strict=True)):
-        places = np.arange(levels) + 0.2 * number - 0.3
-        axis.bar(places, loss["levels"], 0.2, label=name, color=color)
-    word = "level " if levels <= 8 else ""
-    axis.set_xticks(range(levels), [f"{word}{level + 1}" for level in range(levels)])
+        axis.bar(np.arange(levels) + 0.2 * number - 0.3, loss["levels"], 0.2, label=name, color=color)
+    axis.set_xticks(range(levels), [f"{'level ' if levels <= 8 else ''}{level + 1}" for level in range(levels)])
     axis.set(ylabel="nats per step", title="Loss on held-out music by level")
     axis.set_ylim(0, 1.25 * max(max(loss["levels"]) for loss in losses.values()))  # room for the legend
     return _finished(figure, axis, columns=4)
@@ -48,8 +46,7 @@ def spectrograms(sounds: Mapping[str, np.ndarray], rate_hz: int) -> bytes:
     for axis, (name, audio) in zip(axes, sounds.items(), strict=True):
         level = 20 * np.log10(audio_metrics.magnitudes(audio, rate_hz).T + 1e-3)
         extent = (0, len(audio) / rate_hz, 0, audio_metrics.RATE_HZ / 2)
-        shown = level.max() - 75
-        axis.imshow(level, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=shown)
+        axis.imshow(level, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=level.max() - 75)
         axis.set(ylim=(0, min(5000, rate_hz / 2)), ylabel="Hz")
         axis.set_title(name, fontsize=10, loc="left")
     axes[-1].set_xlabel("seconds")
@@ -72,8 +69,7 @@ def distances(sides: Mapping[str, np.ndarray]) -> bytes:
     """Draw histograms of the distances to the nearest second of the training music."""
     figure = Figure(figsize=(8, 3.0), layout="constrained")
     axis = figure.subplots()
-    most = max(float(np.max(side)) for side in sides.values() if len(side))
-    edges = np.linspace(0, most, 40)
+    edges = np.linspace(0, max(float(np.max(side)) for side in sides.values() if len(side)), 40)
     for (name, side), color in zip(sides.items(), (BLUE, ORANGE, GREEN), strict=False):
         axis.hist(side, list(edges), density=True, histtype="stepfilled", alpha=0.45, color=color, label=name)
     axis.set(xlabel="distance to the nearest second of the training music", ylabel="fraction", yticks=[])

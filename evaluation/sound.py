@@ -41,8 +41,7 @@ def through_codec(predictor: Predictor, excerpt: Excerpt) -> np.ndarray:
     whole = Piece("whole", "whole", piece.sample_rate_hz, piece.samples[:end], excerpt.prompt.loudness_db)
     decoder = featurizer.decoder(excerpt.prompt)
     decoded = [decoder.push(step) for step in featurizer.encode_prompt(whole)[-steps:]]
-    audio = np.concatenate([*decoded, decoder.finish()])[decoder.overlap_samples :]
-    return audio / np.float32(excerpt.prompt.gain)
+    return np.concatenate([*decoded, decoder.finish()])[decoder.overlap_samples :] / np.float32(excerpt.prompt.gain)
 
 
 def with_new_phases(predictor: Predictor, excerpt: Excerpt) -> tuple[np.ndarray, float]:
@@ -112,20 +111,18 @@ class SoundEvaluation(Evaluation[Piece]):
 
     def _ceilings(self, real: list[np.ndarray]) -> tuple[schema.Figures, schema.Figures]:
         """Compare with real music what the codec alone, and the reconstruction of phases alone, make of it."""
-        codec, phases, errors = [], [], []
+        codec, inverted = [], []
         for excerpt in self.tracked("codec and inversion", self.excerpts):
             codec.append(through_codec(self.predictor, excerpt))
-            audio, error = with_new_phases(self.predictor, excerpt)
-            phases.append(audio)
-            errors.append(error)
-        self.audio["codec"] = codec
-        inversion = similarity(real, phases, self.rate) | {"spectral_convergence": float(np.mean(errors))}
+            inverted.append(with_new_phases(self.predictor, excerpt))
+        self.audio["codec"], errors = codec, [error for _, error in inverted]
+        phases = similarity(real, [audio for audio, _ in inverted], self.rate)
+        inversion = phases | {"spectral_convergence": float(np.mean(errors))}
         return similarity(real, codec, self.rate), inversion
 
     def long_run(self) -> schema.SoundLongRun:
         prompt, count = self.excerpts[0].prompt, math.ceil(self.plan.long_seconds * self.spec.steps_per_second)
-        task = self.display.task("long run", count)
-        take = self.predictor.take(prompt, seed=self.plan.seed)
+        task, take = self.display.task("long run", count), self.predictor.take(prompt, seed=self.plan.seed)
         steps, blocks = [], []
         for step in take.steps(count):
             steps.append(step.numpy())

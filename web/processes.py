@@ -5,10 +5,10 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 from typing import TypedDict
 
 from continuo.system.paths import child_environment
@@ -26,14 +26,10 @@ class BackgroundProcess:
 
     def __init__(self, script: Path, flags: Sequence[str], *, folder: Path, log: Path) -> None:
         self.log, self.stop_requested = log, False
+        command = [sys.executable, str(script), *flags]
         with open(log, "wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, str(script), *flags],
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
+            self.process = Popen(
+                command, cwd=folder, stdin=DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
         os.setpriority(os.PRIO_PROCESS, self.process.pid, NICENESS)
 
@@ -61,7 +57,7 @@ class BackgroundProcess:
         self.stop()
         try:
             self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             self.process.kill()
             self.process.wait()
 
@@ -136,13 +132,9 @@ class RequestWorker:
     async def _start(self) -> asyncio.subprocess.Process:
         """Return the process that runs, or start it."""
         if self.process is None or self.process.returncode is not None:
+            environment = child_environment()
             self.process = await asyncio.create_subprocess_exec(
-                *self.command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                limit=MAX_LINE_BYTES,
-                env=child_environment(),
-                start_new_session=True,
+                *self.command, stdin=PIPE, stdout=PIPE, limit=MAX_LINE_BYTES, env=environment, start_new_session=True
             )
         return self.process
 

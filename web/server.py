@@ -106,8 +106,7 @@ class Studio:
         if not path.is_file():
             raise HTTPException(404, "there is no such example")
         with self.store.new_folder() as folder:
-            file = StoredFile(folder.name, path, path.name)
-            return JSONResponse(await self.store.preview(file, page_width(request)))
+            return JSONResponse(await self.store.preview(StoredFile(folder.name, path, path.name), page_width(request)))
 
     async def preview(self, request: Request) -> Response:
         file = self.store.get(request.path_params["id"])

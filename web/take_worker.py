@@ -25,8 +25,7 @@ from continuo.model import metadata
 from predictor import Predictor
 from takes import TakeRequest, write_take
 
-FIRST_S = 0.1  # seconds of sound in the first answer
-BLOCK_S = 0.5  # seconds of sound in the later answers
+FIRST_S, BLOCK_S = 0.1, 0.5  # seconds of sound in the first answer, and in the later ones
 BLENDED_S = 1.0  # seconds at the end of a prompt of sound that the continuation may change
 Answer = Callable[..., None]
 
@@ -52,11 +51,7 @@ def _loaded(meta: Path, *changed_ns: int) -> Predictor:
 
 
 def load_predictor(meta: Path) -> Predictor:
-    """Load the model of a metadata file, or return the last one if that is it and no file of it has changed since.
-
-    Raises:
-        ValueError: as `Predictor.load`.
-    """
+    """Load the model of a metadata file, unless it is the last one and unchanged; ValueError: as `Predictor.load`."""
     state = meta.parent / metadata.load(meta).state
     return _loaded(meta, meta.stat().st_mtime_ns, state.stat().st_mtime_ns if state.exists() else 0)
 
@@ -87,8 +82,7 @@ def make(request: Request, predictor: Predictor, answer: Answer) -> dict[str, fl
 
     The part of the prompt that the continuation does not change is sent before the model processes the prompt.
 
-    Raises:
-        ValueError: this model cannot continue the prompt, with the reason.
+    ValueError: this model cannot continue the prompt, with the reason.
     """
     path, rate_hz = Path(request.prompt), predictor.sample_rate_hz
     prompt = predictor.prompt(path)

@@ -10,9 +10,8 @@ Any other model is a `Module` with values as attributes and a `__call__`.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -204,8 +203,7 @@ class Optimizer(ABC):
     def __init__(self, parameters: Iterable[Value], learning_rate: float) -> None:
         if not learning_rate > 0:
             raise ValueError(f"the learning rate must be above 0, not {learning_rate}")
-        self.parameters = list(parameters)
-        self.learning_rate = learning_rate
+        self.parameters, self.learning_rate = list(parameters), learning_rate
 
     def zero(self) -> None:
         for parameter in self.parameters:
@@ -230,8 +228,7 @@ class SGD(Optimizer):
         self, parameters: Iterable[Value], learning_rate: float, *, momentum: float = 0.0, weight_decay: float = 0.0
     ) -> None:
         super().__init__(parameters, learning_rate)
-        self.momentum = momentum
-        self.weight_decay = weight_decay
+        self.momentum, self.weight_decay = momentum, weight_decay
         self.velocities = [np.zeros_like(parameter.data) for parameter in self.parameters]
 
     def _change(self, index: int, data: Array, gradient: Array) -> Array:
@@ -255,9 +252,7 @@ class AdamW(Optimizer):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(parameters, learning_rate)
-        self.betas = betas
-        self.epsilon = epsilon
-        self.weight_decay = weight_decay
+        self.betas, self.epsilon, self.weight_decay = betas, epsilon, weight_decay
         self.moments = [(0, np.zeros_like(p.data), np.zeros_like(p.data)) for p in self.parameters]
 
     def _change(self, index: int, data: Array, gradient: Array) -> Array:
@@ -281,8 +276,7 @@ def clip_norm(parameters: Iterable[Value], max_norm: float) -> float:
     return norm
 
 
-@dataclass(frozen=True)
-class Metrics:
+class Metrics(NamedTuple):
     """The mean loss over all examples, and the fraction of right answers or None where the loss has none."""
 
     loss: float

@@ -19,23 +19,17 @@ MASKED = np.float32(-1e9)  # logit of a code that a level does not have
 
 
 class PerceptronTrainer:
-    """Trains a torch model with the engine.
+    """Trains, in place, a sequence model with the perceptron as its backbone and a head over levels.
 
-    Args:
-        model: a sequence model with the perceptron as its backbone and a head over levels; changed in place.
-
-    Raises:
-        ValueError: the model has another architecture, or dropout.
+    ValueError: the model has another architecture, or dropout.
     """
 
     def __init__(self, model: nn.Module, *, learning_rate: float, betas: tuple[float, float], weight_decay: float):
         self.torch_parameters = dict(model.named_parameters())
         names = self.torch_parameters.keys()
         if "backbone.layers.0.weight" not in names or "head.embedding.vectors" not in names:
-            raise ValueError(
-                "training.engine scratch trains perceptrons (architecture.kind mlp) on events or tokens "
-                "(representation.kind chords or remi): choose those, or the engine torch"
-            )
+            raise ValueError("training.engine scratch trains perceptrons (architecture.kind mlp) on events or tokens "
+                             "(representation.kind chords or remi): choose those, or the engine torch")  # fmt: skip
         if any(isinstance(part, nn.Dropout) and part.p > 0 for part in model.modules()):
             raise ValueError("training.engine scratch has no dropout: set architecture.dropout=0, or the engine torch")
         self.values = {name: Value(p.detach().numpy().copy()) for name, p in self.torch_parameters.items()}
@@ -105,8 +99,7 @@ class PerceptronTrainer:
         masked = np.where(self.unused, MASKED, np.float32(0))[:, None]
         bias = self.values["head.bias"].reshape(levels, 1, -1) + masked
         logs = (self._norm("head.norm_out", h) @ out + bias).log_softmax(-1)
-        picked = logs[np.arange(levels)[:, None], np.arange(count), target.T]
-        return -picked.sum(0)
+        return -logs[np.arange(levels)[:, None], np.arange(count), target.T].sum(0)
 
     def _linear(self, name: str, x: Value) -> Value:
         return x @ self.values[f"{name}.weight"].transpose(1, 0) + self.values[f"{name}.bias"]

@@ -259,8 +259,7 @@ class Block(nn.Module):
 
     def __init__(self, section: TransformerSection) -> None:
         super().__init__()
-        width = section.hidden
-        self.heads = section.heads
+        width, self.heads = section.hidden, section.heads
         self.norm_attention, self.norm_forward = nn.LayerNorm(width), nn.LayerNorm(width)
         self.queries, self.keys_values = nn.Linear(width, width), nn.Linear(width, 2 * width)
         self.attended = nn.Linear(width, width)
@@ -288,8 +287,7 @@ def rotations(positions: Tensor, features: int) -> Tensor:
     half the features away from a.
     """
     half = features // 2
-    speed = 10_000.0 ** (-torch.arange(half, device=positions.device) / half)
-    angle = positions[..., None, None].float() * speed
+    angle = positions[..., None, None].float() * 10_000.0 ** (-torch.arange(half, device=positions.device) / half)
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)])
 

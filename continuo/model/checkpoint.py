@@ -117,10 +117,7 @@ def load_model(path: Path, *prefixes: str) -> tuple[Tensors, Facts]:
 
 
 def read_facts(path: Path) -> Facts:
-    """Return the facts of a model's state; only the header of the file is read, no tensor.
-
-    Raise ValueError if the file is missing, its header is damaged, or it is not the state of a model in this format.
-    """
+    """Return the facts in the header of a model's state; ValueError if it is missing, damaged or of another format."""
     with _opened(path) as file:
         return _validated(_read_header(file, path), path)
 

@@ -274,8 +274,9 @@ def state_path(metadata: Metadata, meta_path: Path) -> Path:
     """Return the path of the state of a metadata file; raise ValueError if a link leads out of its folder."""
     path, folder = meta_path.parent / metadata.state, os.path.realpath(meta_path.parent)
     if os.path.commonpath([folder, os.path.realpath(path)]) != folder:
-        reason = f"is a link that leads out of the folder of {meta_path.name}: put the file itself there"
-        raise ValueError(f"{path} {reason}")
+        raise ValueError(
+            f"{path} is a link that leads out of the folder of {meta_path.name}: put the file itself there"
+        )
     return path
 
 
@@ -375,7 +376,5 @@ def check_same_model(ours: Metadata, saved: Mapping[str, Any], state_path: Path,
     rate_hz = saved.get("corpus", {}).get("sample_rate_hz")
     for key, here, there in [*pairs, ("corpus.sample_rate_hz", ours.corpus.sample_rate_hz, rate_hz)]:
         if here != there:
-            raise ValueError(
-                f"{state_path.name} was trained with {key} = {there!r}, now it is {here!r}: set it back, "
-                "or name another state in the metadata file (--fresh would start over)"
-            )
+            raise ValueError(f"{state_path.name} was trained with {key} = {there!r}, now it is {here!r}: set it back, "
+                             "or name another state in the metadata file (--fresh would start over)")  # fmt: skip

@@ -67,8 +67,7 @@ class Graph:
 
     def normed_product(self, x: str, norm: torch.nn.LayerNorm, weight: torch.Tensor, bias: torch.Tensor | None) -> str:
         """Return `product` of the layer-normalized `x`, with the norm's own weight and bias folded into the product."""
-        ones = self.constant(torch.ones_like(norm.weight))
-        normed = self.add("LayerNormalization", x, ones, epsilon=norm.eps)
+        normed = self.add("LayerNormalization", x, self.constant(torch.ones_like(norm.weight)), epsilon=norm.eps)
         shift = weight @ norm.bias
         return self.product(normed, MAX_DEVIATIONS, weight * norm.weight, shift if bias is None else shift + bias)
 

@@ -30,7 +30,7 @@ def folder() -> Path:
 
 def key_of_values(*values: object) -> str:
     """Return a key made from values with a stable `repr`."""
-    return hashlib.blake2b(repr((VERSION, *values)).encode(), digest_size=20).hexdigest()
+    return key_of_bytes(b"", *values)
 
 
 def key_of(path: Path, *parameters: object) -> str:

@@ -36,8 +36,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, name: str, description: str | None) -> None:
-        self.name = program(name)
-        style = argparse.RawDescriptionHelpFormatter
+        self.name, style = program(name), argparse.RawDescriptionHelpFormatter
         super().__init__(prog=command(name), description=description, formatter_class=style)
 
     def error(self, message: str) -> NoReturn:

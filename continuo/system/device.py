@@ -55,8 +55,8 @@ def compare_with_cpu(device: torch.device) -> str:
             seconds = time.perf_counter() - started
         outcomes.append((out.detach().cpu(), gradient, seconds))
     (out, gradient, seconds), (out_there, gradient_there, seconds_there) = outcomes
-    same = torch.allclose(out, out_there, atol=1e-3) and torch.allclose(gradient, gradient_there, atol=1e-4, rtol=1e-2)
-    if not same:
+    close = torch.allclose
+    if not (close(out, out_there, atol=1e-3) and close(gradient, gradient_there, atol=1e-4, rtol=1e-2)):
         return "an LSTM gives different results on it than on the CPU"
     if seconds_there > seconds:
         return f"an LSTM takes {seconds_there / seconds:.1f} times as long as on the CPU"

@@ -26,7 +26,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix, suffix=path.suffix))
         temporary = folder / path.name
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.umask(mask := os.umask(0))  # the only way to read it
+        os.chmod(temporary, 0o666 & ~mask)
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
@@ -107,9 +108,8 @@ def check_writable(path: Path, *, force: bool) -> None:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise ValueError(
-            f"cannot write to the folder {path.parent} ({error.strerror}): choose another folder"
-        ) from None
+        reason = f"cannot write to the folder {path.parent} ({error.strerror})"
+        raise ValueError(f"{reason}: choose another folder") from None
 
 
 def check_space(path: Path, size_bytes: float, advice: str) -> None:
@@ -147,9 +147,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

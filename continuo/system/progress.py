@@ -60,9 +60,8 @@ class Display:
     """
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None, journal: TextIO | None = None) -> None:
-        self.quiet, self.stream, self.journal = quiet, stream or sys.stderr, journal
+        self.quiet, self.stream, self.journal, self.bar_width = quiet, stream or sys.stderr, journal, 0
         self.live: Progress | None = None
-        self.bar_width = 0
         if not quiet and self.stream.isatty():
             note = TextColumn("{task.fields[note]}", markup=False)
             console = Console(file=self.stream)
@@ -128,8 +127,7 @@ class Task:
         if self.display.live and self.bar is not None:
             ends = None if remaining_s is None else now + remaining_s
             words = f"{self.name} {clock(now - self.started, remaining_s)}"
-            taken = len(words) + self.display.bar_width + SPARE_COLUMNS
-            room = max(0, self.display.live.console.width - taken)
+            room = max(0, self.display.live.console.width - len(words) - self.display.bar_width - SPARE_COLUMNS)
             shown = note if len(note) <= room else f"{note[: max(0, room - 1)]}…"
             self.display.live.update(self.bar, completed=done, note=shown, ends=ends)
         elif now - self.last_line >= PLAIN_EVERY_S:
