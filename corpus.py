@@ -158,7 +158,6 @@ def load(section: CorpusSection, *, seed: int = 0, display: Display | None = Non
     """Decode or render every file that the section names, or take it from the cache.
 
     Where `section.pieces` is a number, `seed` draws that many files. `display` shows progress and skipped files.
-
     ValueError if the folder is missing, a pattern is not a regular expression, or no piece is left.
     """
     display = display or Display(quiet=True)
@@ -336,8 +335,7 @@ def _read_sound(source: Source, section: CorpusSection) -> tuple[Piece, SoundFac
     key, facts = _cached(source, section)
     if "refused" in facts:
         raise ValueError(facts["refused"])
-    restore = partial(_restore, source, section, key)
-    samples = StoredSamples(cache.entry(key, ".f32"), 0, facts["bytes"] // 4, restore)
+    samples = StoredSamples(cache.entry(key, ".f32"), 0, facts["bytes"] // 4, partial(_restore, source, section, key))
     piece = Piece(source.id, str(source.path), section.sample_rate_hz, samples, facts["loudness_db"], key)
     return replace(piece, truncated=facts["truncated"], has_ending=not facts["truncated"]), facts
 
@@ -383,8 +381,8 @@ def _restore(source: Source, section: CorpusSection, key: str) -> None:
     try:
         _cached(source, section, lost_key=key)
     except ValueError as error:
-        reason = f"{source.path} is gone from the cache and cannot be read again ({error}): start again"
-        raise ValueError(reason) from None
+        gone = f"{source.path} is gone from the cache and cannot be read again"
+        raise ValueError(f"{gone} ({error}): start again") from None
 
 
 def _soundfont(section: CorpusSection) -> Path | None:
@@ -449,12 +447,9 @@ def parse_notes(text: str) -> Song:
 
     ValueError if a name is not a note, or there is none.
     """
-    notes = set()
     words = text.split(",")
-    for place, word in enumerate(words):
-        for name in word.split("+"):
-            if name.strip().lower() != "r":
-                notes.add(SongNote(place * QUARTER, pitch_number(name.strip()), QUARTER))
+    names = [(place, name.strip()) for place, word in enumerate(words) for name in word.split("+")]
+    notes = {SongNote(place * QUARTER, pitch_number(name), QUARTER) for place, name in names if name.lower() != "r"}
     if not notes:
         raise ValueError(f"the prompt {NOTES_PREFIX}{text} holds no note: write {NOTES_PREFIX}C4,E4,G4, say")
     return Song(text, text, tuple(sorted(notes)), len(words) * QUARTER)

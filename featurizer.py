@@ -207,8 +207,7 @@ class CodebookFeaturizer(StftFeaturizer):
 
     def fit(self, pieces: Sequence[Piece], *, seed: int, advance: Advance, start: Tensors | None = None) -> None:
         frames = sum(map(self.steps, pieces))
-        sample = lambda count: self.sample(pieces, count, seed)  # noqa: E731
-        self.codec.fit(sample, frames, seed=seed, advance=advance, start=start)
+        self.codec.fit(lambda count: self.sample(pieces, count, seed), frames, seed=seed, advance=advance, start=start)
         self._set_spec()
 
     def phase_costs(self, pieces: Sequence[Piece]) -> list[float]:
@@ -240,8 +239,7 @@ class NotesFeaturizer(Featurizer[Song]):
     def __init__(
         self, section: metadata.ChordsSection | metadata.RollSection | metadata.RemiSection, sample_rate_hz: int
     ) -> None:
-        self.section = section
-        self.codec_type = NOTE_CODECS[section.kind]
+        self.section, self.codec_type = section, NOTE_CODECS[section.kind]
 
     def fit(self, pieces: Sequence[Song], *, seed: int, advance: Advance, start: Tensors | None = None) -> None:
         """Collect a vocabulary and measure the pace on at most 64 songs, or take those of `start`."""
@@ -252,8 +250,7 @@ class NotesFeaturizer(Featurizer[Song]):
         keys = self.section.model_dump(exclude={"kind"})
         codec = self.codec_type.fit(pieces, **{FIT_ARGUMENTS.get(key, key): value for key, value in keys.items()})
         few = [pieces[i] for i in np.random.default_rng(seed).permutation(len(pieces))[:64]]
-        steps = sum(len(codec.encode(song)) for song in few)
-        self._set_codec(codec, steps / sum(song.seconds for song in few))
+        self._set_codec(codec, sum(len(codec.encode(song)) for song in few) / sum(song.seconds for song in few))
 
     def _set_codec(self, codec: NoteCodec, steps_per_second: float) -> None:
         self.codec = codec

@@ -38,7 +38,7 @@ MIN_DRAW = 2.0**-25  # replaces 0, which a uniform draw of 24 bits may be
 def single_stream(
     model: SequenceModel, context: torch.Tensor, state: State, seed: int, sampling: Sampling, min_steps: int
 ) -> Stream:
-    """Yield one stream of any model on any device, from the context `(1, W)` of its first step and the state before it.
+    """Yield one stream of any model, from the context `(1, W)` of its first step and the state before it.
 
     No piece ends before `min_steps` steps.
     """
@@ -49,8 +49,7 @@ def single_stream(
     allowed = opens
     while True:
         with torch.inference_mode():
-            ended = bool(model.sample_ending(context, generator, sampling)) and made >= min_steps
-            if ended:
+            if ended := bool(model.sample_ending(context, generator, sampling)) and made >= min_steps:
                 context, state, allowed = model.bos_context(1), model.initial_state(1), opens
             x = model.sample(context, generator=generator, sampling=sampling, allowed=allowed)
             context, state = model.step(x, state)
@@ -68,8 +67,7 @@ class StepRunner:
         graph = repeated(step).SerializeToString()
         self.session = onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
         self.inputs = [value.name for value in self.session.get_inputs()]
-        levels = self.session.get_outputs()[0].shape[-1]
-        self.classes = self.session.get_inputs()[2].shape[-1] // levels
+        self.classes = self.session.get_inputs()[2].shape[-1] // self.session.get_outputs()[0].shape[-1]
 
     def __call__(self, state: np.ndarray, threshold: np.ndarray, noise: np.ndarray) -> list[np.ndarray]:
         """Draw T steps of B streams: codes (T, B, L), ended (T, B, 1) and the state after the last step (B, S).
@@ -149,10 +147,7 @@ def first_state(model: SequenceModel) -> np.ndarray:
 
 @torch.no_grad()
 def step_graph(model: SequenceModel) -> onnx.ModelProto:
-    """Build the ONNX graph that draws one step of B streams: what a model on the CPU computes, its weights included.
-
-    Its inputs `state`, `threshold` and `noise`, and its outputs `codes`, `ended` and `state_after`, are described at
-    the top of this file. `StepRunner` runs it many times in one call, and export.py writes it to a file.
+    """Build the ONNX graph, described at the top of this file, that draws one step of B streams of a model on the CPU.
 
     ValueError: the model has no such graph: its backbone is no LSTM, or its steps are not levels of codes.
     """

@@ -122,8 +122,7 @@ class LevelHead(CodeHead):
         """Return the negative log-likelihood in nats by level, `(B, T, L)`: context `(B, T, W)`, target `(B, T, L)`."""
         partial = F.pad(self.embedding(target)[:-1], (0, 0, 0, 0, 0, 0, 1, 0))  # of the levels before l
         logits = self.logits(context.flatten(0, 1), partial.flatten(1, 2), slice(None))  # (L, B * T, V)
-        classes = target.permute(2, 0, 1).flatten()
-        nll = F.cross_entropy(logits.float().flatten(0, 1), classes, reduction="none")
+        nll = F.cross_entropy(logits.float().flatten(0, 1), target.permute(2, 0, 1).flatten(), reduction="none")
         return nll.view(self.levels, *target.shape[:2]).permute(1, 2, 0)
 
     def temperature(self, sampling: Sampling, level: int) -> float:
@@ -147,8 +146,7 @@ class LevelHead(CodeHead):
     def graph(self, g: "Graph", context: str, weight: Tensor, bias: Tensor) -> str:
         """Add the drawing of a step to a graph: inputs `context` `(B, W)` and `noise` `(B, L * V)`, output `codes`.
 
-        Returns:
-            A linear map of the vector of the step, `(B, R)`: `weight` `(R, P)` and `bias`, tabulated for each code.
+        Return a linear map of the vector of the step, `(B, R)`: `weight` `(R, P)` and `bias`, tabulated for each code.
         """
         vectors = self.embedding.vectors * self.embedding.scale
         partials, mapped = vectors @ self.partial_proj.weight.T, vectors @ weight.T  # (L, V, W) and (L, V, R)
@@ -214,8 +212,7 @@ class SetHead(CodeHead):
         nll[..., 0] = F.cross_entropy(first.float(), target[..., 0].flatten(), reduction="none").view(target.shape[:2])
         row, step, before = (target[:, :, :-1] != self.stop).nonzero(as_tuple=True)
         level = before + 1  # of the places with a code before them
-        last = target[row, step, before]
-        here = self.logits(context[row, step], partial[row, step, level], self.level[level], last)
+        here = self.logits(context[row, step], partial[row, step, level], self.level[level], target[row, step, before])
         rest = F.cross_entropy(here.float(), target[row, step, level], reduction="none")
         return nll.index_put((row, step, level), rest)
 
@@ -263,16 +260,12 @@ class RegressionHead(nn.Module):
         self, context: Tensor, generator: torch.Generator | None, sampling: Sampling, allowed: Tensor | None
     ) -> Tensor:
         """Return the mean frames `(B, F)` of contexts `(B, W)` at any temperature; magnitudes are at least 0."""
-        frame = self.out(context).float() * self.deviation + self.mean
-        magnitude, phase = frame.chunk(2, dim=-1)
+        magnitude, phase = (self.out(context).float() * self.deviation + self.mean).chunk(2, dim=-1)
         return torch.cat([magnitude.clamp(min=0), phase], dim=-1)
 
 
 class SequenceModel(nn.Module):
-    """A backbone between an embedding and a head of width W; the stream decides both of these.
-
-    A fraction `quantizer_dropout` of the training rows, 0 to 1, sees only coarse levels.
-    """
+    """A backbone between an embedding and a head of width W; the stream decides both of these."""
 
     def __init__(self, spec: StreamSpec, backbone: Backbone, head_width: int, quantizer_dropout: float) -> None:
         super().__init__()
@@ -293,11 +286,7 @@ class SequenceModel(nn.Module):
         return self.backbone.initial_state(batch)
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
-        """Load weights, but keep this model's own buffers: codebook geometry and normalization.
-
-        Raises:
-            RuntimeError: a weight is missing, unknown or of another shape.
-        """
+        """Load weights, but no buffers (codebook geometry, normalization); RuntimeError: they are of another model."""
         buffers = {name for name, _ in self.named_buffers()}
         own = {name: tensor for name, tensor in self.state_dict().items() if name in buffers}
         self.load_state_dict({name: tensor for name, tensor in weights.items() if name not in buffers} | own)
@@ -359,10 +348,7 @@ class SequenceModel(nn.Module):
 
     @torch.no_grad()
     def init_bias_from_counts(self, counts: Tensor) -> None:
-        """Set the head's bias, where it has one, to the log frequencies of the codes: `counts` `(L, V)`.
-
-        Codes that training never meets are then unlikely from the start and need not be unlearned.
-        """
+        """Set the head's bias, if any, to the log frequencies of codes, `counts` `(L, V)`: rare ones begin unlikely."""
         if isinstance(self.head, LevelHead | SetHead) and hasattr(self.head, "bias"):
             counts = counts.sum(0) if self.head.bias.dim() == 1 else counts
             self.head.bias.copy_(((counts + UNSEEN_COUNT) / (counts.sum(-1, keepdim=True) + UNSEEN_COUNT)).log())
@@ -404,8 +390,8 @@ def rename_old_parameters(model: nn.Module, weights: dict[str, Tensor], prefix: 
                 weights[prefix + new + name.removeprefix(prefix + old)] = weights.pop(name)
 
 
-MODELS: dict[str, Callable[..., Backbone]]
-MODELS = {"lstm": Lstm, "conv": CausalConv, "mlp": WindowMlp, "transformer": Transformer}
+Build = Callable[..., Backbone]
+MODELS: dict[str, Build] = {"lstm": Lstm, "conv": CausalConv, "mlp": WindowMlp, "transformer": Transformer}
 
 
 def build_model(section: Architecture, spec: StreamSpec) -> SequenceModel:
@@ -414,10 +400,7 @@ def build_model(section: Architecture, spec: StreamSpec) -> SequenceModel:
 
 
 def model_size(section: Architecture, spec: StreamSpec | None = None) -> tuple[int, int]:
-    """Return the numbers of weights and of state values per batch row, without allocating memory for them.
-
-    Without a stream, those of the backbone alone.
-    """
+    """Return the numbers of weights and of state values per batch row; without a stream, of the backbone alone."""
     with torch.device("meta"):
         model = MODELS[section.kind](section) if spec is None else build_model(section, spec)
         state = model.initial_state(1)

@@ -146,20 +146,17 @@ def load_start(
 
 
 def check_memory(metadata: Metadata, device: torch.device, spec: StreamSpec | None = None) -> None:
-    """Check that training the model can fit in this machine's memory; a GPU reports by itself when its memory is full.
+    """Check that training can fit in this machine's memory, or raise ValueError; a GPU reports by itself.
 
     The estimate is a lower bound: only activations that are certainly stored count, and without the streams' `spec`
     only the backbone's weights.
-
-    ValueError: the memory is too small.
     """
     if device.type == "cuda":
         return
     t, a = metadata.training, metadata.architecture
     weights, row_state = model_size(a, spec)
     needed = 4 * (WEIGHT_COPIES * weights + t.batch_size * (row_state + t.window * (a.hidden + a.head_width)))
-    memory = checkpoint.machine_memory_bytes()
-    if needed > memory:
+    if needed > (memory := checkpoint.machine_memory_bytes()):
         raise ValueError(
             f"training this model takes {human_size(needed)} or more, and this machine has {human_size(memory)}: "
             "lower architecture.hidden, architecture.layers, training.batch_size or training.window"
@@ -197,18 +194,16 @@ def transposition(metadata: Metadata, is_sound: bool, seconds: float) -> int:
 
 def corpus_fingerprint(pieces: Sequence[Piece] | Sequence[Song]) -> str:
     """Return a digest that changes when a piece is added, removed or changes its length."""
-    text = repr([(piece.id, piece.extent) for piece in pieces])
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(repr([(piece.id, piece.extent) for piece in pieces]).encode(), digest_size=8).hexdigest()
 
 
 def fitted_state(
     featurizer: Featurizer[P], pieces: Sequence[P], start: Start | None, seed: int, display: Display
 ) -> Tensors:
     """Return the state of a fitted featurizer: that of the training to continue, one from the cache, or a new one."""
-    earlier = checkpoint.under_prefix("featurizer", start.tensors) if start else {}
+    earlier, origin = checkpoint.under_prefix("featurizer", start.tensors) if start else {}, ""
     if start and not start.is_donor:
         return earlier
-    origin = ""
     if earlier:
         featurizer.load_state(earlier)
         origin = featurizer.fingerprint()
@@ -218,8 +213,7 @@ def fitted_state(
     with suppress(ValueError):  # the entry is missing or damaged
         featurizer.load_state(checkpoint.load(entry)[0])
         return featurizer.state()
-    started = time.monotonic()
-    costs = featurizer.phase_costs(pieces)
+    started, costs = time.monotonic(), featurizer.phase_costs(pieces)
     task, done = display.task("fitting the featurizer", sum(costs)), accumulate(costs, initial=0.0)
     featurizer.fit(pieces, seed=seed, advance=lambda words: task.update(next(done, sum(costs)), words), start=earlier)
     task.close()
