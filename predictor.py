@@ -86,8 +86,7 @@ class Predictor:
     ) -> "Predictor":
         """Build a predictor from a state's facts, the featurizer's tensors and the model's weights.
 
-        Raises:
-            Exception: one of `checkpoint.STATE_MISMATCH_ERRORS`, where the tensors do not match the facts.
+        It raises one of `checkpoint.STATE_MISMATCH_ERRORS` where the tensors do not match the facts.
         """
         saved = metadata.Metadata.model_validate(facts["metadata"])
         featurizer = FEATURIZERS[saved.representation.kind](saved.representation, saved.corpus.sample_rate_hz)
@@ -108,16 +107,12 @@ class Predictor:
     @cached_property
     def runner(self) -> StepRunner | None:
         """The graph that draws many steps in one call; None where the model has none and steps by itself."""
-        has_graph = self.device.type == "cpu" and self.model.has_step_graph
-        return StepRunner(step_graph(self.model)) if has_graph else None
+        return StepRunner(step_graph(self.model)) if self.device.type == "cpu" and self.model.has_step_graph else None
 
     def prompt(self, path: Path, *, ring_out: bool = False) -> Prompt:
         """Read a score, MIDI or audio file as a prompt: a `Piece`, rendered as the corpus was, or a `Song`.
 
-        Args:
-            ring_out: keep the sound after the last note of a score.
-
-        ValueError: the file cannot be continued, with the reason.
+        `ring_out`: keep the sound after the last note of a score. ValueError: the file cannot be continued.
         """
         if self.modality == "notes":
             return corpus.load_prompt_song(path)
@@ -146,9 +141,7 @@ class Predictor:
         """Begin a continuation of `prompt`, or a new piece where that is None. The same seed gives the same steps.
 
         Where the model ends the piece, after two seconds at the earliest, another one begins, or, with `until_end`,
-        the take stops.
-
-        ValueError: the prompt is shorter than a step.
+        the take stops. ValueError: the prompt is shorter than a step.
         """
         return self.takes(prompt, [seed], sampling=sampling, until_end=until_end)[0]
 
@@ -234,10 +227,7 @@ class SoundTake(Take):
         self.gain = np.float32(1.0 if prompt is None else prompt.gain)
 
     def samples(self, count: int) -> Iterator[np.ndarray]:
-        """Draw `count` more steps as audio: blocks of finished samples, float32, some of them empty.
-
-        A thread draws the next steps while these are decoded.
-        """
+        """Draw `count` more steps as audio, in a thread of its own: blocks of finished samples, float32, some empty."""
         for step in prefetch(self.steps(count), STEPS_PER_CALL, AHEAD):
             yield self.decoder.push(step) / self.gain
 

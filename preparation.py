@@ -53,8 +53,13 @@ class Start:
 
 @dataclass(frozen=True)
 class Prepared(Generic[P]):
-    """The music of a training, encoded, and the fitted featurizer."""
+    """The music of a training, encoded, and the fitted featurizer; the rest is what `prepare` was given."""
 
+    metadata: Metadata
+    state_path: Path
+    device: torch.device
+    display: Display
+    group: ProcessGroup
     featurizer: Featurizer[P]
     train_pieces: list[P]  # in all transpositions
     held_out_pieces: list[P]  # as they are
@@ -112,7 +117,8 @@ def prepare(
     with group.local_main_first():
         train_set = encode("encoding", transposed, featurizer, metadata.training.window, display)
         held_out_set = encode("encoding held-out pieces", held_out, featurizer, metadata.training.window, display)
-    return Prepared(featurizer, transposed, held_out, train_set, held_out_set, amounts, start)
+    given = metadata, state_path, device, display, group
+    return Prepared(*given, featurizer, transposed, held_out, train_set, held_out_set, amounts, start)
 
 
 def clear_leftovers(state_path: Path) -> None:

@@ -86,15 +86,10 @@ def write_take(
     take: SoundTake | SongTake | None = None,
     watch: Watch = lambda block, fraction: None,
 ) -> TakeReport:
-    """Make a take and write its files.
+    """Make a take, unless `take` is it, and write its files.
 
-    Args:
-        take: the take of this prompt and seed, where it exists already.
-        watch: called with each block of the WAV, float32 `(N,)`, and the fraction of the continuation that is made.
-
-    Raises:
-        ValueError: this model cannot continue the prompt, with the reason.
-        OSError: a file cannot be written.
+    `watch` is called with each block of the WAV, float32 `(N,)`, and the fraction of the continuation that is made.
+    ValueError: this model cannot continue the prompt. OSError: a file cannot be written.
     """
     if take is None:
         take = predictor.take(prompt, seed=request.seed, sampling=request.sampling, until_end=request.until_end)
@@ -198,10 +193,7 @@ def write_takes(
     """Write many takes, in several processes where that is faster; yield their reports in any order.
 
     Each take is the one that `write_take` makes of its request. All requests have the same sampling and `until_end`.
-
-    Raises:
-        ChildProcessError: a process was killed.
-        Exception: as `write_take`.
+    ChildProcessError: a process was killed; other errors are those of `write_take`.
     """
     steps = sum(request.steps + PICTURE_STEPS for request in requests)
     most = min(WORKERS, len(requests)) if predictor.device.type == "cpu" else 1

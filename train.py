@@ -96,8 +96,7 @@ def _several_processes() -> contextlib.AbstractContextManager["ProcessGroup | No
 def _train_into(state_path: Path, metadata: "Metadata", arguments: argparse.Namespace, group: "ProcessGroup") -> int:
     from continuo.system.device import choose
     from continuo.system.progress import Display
-    from preparation import prepare
-    from trainer import Trainer
+    from trainer import build_trainer
 
     device, reason = choose(arguments.device)
     fresh = arguments.fresh and not group.restarted
@@ -106,10 +105,9 @@ def _train_into(state_path: Path, metadata: "Metadata", arguments: argparse.Name
     with _journal(arguments, group) as journal, Display(quiet=quiet, stream=stream, journal=journal) as display:
         device, start_from = group.place(device), arguments.start_from
         try:
-            prepared = prepare(
+            trainer = build_trainer(
                 metadata, state_path, device, fresh=fresh, start_from=start_from, display=display, group=group
             )
-            trainer = Trainer(metadata, prepared, state_path, device, display=display, group=group)
         except KeyboardInterrupt:
             display.say("stopped while preparing: what was read is kept in the cache, and no state was touched")
             raise
@@ -197,8 +195,7 @@ def _metadata(arguments: argparse.Namespace) -> "tuple[Metadata, Path]":
         metadata = md.validated(_saved_metadata(existing), overrides | {"state": state}, source=state)
     elif donor:
         if not donor.is_file():
-            hint = suggest_path(donor)
-            raise ValueError(f"--from {donor}: there is no such state{hint}; name a .safetensors file")
+            raise ValueError(f"--from {donor}: there is no such state{suggest_path(donor)}; name a .safetensors file")
         metadata = presets.from_donor(_saved_metadata(donor), overrides, state=state)
     else:
         metadata = presets.from_preset(arguments.preset or presets.DEFAULT_PRESET, overrides, state=state)
@@ -243,10 +240,8 @@ def _check_owner(state_path: Path, meta: Path, state: str) -> None:
     """Check that the state does not belong to another metadata file, as it does if `meta` is a copy of that one."""
     owner = state_path.with_suffix(".json")
     if owner.exists() and os.path.realpath(owner) != os.path.realpath(meta):
-        raise ValueError(
-            f'{meta} names the state {state}, which is that of {owner.name}: write "state": '
-            f'"{meta.stem}.safetensors" into it for a model of its own, or train --meta {owner}'
-        )
+        own = f'write "state": "{meta.stem}.safetensors" into it for a model of its own, or train --meta {owner}'
+        raise ValueError(f"{meta} names the state {state}, which is that of {owner.name}: {own}")
 
 
 def _save_metadata(metadata: "Metadata", path: Path, trainer: "Trainer") -> None:
@@ -321,10 +316,7 @@ class ContinuationLogger:
 
 
 def sample_continuation(trainer: "Trainer", seconds: float) -> "np.ndarray":
-    """Return what the average weights generate now, float32 `(N,)`; sound ends early after `seconds` of computing.
-
-    No random number of the training is used.
-    """
+    """Return what the average weights generate now, float32 `(N,)`; sound ends early after `seconds` of computing."""
     import numpy as np
 
     from continuo.audio.piece import Piece

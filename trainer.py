@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +28,9 @@ from continuo.model.metadata import Metadata, check_same_model
 from continuo.symbolic.song import Song
 from continuo.system.command_line import within_memory
 from continuo.system.device import choose_precision, keep_freed_memory
-from continuo.system.distributed import ProcessGroup
-from continuo.system.progress import Display
 from dataset import Batch, RowSampler, training_batches, validation_batches
 from model_definition import SequenceModel, State, build_model
-from preparation import Pieces, Prepared, Start, corpus_fingerprint, prepare
+from preparation import Prepared, Start, corpus_fingerprint, prepare
 
 FIRST_SAVE_S = 30.0  # seconds of training before the first save, at most
 OVERFIT_VALIDATIONS = 3  # number of validations after the best one, all worse, that mean overfitting
@@ -40,27 +39,15 @@ MIN_RATE = 0.01  # of the learning rate, at the end of the cosine
 
 
 class Trainer:
-    """Train the model that `metadata` describes on prepared music, and save its state at `state_path`.
-
-    Args:
-        group: the processes that train this model together (default: this one alone).
+    """Train a model on prepared music, and save its state.
 
     ValueError: the state does not match its metadata, or the batch does not fit in memory.
     """
 
-    def __init__(
-        self,
-        metadata: Metadata,
-        prepared: Prepared[Piece] | Prepared[Song],
-        state_path: Path,
-        device: torch.device,
-        *,
-        display: Display | None = None,
-        group: ProcessGroup | None = None,
-    ) -> None:
-        self.metadata, self.prepared, self.state_path = metadata, prepared, state_path
-        self.device = device if metadata.training.engine == "torch" else torch.device("cpu")
-        self.display, self.group = display or Display(quiet=True), group or ProcessGroup()
+    def __init__(self, prepared: Prepared[Piece] | Prepared[Song]) -> None:
+        self.prepared, self.metadata, self.state_path = prepared, prepared.metadata, prepared.state_path
+        self.device = prepared.device if self.metadata.training.engine == "torch" else torch.device("cpu")
+        self.display, self.group = prepared.display, prepared.group
         self.featurizer, self.train_set = prepared.featurizer, prepared.train_set
         self.stopping, self.saved_step, self.started_from = False, -1, ""
         self.progress = Progress(0, 0.0, [])
@@ -81,8 +68,7 @@ class Trainer:
             self.model.init_bias_from_counts(counts.to(self.device))
         self.loss = self.group.wrap(LossModule(self.model))
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
-        fused = self.device.type in ("cpu", "cuda")
-        weights = self.model.parameters()
+        weights, fused = self.model.parameters(), self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(weights, lr=rate, betas=BETAS, weight_decay=decay, fused=fused)
         self.scratch = None
         if t.engine == "scratch":
@@ -98,9 +84,7 @@ class Trainer:
     def run(self, report: Callable[["Trainer"], None] = lambda trainer: None) -> None:
         """Train until the budget is used or `stop` is called; save at intervals and at the end.
 
-        Args:
-            report: called after every step, and after a last validation that follows no step.
-
+        `report` is called after every step, and after a last validation that follows no step.
         ValueError: the loss or a weight is not finite, or a batch does not fit in memory; the last save is intact.
         """
         t, p = self.metadata.training, self.progress
@@ -242,13 +226,10 @@ class Trainer:
         if p.best_nats is None or p.validation_nats < p.best_nats:
             p.best_step, p.best_nats = p.step, p.validation_nats
             self.best = {name: tensor.cpu().clone() for name, tensor in self.average.state_dict().items()}
-        steps_before = [step for step, *_ in p.history[:-OVERFIT_VALIDATIONS]]
-        if steps_before[-1:] == [p.best_step]:
-            self.display.say(
-                f"the held-out loss has been rising since step {p.best_step:,} ({p.best_nats:.2f} nats): the model now "
-                "memorizes. The state of that step is kept for predictions; more recordings help, longer training does "
-                "not"
-            )
+        if [step for step, *_ in p.history[:-OVERFIT_VALIDATIONS]][-1:] == [p.best_step]:
+            rising = f"the held-out loss has been rising since step {p.best_step:,} ({p.best_nats:.2f} nats)"
+            kept = "The state of that step is kept for predictions; more recordings help, longer training does not"
+            self.display.say(f"{rising}: the model now memorizes. {kept}")
 
     # --- the state --------------------------------------------------------------------------------------------------
 
@@ -280,11 +261,7 @@ class Trainer:
             "precision": "bfloat16" if self.precision == torch.bfloat16 else "float32",
             "pieces": corpus_fingerprint(self.prepared.train_pieces),
             "validation": [piece.id for piece in self.prepared.held_out_pieces],
-            "heard": {
-                **self.prepared.amounts,
-                "parameters": size,
-                "steps_per_second": self.model.spec.steps_per_second,
-            },
+            "heard": self.prepared.amounts | {"parameters": size, "steps_per_second": self.model.spec.steps_per_second},
             "begun_with": self.started_from,
         }
         if not checkpoint.all_finite(tensors):
@@ -376,16 +353,6 @@ class LossModule(nn.Module):
         return (nll.sum(-1) * batch.mask).sum() + opening.sum(), batch.mask.sum() + len(first_steps), states
 
 
-def build_trainer(
-    metadata: Metadata,
-    state_path: Path,
-    device: torch.device,
-    *,
-    fresh: bool = False,
-    pieces: tuple[Pieces, Pieces] | None = None,
-    display: Display | None = None,
-    group: ProcessGroup | None = None,
-) -> Trainer:
+def build_trainer(metadata: Metadata, state_path: Path, device: torch.device, **options: Any) -> Trainer:
     """Prepare a training and return its trainer; the arguments are those of `prepare`."""
-    prepared = prepare(metadata, state_path, device, fresh=fresh, pieces=pieces, display=display, group=group)
-    return Trainer(metadata, prepared, state_path, device, display=display, group=group)
+    return Trainer(prepare(metadata, state_path, device, **options))
