@@ -46,10 +46,7 @@ class Featurizer(ABC, Generic[P]):
 
     @abstractmethod
     def fit(self, pieces: Sequence[P], *, seed: int, advance: Advance, start: Tensors | None = None) -> None:
-        """Learn from training pieces what encoding needs.
-
-        With `start`, the state of a featurizer with the same section, codes keep roughly their old meaning.
-        """
+        """Learn what encoding needs; with `start`, an earlier state, codes keep roughly their old meaning."""
 
     def phase_costs(self, pieces: Sequence[P]) -> list[float]:
         """Return the relative cost of each phase of `fit`, in the order reported to `advance`."""

@@ -38,10 +38,7 @@ MIN_DRAW = 2.0**-25  # replaces 0, which a uniform draw of 24 bits may be
 def single_stream(
     model: SequenceModel, context: torch.Tensor, state: State, seed: int, sampling: Sampling, min_steps: int
 ) -> Stream:
-    """Yield one stream of any model, from the context `(1, W)` of its first step and the state before it.
-
-    No piece ends before `min_steps` steps.
-    """
+    """Yield a stream of any model from its first context `(1, W)` and state; no piece ends before `min_steps` steps."""
     device, spec, made = context.device, model.spec, 0
     generator = torch.Generator(device).manual_seed(seed)
     opens = None if spec.opens is None else spec.opens[None].to(device)  # a continuation begins as a piece does
@@ -81,10 +78,8 @@ class StepRunner:
 class StreamBatch:
     """Streams that one graph draws together. Several threads may read them at the same time.
 
-    Args:
-        state: the state `(1, S)` in which all streams begin.
-        temperatures: one temperature per level; 0 takes the likeliest class.
-        min_steps: number of steps before which no piece ends.
+    `state` `(1, S)` is that in which all begin; no piece ends before `min_steps` steps; of the `temperatures`, one per
+    level, 0 takes the likeliest class.
     """
 
     def __init__(

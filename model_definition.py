@@ -38,10 +38,7 @@ def normal(*shape: int, deviation: float) -> nn.Parameter:
 
 
 class CodeEmbedding(nn.Module):
-    """Embeds a categorical step as the sum of its levels' vectors.
-
-    The vectors are the stream's own geometry where it has one (fixed, scaled to unit deviation), else learned.
-    """
+    """Embeds a step as the sum of its levels' vectors: the stream's own (fixed, of unit deviation), or learned ones."""
 
     vectors: Tensor
     level: Tensor

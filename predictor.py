@@ -61,10 +61,7 @@ class Predictor:
 
     @classmethod
     def load(cls, meta_path: Path, device: torch.device | None = None) -> "Predictor":
-        """Load the model that a metadata file describes, from the state file that it names.
-
-        ValueError: a file is missing or damaged, or the two do not belong together.
-        """
+        """Load the model of a metadata file; ValueError: a file is missing or damaged, or they do not match."""
         meta = metadata.load(meta_path)
         path = metadata.state_path(meta, meta_path)
         if not path.exists():
@@ -84,10 +81,7 @@ class Predictor:
     def from_tensors(
         cls, facts: checkpoint.Facts, fitted: checkpoint.Tensors, weights: checkpoint.Tensors, device: torch.device
     ) -> "Predictor":
-        """Build a predictor from a state's facts, the featurizer's tensors and the model's weights.
-
-        It raises one of `checkpoint.STATE_MISMATCH_ERRORS` where the tensors do not match the facts.
-        """
+        """Build a predictor from the parts of a state; it raises `STATE_MISMATCH_ERRORS` where they do not match."""
         saved = metadata.Metadata.model_validate(facts["metadata"])
         featurizer = FEATURIZERS[saved.representation.kind](saved.representation, saved.corpus.sample_rate_hz)
         featurizer.load_state(fitted)

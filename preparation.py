@@ -131,10 +131,7 @@ def clear_leftovers(state_path: Path) -> None:
 def load_start(
     metadata: Metadata, state_path: Path, fresh: bool, start_from: Path | None, display: Display
 ) -> Start | None:
-    """Load the state at `state_path`, unless `fresh`; without one, that of the donor at `start_from`, if any.
-
-    ValueError: the state is damaged, has no training to continue, or is of another kind of model.
-    """
+    """Load the state to continue, unless `fresh`, or else the donor's, if any; ValueError: it cannot be used."""
     if state_path.exists() and not fresh:
         start = Start(state_path, *checkpoint.load_model(state_path), is_donor=False)
         if start_from:

@@ -171,10 +171,7 @@ def _stopped_by_signals(trainer: "Trainer") -> Iterator[None]:
 
 
 def _metadata(arguments: argparse.Namespace) -> "tuple[Metadata, Path]":
-    """Return the metadata to train with and the path of the state.
-
-    ValueError: flags contradict each other or an existing file, or a file cannot be written.
-    """
+    """Return the metadata and the path of the state; ValueError: flags contradict each other or what is there."""
     from continuo.model import metadata as md
     from continuo.model import presets
 

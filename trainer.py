@@ -39,10 +39,7 @@ MIN_RATE = 0.01  # of the learning rate, at the end of the cosine
 
 
 class Trainer:
-    """Train a model on prepared music, and save its state.
-
-    ValueError: the state does not match its metadata, or the batch does not fit in memory.
-    """
+    """Train a model on prepared music, and save its state; ValueError: the state or the memory is unsuitable."""
 
     def __init__(self, prepared: Prepared[Piece] | Prepared[Song]) -> None:
         self.prepared, self.metadata, self.state_path = prepared, prepared.metadata, prepared.state_path

@@ -103,10 +103,7 @@ def excerpts(pieces: Sequence[Piece], *, count: int, prompt_seconds: float, seco
 
 
 def other_real_music(found: Sequence[Excerpt]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pair the real music of each excerpt with as much of the same piece from elsewhere, outside of every excerpt.
-
-    An excerpt has no pair if its piece has no such place left.
-    """
+    """Pair the real music of excerpts with as much of its piece from outside of every excerpt, if there is a place."""
     taken: defaultdict[str, list[int]] = defaultdict(list)
     for excerpt in found:
         taken[excerpt.piece.id].append(excerpt.join)

@@ -56,10 +56,7 @@ def loop_length_s(audio: np.ndarray, rate_hz: int) -> float | None:
 
 
 def changes(stream: np.ndarray, spec: StreamSpec) -> np.ndarray:
-    """Return how much each step of a stream `(T, L)` or `(T, F)` differs from the one before, `(T - 1,)`.
-
-    That is the fraction of levels with another code, or the root mean square difference in standardized units.
-    """
+    """Return the fraction of levels that change at each step, or the RMS change in standardized units, `(T - 1,)`."""
     if not spec.continuous:
         return np.asarray((stream[1:] != stream[:-1]).mean(axis=1))
     assert spec.deviation is not None

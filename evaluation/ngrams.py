@@ -40,10 +40,7 @@ def events(song: Song) -> list[Event]:
 
 
 class Copies:
-    """An index of training songs: one text with one character per event, in which a stretch is searched as a word.
-
-    ValueError: the songs have more than a million different events, for which there are not enough characters.
-    """
+    """An index of training songs, one text of a character per event; ValueError: over a million different events."""
 
     def __init__(self, training: Sequence[Song]) -> None:
         self._letters: dict[Event, str] = {}

@@ -81,8 +81,7 @@ def make(request: Request, predictor: Predictor, answer: Answer) -> dict[str, fl
     """Make and write a take, answer with its sound meanwhile, and return the facts for the last answer.
 
     The part of the prompt that the continuation does not change is sent before the model processes the prompt.
-
-    ValueError: this model cannot continue the prompt, with the reason.
+    ValueError: this model cannot continue the prompt.
     """
     path, rate_hz = Path(request.prompt), predictor.sample_rate_hz
     prompt = predictor.prompt(path)

@@ -72,10 +72,7 @@ class FileStore:
             raise
 
     async def save_upload(self, name: str, chunks: AsyncIterator[bytes], width: int) -> dict[str, object]:
-        """Store an uploaded file and return its preview, as `preview` does.
-
-        ValueError: its name has no suffix, or it cannot be read; HTTPException: it is too large (413).
-        """
+        """Store an upload and return its `preview`; ValueError: it is unsuitable; HTTPException 413: it is too big."""
         name = printable(Path(name).name)[-MAX_NAME_LENGTH:]
         suffix = Path(name).suffix
         if not re.fullmatch(r"\.[A-Za-z0-9]{1,8}", suffix):

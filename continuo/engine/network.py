@@ -237,10 +237,7 @@ class SGD(Optimizer):
 
 
 class AdamW(Optimizer):
-    """Adam with weight decay apart from the gradient (Loshchilov and Hutter 2019).
-
-    `moments` hold for each parameter the steps and the means of the gradient and of its square.
-    """
+    """Adam with weight decay apart from the gradient (Loshchilov, Hutter 2019); `moments`: steps, mean, mean square."""
 
     def __init__(
         self,

@@ -19,10 +19,7 @@ MASKED = np.float32(-1e9)  # logit of a code that a level does not have
 
 
 class PerceptronTrainer:
-    """Trains, in place, a sequence model with the perceptron as its backbone and a head over levels.
-
-    ValueError: the model has another architecture, or dropout.
-    """
+    """Trains a model of a perceptron and a head over levels in place; ValueError: it is another one or has dropout."""
 
     def __init__(self, model: nn.Module, *, learning_rate: float, betas: tuple[float, float], weight_decay: float):
         self.torch_parameters = dict(model.named_parameters())
@@ -42,10 +39,8 @@ class PerceptronTrainer:
     ) -> tuple[float, np.ndarray]:
         """Train on one batch; return the loss (nats per step) before it, and the state after it.
 
-        Args:
-            batch: inputs and targets `(B, T, L)`, ends and mask `(B, T)`, first `(B,)`.
-            state: the last inputs of each row, `(B, window - 1, H)`; zeros where a piece begins.
-            clip: maximum norm of the gradient.
+        Shape: inputs and targets `(B, T, L)`, ends and mask `(B, T)`, first `(B,)`; state, the last inputs of each row,
+        `(B, window - 1, H)`, zeros where a piece begins. `clip`: maximum norm of the gradient.
         """
         total, count, state = self.nll(batch, state)
         loss = total / count

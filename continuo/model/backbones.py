@@ -106,9 +106,7 @@ class Lstm(Backbone):
     def graph(self, g: "Graph", read_input: str, state: str) -> tuple[str, list[str]]:
         """Add one step to a graph; return its output `(B, H)` and the parts of the state after it, to be concatenated.
 
-        Args:
-            read_input: the input multiplied by `input_weight`, `(B, R)`.
-            state: `(B, S)` as `flat_state` lays it out.
+        `read_input`: the input multiplied by `input_weight`, `(B, R)`; `state`: `(B, S)`, as `flat_state` lays it out.
         """
         features, kept = ONSET_FEATURES * bool(self.memory), ONSET_FEATURES * self.memory
         gates, now = g.split(read_input, [4 * self.width, features])
@@ -145,10 +143,7 @@ class Lstm(Backbone):
 
 
 def low_rank(weight: Tensor) -> list[Tensor]:
-    """Factor a matrix `(out, in)` into two, to apply in turn; return it alone where that saves little.
-
-    The factors leave out `LOST_SQUARES`. A trained memory of onsets uses few of its directions.
-    """
+    """Factor a matrix `(out, in)` into two, to apply in turn, without `LOST_SQUARES`, unless that saves little."""
     left, sizes, right = torch.linalg.svd(weight, full_matrices=False)
     rank = int((sizes.square().cumsum(0) < (1 - LOST_SQUARES) * sizes.square().sum()).sum()) + 1
     if rank * sum(weight.shape) > MAX_FACTOR_SIZE * weight.numel():
@@ -157,10 +152,7 @@ def low_rank(weight: Tensor) -> list[Tensor]:
 
 
 class CausalConv(Backbone):
-    """Residual convolutions over past steps; each layer looks twice as far back as the one before.
-
-    Source: van den Oord et al., "WaveNet" (2016), without its gates; pre-norm.
-    """
+    """Residual pre-norm convolutions, each with twice the reach (van den Oord et al., "WaveNet", 2016, without gates)."""
 
     def __init__(self, section: ConvSection) -> None:
         super().__init__()

@@ -88,8 +88,7 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, ob
 def load(path: Path, *prefixes: str) -> tuple[Tensors, Json]:
     """Return the tensors whose names start with one of `prefixes` (default: all), on the CPU, and the facts.
 
-    Raise ValueError if the file is missing, damaged, too large for this machine or not a state of this format, or if
-    it holds values that are not finite.
+    ValueError if the file is missing, damaged, too large for this machine, of another format, or not finite.
     """
     with _opened(path) as file:  # read at once, because a trainer may replace the file at any time
         size, limit = os.fstat(file.fileno()).st_size, machine_memory_bytes() // 2

@@ -258,10 +258,7 @@ class Metadata(Section):
 
 
 def load(path: Path, overrides: Json | None = None) -> Metadata:
-    """Read and validate a metadata file; `overrides` are values by dotted keys, as of `--set`.
-
-    Raise ValueError if the file is missing, not JSON, or holds an unknown key or an impossible value.
-    """
+    """Read and validate a metadata file; `overrides`: values by dotted keys, as of `--set`; ValueError if refused."""
     return validated(read_json(path), overrides or {}, source=path.name)
 
 
@@ -305,10 +302,7 @@ def read_json(path: Path) -> Json:
 
 
 def validated(content: Mapping[str, Any], overrides: Json, *, source: str) -> Metadata:
-    """Validate a dictionary with overrides by dotted keys.
-
-    Raise ValueError for an unknown key or an impossible value; it names `source` unless the overrides caused it.
-    """
+    """Validate a dictionary with overrides by dotted keys; a ValueError names `source` unless they caused it."""
     for key, value in overrides.items():
         section, _, name = key.partition(".")
         inside = content.get(section, {})

@@ -20,7 +20,7 @@ LOSS_EVERY_STEPS = 20
 
 
 def draw_curves(history: list[list[float]], picture: Path, steps_per_second: float) -> None:
-    """Draw the training and held-out loss, in nats per step and bits per second of music, as a PNG at `picture`.
+    """Draw the losses, in nats per step and bits per second of music, as a PNG at `picture`.
 
     `history` has two or more rows of step, seconds, training loss and held-out loss, one for each validation.
     """
@@ -67,10 +67,7 @@ class TrainingLog(AbstractContextManager["TrainingLog"]):
         self.file.close()
 
     def write(self, step: int, train_loss: float | None, history: list[list[float]]) -> None:
-        """Log the losses of a step, in nats: the training loss every 20 steps, the held-out loss after a validation.
-
-        `history` is as in `draw_curves`, also with fewer rows.
-        """
+        """Log the loss of every 20th step, and the history (see `draw_curves`) after a validation, in nats."""
         from torch.utils.tensorboard import summary
 
         if train_loss is not None and step % LOSS_EVERY_STEPS == 0:

@@ -64,10 +64,7 @@ def compare_with_cpu(device: torch.device) -> str:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """Return the type of matrix products for `name`: "float32", "bfloat16", or "auto".
-
-    "auto" takes the faster one on a CPU, after timing both; bfloat16 on CUDA where it exists; float32 on MPS.
-    """
+    """Return the type of products for `name`; "auto": the faster on a CPU, bfloat16 if CUDA has it, float32 on MPS."""
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
     if device.type == "cuda":
@@ -93,10 +90,7 @@ def _product_seconds(dtype: torch.dtype, rows: int) -> float:
 
 
 def keep_freed_memory() -> None:
-    """Make glibc on Linux keep freed memory for the next training step; do nothing on other systems.
-
-    Otherwise glibc returns large tensors to the kernel, which clears every page again: up to a fifth of a step.
-    """
+    """Make glibc on Linux keep freed memory: the kernel would clear its pages again, up to a fifth of a step."""
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(M_MMAP_THRESHOLD, MAX_MMAP_BYTES)
         mallopt(M_TRIM_THRESHOLD, MAX_TRIM_BYTES)
