@@ -14,14 +14,12 @@ import io
 import itertools
 import json
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from continuo.system.command_line import STOPPING, Parser, is_handled, run_main
+from continuo.system.command_line import STOPPING, Parser, on_signals, run_main
 from continuo.system.files import check_writable, locked, suggest_path
 from continuo.system.paths import MODELS, command
 
@@ -129,7 +127,7 @@ def _train(trainer: "Trainer", meta: Path, *, fresh: bool) -> dict[str, object]:
     from continuo.model.training_log import TrainingLog, draw_curves
 
     reporter = Reporter(trainer)
-    with _stopped_by_signals(trainer):
+    with on_signals(STOPPING, lambda *_: trainer.stop()):
         if not trainer.group.is_main_process:
             trainer.run()
             return {}
@@ -155,16 +153,6 @@ def _journal(arguments: argparse.Namespace, group: "ProcessGroup") -> contextlib
     if arguments.journal is None or not group.is_main_process:
         return contextlib.nullcontext()
     return open(arguments.journal, "a", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _stopped_by_signals(trainer: "Trainer") -> Iterator[None]:
-    before = {signum: signal.signal(signum, lambda *_: trainer.stop()) for signum in STOPPING if is_handled(signum)}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 # --- metadata ---------------------------------------------------------------------------------------------------------

@@ -43,11 +43,9 @@ class Copies:
     """An index of training songs, one text of a character per event; ValueError: over a million different events."""
 
     def __init__(self, training: Sequence[Song]) -> None:
-        self._letters: dict[Event, str] = {}
-        self._names = [song.id for song in training]
-        words = [
-            [self._letters.setdefault(e, chr(len(self._letters) + FIRST)) for e in events(song)] for song in training
-        ]
+        letters: dict[Event, str] = {}
+        self._letters, self._names = letters, [song.id for song in training]
+        words = [[letters.setdefault(e, chr(len(letters) + FIRST)) for e in events(song)] for song in training]
         self._text = "".join("".join(word) + END for word in words)
 
     def longest(self, song: Song) -> tuple[int, str]:

@@ -26,11 +26,9 @@ class BackgroundProcess:
 
     def __init__(self, script: Path, flags: Sequence[str], *, folder: Path, log: Path) -> None:
         self.log, self.stop_requested = log, False
-        command = [sys.executable, str(script), *flags]
+        words = [sys.executable, str(script), *flags]
         with open(log, "wb") as output:
-            self.process = Popen(
-                command, cwd=folder, stdin=DEVNULL, stdout=output, stderr=output, start_new_session=True
-            )
+            self.process = Popen(words, cwd=folder, stdin=DEVNULL, stdout=output, stderr=output, start_new_session=True)
         os.setpriority(os.PRIO_PROCESS, self.process.pid, NICENESS)
 
     @property

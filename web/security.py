@@ -55,7 +55,5 @@ class SameOrigin:
         await app(scope, receive, send_with_headers)
 
 
-MIDDLEWARE = [
-    Middleware(SameOrigin),
-    Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_HOSTS, www_redirect=False),  # stops DNS rebinding
-]
+stop_rebinding = Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_HOSTS, www_redirect=False)  # of DNS names
+MIDDLEWARE = [Middleware(SameOrigin), stop_rebinding]

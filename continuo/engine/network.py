@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import safetensors.numpy
+from numpy.typing import ArrayLike, DTypeLike
 from safetensors import SafetensorError
 
 from continuo.engine.value import Array, Operand, Value
@@ -26,12 +26,12 @@ Choice = TypeVar("Choice")
 # Losses are means over all examples. Those of classification take logits, so that no logarithm of 0 can occur.
 
 
-def squared_error(values: Value, targets: npt.ArrayLike) -> Value:
+def squared_error(values: Value, targets: ArrayLike) -> Value:
     """Return the mean of (value - target)^2, both of one shape."""
     return ((values - _of_same_shape(targets, values)) ** 2).mean()
 
 
-def binary_cross_entropy(logits: Value, targets: npt.ArrayLike) -> Value:
+def binary_cross_entropy(logits: Value, targets: ArrayLike) -> Value:
     """Return -log p of targets from 0 to 1 in nats, log(1 + e^z) - t z, both of one shape."""
     array = _of_same_shape(targets, logits)
     if not ((array >= 0) & (array <= 1)).all():
@@ -39,7 +39,7 @@ def binary_cross_entropy(logits: Value, targets: npt.ArrayLike) -> Value:
     return (logits.softplus() - logits * array).mean()
 
 
-def cross_entropy(logits: Value, classes: npt.ArrayLike) -> Value:
+def cross_entropy(logits: Value, classes: ArrayLike) -> Value:
     """Return -log p of the right class in nats. Shape: logits `(..., C)`, classes `(...)` integers from 0 to C - 1.
 
     >>> round(cross_entropy(Value([[0.0, 0.0], [1000.0, -1000.0]]), [1, 0]).item(), 4)  # (log 2 + 0) / 2
@@ -55,7 +55,7 @@ def cross_entropy(logits: Value, classes: npt.ArrayLike) -> Value:
     return -logits.log_softmax().reshape(-1, count)[np.arange(right.size), right.ravel()].mean()
 
 
-def _of_same_shape(targets: npt.ArrayLike, values: Value) -> Array:
+def _of_same_shape(targets: ArrayLike, values: Value) -> Array:
     """Return targets as an array; broadcasting `(N,)` against `(N, 1)` would train on wrong pairs."""
     array = np.asarray(targets, values.data.dtype)
     if array.shape != values.shape:
@@ -105,7 +105,7 @@ class Module(ABC):
         """Return a copy of every parameter."""
         return {name: value.data.copy() for name, value in self.named_parameters()}
 
-    def load_state(self, state: Mapping[str, npt.ArrayLike]) -> None:
+    def load_state(self, state: Mapping[str, ArrayLike]) -> None:
         """Load the parameters of a model of the same shape; a ValueError for another state leaves all as it was."""
         values = dict(self.named_parameters())
         arrays = {name: np.array(array) for name, array in state.items()}
@@ -168,13 +168,7 @@ class MLP(Module):
     """
 
     def __init__(
-        self,
-        widths: Sequence[int],
-        *,
-        task: str,
-        activation: str = "tanh",
-        seed: int,
-        dtype: npt.DTypeLike = np.float64,
+        self, widths: Sequence[int], *, task: str, activation: str = "tanh", seed: int, dtype: DTypeLike = np.float64
     ) -> None:
         self.loss, self.answer = _choice("task", task, TASKS)
         if len(widths) < 2 or min(widths) < 1:
@@ -290,7 +284,7 @@ IS_RIGHT: dict[Loss, Callable[[Array, Array], Array]] = {
 }
 
 
-def evaluate(model: Module, loss: Loss, x: npt.ArrayLike, y: npt.ArrayLike, *, batch_size: int = 1024) -> Metrics:
+def evaluate(model: Module, loss: Loss, x: ArrayLike, y: ArrayLike, *, batch_size: int = 1024) -> Metrics:
     """Return loss and accuracy of a model on examples; rows as in `Trainer.fit`."""
     inputs, targets = _examples(x, y, batch_size)
     losses, right = [], []
@@ -312,7 +306,7 @@ class Trainer:
         self.model, self.loss, self.optimizer, self.max_norm = model, loss, optimizer, max_norm
         self._rng = np.random.default_rng(seed)
 
-    def fit(self, x: npt.ArrayLike, y: npt.ArrayLike, epochs: int, batch_size: int) -> list[float]:
+    def fit(self, x: ArrayLike, y: ArrayLike, epochs: int, batch_size: int) -> list[float]:
         """Train on all examples `epochs` times, continuing earlier calls; return the mean loss of every epoch.
 
         Shape: x `(N, ...)`, y `(N, ...)`, one example per row. Raise ValueError if x and y have no rows or differ in
@@ -327,7 +321,7 @@ class Trainer:
             history.append(math.fsum(losses) / len(order))
         return history
 
-    def test(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Metrics:
+    def test(self, x: ArrayLike, y: ArrayLike) -> Metrics:
         """Return loss and accuracy on examples."""
         return evaluate(self.model, self.loss, x, y)
 
@@ -343,7 +337,7 @@ class Trainer:
         return loss.item()
 
 
-def _examples(x: npt.ArrayLike, y: npt.ArrayLike, batch_size: int) -> tuple[Array, Array]:
+def _examples(x: ArrayLike, y: ArrayLike, batch_size: int) -> tuple[Array, Array]:
     inputs, targets = np.asarray(x), np.asarray(y)
     if not inputs.ndim or not targets.ndim or not 0 < len(inputs) == len(targets):
         raise ValueError(f"x of shape {inputs.shape} and y of shape {targets.shape}: give as many rows of both")

@@ -152,7 +152,7 @@ def low_rank(weight: Tensor) -> list[Tensor]:
 
 
 class CausalConv(Backbone):
-    """Residual pre-norm convolutions, each with twice the reach (van den Oord et al., "WaveNet", 2016, without gates)."""
+    """Residual pre-norm convolutions, each with twice the reach (van den Oord et al., "WaveNet", 2016, but ungated)."""
 
     def __init__(self, section: ConvSection) -> None:
         super().__init__()

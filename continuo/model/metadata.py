@@ -271,9 +271,8 @@ def state_path(metadata: Metadata, meta_path: Path) -> Path:
     """Return the path of the state of a metadata file; raise ValueError if a link leads out of its folder."""
     path, folder = meta_path.parent / metadata.state, os.path.realpath(meta_path.parent)
     if os.path.commonpath([folder, os.path.realpath(path)]) != folder:
-        raise ValueError(
-            f"{path} is a link that leads out of the folder of {meta_path.name}: put the file itself there"
-        )
+        reason = f"is a link that leads out of the folder of {meta_path.name}: put the file itself there"
+        raise ValueError(f"{path} {reason}")
     return path
 
 

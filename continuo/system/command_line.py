@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
@@ -58,7 +58,8 @@ def run_main(body: Callable[[], int], *, name: str) -> int:
     CONTINUO_DEBUG=1 the traceback is shown.
     """
     try:
-        with _exit_on_signals(), within_memory("close other programs, or use less data at once"):
+        leave = lambda signum, _: sys.exit(128 + signum)  # noqa: E731
+        with on_signals(STOPPING[1:], leave), within_memory("close other programs, or use less data at once"):
             status = body()
         sys.stdout.flush()
         return status
@@ -78,16 +79,12 @@ def run_main(body: Callable[[], int], *, name: str) -> int:
         return 2
 
 
-def is_handled(signum: signal.Signals) -> bool:
-    """Return whether a signal should be handled: SIGHUP is ignored under nohup."""
-    return signum != signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN
-
-
 @contextmanager
-def _exit_on_signals() -> Iterator[None]:
-    leave = lambda signum, _: sys.exit(128 + signum)  # noqa: E731
-    can_set = threading.current_thread() is threading.main_thread()  # other threads cannot set handlers
-    before = {signum: signal.signal(signum, leave) for signum in STOPPING[1:] if can_set and is_handled(signum)}
+def on_signals(signums: Iterable[signal.Signals], handle: Callable[[int, object], object]) -> Iterator[None]:
+    """Handle signals inside the block, in the main thread alone, as others cannot; nohup ignores SIGHUP."""
+    is_main = threading.current_thread() is threading.main_thread()
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+    before = {signum: signal.signal(signum, handle) for signum in signums if is_main and signum not in ignored}
     try:
         yield
     finally:

@@ -58,9 +58,7 @@ def compare_with_cpu(device: torch.device) -> str:
     close = torch.allclose
     if not (close(out, out_there, atol=1e-3) and close(gradient, gradient_there, atol=1e-4, rtol=1e-2)):
         return "an LSTM gives different results on it than on the CPU"
-    if seconds_there > seconds:
-        return f"an LSTM takes {seconds_there / seconds:.1f} times as long as on the CPU"
-    return ""
+    return f"an LSTM takes {seconds_there / seconds:.1f} times as long as on the CPU" if seconds_there > seconds else ""
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

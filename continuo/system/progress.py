@@ -104,7 +104,7 @@ class Task:
         self.bar = display.live.add_task(name, total=total, note="", ends=None) if display.live else None
 
     def update(self, done: float, note: str = "", remaining_s: float | None = None, **figures: float | None) -> None:
-        """Report progress up to the total, a note and figures; the remaining time is extrapolated if it is not given."""
+        """Report progress up to the total, a note and figures; the remaining time is extrapolated if none is given."""
         if self.display.quiet and not self.display.journal:
             return
         now, done = time.monotonic(), min(done, self.total)  # the last step may end after the time that was given
