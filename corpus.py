@@ -440,12 +440,10 @@ def load_prompt_song(path: Path) -> Song:
 
 
 def parse_notes(text: str) -> Song:
-    """Return quarter notes, separated by commas: names or MIDI numbers, chords joined by +, r for a rest.
+    """Return quarter notes of words such as C4, 64, C4+G4 (a chord) and r (a rest); ValueError: it holds no note.
 
     >>> [(note.onset, note.pitch) for note in parse_notes("C4,r,64+G4").notes]
     [(0, 60), (960, 64), (960, 67)]
-
-    ValueError if a name is not a note, or there is none.
     """
     words = text.split(",")
     names = [(place, name.strip()) for place, word in enumerate(words) for name in word.split("+")]

@@ -48,12 +48,8 @@ class AudioDataset(Dataset[Batch], Generic[P]):
 
     Every step is an input once and a target once; the first step of a piece is only an input. After the last step comes
     the end of the piece, unless the piece was cut there. Codes are encoded once, into a file, and continuous frames
-    when a window is read: memory does not grow with the hours of music.
-
-    Args:
-        pieces: pieces of at least two steps; shorter ones are listed in `skipped` with the reason.
-        window: T, steps per window.
-        advance: called with the number of pieces done.
+    when a window is read: memory does not grow with the hours of music. `window` is T, steps per window. Pieces of
+    fewer than two steps are `skipped`, with the reason. `advance` is called with the number of pieces done.
     """
 
     def __init__(
@@ -177,12 +173,9 @@ def _offsets(counts: Sequence[int]) -> np.ndarray:
 class RowSampler(Sampler[list[int]]):
     """Give the windows of one batch after another, without end; each epoch has the pieces in a new order.
 
-    Every batch row starts at a random window of its first piece, so that rows do not reach the ends of pieces together.
-    Later pieces are played from their beginning to their end.
-
-    Args:
-        windows: number of windows of each piece.
-        own_rows: rows whose windows are given; the state is always that of all rows.
+    Every batch row starts at a random window of its first piece, so that rows do not reach the ends of pieces together;
+    later pieces are played whole. `windows`: their number in each piece. `own_rows`: rows whose windows are given; the
+    state is always that of all rows.
     """
 
     def __init__(self, windows: Sequence[int], batch_size: int, seed: int, own_rows: slice = slice(None)) -> None:

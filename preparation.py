@@ -1,8 +1,4 @@
-"""Prepare a training: load and split the corpus, transpose it, fit the featurizer and encode the pieces.
-
-What can be refused early is refused before the corpus is read: a model too large for this machine, and a state of
-another model.
-"""
+"""Prepare a training: load, split and transpose the corpus, fit the featurizer, encode; refuse early what can be."""
 
 import hashlib
 import time

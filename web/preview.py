@@ -1,8 +1,7 @@
 """Preview a file for the page: its length, its notes, and a score engraved as SVG pages by verovio.
 
-Uploads may be damaged or hostile, and many of the libraries that read them are written in C++. So the studio runs
-`python -m web.preview FILE FOLDER WIDTH` as a child process with limits on time and memory. The last line of standard
-output is a JSON object, `Preview`.
+Uploads may be damaged or hostile, so the studio runs `python -m web.preview FILE FOLDER WIDTH` as a child process with
+limits on time and memory. The last line of standard output is a JSON object, `Preview`.
 """
 
 import json

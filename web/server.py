@@ -1,7 +1,4 @@
-"""The studio's server: the page, its files and its takes.
-
-The server imports no torch and stays responsive: child processes read files, make takes, train and measure.
-"""
+"""The studio's server. It stays responsive: child processes read files, make takes, train and measure."""
 
 import asyncio
 import contextlib

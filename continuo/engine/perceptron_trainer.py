@@ -1,8 +1,4 @@
-"""Train a torch perceptron with `continuo.engine.network` instead of torch: the same model and losses in NumPy alone.
-
-`PerceptronTrainer` copies the parameters of a torch model by their names, computes loss and gradients with the engine,
-updates the parameters with the engine's AdamW, and writes them back. Nothing else need know which engine trained.
-"""
+"""Train a torch perceptron with `continuo.engine.network` instead of torch: the same losses in NumPy alone."""
 
 import math
 from collections.abc import Iterable
@@ -19,7 +15,10 @@ MASKED = np.float32(-1e9)  # logit of a code that a level does not have
 
 
 class PerceptronTrainer:
-    """Trains a model of a perceptron and a head over levels in place; ValueError: it is another one or has dropout."""
+    """Trains copies of a torch model's parameters, a perceptron and a head over levels, and writes them back.
+
+    Nothing else need know which engine trained. ValueError: the model has another architecture, or dropout.
+    """
 
     def __init__(self, model: nn.Module, *, learning_rate: float, betas: tuple[float, float], weight_decay: float):
         self.torch_parameters = dict(model.named_parameters())

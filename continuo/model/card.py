@@ -1,7 +1,4 @@
-"""Write the model card of a state in Markdown: training music, architecture, quality and use of the model.
-
-Its header follows the model cards of the Hugging Face Hub, so that a folder can be shared as it is.
-"""
+"""Write the model card of a state in Markdown, with the header that the Hugging Face Hub expects."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,8 +1,4 @@
-"""Save and load the state of a model: one safetensors file with tensors by name and JSON facts in its header.
-
-A state is written under a temporary name, synced and renamed: a reader sees the state before or the state after, never
-a part. Nothing is ever unpickled.
-"""
+"""Save and load a model's state: one safetensors file, tensors by name and JSON facts in its header; no pickle."""
 
 import io
 import json

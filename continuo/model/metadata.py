@@ -1,8 +1,6 @@
-"""Validate the metadata of a model (`model.json`): every choice in one immutable place.
+"""Validate the metadata of a model (`model.json`): every choice in one immutable place, section by section.
 
-The sections are corpus (the music), representation (how music becomes a stream), architecture (the network that
-continues the stream), training (its length and method), sampling (how steps are drawn), and `state`, the file that
-training writes next to the JSON. An unknown key or an impossible value is refused by name.
+`state` names the file that training writes next to the JSON. An unknown key or an impossible value is refused by name.
 """
 
 import json

@@ -1,7 +1,4 @@
-"""Progress with the time remaining: a live display on a terminal (rich), plain lines at intervals on a pipe.
-
-Everything goes to standard error; standard output belongs to results.
-"""
+"""Progress on standard error, with the time remaining: a live display on a terminal (rich), lines on a pipe."""
 
 import json
 import sys
