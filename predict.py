@@ -109,12 +109,11 @@ def _run(arguments: Namespace) -> int:
         options = {"with_prompt": not arguments.continuation_only, "until_end": arguments.until_end}
         first = TakeRequest(outs[0], arguments.frames, arguments.seed, predictor.sampling.but(**flags), name, **options)
         requests = [replace(first, out=out, seed=arguments.seed + number) for number, out in enumerate(outs)]
-        reports = _write(arguments, predictor, prompt, requests, display)
+        facts = [report.facts() for report in _write(arguments, predictor, prompt, requests, display)]
         display.say(f"weights of step {predictor.weights_step:,}{_validation_trend(predictor)}")
         if _model(arguments.meta) == DEMO_MODEL:
             display.say(f"made by the demo model (Bach chorales): {command('train')} trains your own, as model.json")
     if arguments.json:
-        facts = [report.facts() for report in reports]
         print(json.dumps(facts[0] | ({"songs": facts} if len(facts) > 1 else {})))
     return 0
 

@@ -117,8 +117,7 @@ class SoundEvaluation(Evaluation[Piece]):
             inverted.append(with_new_phases(self.predictor, excerpt))
         self.audio["codec"], errors = codec, [error for _, error in inverted]
         phases = similarity(real, [audio for audio, _ in inverted], self.rate)
-        inversion = phases | {"spectral_convergence": float(np.mean(errors))}
-        return similarity(real, codec, self.rate), inversion
+        return similarity(real, codec, self.rate), phases | {"spectral_convergence": float(np.mean(errors))}
 
     def long_run(self) -> schema.SoundLongRun:
         prompt, count = self.excerpts[0].prompt, math.ceil(self.plan.long_seconds * self.spec.steps_per_second)

@@ -1,7 +1,8 @@
-"""Write the model card of a state in Markdown, with the header that the Hugging Face Hub expects."""
+"""Write the model card of a state, from the template `card.md`, with the header that the Hugging Face Hub expects."""
 
-from collections.abc import Mapping
 from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader
 
 from continuo.model.checkpoint import Facts
 from continuo.model.metadata import Json, Metadata
@@ -13,13 +14,6 @@ EVALUATION = "\n## Evaluation\n"
 FREE_RUN_FIGURES = (
     "onset_ratio", "pulse_ratio", "flux_ratio", "mmd2", "auc", "scale_consistency", "groove_consistency"
 )  # fmt: skip
-CODE = """\
-from pathlib import Path
-from predictor import Predictor
-
-predictor = Predictor.load(Path("{meta}"))
-take = predictor.take(predictor.prompt(Path("song.musicxml")), seed=1)
-"""
 
 
 def card_path(state_path: Path) -> Path:
@@ -45,42 +39,13 @@ def add_evaluation(state_path: Path, facts: Facts, report: Json) -> None:
 
 def card(name: str, facts: Facts) -> str:
     """Return the card without an evaluation; only the name of the corpus folder is given, not its path."""
-    meta, progress, music = Metadata.model_validate(facts["metadata"]), facts["progress"], facts.get("heard", {})
-    corpus = meta.corpus
-    lines = [
-        f"- **Corpus**: {Path(corpus.path).name}{_amount(music, '')}{_amount(music, 'held_out_')}",
-        f"- **License of the corpus**: {corpus.licence}",
-    ]
-    for section in ("representation", "architecture"):
-        values = getattr(meta, section).model_dump()
-        kind = values.pop("kind")
-        lines.append(f"- **{section.capitalize()}**: {kind} ({', '.join(f'{k} {v}' for k, v in values.items())})")
-    if music:
-        lines.append(f"- **Size**: {music['parameters']:,} parameters, {music['steps_per_second']:g} steps a second")
-    lines.append(f"- **Training**: {progress.step:,} steps in {progress.seconds / 60:.1f} minutes, seed "
-                 f"{meta.training.seed}, {facts['precision']}, sound at {corpus.sample_rate_hz:,} Hz, "
-                 f"Continuo {facts['version']}")  # fmt: skip
-    if start := facts.get("begun_with"):
-        lines.append(f"- **Started from**: {start}")
-    if progress.best_nats is not None:
-        best = f"{progress.best_nats:.2f} at step {progress.best_step:,}"
-        last = f"{progress.validation_nats:.2f} at the last step"
-        lines.append(f"- **Held-out loss (nats per step)**: {best}; {last}; {progress.train_nats:.2f} in training")
-    words = f"{command('predict')} --meta {name}.json --prompt song.musicxml --frames 500"
-    code = CODE.format(meta=f"{name}.json")
-    return (
-        f"---\nlibrary_name: continuo\ntags: [music, audio]\n---\n\n"
-        f"# {name}\n\nA model that continues music, trained with Continuo.\n\n" + "\n".join(lines) + "\n\n## Use\n\n"
-        f"Keep `{name}.json` and `{name}.safetensors` in one folder.\n\n```\n{words}\n```\n\n```python\n{code}```\n"
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, keep_trailing_newline=True
     )
-
-
-def _amount(music: Mapping[str, float], prefix: str) -> str:
-    if not music:
-        return ""
-    pieces, seconds = music[f"{prefix}pieces"], music[f"{prefix}seconds"]
-    length = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
-    return f", {pluralize(int(pieces), 'piece')} of {length} {'held out' if prefix else 'for training'}"
+    environment.filters["pluralize"] = pluralize
+    meta = Metadata.model_validate(facts["metadata"])
+    known = {"folder": Path(meta.corpus.path).name, "music": facts.get("heard", {}), "predict": command("predict")}
+    return environment.get_template("card.md").render({**facts, **dict(meta), **known, "name": name})
 
 
 def evaluation(report: Json) -> str:

@@ -72,11 +72,10 @@ def mismatch_refused(path: Path) -> Iterator[None]:
 
 def save(path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, object]) -> None:
     """Write tensors and facts (JSON types and dataclasses of them) to `path`, whole or not at all."""
-    header = {"format": FORMAT, "facts": json.dumps(facts, default=vars)}
     plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as temporary:
         try:
-            safetensors.torch.save_file(plain, temporary, header)
+            safetensors.torch.save_file(plain, temporary, {"format": FORMAT, "facts": json.dumps(facts, default=vars)})
         except SafetensorError as error:
             raise OSError(f"cannot save {path} ({error}): free some space; the state before is intact") from None
 

@@ -82,9 +82,8 @@ class TrainingLog(AbstractContextManager["TrainingLog"]):
         """Log a sound, float32 `(N,)`, and its spectrogram."""
         from torch.utils.tensorboard import summary
 
-        image = spectrogram_image(samples, sample_rate_hz)
         self._add(step, summary.audio("continuation", soft_limit(samples)[None], sample_rate_hz))
-        self._add(step, summary.image("continuation", image, dataformats="HWC"))
+        self._add(step, summary.image("continuation", spectrogram_image(samples, sample_rate_hz), dataformats="HWC"))
 
     def _add(self, step: int, content: "Summary") -> None:
         from tensorboard.compat.proto.event_pb2 import Event
