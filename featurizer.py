@@ -286,8 +286,6 @@ class NotesFeaturizer(Featurizer[Song]):
         self._set_codec(self.codec_type.from_dict(data), pace)
 
 
-FEATURIZERS: dict[str, Callable[..., Featurizer[Any]]] = {
-    "spectrum": SpectrumFeaturizer,
-    "codebook": CodebookFeaturizer,
-    **dict.fromkeys(NOTE_CODECS, NotesFeaturizer),
-}
+Make = Callable[..., Featurizer[Any]]
+FEATURIZERS: dict[str, Make] = {"spectrum": SpectrumFeaturizer, "codebook": CodebookFeaturizer}
+FEATURIZERS |= dict.fromkeys(NOTE_CODECS, NotesFeaturizer)

@@ -156,10 +156,9 @@ def check_memory(metadata: Metadata, device: torch.device, spec: StreamSpec | No
     weights, row_state = model_size(a, spec)
     needed = 4 * (WEIGHT_COPIES * weights + t.batch_size * (row_state + t.window * (a.hidden + a.head_width)))
     if needed > (memory := checkpoint.machine_memory_bytes()):
-        raise ValueError(
-            f"training this model takes {human_size(needed)} or more, and this machine has {human_size(memory)}: "
-            "lower architecture.hidden, architecture.layers, training.batch_size or training.window"
-        )
+        what = f"training this model takes {human_size(needed)} or more, and this machine has {human_size(memory)}"
+        keys = "architecture.hidden, architecture.layers, training.batch_size or training.window"
+        raise ValueError(f"{what}: lower {keys}")
 
 
 def load_corpus(metadata: Metadata, is_sound: bool, display: Display) -> tuple[Pieces, Pieces]:

@@ -114,7 +114,9 @@ def _train_into(state_path: Path, metadata: "Metadata", arguments: argparse.Name
         _describe(trainer, reason)
         if arguments.prepare_only:
             display.say(f"prepared: {command('train')} --meta {arguments.meta} trains on it")
-            results = _corpus_results(trainer)
+            train_set, held_out = trainer.train_set, trainer.prepared.held_out_set
+            results: dict[str, object] = {"pieces": len(train_set.pieces), "held_out_pieces": len(held_out.pieces)}
+            results |= {"frames": sum(train_set.steps), "held_out_frames": sum(held_out.steps)}
         else:
             results = _train(trainer, arguments.meta, fresh=fresh)
         if arguments.json and group.is_main_process:
@@ -336,12 +338,6 @@ def _conclude(trainer: "Trainer", reporter: Reporter, meta: Path) -> None:
     already = "nothing was left to do: already " if p.step == reporter.first_step else ""
     say(f"{already}trained for {done}{loss}; state in {trainer.state_path}")
     say(f"to train longer: {command('train')} --meta {meta} {more}")
-
-
-def _corpus_results(trainer: "Trainer") -> dict[str, object]:
-    train_set, held_out = trainer.train_set, trainer.prepared.held_out_set
-    pieces: dict[str, object] = {"pieces": len(train_set.pieces), "held_out_pieces": len(held_out.pieces)}
-    return pieces | {"frames": sum(train_set.steps), "held_out_frames": sum(held_out.steps)}
 
 
 def _results(trainer: "Trainer", reporter: Reporter) -> dict[str, object]:

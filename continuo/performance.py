@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -63,10 +64,8 @@ def _perform_all(arguments: argparse.Namespace) -> int:
 
 def _free_stem(path: Path, taken: set[str]) -> str:
     """Return a file name that is new in this run: a/song.xml and b/song.mxl become song and song-2."""
-    stem, number = path.stem, 1
-    while stem in taken:
-        number += 1
-        stem = f"{path.stem}-{number}"
+    names = itertools.chain([path.stem], (f"{path.stem}-{number}" for number in itertools.count(2)))
+    stem = next(name for name in names if name not in taken)
     taken.add(stem)
     return stem
 

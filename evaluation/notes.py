@@ -140,11 +140,10 @@ class NotesEvaluation(Evaluation[Song]):
         join = first.join - first.start
         real = first.song.excerpt(first.start, first.stop, "excerpt")
         sides = {"real": [excerpt.real for excerpt in self.excerpts], "generated": self.generated}
+        title, made = f"{first.name}: continued by the model", self.continued[0]
         return super().draw(report) | {
             "roll_real": plots.png_of(lambda path: draw_song(real, path, join, f"{first.name}: the piece itself")),
-            "roll_generated": plots.png_of(
-                lambda path: draw_song(self.continued[0], path, join, f"{first.name}: continued by the model")
-            ),
+            "roll_generated": plots.png_of(lambda path: draw_song(made, path, join, title)),
             "pitch_classes": plots.pitch_classes({name: _pitch_classes(songs) for name, songs in sides.items()}),
         }
 

@@ -199,7 +199,5 @@ class SoundEvaluation(Evaluation[Piece]):
         return super().draw(report) | {"spectrograms": plots.spectrograms(sides, self.rate)}
 
     def sounds(self, count: int = 3) -> list[tuple[str, dict[str, bytes]]]:
-        return [
-            (excerpt.name, {side: flac(self.audio[side][place], self.rate) for side in SIDES})
-            for place, excerpt in enumerate(self.excerpts[:count])
-        ]
+        found = enumerate(self.excerpts[:count])
+        return [(e.name, {side: flac(self.audio[side][place], self.rate) for side in SIDES}) for place, e in found]

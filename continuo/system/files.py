@@ -82,12 +82,9 @@ def is_locked(path: Path) -> bool:
     lock = _lock_of(path)
     if not Path(lock.lock_file).exists():
         return False
-    try:
-        lock.acquire(timeout=0)
-    except (Timeout, OSError):
-        return True
-    lock.release()
-    return False
+    with contextlib.suppress(Timeout, OSError), lock.acquire(timeout=0):
+        return False
+    return True
 
 
 def _lock_of(path: Path) -> FileLock:
