@@ -206,11 +206,10 @@ class Take:
 
 
 class SoundTake(Take):
-    """A continuation as sound, decoded while its steps are drawn.
+    """A continuation as sound, at the loudness of the prompt, decoded while its steps are drawn.
 
-    Samples have the loudness of the prompt. The first `overlap_samples` of them replace the end of the prompt, because
-    prompt and continuation are overlap-added like any two frames. The samples do not depend on how many steps are
-    requested at once.
+    The first `overlap_samples` replace the end of the prompt: prompt and continuation are overlap-added like any two
+    frames. The samples do not depend on how many steps are requested at once.
     """
 
     def __init__(self, predictor: Predictor, prompt: Piece | None, stream: Stream, until_end: bool) -> None:

@@ -147,8 +147,7 @@ def load_start(
 def check_memory(metadata: Metadata, device: torch.device, spec: StreamSpec | None = None) -> None:
     """Check that training can fit in this machine's memory, or raise ValueError; a GPU reports by itself.
 
-    The estimate is a lower bound: only activations that are certainly stored count, and without the streams' `spec`
-    only the backbone's weights.
+    The estimate is a lower bound; without the streams' `spec`, only the backbone's weights count.
     """
     if device.type == "cuda":
         return

@@ -107,8 +107,7 @@ def _flatness(logs: np.ndarray) -> float:
 def squared_mmd(real: np.ndarray, other: np.ndarray) -> float:
     """Return the unbiased squared maximum mean discrepancy of features `(n, D)`; 0 means the same distribution.
 
-    Gaussian kernel (Gretton et al., 2012); the bandwidth is the median squared distance between real windows. Features
-    are standardized by the real ones.
+    Gaussian kernel (Gretton et al., 2012), its bandwidth the median squared distance of real, standardized windows.
     """
     mean, deviation = real.mean(axis=0), real.std(axis=0) + 1e-6
     a, b = (real - mean) / deviation, (other - mean) / deviation

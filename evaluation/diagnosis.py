@@ -28,8 +28,7 @@ class Finding(NamedTuple):
 def diagnose(report: AnyReport) -> list[Finding]:
     """Return the findings on learning, then on the music, then on copies, the most important first; never empty.
 
-    A model that has learned nothing gets no other advice than to train. A model that memorizes its training music gets
-    no advice to train longer.
+    A model that learned nothing is only advised to train; one that memorizes its training music, not to train longer.
     """
     rules = _learning(report)
     rules += [*_notes(report), *_note_copies(report)] if is_of_notes(report) else [*_sound(report), *_copies(report)]

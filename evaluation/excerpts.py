@@ -139,10 +139,9 @@ class SongExcerpt:
 
 
 def song_excerpts(songs: Sequence[Song], *, count: int, prompt_seconds: float, seconds: float) -> list[SongExcerpt]:
-    """Return at most `count` excerpts: the beginnings of songs, and later parts if there are few songs.
+    """Return at most `count` excerpts between beats: the beginnings of songs, and later parts if there are few songs.
 
-    They start, join and stop at beats. A song that is too short gives its first third as the prompt.
-    ValueError: no song has notes in its first two beats and in the two beats after them.
+    A short song gives its first third as the prompt. ValueError: no song has notes in its first and next two beats.
     """
     need = prompt_seconds + seconds
     slots: defaultdict[int, list[SongExcerpt]] = defaultdict(list)

@@ -134,9 +134,8 @@ class Value:
     def backward(self) -> None:
         """Add the derivatives of this number to the `gradient` of every value that it was computed from.
 
-        A value passes its gradient on after everything computed from it has. There is no recursion, so a graph may be
-        as long as memory allows. It stays usable, and is freed with the last value that refers to it. Raise ValueError
-        if this is more than one number.
+        There is no recursion, so a graph may be as long as memory allows. It stays usable, and is freed with the last
+        value that refers to it. ValueError: this is more than one number.
         """
         if self.data.size != 1:
             raise ValueError(f"backward() starts at one number, not at shape {self.shape}: take a sum or a mean first")

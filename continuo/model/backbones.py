@@ -273,10 +273,9 @@ class Block(nn.Module):
 
 
 def rotations(positions: Tensor, features: int) -> Tensor:
-    """Return cosines and sines `(2, B, T, 1, features)` of angles that grow with positions `(B, T)`.
+    """Return cosines and sines `(2, B, T, 1, features)` of angles for positions `(B, T)`; `features` is even.
 
-    `features` is even. The sines have the signs that rotate a pair (a, b) to (a cos - b sin, b cos + a sin), where b is
-    half the features away from a.
+    Their signs rotate a pair (a, b), half the features apart, to (a cos - b sin, b cos + a sin).
     """
     half = features // 2
     angle = positions[..., None, None].float() * 10_000.0 ** (-torch.arange(half, device=positions.device) / half)

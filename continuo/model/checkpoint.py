@@ -167,8 +167,7 @@ def machine_memory_bytes() -> int:
 def quantize_int8(tensors: Mapping[str, torch.Tensor]) -> Tensors:
     """Return tensors in a quarter of the space, for a model that is passed on; `load` restores them nearly.
 
-    Matrices become 8-bit integers with one scale per row; other tensors of floats become half precision. Names that
-    end in `SCALE` are reserved.
+    Matrices become 8-bit integers with one scale per row, at names with `SCALE`; other floats become half precision.
     """
     small: Tensors = {}
     for name, tensor in tensors.items():

@@ -19,9 +19,8 @@ def preset_names() -> list[str]:
 def from_preset(name: str, overrides: Json, *, state: str) -> Metadata:
     """Return the metadata of a preset with values by dotted keys in place of its own.
 
-    Another corpus than the preset's is rendered with the instruments that its scores name. If the kind of a section is
-    overridden, keys that the new kind does not have are left out. `state` is the file name of the state. Raise
-    ValueError if there is no such preset, or an override is refused.
+    Another corpus than the preset's is rendered with the instruments that its scores name. Keys that an overridden kind
+    of a section does not have are left out. ValueError: there is no such preset, or an override is refused.
     """
     if name not in (names := preset_names()):
         raise ValueError(f"there is no preset {name!r}, only {', '.join(names)}{suggestion(name, names)}")
@@ -37,8 +36,7 @@ def from_preset(name: str, overrides: Json, *, state: str) -> Metadata:
 def from_donor(donor: Mapping[str, Any], overrides: Json, *, state: str) -> Metadata:
     """Return the metadata of a model that starts from the weights of another: its shape and rate, default training.
 
-    `donor` is the metadata in the other state, `overrides` are values by dotted keys, and `state` is the file name of
-    the new state. Raise ValueError if the donor is of another version, or an override is refused.
+    `donor`: the metadata in the other state. ValueError: it is of another version, or an override is refused.
     """
     shape = {key: value for key, value in donor.get("representation", {}).items() if key not in FITTING}
     content = {"representation": shape, "architecture": donor.get("architecture"), "state": state}

@@ -43,10 +43,9 @@ def draw_curves(history: list[list[float]], picture: Path, steps_per_second: flo
 
 
 class TrainingLog(AbstractContextManager["TrainingLog"]):
-    """Write TensorBoard events and `training.csv` to the folder `NAME.runs` next to a state.
+    """Write TensorBoard events and `training.csv` to the folder `NAME.runs` of a state; `fresh` deletes earlier ones.
 
-    `fresh` deletes the events of earlier runs. torch's `SummaryWriter` would write from a thread of its own, which
-    prints a traceback when the disk is full.
+    torch's `SummaryWriter` would write from a thread of its own, which prints a traceback when the disk is full.
     """
 
     def __init__(self, state_path: Path, *, fresh: bool) -> None:

@@ -27,8 +27,7 @@ T = TypeVar("T")
 class ProcessGroup(AbstractContextManager["ProcessGroup"]):
     """One of several processes that train one model, or the only one. Use it as a context manager.
 
-    `rank` and `local_rank` are the number of this process among all, and among those of its machine. Each of several
-    processes waits here until all `size` have joined.
+    `rank` and `local_rank`: its number among all, and on its machine. It waits here until all `size` have joined.
     """
 
     def __init__(self, rank: int = 0, local_rank: int = 0, size: int = 1) -> None:

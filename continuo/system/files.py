@@ -17,9 +17,8 @@ from continuo.system.text import suggestion
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path; on success sync it and rename it to `path`, on failure remove it.
 
-    The temporary path lies in a hidden folder of its own next to `path`, because some writers (safetensors) create
-    files under names of their own. A reader of `path` sees the old file or the new one, never a part. An OSError of the
-    file system names `path`.
+    It lies in a hidden folder of its own next to `path`, because some writers (safetensors) create files under names of
+    their own. A reader of `path` never sees a part. An OSError of the file system names `path`.
     """
     folder, prefix = None, f".{path.name[:100]}."
     try:
