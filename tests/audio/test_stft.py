@@ -230,8 +230,8 @@ def test_encode_prompt_last_frame_ends_with_the_prompt():
 
 
 def small_codebook(**keys) -> CodebookFeaturizer:
-    values = {"n_fft": 256, "hop": 64, "components": 32, "levels": 4, "centroids": 64, "fit_frames": 1500}
-    f = CodebookFeaturizer(CodebookSection(kind="codebook", **(values | keys)), RATE_HZ)
+    values = {"components": 32, "levels": 4, "centroids": 64, "fit_frames": 1500, "postfilter_steps": 8} | keys
+    f = CodebookFeaturizer(CodebookSection(kind="codebook", n_fft=256, hop=64, **values), RATE_HZ)
     f.fit([Piece.from_samples(melody(seed), RATE_HZ) for seed in range(4)], seed=0, advance=lambda words: None)
     return f
 

@@ -298,7 +298,7 @@ def test_train_file_size_limit_keeps_the_earlier_state(tmp_path, music_folder):
 def test_train_deleted_state_is_saved_again(tmp_path, music_folder):
     begin(tmp_path / "a", music_folder, 40)
     begin(tmp_path / "b", music_folder, 40)
-    assert run_command(train.main, *words_for(tmp_path / "a" / "model.json", 40)) == (0, "")
+    assert run_command(train.main, *words_for(tmp_path / "a" / "model.json", 40, 1e6)) == (0, "")
 
     class Deleting(train.Reporter):
         def __call__(self, trainer):
@@ -382,7 +382,7 @@ def test_train_clock_set_back_changes_nothing(tmp_path, music_folder, monkeypatc
     """Set the clock back by an hour at every reading, and date states and cache entries into the future."""
     for name in "ab":
         begin(tmp_path / name, music_folder, 30)
-    assert run_command(train.main, *words_for(tmp_path / "a" / "model.json", 30)) == (0, "")
+    assert run_command(train.main, *words_for(tmp_path / "a" / "model.json", 30, 1e6)) == (0, "")
     clock = iter(range(2 * 10**9, 0, -3600))
     monkeypatch.setattr(time, "time", lambda: float(next(clock)))
     assert run_command(train.main, *words_for(tmp_path / "b" / "model.json", 30, 1e-3)) == (0, "")

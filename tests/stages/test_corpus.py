@@ -197,9 +197,8 @@ def test_load_keeps_no_file_open(tmp_path):
     resource.setrlimit(resource.RLIMIT_NOFILE, (len([*Path("/dev/fd").iterdir()]) + 12, hard))
     try:
         pieces = corpus.load(section(tmp_path)).pieces
-        featurizer = CodebookFeaturizer(
-            CodebookSection(kind="codebook", n_fft=256, hop=64, components=8, levels=2, centroids=8), RATE_HZ
-        )
+        small = {"n_fft": 256, "hop": 64, "components": 8, "levels": 2, "centroids": 8, "postfilter_steps": 8}
+        featurizer = CodebookFeaturizer(CodebookSection(kind="codebook", **small), RATE_HZ)
         featurizer.fit(pieces, seed=0, advance=lambda words: None)
         dataset = AudioDataset(pieces, featurizer, window=16)
     finally:

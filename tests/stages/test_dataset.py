@@ -26,7 +26,9 @@ def pieces() -> list[Piece]:
 
 @pytest.fixture(scope="module")
 def featurizer(pieces) -> CodebookFeaturizer:
-    section = CodebookSection(kind="codebook", n_fft=256, hop=64, components=16, levels=2, centroids=16)
+    section = CodebookSection(
+        kind="codebook", n_fft=256, hop=64, components=16, levels=2, centroids=16, postfilter_steps=8
+    )
     f = CodebookFeaturizer(section, RATE_HZ)
     f.fit(pieces[:4], seed=0, advance=lambda words: None)
     return f
