@@ -27,7 +27,7 @@ import torch
 
 from continuo.model.backbones import Lstm, State
 from continuo.model.onnx_graph import Graph, repeated
-from continuo.model.sampling import Sampling
+from continuo.model.temperature import Sampling
 from model_definition import LevelHead, SequenceModel
 
 Stream = Iterator[tuple[torch.Tensor, bool]]

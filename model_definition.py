@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from continuo.model.backbones import Backbone, CausalConv, Lstm, State, Transformer, WindowMlp
 from continuo.model.metadata import Architecture
-from continuo.model.sampling import Sampling, draw
 from continuo.model.stream import StreamSpec
+from continuo.model.temperature import Sampling, draw
 
 if TYPE_CHECKING:
     from continuo.model.onnx_graph import Graph
@@ -312,7 +312,11 @@ class SequenceModel(nn.Module):
         return self.out_proj(self.norm(hidden)) + self.skip_proj(vectors), state
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Process one step `(B, L)` or `(B, F)`; return the context `(B, W)` of the next one."""
+        """Take in one step of B streams, codes `(B, L)` int64 or features `(B, F)`, after those in `state`.
+
+        Returns:
+            The context `(B, W)` from which the head draws the next step, and the state after this step.
+        """
         context, state = self(x[:, None], state)
         return context[:, 0], state
 

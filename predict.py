@@ -86,7 +86,7 @@ def _run(arguments: Namespace) -> int:
 
     import torch
 
-    from continuo.model.sampling import Sampling
+    from continuo.model.temperature import Sampling
     from continuo.system.device import choose
     from continuo.system.progress import Display
     from predictor import Predictor

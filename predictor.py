@@ -22,7 +22,7 @@ import torch
 import corpus
 from continuo.audio.piece import Piece
 from continuo.model import checkpoint, metadata
-from continuo.model.sampling import Sampling
+from continuo.model.temperature import Sampling
 from continuo.score.synth import render
 from continuo.symbolic.song import Song
 from continuo.system.paths import command

@@ -11,7 +11,7 @@ from continuo.audio.files import flac
 from continuo.audio.phase import invert
 from continuo.audio.piece import Piece
 from continuo.audio.stft import spectrum
-from continuo.model.sampling import Sampling
+from continuo.model.temperature import Sampling
 from continuo.system.progress import Display
 from dataset import AudioDataset
 from evaluation import audio_metrics, long_run, plots, schema
@@ -45,10 +45,10 @@ def through_codec(predictor: Predictor, excerpt: Excerpt) -> np.ndarray:
 
 
 def with_new_phases(predictor: Predictor, excerpt: Excerpt) -> tuple[np.ndarray, float]:
-    """Return the real magnitudes after the prompt with reconstructed phases, and the spectral convergence.
+    """Return what follows the prompt, as audio `(N,)` of the real magnitudes with reconstructed phases, and its error.
 
-    Spectral convergence is the relative error of the magnitudes (Sturmel and Daudet, 2011), over the frames that lie
-    wholly after the prompt and before the fade at the end.
+    The error is the spectral convergence, |made - real| / |real| over all magnitudes (Sturmel and Daudet, 2011), of the
+    frames that lie wholly after the prompt and before the fade-out of the overlap-add; 0 is exact.
     """
     featurizer = predictor.featurizer
     assert isinstance(featurizer, StftFeaturizer)

@@ -122,9 +122,9 @@ def _principal_axes(vectors: np.ndarray, count: int) -> tuple[np.ndarray, np.nda
 
 
 def concatenate(parts: Iterable[torch.Tensor], max_rows: int) -> torch.Tensor:
-    """Concatenate parts `(T, F)` of `max_rows` rows in all at most, in memory that is allocated once.
+    """Concatenate the rows of parts `(T, F)`, in memory that is allocated once; a list of the parts would fragment it.
 
-    Small parts that are kept, between large ones that are not, would fragment a gigabyte of memory.
+    `max_rows` is at least the number of all rows; RuntimeError if there are more. Without parts the result is empty.
     """
     whole, filled = torch.empty(0), 0
     for part in parts:

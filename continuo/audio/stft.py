@@ -25,7 +25,7 @@ def to_frames(complex_frames: torch.Tensor) -> torch.Tensor:
 
 
 def from_frames(frames: torch.Tensor) -> torch.Tensor:
-    """Convert `[magnitude | phase]` frames `(T, 2K)` to complex frames `(T, K)`."""
+    """Convert `[magnitude | phase]` frames `(..., 2K)`, phase in radians, to complex64 frames `(..., K)`."""
     magnitude, phase = frames.chunk(2, dim=-1)
     return torch.polar(magnitude.float(), phase.float())
 

@@ -77,7 +77,7 @@ class Song:
         return TempoMap([(tick / QUARTER, qpm) for tick, qpm in self.tempos])
 
     def second(self, tick: int) -> float:
-        """Return the seconds from the beginning of the song to a tick."""
+        """Return the seconds from the beginning of the song to a tick (`QUARTER` ticks make a quarter note)."""
         return self._tempo_map.seconds(tick / QUARTER)
 
     def qpm_at(self, tick: int) -> float:

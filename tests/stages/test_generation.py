@@ -14,8 +14,8 @@ from continuo.audio.piece import Piece
 from continuo.model.backbones import low_rank
 from continuo.model.metadata import LstmSection, MlpSection
 from continuo.model.presets import from_preset
-from continuo.model.sampling import Sampling
 from continuo.model.stream import StreamSpec
+from continuo.model.temperature import Sampling
 from export import main as export
 from generation import StepRunner, StreamBatch, first_state, flat_state, step_graph
 from model_definition import SequenceModel, build_model

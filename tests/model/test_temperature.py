@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from continuo.model.sampling import Sampling, draw
+from continuo.model.temperature import Sampling, draw
 
 
 def test_draw_at_temperature_zero_takes_the_likeliest_for_every_seed():
