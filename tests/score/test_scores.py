@@ -373,13 +373,23 @@ class TestOptions:
             main(["--help"])
         assert left.value.code == 0
         words = " ".join(capsys.readouterr().out.split())
-        assert words.startswith("usage: python -m continuo.performance [-h] --out DIR [--midi] [--wav] [--picture]")
+        assert words.startswith("usage: python -m continuo.performance [-h] --out DIR [--midi] [--notes] [--wav]")
         for line in (
             "Perform scores: write each as MIDI and audio.", "SCORE MusicXML or MIDI file", "--rate HZ sample rate",
-            "--out DIR folder for", "--midi write MIDI", "--wav write audio", "--picture also write NAME.png",
+            "--out DIR folder for", "--midi write MIDI", "--notes write NAME.notes.json",
+            "--wav write audio", "--picture also write NAME.png",
             "--soundfont FILE SoundFont to play", "--mono write one channel", "--json print one",
         ):  # fmt: skip
             assert line in words
+
+    def test_command_lists_the_notes_in_order_of_onset(self, command, tmp_path):
+        status, _ = command("tune.musicxml", "--notes", "--json")[:2]
+        assert status == 0
+        (listed,) = tmp_path.rglob("tune.notes.json")
+        notes = json.loads(listed.read_text())
+        expected = perform(next(tmp_path.rglob("tune.musicxml"))).notes
+        assert notes == sorted([n.onset_s, n.pitch, n.duration_s, n.program, n.velocity, n.is_drum] for n in expected)
+        assert not list(tmp_path.rglob("tune.mid"))
 
     def test_command_plays_the_given_soundfont(self, command, monkeypatch):
         given = []
