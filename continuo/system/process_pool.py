@@ -43,7 +43,7 @@ def process_map(work: Callable[[T], Iterator[R]], things: Sequence[T], processes
     try:
         for future in as_completed(futures):
             yield from future.result()
-    except (BrokenProcessPool, Terminated):
+    except BrokenProcessPool:
         raise ChildProcessError("a process that did a part of this work was killed: is memory short?") from None
     finally:
         for future in futures:
@@ -75,6 +75,8 @@ def _collect(work: Callable[[T], Iterator[R]], thing: T) -> list[R]:
     _working = True
     try:
         return list(work(thing))
+    except Terminated:
+        os._exit(1)  # the pool would take this for a result, and wait for the next task
     finally:
         _working = False
 
