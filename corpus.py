@@ -22,8 +22,9 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
-from typing import Generic, NotRequired, TypeVar, cast
+from typing import Any, Generic, NotRequired, TypeVar, cast
 
 import continuo  # noqa: F401  first, because it reports missing packages
 
@@ -42,7 +43,7 @@ from continuo.audio.files import (
 )
 from continuo.audio.loudness import audible_range, loudness_db
 from continuo.audio.piece import Piece, check_audible
-from continuo.audio.samples import StoredSamples
+from continuo.audio.samples import StoredSamples, channels_differ
 from continuo.model.metadata import EMBEDDED_CORPUS, CorpusSection
 from continuo.score import synth
 from continuo.score.performance import CACHE_VERSION, SCORE_ENDINGS, perform
@@ -81,6 +82,7 @@ class SoundFacts(TypedDict):
     """The description of a source's samples in the cache; after a refusal, the keys below it are missing."""
 
     bytes: int
+    channels: NotRequired[int]  # of the stored samples; 1 if missing
     truncated: bool  # the file holds less than its header declares
     score_s: NotRequired[float]  # length of a score up to its last bar line
     refused: NotRequired[str]  # the reason why the samples cannot be used
@@ -335,7 +337,9 @@ def _read_sound(source: Source, section: CorpusSection) -> tuple[Piece, SoundFac
     key, facts = _cached(source, section)
     if "refused" in facts:
         raise ValueError(facts["refused"])
-    samples = StoredSamples(cache.entry(key, ".f32"), 0, facts["bytes"] // 4, partial(_restore, source, section, key))
+    channels, restore = facts.get("channels", 1), partial(_restore, source, section, key)
+    length = facts["bytes"] // (4 * channels)
+    samples = StoredSamples(cache.entry(key, ".f32"), 0, length, restore, channels=channels)
     piece = Piece(source.id, str(source.path), section.sample_rate_hz, samples, facts["loudness_db"], key)
     return replace(piece, truncated=facts["truncated"], has_ending=not facts["truncated"]), facts
 
@@ -347,24 +351,36 @@ def _cached(source: Source, section: CorpusSection, *, lost_key: str = "") -> tu
         key = lost_key or audio_key(source, section)
         if not lost_key and (found := cache.get_audio(key)):
             return key, cast("SoundFacts", found[1])
-        known: dict[str, object] = {}
+        known: dict[str, Any] = {}
 
         def describe(path: Path) -> dict[str, object]:
             if audio_key(source, section) != key:
                 what = "it, or the SoundFont that plays it," if source.is_score else "it"
                 raise ValueError(f"{what} changed while it was read: start again when it is complete")
-            truncated = not source.is_score and is_truncated(source.path, path.stat().st_size / 4 / rate)
-            return known | _measure(StoredSamples(path), rate) | {"truncated": truncated}
+            samples = StoredSamples(path, channels=known["channels"])
+            truncated = not source.is_score and is_truncated(source.path, len(samples) / rate)
+            return known | _measure(samples, rate) | {"truncated": truncated}
 
-        if not source.is_score:
-            blocks = decode_blocks(source.path, rate)
-        else:
-            performance = perform(source.path)
-            known["score_s"] = performance.seconds
-            if section.program is not None:
-                performance = performance.with_program(section.program)
-            blocks = in_blocks(synth.render(performance, rate, soundfont=_soundfont(section)))
-        return key, cast("SoundFacts", cache.put_audio(key, blocks, describe))
+        blocks = _decode(source, section, known)
+        first = next(blocks, np.zeros(0, np.float32))
+        known["channels"] = first.ndim
+        return key, cast("SoundFacts", cache.put_audio(key, chain([first], blocks), describe))
+
+
+def _decode(source: Source, section: CorpusSection, known: dict[str, Any]) -> Iterator[np.ndarray]:
+    """Return the blocks of a recording or of a rendered score, and add what is known about it to `known`.
+
+    Blocks are `(n, 2)` if the section wants two channels and they differ, otherwise `(n,)`.
+    """
+    if not source.is_score:
+        return decode_blocks(source.path, section.sample_rate_hz, section.channels)
+    performance = perform(source.path)
+    known["score_s"] = performance.seconds
+    if section.program is not None:
+        performance = performance.with_program(section.program)
+    stereo, font = section.channels == 2, _soundfont(section)
+    sound = synth.render(performance, section.sample_rate_hz, soundfont=font, stereo=stereo).T
+    return in_blocks(sound[:, 0] if stereo and not channels_differ(sound) else sound)
 
 
 def _measure(samples: StoredSamples, rate: int) -> dict[str, object]:
@@ -390,13 +406,14 @@ def _soundfont(section: CorpusSection) -> Path | None:
 
 
 def audio_key(source: Source, section: CorpusSection) -> str:
-    """Return the cache key of a source's samples: its content, the rate and, for a score, how it is rendered."""
+    """Return the cache key of a source's samples: its content, rate, channels and, for a score, the synthesis."""
+    stereo = ("stereo",) if section.channels == 2 else ()
     if not source.is_score:
-        return cache.key_of(source.path, "audio", section.sample_rate_hz, AUDIO_VERSION)
+        return cache.key_of(source.path, "audio", section.sample_rate_hz, AUDIO_VERSION, *stereo)
     font = _soundfont(section)
     sound = (font.name, font.stat().st_size) if font else None  # the folder of the SoundFont does not matter
     versions = (AUDIO_VERSION, CACHE_VERSION, synth.VERSION, version("music21"), version("symusic"))
-    return cache.key_of(source.path, "render", section.sample_rate_hz, section.program, sound, *versions)
+    return cache.key_of(source.path, "render", section.sample_rate_hz, section.program, sound, *versions, *stereo)
 
 
 @contextmanager

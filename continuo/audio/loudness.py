@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from continuo.audio.samples import Samples
+from continuo.audio.samples import Samples, mix_to_mono
 from continuo.system.workers import check_cancelled
 
 REFERENCE_DB = -23.0  # dB below full scale: the gated level to which all music is brought for the models
@@ -12,6 +12,8 @@ SILENCE_DB = -35.0  # dB relative to the loudness of a piece
 def block_powers(samples: Samples, size: int) -> np.ndarray:
     """Return the mean square of every `size` samples, `(ceil(N / size),)` float64; the last block may be shorter.
 
+    That of stereo is the mean over both channels, so that channels out of phase do not cancel each other.
+
     >>> block_powers(np.array([1, 3, 2], np.float32), 2).tolist()
     [5.0, 4.0]
     """
@@ -19,7 +21,7 @@ def block_powers(samples: Samples, size: int) -> np.ndarray:
     step = max(1, (1 << 18) // size) * size
     for first in range(0, len(samples), step):
         check_cancelled()
-        squared = np.square(samples[first : first + step], dtype=np.float64)
+        squared = mix_to_mono(np.square(samples[first : first + step], dtype=np.float64))
         whole = len(squared) // size * size
         powers.append(squared[:whole].reshape(-1, size).mean(axis=1))
         if whole < len(squared):

@@ -8,7 +8,7 @@ import numpy as np
 
 from continuo.audio.loudness import REFERENCE_DB, loudness_db
 from continuo.audio.resampling import Resampler
-from continuo.audio.samples import ResampledView, Samples
+from continuo.audio.samples import ResampledView, Samples, mix_to_mono
 
 MAX_LOUDNESS_DB = 3.0  # dB; a square wave at full scale has 0
 SILENT_PEAK = 1e-4  # of full scale, -80 dB
@@ -22,7 +22,7 @@ class Piece:
     id: str  # unique and stable within a corpus
     source: str  # the origin, for people to read
     sample_rate_hz: int
-    samples: Samples  # float32 (N,), in memory, in a file, or resampled as it is read
+    samples: Samples  # float32 (N,), in stereo (N, 2), in memory, in a file, or resampled as it is read
     loudness_db: float  # gated RMS of the whole, in dB below full scale
     key: str = ""  # identifies the samples in caches; empty if nothing about the piece is to be cached
     has_ending: bool = True  # the music ends where the samples end
@@ -60,11 +60,24 @@ class Piece:
         """Return the factor that brings the piece to `REFERENCE_DB`; dividing by it restores the original level."""
         return 10 ** ((REFERENCE_DB - self.loudness_db) / 20)
 
+    @property
+    def channels(self) -> int:
+        """Return 1 for mono, 2 for stereo."""
+        return 2 if self.samples.ndim == 2 else 1
+
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Return samples `start` to `stop` at `REFERENCE_DB`, float32, with silence outside the piece."""
+        """Return `read_channels` in mono `(n,)`, the mean of the channels."""
+        return mix_to_mono(self.read_channels(start, stop))
+
+    def read_channels(self, start: int, stop: int) -> np.ndarray:
+        """Return samples `start` to `stop` at `REFERENCE_DB`, float32, with silence outside the piece.
+
+        They are `(n,)` in mono, and `(n, 2)` in stereo, left and right.
+        """
         inside = np.asarray(self.samples[max(start, 0) : max(stop, 0)], np.float32) * np.float32(self.gain)
         before = min(max(-start, 0), stop - start)
-        return np.pad(inside, (before, stop - start - before - len(inside)))
+        outside = (before, stop - start - before - len(inside))
+        return np.pad(inside, [outside, (0, 0)][: inside.ndim])
 
     def excerpt(self, start: int, stop: int, name: str) -> "Piece":
         """Return samples `start` to `stop` as a piece of its own, with the gain of the whole."""

@@ -37,9 +37,11 @@ class Resampler:
         return math.ceil(samples * self.made / self.unit)
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
-        """Resample `(N,)` to `(ceil(N * made / unit),)` float32, with silence before and after."""
+        """Resample `(N,)` or `(N, C)` to `ceil(N * made / unit)` float32 samples, with silence before and after."""
         import torch
 
+        if samples.ndim == 2:
+            return np.stack([self(channel) for channel in samples.T], axis=1)
         rows, reach = self._band.shape
         length = self.length(len(samples))
         covered = (-(-length // rows) - 1) * self._step + reach
@@ -65,8 +67,8 @@ def _reduced_ratio(unit: int, made: int) -> tuple[int, int]:
 def resample_blocks(blocks: Iterable[np.ndarray], from_hz: int, to_hz: int) -> Iterator[np.ndarray]:
     """Resample a stream of blocks of any lengths; the result equals resampling the whole, sample for sample.
 
-    Yields `ceil(N * to_hz / from_hz)` samples in all. Each part is resampled with `margin` samples of context on
-    either side, and the output of the context is cut off.
+    Blocks are `(n,)` or `(n, C)`. Yields `ceil(N * to_hz / from_hz)` samples in all. Each part is resampled with
+    `margin` samples of context on either side, and the output of the context is cut off.
     """
     if from_hz == to_hz:
         yield from blocks
@@ -80,7 +82,7 @@ def resample_blocks(blocks: Iterable[np.ndarray], from_hz: int, to_hz: int) -> I
         return resampler(held[: context + count + margin])[start : start + resampler.length(count)]
 
     for block in blocks:
-        held = np.concatenate([held, block])
+        held = np.concatenate([held.reshape(-1, *block.shape[1:]), block])
         while len(held) - context >= part + margin:
             yield resampled(part)
             keep = min(margin, context + part)

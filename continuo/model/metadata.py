@@ -49,6 +49,7 @@ class CorpusSection(Section):
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     sample_rate_hz: int = Field(24000, ge=4000, le=192000)
+    channels: Literal[1, 2] = 1  # 2: recordings keep both channels, scores are rendered in stereo
     program: Program | None = None  # all scores are played with it; null: with the instruments they name
     programs: tuple[Program, ...] = ()  # models of notes read the notes of these alone; none: of all
     soundfont: FilePath | None = None
@@ -352,7 +353,7 @@ def known_keys() -> set[str]:
 
 
 def check_same_model(ours: Metadata, saved: Mapping[str, Any], state_path: Path, *, refitted: bool = False) -> None:
-    """Refuse a state whose representation, architecture or sample rate are not ours.
+    """Refuse a state whose representation, architecture, sample rate or channels are not ours.
 
     A key that a state lacks is newer than the state and has its default value there. `refitted` ignores how the
     representation was fitted, because it is fitted again. The ValueError names the first key that differs.
@@ -364,8 +365,9 @@ def check_same_model(ours: Metadata, saved: Mapping[str, Any], state_path: Path,
         mine, theirs = model.model_dump(mode="json"), defaults | saved.get(section, {})
         keys = [key for key in sorted(mine.keys() | theirs.keys()) if not (refitted and key in FITTING)]
         pairs += [(f"{section}.{key}", mine.get(key), theirs.get(key)) for key in ["kind", *keys]]
-    rate_hz = saved.get("corpus", {}).get("sample_rate_hz")
-    for key, here, there in [*pairs, ("corpus.sample_rate_hz", ours.corpus.sample_rate_hz, rate_hz)]:
+    theirs = {"channels": 1} | saved.get("corpus", {})
+    pairs += [(f"corpus.{key}", getattr(ours.corpus, key), theirs.get(key)) for key in ("sample_rate_hz", "channels")]
+    for key, here, there in pairs:
         if here != there:
             raise ValueError(f"{state_path.name} was trained with {key} = {there!r}, now it is {here!r}: set it back, "
                              "or name another state in the metadata file (--fresh would start over)")  # fmt: skip

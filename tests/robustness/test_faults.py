@@ -426,7 +426,7 @@ def test_train_batch_beyond_memory_names_the_key_to_lower(tmp_path, music_folder
 
 
 def test_train_corpus_beyond_memory_is_refused_in_one_line(tmp_path, music_folder, monkeypatch):
-    monkeypatch.setattr(corpus, "decode_blocks", lambda path, rate: iter([np.zeros(2**55, np.float32)]))
+    monkeypatch.setattr(corpus, "decode_blocks", lambda path, rate, channels: iter([np.zeros(2**55, np.float32)]))
     monkeypatch.setenv("CONTINUO_CACHE", str(tmp_path / "cache"))
     status, err = run_command(train.main, *begin(tmp_path / "a", music_folder, 4))
     assert status == 2
@@ -518,8 +518,8 @@ def test_load_recording_growing_while_read_is_skipped(tmp_path, own_music, monke
     """A file may grow because it is being copied. The part that was read must not be cached as the whole."""
     decode = corpus.decode_blocks
 
-    def growing(path, rate):
-        yield from decode(path, rate)
+    def growing(path, rate, channels):
+        yield from decode(path, rate, channels)
         if path.name == "tune1.wav":
             soundfile.write(path, melody(1, seconds=4.0), RATE_HZ)
 

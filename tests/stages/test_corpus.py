@@ -173,9 +173,9 @@ def test_load_changed_file_is_decoded_again_alone(tmp_path, monkeypatch):
         soundfile.write(tmp_path / f"{number}.wav", melody(number + 40), RATE_HZ)
     decoded = []
 
-    def counting(path, rate_hz):
+    def counting(path, rate_hz, channels):
         decoded.append(path.name)
-        return decode_blocks(path, rate_hz)
+        return decode_blocks(path, rate_hz, channels)
 
     monkeypatch.setattr(corpus, "decode_blocks", counting)
     before = corpus.load(section(tmp_path)).pieces
@@ -227,7 +227,7 @@ def test_load_ctrl_c_in_a_long_file_ends_at_once_and_leaves_nothing(tmp_path, mo
         soundfile.write(tmp_path / "music" / f"{number}.wav", melody(number, seconds=0.6), RATE_HZ)
     begun, pressed = threading.Event(), []
 
-    def endless(path, rate_hz):
+    def endless(path, rate_hz, channels):
         begun.set()
         for _ in range(600):  # a minute, then it would go on to the next file
             time.sleep(0.1)
