@@ -34,7 +34,7 @@ def from_preset(name: str, overrides: Json, *, state: str) -> Metadata:
 
 
 def from_donor(donor: Mapping[str, Any], overrides: Json, *, state: str) -> Metadata:
-    """Return the metadata of a model that starts from the weights of another: its shape and rate, default training.
+    """Return the metadata of a model that starts from another's weights: its shape, rate, channels; default training.
 
     `donor`: the metadata in the other state. ValueError: it is of another version, or an override is refused.
     """
@@ -44,7 +44,7 @@ def from_donor(donor: Mapping[str, Any], overrides: Json, *, state: str) -> Meta
         theirs, wanted = donor.get(section, {}).get("kind"), overrides.get(f"{section}.kind")
         if wanted not in (None, theirs):
             raise ValueError(f"--from: the {section} of that state is {theirs}, so a {wanted} cannot start from it")
-    content["corpus"] = {"sample_rate_hz": donor.get("corpus", {}).get("sample_rate_hz", 24000)}
+    content["corpus"] = {k: v for k, v in donor.get("corpus", {}).items() if k in ("sample_rate_hz", "channels")}
     return validated(content, overrides, source="--from")
 
 

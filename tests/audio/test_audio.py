@@ -19,13 +19,19 @@ from continuo.audio.files import (
     write_wav,
 )
 from continuo.audio.loudness import audible_range, block_powers, loudness_db
+from continuo.audio.piece import Piece
 from continuo.audio.resampling import Resampler, resample_blocks
-from continuo.audio.samples import ResampledView
+from continuo.audio.samples import ResampledView, mix_to_mono
 
 
-def read_audio(path: Path, sample_rate_hz: int) -> np.ndarray:
-    """Return a whole file, mono float32 `(N,)`."""
-    return np.concatenate([np.zeros(0, np.float32), *decode_blocks(path, sample_rate_hz)])
+def read_audio(path: Path, sample_rate_hz: int, channels: int = 1) -> np.ndarray:
+    """Return a whole file, float32 `(N,)`, or `(N, 2)` in stereo."""
+    return np.concatenate([*decode_blocks(path, sample_rate_hz, channels)])
+
+
+def noise(frames: int, channels: int) -> np.ndarray:
+    """Return float32 noise `(frames, channels)`, different in each channel."""
+    return 0.1 * np.random.default_rng(0).standard_normal((frames, channels), np.float32)
 
 
 def sine(hz: float, seconds: float, rate_hz: int, amplitude: float = 0.5) -> np.ndarray:
@@ -45,13 +51,15 @@ def test_resample_blocks_any_blocks_equal_resampling_the_whole(from_hz, to_hz, m
     np.testing.assert_allclose(ours, whole, atol=2e-6)
 
 
+@pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("ratio", [(44, 37), (49, 55), (1, 2)])
-def test_resampled_view_slice_equals_slice_of_the_whole(ratio):
-    audio = np.random.default_rng(0).standard_normal(20_011).astype(np.float32)
-    whole = torchaudio.transforms.Resample(*ratio)(torch.from_numpy(audio)).numpy()
+def test_resampled_view_slice_equals_slice_of_the_whole(ratio, channels):
+    audio = noise(20_011, channels) if channels == 2 else noise(20_011, 1)[:, 0]
+    whole = torchaudio.transforms.Resample(*ratio)(torch.from_numpy(audio.T)).numpy().T
     view = ResampledView(audio, Resampler(*ratio))
     assert len(view) == len(whole)
     for part in (slice(None), slice(0, 1), slice(700, 9001), slice(-50, None), slice(5, 5)):
+        assert view[part].shape == whole[part].shape
         np.testing.assert_allclose(view[part], whole[part], atol=2e-6)
 
 
@@ -81,6 +89,45 @@ def test_A01_decode_blocks_stereo_is_averaged(tmp_path):
     left = sine(300, 0.5, 8000, 0.9)
     soundfile.write(path, np.stack([left, left], axis=1), 8000, subtype="FLOAT")
     np.testing.assert_allclose(read_audio(path, 8000), left, atol=1e-7)
+
+
+@pytest.mark.parametrize("rate_hz", [24000, 44100, 48000])
+def test_decode_blocks_in_stereo_keeps_left_and_right_apart(tmp_path, rate_hz, monkeypatch):
+    monkeypatch.setattr("continuo.audio.files.BLOCK_SAMPLES", 9000)
+    monkeypatch.setattr("continuo.audio.resampling.BLOCK_SAMPLES", 5000)
+    sound = noise(30_011, 2)
+    soundfile.write(tmp_path / "x.wav", sound, rate_hz, subtype="FLOAT")
+    whole = torchaudio.transforms.Resample(rate_hz, 24000)(torch.from_numpy(sound.T)).numpy().T
+    made = read_audio(tmp_path / "x.wav", 24000, channels=2)
+    assert made.shape == whole.shape
+    np.testing.assert_allclose(made, whole, atol=2e-6)
+    np.testing.assert_allclose(mix_to_mono(made), read_audio(tmp_path / "x.wav", 24000), atol=2e-6)
+
+
+def test_decode_blocks_equal_channels_and_more_than_two_are_mono(tmp_path, monkeypatch):
+    """Equal channels are found in the whole file: one sample that differs in the last block makes it stereo."""
+    monkeypatch.setattr("continuo.audio.files.BLOCK_SAMPLES", 8192)
+    twice = np.repeat(noise(20_000, 1), 2, axis=1)
+    almost = twice.copy()
+    almost[-1, 1] += 1e-3
+    path = tmp_path / "x.wav"
+    for sound, axes in [(twice[:, :1], 1), (twice, 1), (almost, 2), (noise(20_000, 3), 1)]:
+        soundfile.write(path, sound, 8000, subtype="FLOAT")
+        made = read_audio(path, 8000, channels=2)
+        assert made.ndim == axes
+        np.testing.assert_array_equal(mix_to_mono(made), read_audio(path, 8000))
+        np.testing.assert_array_equal(made, sound if axes == 2 else mix_to_mono(sound))
+
+
+def test_channels_out_of_phase_lose_nothing_in_stereo(tmp_path):
+    tone = sine(440, 2, 8000)
+    soundfile.write(tmp_path / "x.wav", np.stack([tone, -tone], axis=1), 8000, subtype="FLOAT")
+    assert not read_audio(tmp_path / "x.wav", 8000).any()
+    piece = Piece.from_samples(read_audio(tmp_path / "x.wav", 8000, channels=2), 8000)
+    assert piece.loudness_db == pytest.approx(loudness_db(tone, 8000), abs=1e-9)
+    np.testing.assert_allclose(piece.read_channels(0, 16000).T / piece.gain, [tone, -tone], atol=1e-6)
+    assert not piece.read(0, 16000).any()
+    assert audible_range(piece.samples, 8000, piece.loudness_db) == (0, 16000)
 
 
 def test_decode_blocks_samples_above_full_scale_are_kept(tmp_path):
@@ -141,6 +188,12 @@ def test_audible_range_leaves_out_silence_at_both_ends():
     assert audible_range(tone, 8000, loudness_db(tone, 8000)) == (0, 8000)
 
 
+def test_block_powers_in_stereo_are_the_mean_of_both_channels():
+    sound = noise(700_003, 2)
+    both = [block_powers(channel, 9600) for channel in sound.T]
+    np.testing.assert_allclose(block_powers(sound, 9600), np.mean(both, axis=0), rtol=1e-12)
+
+
 @pytest.mark.parametrize("size", [1, 441, 480, 9600, 300_000])
 def test_block_powers_equal_powers_block_by_block(size):
     audio = np.random.default_rng(size).standard_normal(1000 if size == 1 else 700_003).astype(np.float32)
@@ -156,25 +209,26 @@ def test_loudness_db_ignores_pauses():
     assert loudness_db(pause, 8000) == -120
 
 
+@pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("share", [0.2, 0.6, 0.97])
-def test_decode_blocks_truncated_file_gives_what_is_there(tmp_path, monkeypatch, share):
+def test_decode_blocks_truncated_file_gives_what_is_there(tmp_path, monkeypatch, share, channels):
     """Nothing takes the place of the missing part."""
     monkeypatch.setattr("continuo.audio.files.BLOCK_SAMPLES", 50_000)
-    noise = np.random.default_rng(0).standard_normal(12 * 48_000).astype(np.float32) * 0.1
-    soundfile.write(tmp_path / "whole.mp3", noise, 48_000)
+    sound = noise(12 * 48_000, channels)
+    soundfile.write(tmp_path / "whole.mp3", sound, 48_000)
     content = (tmp_path / "whole.mp3").read_bytes()
     (tmp_path / "cut.mp3").write_bytes(content[: int(share * len(content))])
     expected = soundfile.read(tmp_path / "cut.mp3", dtype="float32")[0]
-    assert len(expected) < len(noise)
-    made = np.concatenate([*decode_blocks(tmp_path / "cut.mp3", 48_000)])
+    assert len(expected) < len(sound)
+    made = read_audio(tmp_path / "cut.mp3", 48_000, channels)
     np.testing.assert_allclose(made, expected, atol=1e-6)  # blocks round otherwise than the whole
 
 
+@pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("kind", ["wav", "wavex", "aiff", "au", "w64", "rf64", "mp3"])
-def test_is_truncated_compares_with_the_length_in_the_header(tmp_path, kind):
-    noise = np.random.default_rng(0).standard_normal(5 * 48_000).astype(np.float32) * 0.1
+def test_is_truncated_compares_with_the_length_in_the_header(tmp_path, kind, channels):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    soundfile.write(whole, noise, 48_000, format=kind.upper())
+    soundfile.write(whole, noise(5 * 48_000, channels), 48_000, format=kind.upper())
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 4 // 5])
     seconds = {path: len(soundfile.read(path)[0]) / 48_000 for path in (whole, cut)}
     assert seconds[cut] < seconds[whole] == pytest.approx(5, abs=0.1)

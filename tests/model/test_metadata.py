@@ -173,11 +173,21 @@ def test_check_same_model_names_the_key_that_differs():
     ours = presets.from_preset("codebook-lstm", {}, state="x.safetensors")
     theirs = ours.model_dump(mode="json")
     md.check_same_model(ours, theirs, MODELS / "x.safetensors")
+    before = theirs | {"corpus": {k: v for k, v in theirs["corpus"].items() if k != "channels"}}
+    md.check_same_model(ours, before, MODELS / "x.safetensors")  # a state of before stereo is mono
     for section, key, value in [
         ("representation", "hop", 256),
         ("architecture", "hidden", 8),
         ("corpus", "sample_rate_hz", 1),
+        ("corpus", "channels", 2),
     ]:
         changed = theirs | {section: theirs[section] | {key: value}}
         with pytest.raises(ValueError, match=rf"{section}\.{key} = {value}"):
             md.check_same_model(ours, changed, MODELS / "x.safetensors")
+
+
+def test_from_donor_keeps_the_sample_rate_and_the_channels():
+    keys = {"corpus.sample_rate_hz": 16000, "corpus.channels": 2, "corpus.pieces": 3}
+    donor = presets.from_preset("codebook-lstm", keys, state="x.safetensors").model_dump(mode="json")
+    corpus = presets.from_donor(donor, {}, state="y.safetensors").corpus
+    assert (corpus.sample_rate_hz, corpus.channels, corpus.pieces) == (16000, 2, None)

@@ -115,6 +115,70 @@ def test_check_audible_finds_nan_anywhere():
     check_audible(audio, RATE_HZ, min_samples=10, source="it")
 
 
+@pytest.mark.parametrize("rate_hz", [44100, 48000])
+def test_load_in_stereo_keeps_left_and_right_apart(tmp_path, rate_hz, monkeypatch):
+    """Decoded, cached, resampled, transposed and cut, each channel equals a mono file of it."""
+    monkeypatch.setattr("continuo.audio.files.BLOCK_SAMPLES", 20_000)
+    monkeypatch.setattr("continuo.audio.resampling.BLOCK_SAMPLES", 9000)
+    monkeypatch.setenv("CONTINUO_CACHE", str(tmp_path / "cache"))
+    sides = [melody(number, rate_hz=rate_hz) for number in (1, 2)]
+    soundfile.write(tmp_path / "both.wav", np.stack(sides, axis=1), rate_hz, subtype="FLOAT")
+    for name, side in zip(("left.wav", "right.wav"), sides, strict=True):
+        soundfile.write(tmp_path / name, side, rate_hz, subtype="FLOAT")
+    load = lambda name: corpus.load_prompt(tmp_path / name, section("unused", channels=2))  # noqa: E731
+    both, left, right = load("both.wav"), load("left.wav"), load("right.wav")
+    assert [piece.channels for piece in (both, left, right)] == [2, 1, 1]
+    assert len({len(piece.samples) for piece in (both, left, right)}) == 1
+    for change in (lambda p: p, lambda p: p.transposed(3), lambda p: p.excerpt(500, 9000, "x").transposed(-2)):
+        stereo, one, other = change(both), change(left), change(right)
+        heard = stereo.read_channels(-50, len(stereo.samples) + 50) / stereo.gain
+        parts = [side.read(-50, len(side.samples) + 50) / side.gain for side in (one, other)]
+        np.testing.assert_allclose(heard, np.stack(parts, axis=1), atol=1e-6)
+        np.testing.assert_allclose(stereo.read(0, 300), stereo.read_channels(0, 300).mean(axis=1), atol=1e-7)
+    (piece,) = corpus.load(section(tmp_path / "both.wav", channels=2)).pieces
+    assert piece.channels == 2
+    assert piece.loudness_db == pytest.approx(both.loudness_db, abs=1e-9)
+
+
+def test_load_equal_channels_are_stored_as_mono(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", np.stack([melody(1)] * 2, axis=1), RATE_HZ)
+    one, two = (corpus.load(section(tmp_path, channels=channels)).pieces[0] for channels in (1, 2))
+    assert (one.channels, two.channels) == (1, 1)
+    assert one.key != two.key == corpus.load(section(tmp_path, channels=2)).pieces[0].key
+    assert one.key == cache.key_of(tmp_path / "a.wav", "audio", RATE_HZ, corpus.AUDIO_VERSION)  # as before stereo
+    np.testing.assert_array_equal(one.samples, two.samples)
+
+
+@pytest.mark.parametrize("balance", [0.5, 1.0])
+def test_load_in_stereo_renders_scores_in_stereo(monkeypatch, balance):
+    """A score whose channels are equal is stored as mono."""
+    score, asked = ROOT / "examples" / "hymn.musicxml", []
+
+    def render(performance, rate, *, soundfont, stereo):
+        asked.append(stereo)
+        return np.stack([melody(1), np.float32(balance) * melody(1)]) if stereo else melody(1)
+
+    monkeypatch.setattr(corpus.synth, "render", render)
+    monkeypatch.setattr(corpus.synth, "VERSION", f"test {balance}")
+    one, two = (corpus.load_prompt(score, section("unused", channels=c), ring_out=True) for c in (1, 2))
+    assert asked == [False, True]
+    np.testing.assert_array_equal(one.samples, melody(1))
+    expected = melody(1) if balance == 1 else np.stack([melody(1), np.float32(0.5) * melody(1)], axis=1)
+    np.testing.assert_array_equal(two.samples, expected)
+
+
+@pytest.mark.parametrize("damage", [None, 4 * 501, 0])
+def test_load_lost_stereo_cache_file_is_restored_while_in_use(tmp_path, monkeypatch, damage):
+    monkeypatch.setenv("CONTINUO_CACHE", str(tmp_path / "cache"))
+    soundfile.write(tmp_path / "a.wav", np.stack([melody(1), melody(2)], axis=1), RATE_HZ)
+    (piece,) = corpus.load(section(tmp_path / "a.wav", channels=2)).pieces
+    whole = np.array(piece.samples)
+    (stored,) = (tmp_path / "cache").rglob("*.f32")
+    stored.unlink() if damage is None else os.truncate(stored, damage)
+    np.testing.assert_array_equal(piece.transposed(0).excerpt(700, 9000, "x").samples, whole[700:9000])
+    assert stored.stat().st_size >= whole.nbytes
+
+
 @pytest.mark.parametrize(
     ("make", "words"), [(None, "neither a folder"), ("empty", "no music found"), ("text", "no music found")]
 )
@@ -206,18 +270,19 @@ def test_load_keeps_no_file_open(tmp_path):
     assert len(dataset.pieces) == 24
 
 
-def test_stored_samples_slice_like_an_array(tmp_path):
+@pytest.mark.parametrize("channels", [1, 2])
+def test_stored_samples_slice_like_an_array(tmp_path, channels):
     """Slices of slices and slices beyond the ends equal those of an array; nothing is read before it is used."""
-    array = np.arange(1000, dtype=np.float32)
+    array = np.arange(1000 * channels, dtype=np.float32).reshape([(1000,), (1000, 2)][channels - 1])
     (tmp_path / "a.f32").write_bytes(array.tobytes())
-    stored = StoredSamples(tmp_path / "a.f32")
+    stored = StoredSamples(tmp_path / "a.f32", channels=channels)
     for part in (slice(None), slice(10, 20), slice(-5, None), slice(990, 2000), slice(7, 3), slice(0, 0)):
         np.testing.assert_array_equal(np.asarray(stored[part]), array[part])
         assert len(stored[part]) == len(array[part])
     np.testing.assert_array_equal(np.square(stored[100:900][50:-700]), np.square(array[150:200]))
     later = stored[5:8]
     (tmp_path / "a.f32").write_bytes((array + 1).tobytes())
-    assert np.asarray(later).tolist() == [6, 7, 8]
+    np.testing.assert_array_equal(later, array[5:8] + 1)
 
 
 def test_load_ctrl_c_in_a_long_file_ends_at_once_and_leaves_nothing(tmp_path, monkeypatch):
@@ -304,13 +369,15 @@ def test_A11_load_embedded_chorales_needs_no_data():
     assert {p.id for p in other.pieces} != {p.id for p in loaded.pieces}
 
 
-def test_load_truncated_recording_is_used_and_reported(tmp_path, capsys):
-    write_wav(tmp_path / "whole.wav", [melody(1)], RATE_HZ)
-    write_wav(tmp_path / "cut.wav", [melody(2)], RATE_HZ)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_load_truncated_recording_is_used_and_reported(tmp_path, capsys, channels):
+    for name, sound in (("whole.wav", melody(1)), ("cut.wav", melody(2))):
+        soundfile.write(tmp_path / name, np.stack([sound, sound / 2][:channels], axis=1), RATE_HZ)
     content = (tmp_path / "cut.wav").read_bytes()
     (tmp_path / "cut.wav").write_bytes(content[: len(content) // 2])
     for _ in range(2):  # read, then from the cache
-        cut, whole = corpus.load(section(tmp_path), display=Display()).pieces
+        cut, whole = corpus.load(section(tmp_path, channels=channels), display=Display()).pieces
+        assert cut.channels == whole.channels == channels
         assert (cut.truncated, cut.has_ending, whole.truncated, whole.has_ending) == (True, False, False, True)
         assert cut.seconds == pytest.approx(whole.seconds / 2, rel=0.2)
         said = capsys.readouterr().err
