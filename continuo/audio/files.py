@@ -121,14 +121,16 @@ def write_wav(
     return written
 
 
-def stream_wav(stream: BinaryIO, blocks: Iterable[np.ndarray], sample_rate_hz: int, *, comment: str = "") -> int:
-    """Write mono blocks `(n,)` to a pipe as 16-bit WAV, each as it comes, and return the number of samples.
+def stream_wav(
+    stream: BinaryIO, blocks: Iterable[np.ndarray], sample_rate_hz: int, *, channels: int = 1, comment: str = ""
+) -> int:
+    """Write blocks `(n,)` or `(n, channels)` to a pipe as 16-bit WAV, each as it comes, and return their total length.
 
     The length is not known in advance and a pipe cannot be rewound, so the header declares the largest possible one,
     as other programs do. `comment` stands before the samples, where programs look for it.
     """
     header, unknown = io.BytesIO(), b"\xff" * 4
-    with soundfile.SoundFile(header, "w", sample_rate_hz, 1, "PCM_16", format="WAV") as empty:
+    with soundfile.SoundFile(header, "w", sample_rate_hz, channels, "PCM_16", format="WAV") as empty:
         if comment:
             empty.comment = comment
     stream.write(header.getvalue()[:4] + unknown + header.getvalue()[8:-4] + unknown)  # lengths of file and samples
@@ -152,18 +154,35 @@ def made_by_a_model(path: Path) -> bool:
 
 
 def flac(samples: np.ndarray, sample_rate_hz: int) -> bytes:
-    """Return mono samples as the bytes of a 16-bit FLAC file; peaks pass through `soft_limit`."""
+    """Return samples `(N,)` or `(N, C)` as the bytes of a 16-bit FLAC file; peaks pass through `soft_limit`."""
     buffer = io.BytesIO()
     soundfile.write(buffer, soft_limit(samples), sample_rate_hz, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
 
 
 def soft_limit(samples: np.ndarray, knee: float = 0.9) -> np.ndarray:
-    """Bend samples above `knee` towards 1 and keep the others; each sample on its own, so blocks make no difference.
+    """Bend samples above `knee` towards 1 and keep the others; each moment on its own, so blocks make no difference.
+
+    The channels of samples `(N, C)` get one gain, that of the loudest, so that the sound stays where it is.
 
     >>> soft_limit(np.array([0.5, -3.0], np.float32)).tolist()
     [0.5, -1.0]
+    >>> soft_limit(np.array([[1.5, -3.0]], np.float32)).tolist()
+    [[0.5, -1.0]]
     """
-    excess = np.abs(samples) - knee
-    bent = np.sign(samples) * (knee + (1 - knee) * np.tanh(excess / (1 - knee)))
+    peak = np.abs(samples) if samples.ndim == 1 else np.abs(samples).max(axis=1, keepdims=True)
+    excess = peak - knee
+    direction = np.sign(samples) if samples.ndim == 1 else samples / np.maximum(peak, knee)
+    bent = direction * (knee + (1 - knee) * np.tanh(excess / (1 - knee)))
     return np.where(excess > 0, bent, samples).astype(np.float32)
+
+
+def with_channels(samples: np.ndarray, channels: int) -> np.ndarray:
+    """Return samples `(n,)` or `(n, 2)` with one channel, their mean `(n,)`, or with two, which may be equal `(n, 2)`.
+
+    >>> with_channels(np.array([[1.0, 0.0]]), 1).tolist(), with_channels(np.array([0.5]), 2).tolist()
+    ([0.5], [[0.5, 0.5]])
+    """
+    if channels == 1:
+        return mix_to_mono(samples)
+    return samples if samples.ndim == 2 else np.stack([samples, samples], axis=1)

@@ -1,5 +1,6 @@
 """Decoding, resampling and loudness against whole-file oracles."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from continuo.audio.files import (
     made_by_a_model,
     soft_limit,
     stream_wav,
+    with_channels,
     write_wav,
 )
 from continuo.audio.loudness import audible_range, block_powers, loudness_db
@@ -159,6 +161,15 @@ def test_soft_limit_bends_peaks_and_keeps_the_rest():
     np.testing.assert_array_equal(y[np.abs(x) <= 0.9], x[np.abs(x) <= 0.9])
 
 
+def test_soft_limit_of_two_channels_keeps_their_ratio():
+    loud = np.random.default_rng(0).standard_normal((1000, 2)).astype(np.float32)
+    limited, peak = soft_limit(loud), np.abs(loud).max(axis=1)
+    np.testing.assert_allclose(np.abs(limited).max(axis=1), soft_limit(peak), atol=1e-6)
+    np.testing.assert_allclose(limited[:, 0] * loud[:, 1], limited[:, 1] * loud[:, 0], atol=1e-5)
+    np.testing.assert_array_equal(limited[peak <= 0.9], loud[peak <= 0.9])
+    np.testing.assert_allclose(soft_limit(with_channels(loud[:, 0], 2)).T, [soft_limit(loud[:, 0])] * 2, atol=1e-7)
+
+
 def test_write_wav_any_blocks_read_back_the_same(tmp_path):
     audio = sine(200, 0.3, 8000)
     assert write_wav(tmp_path / "whole.wav", [audio], 8000) == len(audio)
@@ -234,6 +245,15 @@ def test_is_truncated_compares_with_the_length_in_the_header(tmp_path, kind, cha
     assert seconds[cut] < seconds[whole] == pytest.approx(5, abs=0.1)
     assert not is_truncated(whole, seconds[whole])
     assert is_truncated(cut, seconds[cut])
+
+
+def test_stream_wav_of_two_channels_equals_the_file(tmp_path):
+    audio, sent = np.stack([sine(300, 0.5, 8000), sine(200, 0.5, 8000, 1.2)], axis=1), io.BytesIO()
+    assert stream_wav(sent, [audio[:100], audio[:0], audio[100:]], 8000, channels=2) == len(audio)
+    assert write_wav(tmp_path / "file.wav", [audio], 8000, channels=2) == len(audio)
+    file = (tmp_path / "file.wav").read_bytes()
+    assert (sent.getvalue()[:4], sent.getvalue()[8:40], sent.getvalue()[44:]) == (file[:4], file[8:40], file[44:])
+    assert soundfile.info(tmp_path / "file.wav").channels == 2
 
 
 @pytest.mark.parametrize("comment", ["", "odd", "even"])
