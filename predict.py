@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 MAX_FRAMES = 1_000_000  # over four hours at the default rate
 MAX_TAKES = 10_000
-SAMPLE_BYTES = 2  # bytes of a sample in a WAV
+SAMPLE_BYTES = 2  # bytes of a sample of one channel in a WAV
 MAX_PICTURE_BYTES = 2e6  # bytes
 NO_PROMPT = Path("none")
 STANDARD_OUTPUT = Path("-")
@@ -195,7 +195,8 @@ def _check_room(arguments: Namespace, predictor: Predictor, prompt: Prompt | Non
         return
     prompt_s = 0.0 if arguments.continuation_only or prompt is None else prompt.seconds
     seconds = prompt_s + arguments.frames / predictor.steps_per_second
-    needed = len(outs) * (SAMPLE_BYTES * predictor.sample_rate_hz * seconds + MAX_PICTURE_BYTES)
+    bytes_per_s = SAMPLE_BYTES * predictor.channels * predictor.sample_rate_hz
+    needed = len(outs) * (bytes_per_s * seconds + MAX_PICTURE_BYTES)
     check_space(outs[0], needed, "ask for fewer --frames or --takes")
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 import corpus
+from continuo.audio.files import with_channels
 from continuo.audio.piece import Piece
 from continuo.model import checkpoint, metadata
 from continuo.model.temperature import Sampling
@@ -102,6 +103,12 @@ class Predictor:
     def runner(self) -> StepRunner | None:
         """The graph that draws many steps in one call; None where the model has none and steps by itself."""
         return StepRunner(step_graph(self.model)) if self.device.type == "cpu" and self.model.has_step_graph else None
+
+    @cached_property
+    def channels(self) -> int:
+        """Return the number of channels of the sound that the model makes: 1, or 2 for left and right."""
+        featurizer = self.featurizer
+        return getattr(featurizer.decoder(), "channels", 1) if isinstance(featurizer, StftFeaturizer) else 1
 
     def prompt(self, path: Path, *, ring_out: bool = False) -> Prompt:
         """Read a score, MIDI or audio file as a prompt: a `Piece`, rendered as the corpus was, or a `Song`.
@@ -216,11 +223,11 @@ class SoundTake(Take):
         super().__init__(predictor, stream, until_end)
         assert isinstance(predictor.featurizer, StftFeaturizer)
         self.prompt, self.decoder = prompt, predictor.featurizer.decoder(prompt)
-        self.overlap_samples = self.decoder.overlap_samples
+        self.channels, self.overlap_samples = predictor.channels, self.decoder.overlap_samples
         self.gain = np.float32(1.0 if prompt is None else prompt.gain)
 
     def samples(self, count: int) -> Iterator[np.ndarray]:
-        """Draw `count` more steps as audio, in a thread of its own: blocks of finished samples, float32, some empty."""
+        """Draw `count` more steps as audio, in a thread of its own: float32 blocks `(n,)` or `(n, 2)`, some empty."""
         for step in prefetch(self.steps(count), STEPS_PER_CALL, AHEAD):
             yield self.decoder.push(step) / self.gain
 
@@ -293,13 +300,14 @@ def continued(prompt: Song, known: Song, whole: Song) -> Song:
 def joined(take: SoundTake, prompt: Piece | None, frames: int, *, with_prompt: bool = True) -> Iterator[np.ndarray]:
     """Yield the blocks of prompt and continuation as one: `len(prompt) + frames * hop` samples, or the latter alone.
 
-    With 0 frames the blocks are the unchanged prompt. A take that ends with its piece gives fewer samples.
+    All blocks have the channels of the take: `(n,)`, or `(n, 2)`. With 0 frames the blocks are the unchanged prompt. A
+    take that ends with its piece gives fewer samples.
     """
     overlap = take.overlap_samples if frames else 0
     if with_prompt and prompt is not None:
         stop = len(prompt.samples) - overlap
         for start in range(0, stop, BLOCK_SAMPLES):
-            yield np.asarray(prompt.samples[start : min(start + BLOCK_SAMPLES, stop)])
+            yield with_channels(np.asarray(prompt.samples[start : min(start + BLOCK_SAMPLES, stop)]), take.channels)
         overlap = 0
     if frames:
         for block in take.samples(frames):

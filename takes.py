@@ -62,6 +62,7 @@ class TakeReport:
     prompt_seconds: float
     frames: int = 0  # number of steps that were drawn
     seconds: float = 0.0  # length of the WAV
+    channels: int = 1  # of the WAV
     continuation_seconds: float = 0.0
     realtime_factor: float = 0.0  # seconds of the continuation made in a second
     first_audio_s: float | None = None  # until the first sound of the continuation; None where there is none
@@ -88,8 +89,8 @@ def write_take(
 ) -> TakeReport:
     """Make a take, unless `take` is it, and write its files.
 
-    `watch` is called with each block of the WAV, float32 `(N,)`, and the fraction of the continuation that is made.
-    ValueError: this model cannot continue the prompt. OSError: a file cannot be written.
+    `watch` is called with each block of the WAV, `(n,)` or `(n, 2)`, and the fraction of the continuation that is
+    made. ValueError: this model cannot continue the prompt. OSError: a file cannot be written.
     """
     if take is None:
         take = predictor.take(prompt, seed=request.seed, sampling=request.sampling, until_end=request.until_end)
@@ -127,7 +128,8 @@ def _write_sound(predictor: Predictor, take: SoundTake, request: TakeRequest, re
             watch(block, min(max(made, 0) / expected, 1.0))
         elapsed_s = time.perf_counter() - started
 
-    report.seconds = _write_wav(request, watched(), rate_hz)
+    report.channels = take.channels
+    report.seconds = _write_wav(request, watched(), rate_hz, take.channels)
     report.continuation_seconds = take.made / predictor.steps_per_second
     report.realtime_factor = report.continuation_seconds / elapsed_s
     if request.picture and request.out != STANDARD_OUTPUT:
@@ -173,12 +175,12 @@ def _write_notation(song: Song, out: Path, report: TakeReport, title: str) -> No
         report.warning = f"no MusicXML, the MIDI file has it all: {error}"
 
 
-def _write_wav(request: TakeRequest, blocks: Iterator[np.ndarray], rate_hz: int) -> float:
+def _write_wav(request: TakeRequest, blocks: Iterator[np.ndarray], rate_hz: int, channels: int = 1) -> float:
     """Write blocks to the request's WAV or pipe; return the seconds."""
     comment = MADE_BY_A_MODEL if request.steps else ""
     if request.out == STANDARD_OUTPUT:
-        return stream_wav(sys.stdout.buffer, blocks, rate_hz, comment=comment) / rate_hz
-    return write_wav(request.out, blocks, rate_hz, comment=comment) / rate_hz
+        return stream_wav(sys.stdout.buffer, blocks, rate_hz, channels=channels, comment=comment) / rate_hz
+    return write_wav(request.out, blocks, rate_hz, channels=channels, comment=comment) / rate_hz
 
 
 def _title(predictor: Predictor, take: SoundTake | SongTake, request: TakeRequest) -> str:

@@ -16,6 +16,7 @@ import pytest
 import soundfile
 import torch
 from conftest import RATE_HZ, ROOT, SMALL_CODEBOOK, SMALL_OF, melody, set_flags, train_small
+from stereo import both, make_wide
 
 import predict as predict_script
 import takes
@@ -205,6 +206,46 @@ def test_A09_joined_has_no_click_at_the_join(trained):
         bend = np.abs(np.diff(audio, 2))
         join = len(prompt.samples)
         assert bend[join - 200 : join + 8].max() <= 1.5 * max(bend[: join - 300].max(), bend[join + 300 : -300].max())
+
+
+def test_write_take_in_stereo_begins_with_both_channels_of_the_prompt(trained, tmp_path, monkeypatch):
+    make_wide(monkeypatch)
+    predictor, prompt = Predictor.load(trained), Piece.from_samples(both(4), RATE_HZ)
+    requests = [takes.TakeRequest(tmp_path / "take.wav", 40), takes.TakeRequest(tmp_path / "prompt.wav", 0)]
+    report, unchanged = (takes.write_take(predictor, prompt, request) for request in requests)
+    whole, alone = (soundfile.read(request.out, dtype="int16")[0].astype(int) for request in requests)
+    assert (report.channels, unchanged.channels) == (2, 2)
+    assert report.seconds == pytest.approx((len(alone) + 40 * HOP) / RATE_HZ)
+    assert whole.shape == (len(alone) + 40 * HOP, 2)
+    overlap = predictor.take(prompt).overlap_samples
+    np.testing.assert_array_equal(whole[: len(alone) - overlap], alone[:-overlap])
+    assert np.abs(alone - both(4) * 32768).max() <= 1
+    made = whole[len(alone) :]
+    assert np.abs(made).max() > 300
+    assert np.abs(made[:, 0] - 2 * made[:, 1]).max() <= 2
+    assert (tmp_path / "take.png").stat().st_size > 5000
+
+
+def test_predict_mono_prompt_of_a_stereo_model_is_in_both_channels(trained, prompt_wav, tmp_path, monkeypatch, capsys):
+    predict(trained, prompt_wav, tmp_path / "one.wav", "--frames", "30", "--json")
+    make_wide(monkeypatch)
+    predict(trained, prompt_wav, tmp_path / "two.wav", "--frames", "30", "--json")
+    one, two = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (one["channels"], two["channels"]) == (1, 2)
+    assert (one["seconds"], one["frames"]) == (two["seconds"], two["frames"])
+    mono, stereo = (soundfile.read(tmp_path / f"{name}.wav", dtype="int16")[0] for name in ("one", "two"))
+    np.testing.assert_array_equal(stereo[:, 0], mono)
+    start = len(soundfile.read(prompt_wav)[0]) - Predictor.load(trained).take(None).overlap_samples
+    np.testing.assert_array_equal(stereo[:start, 1], mono[:start])
+
+
+def test_joined_stereo_prompt_of_a_mono_model_is_mixed(trained):
+    predictor, samples = Predictor.load(trained), both(4)
+    prompt = Piece.from_samples(samples, RATE_HZ)
+    audio = np.concatenate([*joined(predictor.take(prompt), prompt, 20)])
+    assert audio.shape == (len(samples) + 20 * HOP,)
+    start = len(samples) - predictor.take(None).overlap_samples
+    np.testing.assert_allclose(audio[:start], samples[:start].mean(axis=1), atol=1e-7)
 
 
 def test_A09_take_has_the_loudness_of_the_prompt(trained):
