@@ -1,8 +1,8 @@
 """The studio's process that makes takes: a file that crashes or stalls a decoder stops this process, not the page.
 
 Standard input brings requests, one JSON object per line. Standard output answers each with several lines: `begins`,
-`audio` (16-bit PCM in base64, while it is made), and last `done`, `cancelled`, or `failed` with the reason in one line.
-SIGINT cancels the request.
+`audio` (16-bit PCM in base64, left and right in turn, while it is made), and last `done`, `cancelled`, or `failed` with
+the reason in one line. SIGINT cancels the request.
 """
 
 import base64
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from continuo.audio.files import soft_limit
+from continuo.audio.files import soft_limit, with_channels
 from continuo.audio.piece import Piece
 from continuo.model import metadata
 from predictor import Predictor
@@ -61,10 +61,10 @@ class SoundSender:
 
     def __init__(self, answer: Answer, rate_hz: int, skipped: int) -> None:
         self.answer, self.rate_hz, self.skipped, self.due_s = answer, rate_hz, skipped, FIRST_S
-        self.waiting = [np.zeros(0, np.float32)]
+        self.waiting: list[np.ndarray] = []
 
     def send(self, block: np.ndarray) -> None:
-        """Take a block, float32 `(N,)`, leave out the first `skipped` samples of all, and answer when enough waits."""
+        """Take a block `(n,)` or `(n, 2)`, leave out the first `skipped` samples, and answer when enough waits."""
         self.waiting.append(block[self.skipped :])
         self.skipped -= min(self.skipped, len(block))
         if sum(map(len, self.waiting)) >= self.due_s * self.rate_hz:
@@ -72,9 +72,9 @@ class SoundSender:
 
     def flush(self) -> None:
         """Answer with everything that waits."""
-        if len(samples := np.concatenate(self.waiting)):
-            self.answer("audio", pcm=to_pcm(samples))
-        self.waiting, self.due_s = [np.zeros(0, np.float32)], BLOCK_S
+        if any(map(len, self.waiting)):
+            self.answer("audio", pcm=to_pcm(np.concatenate(self.waiting)))
+        self.waiting, self.due_s = [], BLOCK_S
 
 
 def make(request: Request, predictor: Predictor, answer: Answer) -> dict[str, float]:
@@ -87,13 +87,14 @@ def make(request: Request, predictor: Predictor, answer: Answer) -> dict[str, fl
     prompt = predictor.prompt(path)
     join_s = prompt.seconds
     from_s = max(0.0, join_s - request.lead_s)
-    answer("begins", sample_rate_hz=rate_hz, seam_s=join_s, from_s=from_s, seconds=request.seconds)
+    pcm_format = {"sample_rate_hz": rate_hz, "channels": predictor.channels}
+    answer("begins", **pcm_format, seam_s=join_s, from_s=from_s, seconds=request.seconds)
     sound, blended_s = (prompt.samples, BLENDED_S) if isinstance(prompt, Piece) else (predictor.render(prompt), 0.0)
     first = round(from_s * rate_hz)
     known = max(first, round((join_s - blended_s) * rate_hz))
     sender = SoundSender(answer, rate_hz, skipped=known)
     if known > first:
-        answer("audio", pcm=to_pcm(np.asarray(sound[first:known])))
+        answer("audio", pcm=to_pcm(with_channels(np.asarray(sound[first:known]), predictor.channels)))
     steps = math.ceil(request.seconds * predictor.steps_per_second)
     heat = {"coarse_temperature": request.coarse, "fine_temperature": request.fine}
     sampling = predictor.sampling.but(temperature=request.temperature, **heat)
@@ -104,7 +105,7 @@ def make(request: Request, predictor: Predictor, answer: Answer) -> dict[str, fl
 
 
 def to_pcm(samples: np.ndarray) -> str:
-    """Return float samples as 16-bit PCM in base64."""
+    """Return float samples `(N,)` or `(N, 2)` as 16-bit PCM in base64, left and right in turn."""
     return base64.b64encode(np.rint(soft_limit(samples) * 32767).astype("<i2").tobytes()).decode()
 
 

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 from conftest import RATE_HZ, ROOT, melody, train_small
 from starlette.testclient import TestClient
+from stereo import make_wide
 
 import studio
 from continuo.system.paths import WEB
@@ -397,9 +398,22 @@ def tune(tmp_path) -> Path:
 def test_take_sent_sound_equals_the_written_file(trained, tune, tmp_path):
     answers, facts, sent = made(request_for(trained, tune, tmp_path / "take.wav"))
     written, _ = soundfile.read(tmp_path / "take.wav", dtype="int16")
-    assert answers[0] == {"kind": "begins", "sample_rate_hz": RATE_HZ, "seam_s": 3.0, "from_s": 2.75, "seconds": 0.5}
+    begins = {"kind": "begins", "sample_rate_hz": RATE_HZ, "channels": 1, "seam_s": 3.0, "from_s": 2.75, "seconds": 0.5}
+    assert answers[0] == begins
     assert np.abs(sent.astype(int) - written[-len(sent) :]).max() <= 1
     assert len(sent) == len(written) - round(2.75 * RATE_HZ)
+    assert facts["seconds"] == len(written) / RATE_HZ
+
+
+def test_take_in_stereo_sends_both_channels_of_the_written_file(trained, tune, tmp_path, monkeypatch):
+    make_wide(monkeypatch)
+    answers, facts, sent = made(request_for(trained, tune, tmp_path / "take.wav"))
+    written, _ = soundfile.read(tmp_path / "take.wav", dtype="int16")
+    assert answers[0]["channels"] == 2
+    sent = sent.reshape(-1, 2).astype(int)
+    assert len(sent) == len(written) - round(2.75 * RATE_HZ)
+    assert np.abs(sent - written[-len(sent) :]).max() <= 1
+    assert np.abs(sent[-2000:, 0] - 2 * sent[-2000:, 1]).max() <= 2
     assert facts["seconds"] == len(written) / RATE_HZ
 
 

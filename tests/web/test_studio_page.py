@@ -1,5 +1,6 @@
 """Test the studio's page in a real browser, from a file to a take and a trained model."""
 
+import base64
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import soundfile
@@ -175,6 +177,30 @@ def test_A13_take_requested_while_another_is_kept_continues_the_kept_one(page):
     until(page, "!document.getElementById('problem').hidden")
     assert page.is_enabled("#go")
     assert page.is_enabled("#undo")
+
+
+def test_A13_stereo_take_is_played_in_both_channels(page):
+    """The answers are made up, so that both channels are known."""
+    sound = np.stack([np.arange(-4000, 4000), np.arange(4000, -4000, -1)], axis=1).astype("<i2")
+    begins = {"kind": "begins", "sample_rate_hz": 8000, "channels": 2, "seam_s": 0.5, "from_s": 0.0, "seconds": 0.5}
+    blocks = [base64.b64encode(part.tobytes()).decode() for part in (sound[:3000], sound[3000:])]
+    answers = [begins, *({"kind": "audio", "pcm": block} for block in blocks)]
+    body = "".join(json.dumps(answer) + "\n" for answer in answers)
+    page.route("**/api/takes", lambda route: route.fulfill(content_type="application/x-ndjson", body=body))
+    page.evaluate("""() => {
+        globalThis.played = [];
+        const start = AudioBufferSourceNode.prototype.start;
+        AudioBufferSourceNode.prototype.start = function (...time) {
+            const length = this.buffer.numberOfChannels;
+            played.push(Array.from({ length }, (_, channel) => [...this.buffer.getChannelData(channel)]));
+            return start.apply(this, time);
+        };
+    }""")
+    bring(page)
+    page.click("#go")
+    until(page, "played.length === 2")
+    channels = np.concatenate([np.array(block) for block in page.evaluate("played")], axis=1)
+    np.testing.assert_array_equal(channels.T * 32768, sound)
 
 
 def test_A13_spectrogram_is_drawn_and_marks_the_join(page):

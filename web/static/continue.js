@@ -161,10 +161,12 @@ async function* lines(body) {
   }
 }
 
-/** Decodes 16-bit samples in base64. */
-function decode(pcm) {
-  const bytes = Uint8Array.from(atob(pcm), (letter) => letter.charCodeAt(0));
-  return Float32Array.from(new Int16Array(bytes.buffer), (value) => value / 32768);
+/** Decodes 16-bit samples in base64, in which `count` channels take turns: an array of samples for each channel. */
+function decode(pcm, count) {
+  const values = new Int16Array(Uint8Array.from(atob(pcm), (letter) => letter.charCodeAt(0)).buffer);
+  const length = values.length / count;
+  const channel = (_, k) => Float32Array.from({ length }, (_, i) => values[count * i + k] / 32768);
+  return Array.from({ length: count }, channel);
 }
 
 /** One take on the page. The methods named like kinds of answers show these answers. */
@@ -187,8 +189,8 @@ class TakeCard {
     this.say("waiting until another take is ready …");
   }
 
-  begins({ sample_rate_hz, seam_s, from_s, seconds }) {
-    this.from = from_s;
+  begins({ sample_rate_hz, channels, seam_s, from_s, seconds }) {
+    Object.assign(this, { from: from_s, channels });
     this.picture = new Spectrogram(sample_rate_hz, seam_s - from_s + seconds, seam_s - from_s);
     this.element.append(this.picture.element);
     player = this.player = new Player(sample_rate_hz);
@@ -208,10 +210,10 @@ class TakeCard {
   }
 
   audio({ pcm }) {
-    const samples = decode(pcm);
+    const channels = decode(pcm, this.channels);
     if (!this.player.length) performance.mark("playing");
-    this.player.push(samples);
-    this.picture.push(samples);
+    this.player.push(channels);
+    this.picture.push(channels);
   }
 
   done({ id, files, seconds, seam_s }) {

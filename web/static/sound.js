@@ -6,7 +6,7 @@ const COLUMNS = 900, ROWS = 96, MIN_HZ = 60, MAX_HZ = 8000, FLOOR_DB = -85, TOP_
 const WINDOW = 1024, PERIODS = 24; // samples that a column needs; periods of a row's pitch in its window
 const COLORS = [[12, 10, 18], [59, 15, 112], [140, 41, 129], [222, 73, 104], [254, 159, 109], [252, 253, 191]];
 
-/** Plays blocks of samples one after another; if a block comes too late, playback pauses until it is there. */
+/** Plays blocks of one or two channels one after another; if one comes too late, playback pauses until it is there. */
 export class Player {
   constructor(rate) {
     this.rate = rate;
@@ -15,10 +15,10 @@ export class Player {
     this.length = 0;
   }
 
-  push(samples) {
-    if (!samples.length || this.closed) return;
-    const buffer = this.context.createBuffer(1, samples.length, this.rate);
-    buffer.copyToChannel(samples, 0);
+  push(channels) {
+    if (!channels[0].length || this.closed) return;
+    const buffer = this.context.createBuffer(channels.length, channels[0].length, this.rate);
+    channels.forEach((samples, channel) => buffer.copyToChannel(samples, channel));
     const source = this.context.createBufferSource();
     source.buffer = buffer;
     source.connect(this.context.destination);
@@ -66,10 +66,12 @@ export class Spectrogram {
     line.style.left = `${(100 * seconds) / this.seconds}%`;
   }
 
-  push(samples) {
-    const block = samples.subarray(0, this.samples.length - this.count);
-    this.samples.set(block, this.count);
-    this.count += block.length;
+  /** Takes a block of one or two channels and draws their mean. */
+  push(channels) {
+    const length = Math.min(channels[0].length, this.samples.length - this.count);
+    for (const samples of channels)
+      for (let i = 0; i < length; i++) this.samples[this.count + i] += samples[i] / channels.length;
+    this.count += length;
     for (; this.drawn < COLUMNS; this.drawn++) {
       const start = Math.round((this.drawn / COLUMNS) * this.seconds * this.rate);
       if (start + WINDOW > this.count) return;
@@ -79,7 +81,7 @@ export class Spectrogram {
 
   /** Draws the last columns, with silence after the end. */
   end() {
-    this.push(new Float32Array(WINDOW));
+    this.push([new Float32Array(WINDOW)]);
   }
 
   column(start) {
