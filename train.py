@@ -303,7 +303,7 @@ class ContinuationLogger:
 
 
 def sample_continuation(trainer: "Trainer", seconds: float) -> "np.ndarray":
-    """Return what the average weights generate now, float32 `(N,)`; sound ends early after `seconds` of computing."""
+    """Return what the average weights generate, `(N,)` or `(N, 2)`; sound ends early after `seconds` of computing."""
     import numpy as np
 
     from continuo.audio.piece import Piece
@@ -322,8 +322,8 @@ def sample_continuation(trainer: "Trainer", seconds: float) -> "np.ndarray":
     assert isinstance(piece, Piece)
     prompt = piece.excerpt(0, round(piece.extent * min(1, CONTINUE_PROMPT_S / piece.seconds)), "beginning")
     blocks = joined(predictor.take(prompt), prompt, CONTINUE_STEPS)
-    in_time = itertools.takewhile(lambda block: time.monotonic() < deadline, blocks)
-    return np.concatenate([np.zeros(0, np.float32), *in_time])
+    in_time = [*itertools.takewhile(lambda block: time.monotonic() < deadline, blocks)]
+    return np.concatenate(in_time or [np.zeros(0, np.float32)])
 
 
 def _conclude(trainer: "Trainer", reporter: Reporter, meta: Path) -> None:

@@ -1,5 +1,6 @@
 """Curves of a training: TensorBoard events, a table in CSV and a picture."""
 
+import io
 import os
 import socket
 import time
@@ -8,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import soundfile
 
 from continuo.audio.files import soft_limit
 from continuo.audio.pictures import new_figure, save_figure, spectrogram_image
+from continuo.audio.samples import mix_to_mono
 from continuo.system.files import write_text
 
 if TYPE_CHECKING:
@@ -78,11 +81,17 @@ class TrainingLog(AbstractContextManager["TrainingLog"]):
             write_text(self.folder / "training.csv", "\n".join(["step,seconds,training,held_out", *rows]) + "\n")
 
     def add_audio(self, step: int, samples: np.ndarray, sample_rate_hz: int) -> None:
-        """Log a sound, float32 `(N,)`, and its spectrogram."""
+        """Log a sound, float32 `(N,)` or `(N, 2)`, and its spectrogram; torch's `summary.audio` knows mono only."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
         from torch.utils.tensorboard import summary
 
-        self._add(step, summary.audio("continuation", soft_limit(samples)[None], sample_rate_hz))
-        self._add(step, summary.image("continuation", spectrogram_image(samples, sample_rate_hz), dataformats="HWC"))
+        file, pcm = io.BytesIO(), (soft_limit(samples) * 32767).astype(np.int16)
+        soundfile.write(file, pcm, sample_rate_hz, "PCM_16", format="WAV")
+        facts = {"sample_rate": sample_rate_hz, "num_channels": pcm[:1].size, "length_frames": len(pcm)}
+        audio = Summary.Audio(**facts, encoded_audio_string=file.getvalue(), content_type="audio/wav")
+        self._add(step, Summary(value=[Summary.Value(tag="continuation", audio=audio)]))
+        image = spectrogram_image(mix_to_mono(samples), sample_rate_hz)
+        self._add(step, summary.image("continuation", image, dataformats="HWC"))
 
     def _add(self, step: int, content: "Summary") -> None:
         from tensorboard.compat.proto.event_pb2 import Event

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import torch
 from conftest import RATE_HZ, ROOT, melody, train_small
+from stereo import make_wide
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import corpus
@@ -76,6 +77,17 @@ def test_predict_out_dash_sends_the_same_sound_and_nothing_else(trained, prompt,
     assert made_by_a_model(tmp_path / "sent.wav")  # so no corpus includes it
     assert b"2.01 s of prompt" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sent.wav", "whole.wav"]
+
+
+def test_predict_out_dash_in_stereo_has_a_header_of_two_channels(trained, prompt, tmp_path, capfdbinary, monkeypatch):
+    make_wide(monkeypatch)
+    assert predict.main(words(trained, prompt, "--frames", 40, "--out", tmp_path / "whole.wav", "--quiet")) == 0
+    capfdbinary.readouterr()
+    assert predict.main(words(trained, prompt, "--frames", 40, "--out", "-", "--quiet")) == 0
+    (tmp_path / "sent.wav").write_bytes(capfdbinary.readouterr().out)
+    (sent, rate), (whole, _) = (soundfile.read(tmp_path / f"{name}.wav", dtype="int16") for name in ("sent", "whole"))
+    assert (sent.ndim, rate) == (2, RATE_HZ)
+    np.testing.assert_array_equal(sent, whole)
 
 
 def test_predict_pipe_closed_early_ends_the_process_in_silence(trained, prompt, tmp_path):
@@ -289,6 +301,23 @@ def test_continuation_logger_changes_nothing_of_the_training(tmp_path, music_fol
     sound = events.Audio("continuation")[0]
     assert sound.sample_rate == RATE_HZ
     assert sound.length_frames > 250 * 64
+
+
+def test_training_log_has_both_channels_of_a_stereo_model(tmp_path, music_folder, monkeypatch):
+    from continuo.model.training_log import TrainingLog
+
+    make_wide(monkeypatch)
+    trainer = small_trainer(tmp_path, music_folder)
+    samples = train.sample_continuation(trainer, 60)
+    assert samples.shape == (len(samples), 2)
+    with TrainingLog(trainer.state_path, fresh=True) as log:
+        log.add_audio(1, samples, RATE_HZ)
+        log.add_audio(2, samples[:, 0], RATE_HZ)
+    events = EventAccumulator(str(log.folder)).Reload()
+    stereo, mono = (soundfile.read(io.BytesIO(e.encoded_audio_string))[0] for e in events.Audio("continuation"))
+    np.testing.assert_allclose(stereo, samples, atol=1e-4)
+    np.testing.assert_array_equal(stereo[:, 0], mono)
+    assert len(events.Images("continuation")) == 2
 
 
 def test_continuation_logger_on_a_busy_machine_makes_no_sound(tmp_path, music_folder, monkeypatch):
