@@ -18,6 +18,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import corpus
+from continuo.audio.samples import mix_to_mono
 from continuo.system.command_line import Parser, run_main
 from evaluation import long_run
 from evaluation.excerpts import excerpts, load_split
@@ -55,7 +56,8 @@ def _run(arguments: argparse.Namespace) -> int:
     for excerpt in found[: arguments.prompts]:
         for seed in range(100, 100 + arguments.seeds):
             take = predictor.take(excerpt.prompt, seed=seed, sampling=how)
-            audio = np.concatenate([*take.samples(steps), take.finish()])[take.overlap_samples :] * take.gain
+            audio = mix_to_mono(np.concatenate([*take.samples(steps), take.finish()]))
+            audio = audio[take.overlap_samples :] * take.gain
             silence = float((long_run.levels_db(audio, rate) < SILENT_DB).mean())
             drift = [*long_run.level_drift(audio, rate).values()][-1]
             rows.append((_onsets_per_s(audio, rate) / real, silence, drift))

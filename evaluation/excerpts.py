@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from continuo.audio.piece import Piece
+from continuo.audio.samples import mix_to_mono
 from continuo.model import metadata
 from continuo.symbolic.song import QUARTER, Song
 from continuo.system.progress import Display
@@ -61,7 +62,7 @@ def bounded(pieces: Sequence[P], seconds: float, seed: int) -> list[P]:
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A part of a recording: `prompt` ends at sample `join`, and `real` are the `length` samples after it."""
+    """A part of a recording: `prompt` ends at sample `join`, and `real` are the `length` samples after it, in mono."""
 
     name: str
     piece: Piece
@@ -71,7 +72,12 @@ class Excerpt:
 
     @property
     def real(self) -> np.ndarray:
-        return np.asarray(self.piece.samples[self.join : self.join + self.length])
+        return mono(self.piece, self.join, self.join + self.length)
+
+
+def mono(piece: Piece, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Return samples of a piece `(N,)` at its own loudness, the mean of its channels: evaluation measures mono."""
+    return mix_to_mono(np.asarray(piece.samples[start:stop]))
 
 
 def excerpts(pieces: Sequence[Piece], *, count: int, prompt_seconds: float, seconds: float) -> list[Excerpt]:
@@ -115,7 +121,7 @@ def other_real_music(found: Sequence[Excerpt]) -> list[tuple[np.ndarray, np.ndar
         if len(clear):
             start = int(clear[np.argmin(np.abs(clear - excerpt.join))])
             places.append(start)
-            pairs.append((excerpt.real, np.asarray(excerpt.piece.samples[start : start + length])))
+            pairs.append((excerpt.real, mono(excerpt.piece, start, start + length)))
     return pairs
 
 

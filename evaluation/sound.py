@@ -1,4 +1,7 @@
-"""Evaluate models of sound: free runs next to real music, the codec and the phases, a long run, and novelty."""
+"""Evaluate models of sound: free runs next to real music, the codec and the phases, a long run, and novelty.
+
+All sound that is compared is mono: the mean of both channels, where a model has two.
+"""
 
 import math
 import warnings
@@ -10,13 +13,14 @@ import corpus
 from continuo.audio.files import flac
 from continuo.audio.phase import invert
 from continuo.audio.piece import Piece
+from continuo.audio.samples import mix_to_mono
 from continuo.audio.stft import spectrum
 from continuo.model.temperature import Sampling
 from continuo.system.progress import Display
 from dataset import AudioDataset
 from evaluation import audio_metrics, long_run, plots, schema
 from evaluation.base import Evaluation, Plan
-from evaluation.excerpts import Excerpt, bounded, excerpts, other_real_music
+from evaluation.excerpts import Excerpt, bounded, excerpts, mono, other_real_music
 from evaluation.novelty import Index, against
 from featurizer import StftFeaturizer
 from predictor import Predictor, joined
@@ -29,7 +33,7 @@ def free_run(predictor: Predictor, excerpt: Excerpt, *, seed: int, how: Sampling
     """Return the model's continuation of the prompt, without the prompt, at the prompt's loudness."""
     steps = round(excerpt.length / excerpt.piece.sample_rate_hz * predictor.steps_per_second)
     take = predictor.take(excerpt.prompt, seed=seed, sampling=how)
-    return np.concatenate([*joined(take, excerpt.prompt, steps, with_prompt=False)])
+    return mix_to_mono(np.concatenate([*joined(take, excerpt.prompt, steps, with_prompt=False)]))
 
 
 def through_codec(predictor: Predictor, excerpt: Excerpt) -> np.ndarray:
@@ -41,7 +45,8 @@ def through_codec(predictor: Predictor, excerpt: Excerpt) -> np.ndarray:
     whole = Piece("whole", "whole", piece.sample_rate_hz, piece.samples[:end], excerpt.prompt.loudness_db)
     decoder = featurizer.decoder(excerpt.prompt)
     decoded = [decoder.push(step) for step in featurizer.encode_prompt(whole)[-steps:]]
-    return np.concatenate([*decoded, decoder.finish()])[decoder.overlap_samples :] / np.float32(excerpt.prompt.gain)
+    audio = mix_to_mono(np.concatenate([*decoded, decoder.finish()]))
+    return audio[decoder.overlap_samples :] / np.float32(excerpt.prompt.gain)
 
 
 def with_new_phases(predictor: Predictor, excerpt: Excerpt) -> tuple[np.ndarray, float]:
@@ -54,7 +59,7 @@ def with_new_phases(predictor: Predictor, excerpt: Excerpt) -> tuple[np.ndarray,
     assert isinstance(featurizer, StftFeaturizer)
     n_fft, hop, join = featurizer.n_fft, featurizer.hop, excerpt.join
     frames = excerpt.length // hop
-    audio = np.array(excerpt.piece.samples[join - n_fft : join + frames * hop], np.float32)
+    audio = np.array(mono(excerpt.piece, join - n_fft, join + frames * hop), np.float32)
     magnitude = spectrum(audio[hop:], n_fft, hop).abs().numpy()
     made = invert(magnitude, n_fft, hop, audio[:n_fft])[n_fft - hop :]
     first = math.ceil(n_fft / hop)  # frame j = 1, 2, ... covers [j * hop - n_fft, j * hop) after the prompt
@@ -128,7 +133,7 @@ class SoundEvaluation(Evaluation[Piece]):
             blocks.append(take.decoder.push(step))
             task.update(len(steps))
         task.close()
-        audio = np.concatenate([*blocks, take.decoder.finish()])[take.overlap_samples :]
+        audio = mix_to_mono(np.concatenate([*blocks, take.decoder.finish()]))[take.overlap_samples :]
         self.audio["long"] = [audio]
         prompt_db = long_run.levels_db(prompt.read(0, len(prompt.samples)), self.rate, prompt.seconds)[0]
         self.pictures["level"] = plots.level_over_time(long_run.levels_db(audio, self.rate), float(prompt_db))
@@ -160,9 +165,9 @@ class SoundEvaluation(Evaluation[Piece]):
     def novelty(self) -> schema.SoundNovelty | None:
         output = [*self.audio["generated"], *self.audio.get("long", [])]
         total_s = sum(len(audio) for audio in output) / self.rate
-        held_out = [np.asarray(piece.samples) for piece in bounded(self.held_out, total_s, self.plan.seed)]
+        held_out = [mono(piece) for piece in bounded(self.held_out, total_s, self.plan.seed)]
         sides = {"held-out": held_out, "generated": output, "through the codec": self.audio["codec"]}
-        training = [np.asarray(piece.samples) for piece in self.training_sample]
+        training = [mono(piece) for piece in self.training_sample]
         if max(map(len, training)) < 2 * self.rate:
             return None
         spectra = Index(self.tracked("looking for copies (spectrum)", training), self.rate)

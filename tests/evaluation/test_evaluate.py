@@ -11,6 +11,7 @@ import soundfile
 import torch
 from conftest import RATE_HZ, SMALL_OF, melody, train_small
 from reports import changed
+from stereo import both, make_wide
 
 import corpus
 from continuo.audio.piece import Piece
@@ -22,7 +23,8 @@ from evaluation.baselines import Baselines, unigram
 from evaluation.diagnosis import diagnose
 from evaluation.excerpts import bounded, excerpts, load_split, other_real_music
 from evaluation.report import page
-from evaluation.sound import similarity
+from evaluation.sound import free_run, similarity, through_codec, with_new_phases
+from predictor import Predictor
 
 FLAGS = ("--pieces", "2", "--seconds", "2", "--prompt-seconds", "1", "--long", "10", "--device", "cpu", "--quiet")
 
@@ -60,6 +62,20 @@ def evaluated(tmp_path_factory, model):
         )  # its own tests are elsewhere
         assert main(["--meta", str(model), "--out", str(out), "--beside", str(model), *FLAGS]) == 0
     return out
+
+
+def test_evaluation_of_a_stereo_model_measures_mono(model, monkeypatch):
+    make_wide(monkeypatch)
+    predictor, samples = Predictor.load(model), np.concatenate([both(1), both(2)])
+    (excerpt,) = excerpts([Piece.from_samples(samples, RATE_HZ)], count=1, prompt_seconds=1, seconds=2)
+    assert excerpt.prompt.samples.shape == (RATE_HZ, 2)
+    np.testing.assert_allclose(excerpt.real, samples[excerpt.join :][: excerpt.length].mean(axis=1), atol=1e-7)
+    sides = (
+        free_run(predictor, excerpt, seed=0),
+        through_codec(predictor, excerpt),
+        with_new_phases(predictor, excerpt)[0],
+    )
+    assert {(audio.ndim, len(audio) // HOP) for audio in sides} == {(1, excerpt.length // HOP)}
 
 
 # --- baselines -------------------------------------------------------------------------------------------------------
