@@ -93,14 +93,15 @@ class StftFeaturizer(Featurizer[Piece]):
 
     modality = "sound"
 
-    def __init__(self, section: metadata.StftSection, sample_rate_hz: int) -> None:
+    def __init__(self, section: metadata.StftSection, sample_rate_hz: int, channels: int = 1) -> None:
         check_hop(section.n_fft, section.hop)
-        self.section, self.sample_rate_hz = section, sample_rate_hz
+        self.section, self.sample_rate_hz, self.channels = section, sample_rate_hz, channels
         self.n_fft, self.hop = section.n_fft, section.hop
         self.steps_per_second = sample_rate_hz / section.hop
 
     def layout(self) -> str:
-        return f"{self.sample_rate_hz} Hz, {self.section.model_dump_json()}"
+        channels = ", 2 channels" * (self.channels - 1)
+        return f"{self.sample_rate_hz} Hz{channels}, {self.section.model_dump_json()}"
 
     @abstractmethod
     def decoder(self, prompt: Piece | None = None) -> Decoder:
@@ -109,6 +110,10 @@ class StftFeaturizer(Featurizer[Piece]):
     @abstractmethod
     def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
         """Return the steps `(T, L)` or `(T, F)` of complex frames `(T, K)`."""
+
+    def _read(self, piece: Piece, start: int, stop: int) -> np.ndarray:
+        """Return samples of a piece at `REFERENCE_DB`: `(n,)`, or `(n, 2)` of a stereo piece for a stereo codec."""
+        return piece.read_channels(start, stop) if self.channels == 2 else piece.read(start, stop)
 
     def steps(self, piece: Piece) -> int:
         return 1 + math.ceil(len(piece.samples) / self.hop)
@@ -123,7 +128,7 @@ class StftFeaturizer(Featurizer[Piece]):
         for first in range(start, stop, ENCODE_ROWS):
             check_cancelled()
             last = min(first + ENCODE_ROWS, stop) - 1
-            audio = piece.read(origin + first * self.hop, origin + last * self.hop + self.n_fft)
+            audio = self._read(piece, origin + first * self.hop, origin + last * self.hop + self.n_fft)
             parts.append(self.encode_frames(spectrum(audio, self.n_fft, self.hop)))
         return torch.cat(parts)
 
@@ -136,12 +141,12 @@ class StftFeaturizer(Featurizer[Piece]):
         return self._encode(prompt, length - self.n_fft - (frames - 1) * self.hop, 0, frames)
 
     def tail(self, prompt: Piece | None, max_frames: int = 1) -> np.ndarray | None:
-        """Return the end of a prompt at `REFERENCE_DB`: as many samples as its last 1 to `max_frames` frames cover."""
+        """Return the end of a prompt at `REFERENCE_DB`: the samples that its last 1 to `max_frames` frames cover."""
         if prompt is None:
             return None
         length = len(prompt.samples)
         frames = min(max_frames, 1 + (length - self.n_fft) // self.hop)
-        return prompt.read(length - self.n_fft - (frames - 1) * self.hop, length)
+        return self._read(prompt, length - self.n_fft - (frames - 1) * self.hop, length)
 
     def sample(self, pieces: Sequence[Piece], frames: int, seed: int) -> Iterable[torch.Tensor]:
         """Yield about `frames` complex frames in runs of at most `RUN` from random places; all if there are fewer."""
@@ -154,15 +159,15 @@ class StftFeaturizer(Featurizer[Piece]):
             p = int(np.searchsorted(ends, run, side="right"))
             start = RUN * int(run - (ends[p - 1] if p else 0))
             stop = min(start + RUN, int(counts[p]))
-            audio = pieces[p].read(start * self.hop - self.n_fft // 2, (stop - 1) * self.hop + self.n_fft // 2)
+            audio = self._read(pieces[p], start * self.hop - self.n_fft // 2, (stop - 1) * self.hop + self.n_fft // 2)
             yield spectrum(audio, self.n_fft, self.hop)
 
 
 class SpectrumFeaturizer(StftFeaturizer):
     """Steps are `[magnitude | phase]` frames: exact in both directions, for any hop that the window allows."""
 
-    def __init__(self, section: metadata.SpectrumSection, sample_rate_hz: int) -> None:
-        super().__init__(section, sample_rate_hz)
+    def __init__(self, section: metadata.SpectrumSection, sample_rate_hz: int, channels: int = 1) -> None:
+        super().__init__(section, sample_rate_hz, channels)
         self._set_moments(torch.zeros(self.n_fft + 2), torch.ones(self.n_fft + 2))
 
     def fit(self, pieces: Sequence[Piece], *, seed: int, advance: Advance, start: Tensors | None = None) -> None:
@@ -198,9 +203,10 @@ class SpectrumFeaturizer(StftFeaturizer):
 class CodebookFeaturizer(StftFeaturizer):
     """Steps are the codes of `SpectralCodec`; `continuo.audio.phase` finds phases that continue the prompt's."""
 
-    def __init__(self, section: metadata.CodebookSection, sample_rate_hz: int) -> None:
-        super().__init__(section, sample_rate_hz)
-        self.codec = SpectralCodec(SpectralSettings(sample_rate_hz, **section.model_dump(exclude={"kind"})))
+    def __init__(self, section: metadata.CodebookSection, sample_rate_hz: int, channels: int = 1) -> None:
+        super().__init__(section, sample_rate_hz, channels)
+        settings = section.model_dump(exclude={"kind"})
+        self.codec = SpectralCodec(SpectralSettings(sample_rate_hz, channels=channels, **settings))
 
     def fit(self, pieces: Sequence[Piece], *, seed: int, advance: Advance, start: Tensors | None = None) -> None:
         frames = sum(map(self.steps, pieces))
@@ -234,7 +240,10 @@ class NotesFeaturizer(Featurizer[Song]):
     codec: NoteCodec
 
     def __init__(
-        self, section: metadata.ChordsSection | metadata.RollSection | metadata.RemiSection, sample_rate_hz: int
+        self,
+        section: metadata.ChordsSection | metadata.RollSection | metadata.RemiSection,
+        sample_rate_hz: int,
+        channels: int = 1,
     ) -> None:
         self.section, self.codec_type = section, NOTE_CODECS[section.kind]
 

@@ -84,7 +84,9 @@ class Predictor:
     ) -> "Predictor":
         """Build a predictor from the parts of a state; it raises `STATE_MISMATCH_ERRORS` where they do not match."""
         saved = metadata.Metadata.model_validate(facts["metadata"])
-        featurizer = FEATURIZERS[saved.representation.kind](saved.representation, saved.corpus.sample_rate_hz)
+        featurizer = FEATURIZERS[saved.representation.kind](
+            saved.representation, saved.corpus.sample_rate_hz, saved.corpus.channels
+        )
         featurizer.load_state(fitted)
         needed, found = model_size(saved.architecture, featurizer.spec)[0], sum(w.numel() for w in weights.values())
         if found < needed:  # refused before memory is allocated for the model

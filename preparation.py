@@ -92,7 +92,9 @@ def prepare(
         clear_leftovers(state_path)
     start = load_start(metadata, state_path, fresh, start_from, display)
     check_memory(metadata, device)
-    featurizer = FEATURIZERS[metadata.representation.kind](metadata.representation, metadata.corpus.sample_rate_hz)
+    featurizer = FEATURIZERS[metadata.representation.kind](
+        metadata.representation, metadata.corpus.sample_rate_hz, metadata.corpus.channels
+    )
     is_sound = featurizer.modality == "sound"
     with group.local_main_first():
         music: tuple[list[Any], list[Any]] = pieces or load_corpus(metadata, is_sound, display)  # of one type

@@ -1,5 +1,6 @@
 """The codec of sound turns STFT frames into a few codes each, and codes into STFT magnitudes."""
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -9,10 +10,14 @@ import torch
 from continuo.audio import codebook, postfilter
 from continuo.audio.codebook import Advance, ResidualCodebook
 from continuo.audio.postfilter import AHEAD, PAST, Postfilter, PostfilterLoss, Runs, pad_edges
+from continuo.audio.stereo import BANDS, StereoImage
 
 RUN = 32  # consecutive frames that are sampled together
 MIN_CENTROIDS = 64  # of a level, however small the corpus
 MAX_WHOLE_FRAMES = 60_000  # frames kept with all bins, for principal components and post-filter: 300 MB
+SPLIT_HZ, TOP_HZ = 12_000.0, 20_000.0  # between them only the energy of bands is kept, and above nothing
+HIGH_BANDS = 12
+IMAGE_WEIGHTS = 3.0, 2.0  # of level differences and of 1 - coherence in the squared error
 POSTFILTER_STEP_COST = 9e5  # in units of one frame x one centroid of k-means, for the progress estimate
 
 Tensors = dict[str, torch.Tensor]
@@ -40,6 +45,7 @@ class SpectralSettings:
     frames_per_centroid: int
     fit_frames: int
     postfilter_steps: int
+    channels: int = 1
 
     def centroids_for(self, frames: int) -> int:
         """Return the number of centroids of a codebook that is fitted to `frames` frames."""
@@ -47,12 +53,46 @@ class SpectralSettings:
         return min(self.centroids, max(MIN_CENTROIDS, enough))
 
 
+class HighBands:
+    """Replace the bins above `SPLIT_HZ` by the energies of bands; `unfold` copies their fine structure from below."""
+
+    def __init__(self, bins_hz: np.ndarray) -> None:
+        bins, start, top = len(bins_hz), *np.searchsorted(bins_hz, [SPLIT_HZ, TOP_HZ], side="right")
+        self.start = bins if bins - start < 2 * HIGH_BANDS else int(start)  # a few bins are kept as they are
+        self.edges = np.unique(
+            np.geomspace(self.start, max(top, self.start), HIGH_BANDS + 1).round().astype(int)
+        ).tolist()
+        self.bands = [slice(*ends) for ends in itertools.pairwise(self.edges)]
+        half = self.start // 2
+        self.source = half + torch.arange(self.edges[-1] - self.start) % (self.start - half)  # bins to copy from
+
+    def fold(self, magnitude: torch.Tensor) -> torch.Tensor:
+        """Return the low bins and the root mean square of each band, `(T, F)`, of magnitudes `(T, K)`."""
+        if not self.bands:
+            return magnitude
+        bands = [magnitude[:, band].square().mean(1, keepdim=True).sqrt() for band in self.bands]
+        return torch.cat([magnitude[:, : self.start], *bands], dim=1)
+
+    def unfold(self, folded: torch.Tensor, bins: int) -> torch.Tensor:
+        """Return magnitudes `(T, bins)` of what `fold` returned."""
+        if not self.bands:
+            return folded
+        magnitude = torch.zeros(len(folded), bins)
+        magnitude[:, : self.start] = folded[:, : self.start]
+        magnitude[:, self.start : self.edges[-1]] = folded[:, self.source] + 1e-9
+        for number, band in enumerate(self.bands, self.start):
+            part = magnitude[:, band]
+            part *= folded[:, number, None] / part.square().mean(1, keepdim=True).sqrt()
+        return magnitude
+
+
 class SpectralCodec:
     """Turn frames into L codes, the coarsest first, by log magnitudes, principal components and residual k-means.
 
     Bins are weighted by the square root of the mel scale's density, 1 / (1 + f / 700 Hz), so that squared errors add up
     over mels and not over hertz: low partials, which carry the harmony, are kept better than hiss. Codes hold no phase.
-    Decoding gives magnitudes, from which the post-filter removes quantization errors.
+    Decoding gives magnitudes, from which the post-filter removes quantization errors. Frames of two channels, given as
+    `(T, 2, K)`, are coded as the root of their mean power and a `StereoImage`.
     """
 
     codebook: ResidualCodebook  # present once the codec is fitted or loaded
@@ -61,9 +101,18 @@ class SpectralCodec:
         self.settings = settings
         self.bins_hz = np.arange(settings.n_fft // 2 + 1) * settings.sample_rate_hz / settings.n_fft
         self.full_scale = float(torch.hann_window(settings.n_fft).sum()) / 2  # the magnitude of a sine of amplitude 1
+        self.high = HighBands(self.bins_hz)
+        self.image = StereoImage(self.bins_hz) if settings.channels == 2 else None
+        self.weight = self._weights()  # (F,)
+        self.postfilter = Postfilter(settings.components, len(self.weight))  # corrects nothing before it is fitted
+
+    def _weights(self) -> torch.Tensor:
+        """Return the weights of bins, bands (which stand for several bins) and stereo parameters."""
         density = 1 / (1 + torch.from_numpy(self.bins_hz).float() / 700)
-        self.weight = (density / density.mean()).sqrt()  # (K,)
-        self.postfilter = Postfilter(settings.components, len(self.bins_hz))  # corrects nothing before it is fitted
+        density = density / density[: self.high.start].mean()
+        high = [(density[band].mean() * len(density[band]) ** 0.5).sqrt() for band in self.high.bands]
+        stereo = [torch.full((BANDS,), weight) for weight in IMAGE_WEIGHTS if self.image]
+        return torch.cat([density[: self.high.start].sqrt(), torch.tensor(high), *stereo])
 
     @property
     def vocabulary(self) -> tuple[int, ...]:
@@ -122,17 +171,20 @@ class SpectralCodec:
     def _fit_postfilter(self, runs: Runs, seed: int, advance: Advance, start: Tensors | None) -> None:
         """Fit the post-filter to runs of frames, from the weights of an earlier one or from nothing."""
         s = self.settings
-        loss = PostfilterLoss(runs, self.weight, bins_hz=self.bins_hz, floor=s.floor, hop=s.hop)
+        low_hz = self.bins_hz[: self.high.start]
+        loss = PostfilterLoss(runs, self.weight, bins_hz=low_hz, floor=s.floor, n_fft=s.n_fft, hop=s.hop)
         self.postfilter = postfilter.fit(runs, loss, steps=s.postfilter_steps, seed=seed, start=start, advance=advance)
 
     def _gather(self, sample: Iterable[torch.Tensor], max_rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return vectors and phases `(T, K)` of sampled frames, and which of them lie in runs of full length `(T,)`."""
-        bins, filled = len(self.bins_hz), 0
-        vectors, phases = torch.empty(max_rows, bins), torch.empty(max_rows, bins, dtype=torch.half)
+        """Return vectors `(T, F)`, phases of the low bins, and which frames lie in runs of full length `(T,)`."""
+        bins, filled = self.high.start, 0
+        vectors, phases = torch.empty(max_rows, len(self.weight)), torch.empty(max_rows, bins, dtype=torch.half)
         in_whole_run = torch.empty(max_rows, dtype=torch.bool)
         for run in sample:
             rows = slice(filled, filled + len(run))
-            vectors[rows], phases[rows], in_whole_run[rows] = self.vectors(run), run.angle().half(), len(run) == RUN
+            mono = run if run.dim() == 2 else run.sum(1)
+            vectors[rows], in_whole_run[rows] = self.vectors(run), len(run) == RUN
+            phases[rows] = mono[:, :bins].angle().half()
             filled += len(run)
         return vectors[:filled], phases[:filled], in_whole_run[:filled]
 
@@ -148,9 +200,18 @@ class SpectralCodec:
         return costs
 
     def vectors(self, frames: torch.Tensor) -> torch.Tensor:
-        """Return weighted log magnitudes `(T, K)` (over full scale, plus a floor) of complex frames `(T, K)`."""
+        """Return what is coded of complex frames `(T, K)` or `(T, 2, K)`: vectors `(T, F)`, weighted.
+
+        These are log magnitudes (over full scale, plus a floor) of low bins and of bands, and the stereo image.
+        """
         magnitude = torch.from_numpy(np.abs(frames.numpy()))  # takes a tenth of the time of torch's abs
-        return magnitude.div_(self.full_scale).add_(self.settings.floor).log_().mul_(self.weight)
+        if frames.dim() == 3:
+            magnitude = magnitude.square().mean(1).sqrt()
+        values = self.high.fold(magnitude).div_(self.full_scale).add_(self.settings.floor).log_()
+        if self.image:
+            both = self.image.measure(frames) if frames.dim() == 3 else values.new_zeros(len(values), 2 * BANDS)
+            values = torch.cat([values, both], dim=1)
+        return values.mul_(self.weight)
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """Return the codes `(T, L)` int64 of complex frames `(T, K)`."""
@@ -158,14 +219,19 @@ class SpectralCodec:
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Return STFT magnitudes `(T, K)` of codes `(T, L)`."""
-        return self.decode_components(pad_edges(self.codebook.dequantize(codes)))
+        return self.decode_components(pad_edges(self.codebook.dequantize(codes)))[0]
 
     @torch.no_grad()
-    def decode_components(self, components: torch.Tensor) -> torch.Tensor:
-        """Return STFT magnitudes `(T, K)` of principal components `(PAST + T + AHEAD, P)`, without the edges."""
+    def decode_components(self, components: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return magnitudes and stereo parameters of principal components `(PAST + T + AHEAD, P)`, without the edges.
+
+        Shape: `(T, K)` and `(T, 2 * BANDS)`; the latter `(T, 0)` for one channel.
+        """
         inner = components[PAST : len(components) - AHEAD]
-        weighted = self.codebook.reconstruct(inner) + self.postfilter(components)
-        return ((weighted / self.weight).exp() - self.settings.floor).clamp(min=0) * self.full_scale
+        values = (self.codebook.reconstruct(inner) + self.postfilter(components)) / self.weight
+        logs, image = values.tensor_split([len(self.weight) - 2 * BANDS * (self.settings.channels - 1)], dim=1)
+        folded = (logs.exp() - self.settings.floor).clamp(min=0) * self.full_scale
+        return self.high.unfold(folded, len(self.bins_hz)), image
 
     def round_trip(self, frames: torch.Tensor) -> torch.Tensor:
         """Return the magnitudes `(T, K)` that are left of complex frames `(T, K)` after encoding and decoding."""
@@ -179,8 +245,8 @@ class SpectralCodec:
 
     def load_dict(self, tensors: Tensors) -> None:
         """Load what `to_dict` returned; ValueError, RuntimeError or KeyError if it does not suit the settings."""
-        s, bins = self.settings, len(self.bins_hz)
-        mean, components = checked(tensors, "mean", (bins,)), checked(tensors, "components", (s.components, bins))
+        s, width = self.settings, len(self.weight)
+        mean, components = checked(tensors, "mean", (width,)), checked(tensors, "components", (s.components, width))
         count = min([s.centroids, *tensors["centroids"].shape[1:2]])  # fewer if the corpus was small
         centroids = checked(tensors, "centroids", (s.levels, max(2, count), s.components))
         self.codebook = ResidualCodebook(mean, components, centroids)

@@ -1,6 +1,7 @@
 """Decoders turn the steps of a stream into audio while the steps are made."""
 
 from abc import ABC, abstractmethod
+from collections import deque
 
 import numpy as np
 import torch
@@ -8,8 +9,10 @@ import torch
 from continuo.audio.codec import SpectralCodec
 from continuo.audio.phase import BLOCK, PhaseStream
 from continuo.audio.postfilter import AHEAD, PAST, pad_edges
+from continuo.audio.stereo import Upmix
 from continuo.audio.stft import OverlapAdd, from_frames, spectrum
 
+CANCELLED = 0.1  # power of a mix over that of its channels, below which most of the music has cancelled out
 TOGETHER = 4 * BLOCK  # frames decoded together: reading the post-filter's weights costs as much as using them
 
 
@@ -21,6 +24,7 @@ class Decoder(ABC):
     """
 
     overlap: OverlapAdd
+    channels = 1  # of the output: samples are `(n,)`, or `(n, 2)` for two
 
     @property
     def overlap_samples(self) -> int:
@@ -29,7 +33,7 @@ class Decoder(ABC):
 
     @abstractmethod
     def push(self, step: torch.Tensor) -> np.ndarray:
-        """Add one step `(L,)` or `(F,)` and return the samples that are final now, float32, possibly none."""
+        """Add one step `(L,)` or `(F,)`; return the samples that are final now, `(n,)` or `(n, 2)`, possibly none."""
 
     @abstractmethod
     def finish(self) -> np.ndarray:
@@ -50,33 +54,43 @@ class SpectrumDecoder(Decoder):
 
 
 class CodebookDecoder(Decoder):
-    """Turn codes into audio; `tail` is the end of the prompt, 1 to `PAST` whole frames, or None for silence."""
+    """Turn codes into audio; `tail` is the end of the prompt, 1 to `PAST` whole frames, or None for silence.
+
+    Shape: tail `(n,)`, or `(n, 2)` for a codec of two channels.
+    """
 
     def __init__(self, codec: SpectralCodec, tail: np.ndarray | None) -> None:
         n_fft, hop = codec.settings.n_fft, codec.settings.hop
-        last = None if tail is None else tail[-n_fft:]
-        self.codec = codec
-        self.phase = PhaseStream(n_fft, hop, tail=last)
-        self.overlap = OverlapAdd(n_fft, hop, last)
+        self.codec, self.channels = codec, codec.settings.channels
         self.steps: list[torch.Tensor] = []  # codes that are not decoded yet
         self.recent: torch.Tensor | None = None  # components (PAST or PAST + AHEAD, P) of the frames before them
+        self.images: deque[np.ndarray] = deque()  # stereo parameters of frames whose phases are not final yet
+        last = before = None  # the last frame of the prompt in each channel, and its last complex frames
         if tail is not None:  # where the prompt is short, its first frame is repeated
-            quantized = codec.codebook.dequantize(codec.encode(spectrum(tail, n_fft, hop)))
+            frames = spectrum(tail, n_fft, hop)
+            quantized = codec.codebook.dequantize(codec.encode(frames))
             self.recent = pad_edges(quantized)[len(quantized) : PAST + len(quantized)]
+            last = tail[-n_fft:] if tail.ndim == 2 else np.stack([tail[-n_fft:]] * self.channels, axis=1)
+            before = frames.numpy() if frames.dim() == 2 else frames.sum(1).numpy()
+        self.upmix = Upmix(codec.image, before) if codec.image else None
+        self.phase = PhaseStream(n_fft, hop, tail=None if last is None else _audible_mix(last))
+        tails = [None] * self.channels if last is None else list(last.T)
+        self.overlap, *self.other = (OverlapAdd(n_fft, hop, tail) for tail in tails)
 
     def push(self, step: torch.Tensor) -> np.ndarray:
         self.steps.append(step)
         seen = PAST if self.recent is None else len(self.recent)
         due = TOGETHER if seen == PAST + AHEAD else BLOCK  # the first samples come sooner
         if seen + len(self.steps) < PAST + due + AHEAD:
-            return np.zeros(0, np.float32)
+            return self._samples([np.zeros(0, np.float32)] * self.channels)
         return self._decode(self._components())
 
     def finish(self) -> np.ndarray:
-        components, rest = self._components() if self.steps else self.recent, np.zeros(0, np.float32)
+        components, parts = self._components() if self.steps else self.recent, []
         if components is not None and len(components) > PAST:
-            rest = self._decode(torch.cat([components, components[-1:].expand(AHEAD, -1)]))
-        return np.concatenate([rest, self.overlap.push(self.phase.finish()), self.overlap.finish()])
+            parts = [self._decode(torch.cat([components, components[-1:].expand(AHEAD, -1)]))]
+        parts.append(self._overlapped(self.phase.finish()))
+        return np.concatenate([*parts, self._samples([each.finish() for each in (self.overlap, *self.other)])])
 
     def _components(self) -> torch.Tensor:
         """Return the components of the waiting steps after those before them; after silence the first is repeated."""
@@ -87,5 +101,22 @@ class CodebookDecoder(Decoder):
     def _decode(self, components: torch.Tensor) -> np.ndarray:
         """Return the samples that are final with components `(PAST + n + AHEAD, P)`, and keep the last."""
         self.recent = components[len(components) - PAST - AHEAD :]
-        magnitudes = self.codec.decode_components(components).numpy()
-        return np.concatenate([self.overlap.push(self.phase.push(row)) for row in magnitudes])
+        magnitudes, images = self.codec.decode_components(components)
+        self.images.extend(images.numpy())
+        return np.concatenate([self._overlapped(self.phase.push(row)) for row in magnitudes.numpy()])
+
+    def _overlapped(self, frames: np.ndarray) -> np.ndarray:
+        """Return the samples that are final with complex frames `(n, K)`, whose phases are final."""
+        images = np.array([self.images.popleft() for _ in frames])
+        both = self.upmix.push(frames, images) if self.upmix and len(frames) else [frames] * self.channels
+        return self._samples([each.push(part) for each, part in zip((self.overlap, *self.other), both, strict=True)])
+
+    def _samples(self, channels: list[np.ndarray]) -> np.ndarray:
+        return channels[0] if self.channels == 1 else np.stack(channels, axis=1)
+
+
+def _audible_mix(samples: np.ndarray) -> np.ndarray:
+    """Return one channel `(n,)` of `(n, C)`: the mean, or the first one where channels out of phase cancel out."""
+    mean = samples.mean(axis=1)
+    powers = np.square(mean).mean(), np.square(samples).mean()
+    return mean if samples.shape[1] == 1 or powers[0] > CANCELLED * powers[1] else samples[:, 0]

@@ -71,24 +71,26 @@ class Runs:
     """Hold R runs of T consecutive frames, from which a post-filter learns."""
 
     quantized: torch.Tensor  # principal components (R, T, P) of the quantized frames
-    decoded: torch.Tensor  # their weighted log magnitudes (R, T, K), without a post-filter
-    real: torch.Tensor  # weighted log magnitudes (R, T, K) of the frames before quantization
-    phases: torch.Tensor  # phases (R, T, K) of the same, in radians
+    decoded: torch.Tensor  # their vectors (R, T, F), without a post-filter
+    real: torch.Tensor  # vectors (R, T, F) of the frames before quantization
+    phases: torch.Tensor  # phases (R, T, K) of their low bins, in radians
 
 
 class PostfilterLoss:
     """Measure how far corrected runs are from the real ones.
 
     Args:
-        weight: `(K,)`, by which the log magnitudes of `runs` were multiplied.
-        bins_hz: `(K,)`, the frequency of each bin.
+        weight: `(F,)`, by which the values of `runs` were multiplied.
+        bins_hz: `(K,)`, the frequencies of the bins with which the values begin; the statistics are those of bins.
         floor: added to magnitudes (fractions of full scale) before their logarithm was taken.
     """
 
-    def __init__(self, runs: Runs, weight: torch.Tensor, *, bins_hz: np.ndarray, floor: float, hop: int) -> None:
-        self.runs, self.weight, self.floor = runs, weight, floor
+    def __init__(
+        self, runs: Runs, weight: torch.Tensor, *, bins_hz: np.ndarray, floor: float, n_fft: int, hop: int
+    ) -> None:
+        self.runs, self.weight, self.floor, self.bins = runs, weight, floor, len(bins_hz)
         self.filters = torch.from_numpy(mel_filters(bins_hz, MEL_BANDS).T.astype(np.float32))
-        self.reanalysis = Reanalysis(2 * (runs.real.shape[-1] - 1), hop, runs.real.shape[1])
+        self.reanalysis = Reanalysis(n_fft, hop, runs.real.shape[1])
 
     def __call__(
         self, network: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor, overlapped: bool = False
@@ -96,7 +98,8 @@ class PostfilterLoss:
         """Return the loss of some runs; `overlapped` compares the statistics of the audio that the frames make."""
         quantized, real = self.runs.quantized[rows], self.runs.real[rows]
         made = self.runs.decoded[rows] + network(pad_edges(quantized))
-        ours, theirs = (((logs / self.weight).exp() - self.floor).clamp(min=0) for logs in (made, real))
+        logs = ((values / self.weight)[..., : self.bins] for values in (made, real))
+        ours, theirs = ((values.exp() - self.floor).clamp(min=0) for values in logs)
         if overlapped:
             ours = self.reanalysis.magnitudes(ours, self.runs.phases[rows].float())
             theirs = theirs[:, self.reanalysis.inner]
@@ -198,11 +201,11 @@ class Reanalysis:
         return self._consistent(magnitude * phasors).abs()[:, self.inner]
 
     def _consistent(self, frames: torch.Tensor) -> torch.Tensor:
-        """Return the frames of the audio that complex frames `(R, T, K)` overlap to."""
+        """Return the frames of the audio that complex frames `(R, T, K)`, low bins or all, overlap to."""
         parts = torch.fft.irfft(frames, self.n_fft) * self.window
         width = (1, len(self.gain))
         audio = F.fold(parts.transpose(1, 2), width, (1, self.n_fft), stride=(1, self.hop)).flatten(1) * self.gain
-        return torch.fft.rfft(audio.unfold(1, self.n_fft, self.hop) * self.window)
+        return torch.fft.rfft(audio.unfold(1, self.n_fft, self.hop) * self.window)[..., : frames.shape[-1]]
 
 
 def _statistics(magnitude: torch.Tensor, filters: torch.Tensor, floor: float) -> tuple[torch.Tensor, ...]:

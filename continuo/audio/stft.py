@@ -13,10 +13,12 @@ import torch
 def spectrum(audio: np.ndarray, n_fft: int, hop: int) -> torch.Tensor:
     """Return the complex frames of audio without padding it: frame `t` covers samples `[t * hop, t * hop + n_fft)`.
 
-    Shape: `(n_fft + (T - 1) * hop,)` float32 to `(T, n_fft // 2 + 1)` complex64.
+    Shape: `(n_fft + (T - 1) * hop,)` float32 to `(T, n_fft // 2 + 1)` complex64; with two channels `(..., 2)` to
+    `(T, 2, n_fft // 2 + 1)`.
     """
-    samples = torch.as_tensor(audio, dtype=torch.float32)
-    return torch.stft(samples, n_fft, hop, window=torch.hann_window(n_fft), center=False, return_complex=True).T
+    samples = torch.as_tensor(audio, dtype=torch.float32).T
+    window = torch.hann_window(n_fft)
+    return torch.stft(samples, n_fft, hop, window=window, center=False, return_complex=True).movedim(-1, 0)
 
 
 def to_frames(complex_frames: torch.Tensor) -> torch.Tensor:

@@ -294,7 +294,7 @@ def test_postfilter_fit_without_gain_adds_nothing_and_keeps_the_random_state():
             dequantize[::8] = real[::8]
         bins_hz = np.linspace(0, 4000, 129)
         runs = postfilter.Runs(quantized, dequantize, real, torch.zeros_like(real))
-        loss = postfilter.PostfilterLoss(runs, torch.ones(129), bins_hz=bins_hz, floor=4e-4, hop=64)
+        loss = postfilter.PostfilterLoss(runs, torch.ones(129), bins_hz=bins_hz, floor=4e-4, n_fft=256, hop=64)
         model = postfilter.fit(runs, loss, steps=20, seed=0)
         added = model(postfilter.pad_edges(quantized))
         assert added.shape == real.shape
