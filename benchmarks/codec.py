@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -36,7 +37,6 @@ import corpus
 from continuo.audio.files import AUDIO_ENDINGS
 from continuo.audio.piece import Piece
 from continuo.model import presets
-from continuo.model.metadata import CorpusSection
 from continuo.system.command_line import Parser, run_main
 from continuo.system.paths import MODELS
 from continuo.system.progress import Display
@@ -79,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     codec = parser.add_mutually_exclusive_group()
     codec.add_argument("--meta", type=Path, default=SHIPPED, help="model whose codec is used (default: the shipped)")
     codec.add_argument("--fit", type=Path, metavar="DIR", help="fit the default codec to these recordings first")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="metadata of the fitted codec")
     parser.add_argument("--excerpts", type=int, default=6, help="excerpts of each recording (default: 6)")
     parser.add_argument("--seconds", type=float, default=6.0, help="length of an excerpt (default: 6)")
     parser.add_argument("--no-others", action="store_true", help="leave out Opus and Vorbis")
@@ -98,7 +99,8 @@ def _run(arguments: argparse.Namespace) -> int:
     rows = {name: found for name, files in folders(arguments.audio).items() if (found := cut(files, arguments))}
     if not rows:
         raise ValueError(f"{arguments.audio} holds no recording of {arguments.seconds:g} s or more")
-    featurizer, rate_hz = fitted(arguments.fit) if arguments.fit else codec_of(arguments.meta)
+    settings = presets.parse_assignments(arguments.set)
+    featurizer, rate_hz = fitted(arguments.fit, settings) if arguments.fit else codec_of(arguments.meta)
     codecs: dict[str, Callable[[Audio], Coded]] = {"Continuo": partial(through_codec, featurizer, rate_hz)}
     if not arguments.no_others:
         codecs |= {name: partial(through_libsndfile, *how) for name, how in OTHERS.items()}
@@ -156,14 +158,14 @@ def codec_of(meta: Path) -> tuple[CodebookFeaturizer, int]:
     return predictor.featurizer, predictor.sample_rate_hz
 
 
-def fitted(folder: Path) -> tuple[CodebookFeaturizer, int]:
+def fitted(folder: Path, settings: dict[str, Any]) -> tuple[CodebookFeaturizer, int]:
     """Return the featurizer of the default preset, fitted to recordings, and its sample rate."""
     with Display() as display:
-        preset = presets.from_preset(presets.DEFAULT_PRESET, {}, state="unused.safetensors")
-        rate_hz = preset.corpus.sample_rate_hz
-        section = CorpusSection(path=str(folder), sample_rate_hz=rate_hz)
-        pieces = corpus.load(section, seed=preset.training.seed, display=display).pieces
-        featurizer = FEATURIZERS[preset.representation.kind](preset.representation, rate_hz)
+        settings = {"corpus.path": str(folder)} | settings
+        preset = presets.from_preset(presets.DEFAULT_PRESET, settings, state="unused.safetensors")
+        rate_hz, channels = preset.corpus.sample_rate_hz, preset.corpus.channels
+        pieces = corpus.load(preset.corpus, seed=preset.training.seed, display=display).pieces
+        featurizer = FEATURIZERS[preset.representation.kind](preset.representation, rate_hz, channels)
         assert isinstance(featurizer, CodebookFeaturizer)
         started = time.monotonic()
         featurizer.fit(pieces, seed=preset.training.seed, advance=lambda words: None)
@@ -174,15 +176,16 @@ def fitted(folder: Path) -> tuple[CodebookFeaturizer, int]:
 def through_codec(featurizer: CodebookFeaturizer, rate_hz: int, audio: Audio) -> Coded:
     """Code an excerpt and decode it, in the way of a continuation from silence."""
     started = time.perf_counter()
-    mono = audio if audio.ndim == 1 else audio.mean(axis=1)
-    piece = Piece.from_samples(resample(mono, RATE_HZ, rate_hz), rate_hz)
+    if audio.ndim == 2 and featurizer.channels == 1:
+        audio = audio.mean(axis=1)
+    piece = Piece.from_samples(resample(audio, RATE_HZ, rate_hz), rate_hz)
     codes = featurizer.encode(piece)
     decoder = featurizer.decoder()
     made = np.concatenate([*(decoder.push(step) for step in codes), decoder.finish()])
     made = made[featurizer.n_fft // 2 :][: len(piece.samples)] / piece.gain
     bits = len(codes) * sum(math.log2(size) for size in featurizer.codec.vocabulary)
-    made = resample(made, rate_hz, RATE_HZ)[: len(mono)]
-    return Coded(np.pad(made, (0, len(mono) - len(made))), bits, time.perf_counter() - started)
+    made = resample(made, rate_hz, RATE_HZ)[: len(audio)]
+    return Coded(padded(made, len(audio)), bits, time.perf_counter() - started)
 
 
 def through_libsndfile(subtype: str, compression: float, audio: Audio) -> Coded:
@@ -195,8 +198,12 @@ def through_libsndfile(subtype: str, compression: float, audio: Audio) -> Coded:
     size = file.tell()
     file.seek(0)
     made = resample(soundfile.read(file, dtype="float32")[0], rate_hz, RATE_HZ)[: len(audio)]
-    missing = [(0, len(audio) - len(made))] + [(0, 0)] * (audio.ndim - 1)
-    return Coded(np.pad(made, missing), 8.0 * size, time.perf_counter() - started)
+    return Coded(padded(made, len(audio)), 8.0 * size, time.perf_counter() - started)
+
+
+def padded(audio: Audio, length: int) -> Audio:
+    """Return audio with silence at the end, so that it has `length` samples."""
+    return np.pad(audio, [(0, length - len(audio))] + [(0, 0)] * (audio.ndim - 1))
 
 
 def measure(originals: list[Audio], coded: list[Coded]) -> dict[str, float]:

@@ -16,7 +16,7 @@ def spectrum(audio: np.ndarray, n_fft: int, hop: int) -> torch.Tensor:
     Shape: `(n_fft + (T - 1) * hop,)` float32 to `(T, n_fft // 2 + 1)` complex64; with two channels `(..., 2)` to
     `(T, 2, n_fft // 2 + 1)`.
     """
-    samples = torch.as_tensor(audio, dtype=torch.float32).T
+    samples = torch.as_tensor(audio, dtype=torch.float32).movedim(0, -1)
     window = torch.hann_window(n_fft)
     return torch.stft(samples, n_fft, hop, window=window, center=False, return_complex=True).movedim(-1, 0)
 
