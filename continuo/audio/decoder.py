@@ -65,14 +65,13 @@ class CodebookDecoder(Decoder):
         self.steps: list[torch.Tensor] = []  # codes that are not decoded yet
         self.recent: torch.Tensor | None = None  # components (PAST or PAST + AHEAD, P) of the frames before them
         self.images: deque[np.ndarray] = deque()  # stereo parameters of frames whose phases are not final yet
-        last = before = None  # the last frame of the prompt in each channel, and its last complex frames
+        last = None  # the last frame of the prompt in each channel, (n_fft, channels)
         if tail is not None:  # where the prompt is short, its first frame is repeated
             frames = spectrum(tail, n_fft, hop)
             quantized = codec.codebook.dequantize(codec.encode(frames))
             self.recent = pad_edges(quantized)[len(quantized) : PAST + len(quantized)]
             last = tail[-n_fft:] if tail.ndim == 2 else np.stack([tail[-n_fft:]] * self.channels, axis=1)
-            before = frames.numpy() if frames.dim() == 2 else frames.sum(1).numpy()
-        self.upmix = Upmix(codec.image, before) if codec.image else None
+        self.upmix = Upmix(codec.image) if codec.image else None
         self.phase = PhaseStream(n_fft, hop, tail=None if last is None else _audible_mix(last))
         tails = [None] * self.channels if last is None else list(last.T)
         self.overlap, *self.other = (OverlapAdd(n_fft, hop, tail) for tail in tails)

@@ -1,20 +1,21 @@
 """The stereo image of a frame: how two channels differ in level and how alike they are, in bands of frequency.
 
-Magnitudes that both channels share, these parameters and a decorrelated copy of the signal make two channels again
-(Breebaart, van de Par, Kohlrausch and Schuijers, Parametric coding of stereo audio, 2005). The shared magnitude of a
-bin is the root of the mean power of both channels, so nothing is lost where they are out of phase.
+Magnitudes that both channels share and these parameters make two channels again (Breebaart, van de Par, Kohlrausch and
+Schuijers, Parametric coding of stereo audio, 2005). The shared magnitude of a bin is the root of the mean power of both
+channels, so nothing is lost where they are out of phase.
 """
 
-import math
-from collections import deque
-
 import numpy as np
+import scipy.special
 import torch
 
 BANDS = 20
 MAX_LEVEL = 3.5  # nats of amplitude (30 dB) by which one channel is louder than the other, at most
-DELAY = 2  # frames by which the phases of the decorrelated copy lag
-KEPT = 0.6  # fraction of the last frame's parameters in the next one's, which removes the flicker of quantization
+KEPT = 0.5  # fraction of the last frame's parameters in the next one's, which removes the flicker of quantization
+SWING_HZ = 313.0  # period over frequency of the phases that make channels unlike; a delay of 3 ms at most
+TURNED = 0.3  # coherence below 0 from which on the channels have opposite phases
+ARGUMENTS = np.linspace(0, 2.4048, 200)  # up to the first zero of J0
+BESSEL = scipy.special.j0(ARGUMENTS)
 
 
 class StereoImage:
@@ -25,6 +26,7 @@ class StereoImage:
     """
 
     def __init__(self, bins_hz: np.ndarray) -> None:
+        self.bins_hz = bins_hz
         mels = 2595 * np.log10(1 + bins_hz / 700)
         self.band = torch.from_numpy(np.minimum((mels / mels[-1] * BANDS).astype(np.int64), BANDS - 1))  # of each bin
         self.sums = torch.nn.functional.one_hot(self.band, BANDS).float()  # (K, BANDS)
@@ -41,34 +43,29 @@ class StereoImage:
 
 
 class Upmix:
-    """Turn frames of the shared magnitudes into frames of both channels, in the order of time."""
+    """Turn frames of the shared magnitudes into frames of both channels, in the order of time.
 
-    def __init__(self, image: StereoImage, frames: np.ndarray | None = None) -> None:
-        """Continue from the last complex frames `(n, K)` of the prompt, if any."""
+    Levels are exact in every bin. Channels become less alike by phases: in one channel they are moved by
+    `spread * sin(2 pi f / SWING_HZ)`, and in the other by the opposite, as a short all-pass filter would. Over a band
+    the coherence is then the Bessel function J0(2 spread). Below a coherence of 0 the channels also turn away from each
+    other, until they have opposite phases.
+    """
+
+    def __init__(self, image: StereoImage) -> None:
         self.band = image.band.numpy()
-        turns = np.random.default_rng(0).uniform(0, 2 * math.pi, BANDS)  # of the decorrelated copy, by band
-        self.turn = np.exp(1j * turns)[self.band].astype(np.complex64)
-        self.before = deque(() if frames is None else frames[-DELAY:], DELAY)
-        self.parameters: np.ndarray | None = None
+        self.swing = np.sin(2 * np.pi * image.bins_hz / SWING_HZ).astype(np.float32)
+        self.parameters: np.ndarray | None = None  # of the last frame
 
     def push(self, frames: np.ndarray, parameters: np.ndarray) -> np.ndarray:
         """Return complex frames `(2, n, K)` for shared frames `(n, K)` and their parameters `(n, 2 * BANDS)`."""
-        made = np.empty((2, *frames.shape), np.complex64)
-        for t, (frame, new) in enumerate(zip(frames, parameters, strict=True)):
-            old = new if self.parameters is None else self.parameters
-            self.parameters = KEPT * old + (1 - KEPT) * new
-            ratio = np.exp(2 * self.parameters[:BANDS])  # of powers
-            angle = np.arccos(np.clip(1 - self.parameters[BANDS:], -1, 1)) / 2
-            gains = np.sqrt(2 * ratio / (1 + ratio)), np.sqrt(2 / (1 + ratio))
-            copy = np.abs(frame) * self.turn * _direction(self.before[0] if len(self.before) == DELAY else frame)
-            both = (np.cos(angle)[self.band] * frame, np.sin(angle)[self.band] * copy)
-            made[0, t] = gains[0][self.band] * (both[0] + both[1])
-            made[1, t] = gains[1][self.band] * (both[0] - both[1])
-            self.before.append(frame)
-        return made
-
-
-def _direction(frame: np.ndarray) -> np.ndarray:
-    """Return unit phasors with the phases of a complex frame."""
-    size = np.abs(frame)
-    return np.where(size > 0, frame / np.maximum(size, 1e-20), 1).astype(np.complex64)
+        smooth = np.empty_like(parameters)
+        for row, new in zip(smooth, parameters, strict=True):
+            row[:] = self.parameters = new if self.parameters is None else KEPT * self.parameters + (1 - KEPT) * new
+        ratio = np.exp(2 * smooth[:, :BANDS])  # of powers
+        coherence = np.clip(1 - smooth[:, BANDS:], -1, 1)
+        spread = np.interp(-np.abs(coherence), -BESSEL, ARGUMENTS).astype(np.float32) / 2
+        turn = np.pi / 2 * np.clip(-coherence / TURNED, 0, 1)
+        shift = spread[:, self.band] * self.swing + turn[:, self.band]
+        phasor = np.exp(1j * shift).astype(np.complex64)
+        gains = (np.sqrt(2 * share / (1 + ratio))[:, self.band] for share in (ratio, 1))
+        return np.stack([gain * frames * side for gain, side in zip(gains, (phasor, phasor.conj()), strict=True)])
