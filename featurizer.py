@@ -167,7 +167,7 @@ class SpectrumFeaturizer(StftFeaturizer):
     """Steps are `[magnitude | phase]` frames: exact in both directions, for any hop that the window allows."""
 
     def __init__(self, section: metadata.SpectrumSection, sample_rate_hz: int, channels: int = 1) -> None:
-        super().__init__(section, sample_rate_hz, channels)
+        super().__init__(section, sample_rate_hz)  # always mono
         self._set_moments(torch.zeros(self.n_fft + 2), torch.ones(self.n_fft + 2))
 
     def fit(self, pieces: Sequence[Piece], *, seed: int, advance: Advance, start: Tensors | None = None) -> None:
@@ -209,6 +209,11 @@ class CodebookFeaturizer(StftFeaturizer):
         self.codec = SpectralCodec(SpectralSettings(sample_rate_hz, channels=channels, **settings))
 
     def fit(self, pieces: Sequence[Piece], *, seed: int, advance: Advance, start: Tensors | None = None) -> None:
+        if start:
+            self.codec = self.codec.like(start)
+        elif all(piece.channels == 1 for piece in pieces):  # a mono corpus stays mono, and costs no codes for two
+            self.codec = self.codec.with_channels(1)
+        self.channels = self.codec.settings.channels
         frames = sum(map(self.steps, pieces))
         self.codec.fit(lambda count: self.sample(pieces, count, seed), frames, seed=seed, advance=advance, start=start)
         self._set_spec()
@@ -229,6 +234,8 @@ class CodebookFeaturizer(StftFeaturizer):
         return self.codec.to_dict()
 
     def load_state(self, state: Tensors) -> None:
+        self.codec = self.codec.like(state)
+        self.channels = self.codec.settings.channels
         self.codec.load_dict(state)
         self._set_spec()
 

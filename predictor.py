@@ -110,7 +110,7 @@ class Predictor:
     def channels(self) -> int:
         """Return the number of channels of the sound that the model makes: 1, or 2 for left and right."""
         featurizer = self.featurizer
-        return getattr(featurizer.decoder(), "channels", 1) if isinstance(featurizer, StftFeaturizer) else 1
+        return featurizer.decoder().channels if isinstance(featurizer, StftFeaturizer) else 1
 
     def prompt(self, path: Path, *, ring_out: bool = False) -> Prompt:
         """Read a score, MIDI or audio file as a prompt: a `Piece`, rendered as the corpus was, or a `Song`.

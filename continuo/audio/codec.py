@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -105,6 +105,15 @@ class SpectralCodec:
         self.image = StereoImage(self.bins_hz) if settings.channels == 2 else None
         self.weight = self._weights()  # (F,)
         self.postfilter = Postfilter(settings.components, len(self.weight))  # corrects nothing before it is fitted
+
+    def with_channels(self, channels: int) -> "SpectralCodec":
+        """Return a codec with the same settings for 1 or 2 channels, this one if it has as many."""
+        return self if channels == self.settings.channels else SpectralCodec(replace(self.settings, channels=channels))
+
+    def like(self, tensors: Tensors) -> "SpectralCodec":
+        """Return a codec for as many channels as the one that `to_dict` gave: of a mono corpus it has one."""
+        one = self.with_channels(1)
+        return one if len(tensors["mean"]) == len(one.weight) else self.with_channels(2)
 
     def _weights(self) -> torch.Tensor:
         """Return the weights of bins, bands (which stand for several bins) and stereo parameters."""
