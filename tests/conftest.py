@@ -44,7 +44,7 @@ SMALL_CODEBOOK = SMALL | {
     "representation.postfilter_steps": 8,
 }
 SMALL_SPECTRUM = SMALL | {"representation.n_fft": 256, "representation.hop": 64}
-SMALL_OF = {"codebook-lstm": SMALL_CODEBOOK, "spectral-lstm": SMALL_SPECTRUM}
+SMALL_OF = {"codebook-lstm": SMALL_CODEBOOK, "stereo-lstm": SMALL_CODEBOOK, "spectral-lstm": SMALL_SPECTRUM}
 
 
 @pytest.fixture(scope="session", autouse=True)

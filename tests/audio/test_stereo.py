@@ -121,7 +121,7 @@ def decoded(featurizer: CodebookFeaturizer, piece: Piece, prompt: Piece | None =
 
 
 class TestFeaturizer:
-    def test_stereo_corpus_is_decoded_in_stereo_with_its_levels(self):
+    def test_A15_stereo_corpus_is_decoded_in_stereo_with_its_levels(self):
         piece = stereo_piece()
         featurizer = fitted(piece)
         made = decoded(featurizer, piece)

@@ -239,6 +239,24 @@ def test_predict_mono_prompt_of_a_stereo_model_is_in_both_channels(trained, prom
     np.testing.assert_array_equal(stereo[:start, 1], mono[:start])
 
 
+@pytest.mark.parametrize("prompt_channels", [1, 2])
+def test_A15_preset_for_stereo_trains_and_continues_in_stereo(tmp_path, prompt_channels):
+    (tmp_path / "music").mkdir()
+    for seed in range(3):
+        soundfile.write(tmp_path / "music" / f"{seed}.wav", both(seed), RATE_HZ)
+    meta = train_small(tmp_path, tmp_path / "music", "stereo-lstm", steps=3)
+    samples = both(9) if prompt_channels == 2 else both(9)[:, 0]
+    soundfile.write(tmp_path / "prompt.wav", samples, RATE_HZ)
+    assert predict(meta, tmp_path / "prompt.wav", tmp_path / "take.wav", "--frames", "60") == 0
+    whole, alone = (soundfile.read(tmp_path / f"{name}.wav", always_2d=True)[0] for name in ("take", "prompt"))
+    assert whole.shape == (len(alone) + 60 * HOP, 2)
+    start = len(alone) - (256 - HOP)
+    assert np.abs(whole[:start] - alone[:start]).max() < 1e-4
+    made = whole[len(alone) :]
+    assert np.abs(made).max() > 0.01
+    assert np.abs(made[:, 0] - made[:, 1]).max() > 1e-3
+
+
 def test_joined_stereo_prompt_of_a_mono_model_is_mixed(trained):
     predictor, samples = Predictor.load(trained), both(4)
     prompt = Piece.from_samples(samples, RATE_HZ)
