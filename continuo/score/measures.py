@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import accumulate, zip_longest
 from typing import TYPE_CHECKING, Any
 
-from continuo.score.musicxml import HINT, MAX_PASSES, read_hint
-from continuo.score.repeats import BarMarks, playing_order, read_words
+from continuo.score.musicxml import HINT, MAX_PASSES, read_hint, read_sign
+from continuo.score.repeats import BarMarks, lost_jumps, play_bars
 
 if TYPE_CHECKING:
     from music21.base import Music21Object
@@ -63,7 +63,11 @@ class WrittenScore:
         self.staves = [_read_staff(part) for part in score.parts]
         lengths_q = (_align([bar for bar in bars if bar]) for bars in zip_longest(*(s.bars for s in self.staves)))
         self.starts_q = list(accumulate(lengths_q, initial=0.0))  # position of each bar, and of the end
-        self.order = playing_order(self._bar_marks())  # indices of the bars
+        marks = self._bar_marks()
+        played = play_bars(marks)
+        self.order = [i for i, _ in played]  # indices of the bars in playing order
+        self.warnings |= dict.fromkeys(lost_jumps(marks))
+        self.passes = [number for _, number in played]  # pass of each of them, from 1
 
     def warn(self, text: str) -> None:
         """Name a mark that is not performed; repetitions are ignored."""
@@ -81,22 +85,18 @@ class WrittenScore:
 
     def _bar_marks(self) -> list[BarMarks]:
         """Collect the marks of all staves that decide the order of the bars."""
-        from music21 import bar, expressions, repeat, spanner
+        from music21 import bar, spanner
 
         found = [BarMarks() for _ in self.starts_q[1:]]
         for staff in self.staves:
             for i, written in enumerate(staff.bars):
-                for offset_q, mark in written.marks:
+                for _, mark in written.marks:
                     if isinstance(mark, bar.Repeat) and mark.direction == "start":
                         found[i].starts = True
                     elif isinstance(mark, bar.Repeat):
                         found[i].times = max(found[i].times, min(mark.times or 2, MAX_PASSES))
-                    elif isinstance(mark, (repeat.RepeatExpression, expressions.TextExpression)):
-                        text = (mark.content or "") if isinstance(mark, expressions.TextExpression) else mark.getText()
-                        at_end = i + 1 < len(found) and offset_q > 0 and offset_q >= written.length_q - ROUND_Q
-                        # A sign at the end of a bar marks the beginning of the next one.
-                        is_ahead = at_end and text.strip().lower() in ("segno", "coda")
-                        read_words(text, found[i + is_ahead])
+                    elif isinstance(mark, dict) and "sign" in mark:
+                        found[i].add(**read_sign(mark))
             index = {id(measure): i for i, measure in enumerate(staff.stream.getElementsByClass("Measure"))}
             for bracket in staff.stream.getElementsByClass(spanner.RepeatBracket):
                 inside = [index[id(m)] for m in bracket.getSpannedElements() if id(m) in index]

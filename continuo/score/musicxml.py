@@ -6,7 +6,7 @@ is then put into the form that music21 reads best:
 
 - score-timewise becomes score-partwise;
 - cue notes become rests, since another player sounds them;
-- jumps that stand only in ``<sound>`` attributes (dacapo, dalsegno, tocoda, fine) become words;
+- the signs that decide the order of the bars (words, glyphs, attributes of ``<sound>``) become hints;
 - an unslashed grace note gets ``slash="no"``, because music21 takes a missing attribute for a slash;
 - hairpins, pedal marks, the lengths of measures and the percussion keys of notes, which music21 would drop or move,
   become hints: words or footnotes that `read_hint` reads back from the music21 score.
@@ -27,9 +27,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
 from xml.etree.ElementTree import Element, SubElement, TreeBuilder
 from xml.parsers import expat
 
+from continuo.score.repeats import MAX_BARS, read_signs
 from continuo.system.text import one_line
 
 if TYPE_CHECKING:
@@ -40,7 +42,6 @@ MAX_FILE_BYTES = 32 * 2**20  # bytes of a file; the largest songs of OpenScore a
 MAX_XML_BYTES = 128 * 2**20  # bytes of XML text after unzipping
 MAX_DEPTH = 48  # nested elements; MusicXML needs about 10
 MAX_ELEMENTS = 3_000_000  # elements of a score; a symphony has about a million
-MAX_BARS = 20_000  # bars of a part, and of a performance with its repeats
 MAX_BAR_Q = 10_000.0  # quarter notes of a bar
 MAX_PASSES = 99  # times that a section is played
 MAX_DOTS = 8  # dots of a note
@@ -50,7 +51,6 @@ COUNTED_ATTRIBUTES = frozenset({("ending", "number"), ("repeat", "times")})
 HINT = "continuo:"  # prefix of a hint
 _NUMBERS = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?", re.IGNORECASE)
 _SOUNDING = ("cue", "pitch", "unpitched", "tie", "notations", "beam", "lyric", "notehead", "accidental", "stem")
-_JUMPS = {"dacapo": "Da Capo", "dalsegno": "Dal Segno", "tocoda": "To Coda", "fine": "Fine"}
 
 
 def read_bytes(path: Path) -> bytes:
@@ -203,14 +203,16 @@ def normalize(root: Element) -> None:
     keys = _percussion_keys(root)
     for part in root.iterfind("part"):
         divisions = 1.0
-        if len(part.findall("measure")) > MAX_BARS:
+        measures = part.findall("measure")
+        if len(measures) > MAX_BARS:
             raise ValueError(f"more than {MAX_BARS} bars; split the score")
-        for measure in part.iterfind("measure"):
+        signs = _sign_hints(measures)
+        for number, measure in enumerate(measures):
             hint, divisions = _length_hint(measure, divisions)
             _normalize_measure(measure, keys)
-            if hint:
+            for text in [hint] * bool(hint) + signs[number]:
                 direction = Element("direction")
-                SubElement(SubElement(direction, "direction-type"), "words").text = HINT + hint
+                SubElement(SubElement(direction, "direction-type"), "words").text = HINT + text
                 measure.insert(0, direction)
 
 
@@ -275,6 +277,21 @@ def _length_hint(measure: Element, divisions: float) -> tuple[str, float]:
     return (f"length={reach_q!r}" if reach_q else f"rest={rest_reach_q!r}" if rest_reach_q else ""), divisions
 
 
+def _sign_hints(measures: list[Element]) -> list[list[str]]:
+    """Return for each measure of a part the hints of the signs that decide the order of the bars."""
+    found: list[list[str]] = [[] for _ in measures]
+    for i, measure in enumerate(measures):
+        for sign, is_ahead in read_signs(measure):
+            hint = ";".join(f"{key}={quote(value)}" for key, value in sign.items())
+            found[min(i + is_ahead, len(measures) - 1)].append(hint)
+    return found
+
+
+def read_sign(hint: dict[str, str]) -> dict[str, str]:
+    """Return the arguments of `BarMarks.add` that stand in the hint of a sign."""
+    return {key: unquote(value) for key, value in hint.items()}
+
+
 def _normalize_measure(measure: Element, keys: dict[str, int]) -> None:
     """Normalize the grace notes, cue notes, percussion notes and directions of one measure.
 
@@ -320,10 +337,6 @@ def _normalize_direction(direction: Element) -> None:
         other.tag = "other-dynamic"  # music21's name for it
         if (percent := _number(sound.get("dynamics"))) is not None:
             other.text = f"{HINT}velocity={round(percent * 0.9)}"
-    if direction.find("direction-type/words") is None:
-        for attribute, words in _JUMPS.items():
-            if sound.get(attribute) not in (None, "no"):
-                SubElement(SubElement(direction, "direction-type"), "words").text = words
 
 
 def _spanning_hint(mark: Element, direction: Element) -> str:

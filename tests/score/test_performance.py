@@ -83,6 +83,35 @@ class TestTime:
         assert lengths(performed(score(note("C4", 4, inside="<fermata/>")))) == [7.0]
 
 
+def words(text: str, sound: str = "") -> str:
+    return direction(f"<words>{text}</words>", sound)
+
+
+FORWARD = '<barline location="left"><repeat direction="forward"/></barline>'
+SEGNO, CODA, TWO_SEGNOS = (direction(signs) for signs in ("<segno/>", "<coda/>", "<segno/><segno/>"))
+ORDERS = [
+    ("CDECDF", ["_", '_<sound tocoda="a"/>', '_<sound dacapo="yes"/>', '<sound coda="a"/>_']),
+    ("CDECD", ["_", '_<sound fine="yes"/>', '_<sound dacapo="yes"/>']),
+    ("CDEFCDG", ['<sound segno="a"/>_', '<sound segno="b"/>_<sound tocoda="x"/>', "_", '_<sound dalsegno="a"/>',
+                 '<sound coda="x"/>_']),
+    ("CDEFDG", ["_", SEGNO + "_" + words("To Coda on repeat", '<sound tocoda="x"/>'), "_",
+                "_" + words("Del Segno y Coda", '<sound dalsegno="s"/>'), words("Outro", '<sound coda="x"/>') + "_"]),
+    ("CDECDF", ["_", "_" + CODA, "_" + words("D.C. al Coda"), CODA + "_"]),
+    ("CDECDF", ["_", "_" + direction("<words>To</words></direction-type><direction-type><coda/>"),
+                "_" + words("D.C. al \U0001d10c"), words("Coda") + "_"]),
+    ("CDEDFGFA", ["_", SEGNO + "_" + words("To Coda"), "_" + words("D.S. al Coda"),
+                                   CODA + TWO_SEGNOS + "_" + words("To Double Coda"),
+                                   "_" + words("D.S.S. al Double Coda"), words("Coda 2") + "_"]),
+    ("CDEE", ["_", '_<barline segno="x"><segno/></barline>', '_<sound dalsegno="x"/>']),
+    ("CDCDE", ['<sound forward-repeat="yes"/>_', "_" + REPEAT, "_"]),
+    ("CDCDECD", [FORWARD + "_", "_" + REPEAT + '<sound fine="yes" time-only="3"/>', '_<sound dacapo="yes"/>']),
+    ("CDDECDDE", [FORWARD + "_", FORWARD + "_" + REPEAT, "_" + REPEAT]),
+    ("CDDECDDF", [FORWARD + "_", FORWARD + "_" + REPEAT, "_".join(ending("1", repeat=True)),
+                  "_".join(ending("2", repeat=False))]),
+]  # fmt: skip
+"""The order in which bars are played, and the bars."""
+
+
 class TestOrder:
     def test_repeat_with_two_endings_plays_each_once(self, performed):
         start, stop = ending("1", repeat=True)
@@ -120,6 +149,19 @@ class TestOrder:
         performance = performed(xml)
         close(performance, (0, 60), (2, 64), (4, 60), (10, 64), (12, 60))
         assert performance.notes[2].duration_s == pytest.approx(6)
+
+    @pytest.mark.parametrize(("order", "bars"), ORDERS)
+    def test_order_of_bars_follows_jumps_and_nested_repeats(self, performed, order, bars):
+        """Bars play C4, D4, E4 and so on; "_" stands for the note."""
+        xml = score(*(bar.replace("_", note(f"{name}4", 4)) for name, bar in zip("CDEFGAB", bars, strict=False)))
+        pitches = {"C": 60, "D": 62, "E": 64, "F": 65, "G": 67, "A": 69, "B": 71}
+        assert [p for _, p in onsets(performed(xml))] == [pitches[name] for name in order]
+
+    def test_jumps_without_a_destination_are_named(self, performed):
+        xml = score(
+            note("C4", 4) + direction("<words>To Coda</words>"), note("D4", 4) + direction("<words>D.S.</words>")
+        )
+        assert len([w for w in performed(xml).warnings if "segno" in w or "coda" in w]) == 2
 
     @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3), st.sampled_from(["", "capo", "segno"])), max_size=8))
     @settings(max_examples=200, deadline=None)

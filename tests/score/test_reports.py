@@ -1,0 +1,109 @@
+"""Inputs from public bug reports of other programs (shared/reports): the notes are right, or the fault is named."""
+
+import json
+from typing import Any
+
+import pytest
+from conftest import SHARED
+
+from continuo.score.notes import Performance
+from continuo.score.performance import perform
+from continuo.score.synth import write_midi
+
+REPORTS = SHARED.parent / "reports"
+ENTRIES: dict[str, Any] = {}
+if (REPORTS / "expected.json").exists():
+    ENTRIES = json.loads((REPORTS / "expected.json").read_text())
+SCORES = {name: entry for name, entry in ENTRIES.items() if not name.startswith("audio_")}
+TOLERANCE_S = 0.01
+
+NAMED_AS = {
+    "swing_sound-element": "swing", "structure_part-not-in-part-list": "P2", "sound_pizzicato-attr": "pizz",
+    "midi_cc7-zero-mutes-channel": "7", "midi_cc7-fade-out": "7", "midi_format-2-two-patterns": "2",
+    "midi_rpn-coarse-tuning": "tun", "midi_tempo-zero": "tempo", "midi_karaoke": "rename",
+    "tempo_number-in-words": "quarter = 90",
+}  # fmt: skip
+"""Words in a warning or refusal that are as good as the right notes."""
+
+KNOWN_TO_FAIL = {
+    "chord_direction-between-notes.musicxml",
+    "tie_across-staves.musicxml",
+    "tie_written-out-arpeggio.musicxml",
+    "tie_tied-notation-only.musicxml",
+    "microtone_0.25.musicxml",
+    "transpose_diatonic-missing-octave.musicxml",
+    "tempo_per-minute-c-60.musicxml",
+    "tempo_number-in-words.musicxml",
+    "swing_sound-element.musicxml",
+    "percussion_by-part-name-no-midi.musicxml",
+    "instrument_two-in-one-part-by-note-id.musicxml",
+    "guitar_tab-staff-alternate.musicxml",
+    "arpeggio_across-two-staves.musicxml",
+    "tremolo_triplet-strokes.musicxml",
+    "dynamics_in-notations.musicxml",
+    "structure_part-not-in-part-list.musicxml",
+    "sound_pizzicato-attr.musicxml",
+    "repeat_note-time-only.musicxml",
+    "out_overlap-same-pitch-two-voices.musicxml",
+    "instrument-names_bass-guitar-contrabassoon.musicxml",
+    "encoding_shift-jis.musicxml",
+    "mxl_dot-slash-path-parts-first.mxl",
+    "midi_program-change-in-other-track.mid",
+    "midi_pedal-in-own-track.mid",
+    "midi_program-change-with-pedal-down.mid",
+    "midi_cc7-zero-mutes-channel.mid",
+    "midi_cc7-fade-out.mid",
+    "midi_bend-range-12.mid",
+    "midi_missing-note-off-at-end.mid",
+    "midi_all-notes-off-cc123.mid",
+    "midi_zero-length-drums.mid",
+    "midi_running-status-across-meta.mid",
+    "midi_header-fewer-tracks.mid",
+    "midi_header-more-tracks.mid",
+    "midi_track-length-too-large-mid.mid",
+    "midi_format-2-two-patterns.mid",
+    "midi_xg-drums-on-ch11-bank127.mid",
+    "midi_gs-drum-part-sysex-ch11.mid",
+    "midi_rpn-coarse-tuning.mid",
+    "midi_karaoke.kar",
+    "midi_tempo-zero.mid",
+}
+"""Names of inputs that are still played wrongly; whoever mends one removes it here."""
+
+
+def is_as_expected(performance: Performance, entry: dict[str, Any]) -> bool:
+    """Return True if the notes are the expected ones; None stands for any value."""
+    if not isinstance(entry["expected"], list):
+        velocities = [n.velocity for n in performance.notes]
+        return len(velocities) == 8 and velocities == sorted(set(velocities), reverse=True)
+    wanted = sorted(entry["expected"], key=lambda w: (w[0], w[1], w[3:]))
+    found = sorted(performance.notes, key=lambda n: (round(n.onset_s, 3), n.pitch, n.program))
+    if len(wanted) != len(found):
+        return False
+    for (onset_s, pitch, duration_s, *rest), n in zip(wanted, found, strict=True):
+        got = [n.program, n.velocity, n.is_drum]
+        if abs(n.onset_s - onset_s) > TOLERANCE_S or abs(n.pitch - pitch) > 1e-6:
+            return False
+        if duration_s is not None and abs(n.duration_s - duration_s) > TOLERANCE_S:
+            return False
+        if any(value is not None and value != own for value, own in zip(rest, got, strict=False)):
+            return False
+    return True
+
+
+@pytest.mark.skipif(not ENTRIES, reason="the reports are not here")
+@pytest.mark.parametrize("name", SCORES)
+def test_report_gives_the_right_notes_or_names_what_is_not_played(name, request, tmp_path):
+    if name in KNOWN_TO_FAIL:
+        request.applymarker(pytest.mark.xfail(strict=True, reason="known to fail still"))
+    word = NAMED_AS.get(name.rpartition(".")[0], "\0")
+    try:
+        performance = perform(REPORTS / name)
+        if name.startswith("out_"):
+            write_midi(performance, tmp_path / "out.mid")
+            performance = perform(tmp_path / "out.mid")
+    except ValueError as error:
+        remarks, is_right = [str(error).partition(": ")[2]], False
+    else:
+        remarks, is_right = list(performance.warnings), is_as_expected(performance, SCORES[name])
+    assert is_right or any(word in remark for remark in remarks)
