@@ -5,7 +5,8 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from continuo.score.measures import ROUND_Q, Staff, WrittenScore
-from continuo.score.musicxml import HINT, loudness_direction
+from continuo.score.musicxml import loudness_direction
+from continuo.score.playback import HINT
 
 STEP = 16  # MIDI velocity from one dynamic to the next, and over a hairpin that no dynamic follows
 VELOCITIES = {name: 80 + STEP * k for k, name in enumerate(("ppp", "pp", "p", "mp", "mf", "f", "ff"), start=-4)} | {

@@ -1,4 +1,4 @@
-"""General MIDI programs and percussion keys of parts: from MIDI numbers in the score, else from names.
+"""General MIDI programs and percussion keys of instruments: from MIDI numbers in the score, else from names.
 
 Source: General MIDI 1 sound set and percussion map, https://midi.org/general-midi.
 """
@@ -9,30 +9,34 @@ import re
 from typing import TYPE_CHECKING
 
 from continuo.score.measures import Staff, WrittenScore
+from continuo.score.musicxml import read_hint
 
 if TYPE_CHECKING:
-    from music21.instrument import Instrument
+    from music21.note import Note, Unpitched
 
 PIANO = 0
+PIZZICATO = 45
 STRINGS = (*range(40, 45), *range(48, 52))  # bowed instruments and string ensembles
 TECHNIQUES = (
-    (STRINGS, r"\bpizz", 45), (STRINGS, r"\barco\b", None),
+    (STRINGS, r"\bpizz", PIZZICATO), (STRINGS, r"\barco\b", None),
     ((56,), r"\b(con sord|with mute|muted)", 59), ((56,), r"\b(senza sord|open|without mute)", None),  # trumpet
 )  # fmt: skip
 """Programs of instruments, words for a playing technique, and the program for it, None for the instrument's own."""
 
 PERCUSSION_KEYS = (
-    ("bass drum", 36), ("kick", 36), ("grosse trommel", 36), ("side stick", 37), ("rim", 37), ("snare", 38),
-    ("caisse", 38), ("side drum", 38), ("kleine trommel", 38), ("hand clap", 39), ("clap", 39), ("pedal hi", 44),
-    ("open hi", 46), ("hi hat", 42), ("hihat", 42), ("floor tom", 43), ("low tom", 45), ("mid tom", 47),
-    ("high tom", 50), ("tom", 47), ("crash", 49), ("splash", 55), ("china", 52), ("ride bell", 53), ("ride", 51),
-    ("cymbal", 49), ("becken", 49), ("tambourine", 54), ("cowbell", 56), ("vibraslap", 58), ("bongo", 60),
-    ("conga", 63), ("timbale", 65), ("agogo", 67), ("cabasa", 69), ("maraca", 70), ("guiro", 73), ("clave", 75),
-    ("temple block", 76), ("wood block", 76), ("woodblock", 76), ("cuica", 79), ("triangle", 81), ("shaker", 82),
-    ("jingle", 83), ("sleigh", 83), ("castanet", 85), ("tam tam", 52), ("gong", 52), ("cajon", 36), ("surdo", 87),
-    ("drum", 38),
+    ("bass drum|kick|gro(ss|ß)e trommel|grosse caisse|gran ?cassa|grancassa", 36), ("side stick|rim", 37),
+    ("snare|caisse|side drum|kleine trommel|tamburo|tambour\\b|tarol", 38), ("(hand )?clap|palmas", 39),
+    ("pedal hi", 44), ("hi ?hat pedal", 44), ("open(ed)? hi", 46), ("hi ?hat.* open", 46), ("hi ?hat|charleston", 42),
+    ("floor tom", 43), ("(low|lo) tom", 45), ("mid tom", 47), ("(high|hi) tom", 50), ("tom ?tom|tom", 47),
+    ("splash", 55), ("china", 52), ("ride bell", 53), ("ride", 51), ("crash|cymbals?\\b|becken|piatti|cinelli", 49),
+    ("tambourin|tamburin|pandeir|schellentrommel", 54), ("cowbell|kuhglocke|cencerro", 56), ("vibraslap", 58),
+    ("bongo", 60), ("conga|tumba", 63), ("timbale", 65), ("agogo", 67), ("cabasa", 69), ("maraca", 70), ("guiro", 73),
+    ("clave", 75), ("temple ?block|wood ?block|holzblock|tempelblock", 76), ("cuica", 79), ("triang", 81),
+    ("shaker|ganza", 82), ("jingle|sleigh|schellen", 83), ("(c|k)asta(gn|n)", 85), ("tam ?tam|gong", 52), ("cajon", 36),
+    ("surdo", 87), (r"(\w* )?drum\b|\w*trommel\b", 38),
 )  # fmt: skip
-"""Percussion keys by words in the name of an instrument; the first match counts."""
+"""Percussion keys by patterns for the beginning of a word in the name of an instrument; the first match counts."""
+DRUM_SETS = r"drums\b|drum ?(set|kit)|percussion|schlagzeug|batterie|schlagwerk"  # names of many instruments at once
 STAFF_KEYS = {
     ("D", 4): 44, ("E", 4): 35, ("F", 4): 36, ("G", 4): 41, ("A", 4): 43, ("B", 4): 45, ("C", 5): 38, ("D", 5): 47,
     ("E", 5): 50, ("F", 5): 51, ("G", 5): 42, ("A", 5): 49, ("B", 5): 57,
@@ -41,16 +45,26 @@ STAFF_KEYS = {
 DEFAULT_KEY = 38  # percussion key without a name or position: the snare drum
 
 NAMES = (
-    (r"piano|klavier|keyboard|pian\.?$|pno", 0), (r"celesta", 8), (r"glocken", 9), (r"vibra", 11), (r"marimba", 12),
-    (r"xylo", 13), (r"harpsi|cembalo|clavecin", 6), (r"organ|orgel|orgue", 19), (r"accord|akkord", 21),
-    (r"guitar|gitar", 24), (r"contrab|kontrab|double bass", 43), (r"bass guitar|e-?bass", 33),
+    (r"(contra|kontra|double )-?(bass?oo?n|fagott)|contrefagot|contrebasson", 70),
+    (r"fretless", 35), (r"slap.*bass", 36), (r"(acoustic|upright|jazz) bass\b|bass.*acoustic", 32),
+    (r"bass[ -]?(guitar|gitar)|(guitar|gitar)\w*[ -]bass|bas\w*[ -]guit|guit\w*[ -]bas|\bel\w*\.?[ -]?bass?[eo]?\b"
+     r"|\be[.-]? ?bass?\b|bass\W.*electric|basso elettrico|bajo", 33),
+    (r"\b(electric|e)[. -]?piano|rhodes|wurlitzer", 4), (r"piano accord", 21), (r"clavinet|clavichord", 7),
+    (r"piano|klavier|keyboard|pian\.?$|pno", 0), (r"celesta|celeste", 8), (r"glocken", 9), (r"music box", 10),
+    (r"vibraph", 11), (r"marimba", 12), (r"xylo", 13), (r"tubular|chimes|röhrengl", 14), (r"dulcimer|hackbrett", 15),
+    (r"harpsi|cembalo|clavecin", 6), (r"harmonium|reed organ", 20), (r"organ|orgel|orgue", 19), (r"accord|akkord", 21),
+    (r"harmonica|mundharmonika", 22), (r"\b(electric|e)[. -]?(guitar|gitar)|(guitar|gitar).*electric", 27),
+    (r"(steel|western)\w*[ -](guitar|gitar)", 25), (r"guitar|gitar|guitare", 24),
+    (r"contrab|kontrab|contreb|double bass|string bass|violone", 43),
     (r"violonc|cello|vc", 42), (r"viola|bratsche|vla", 41), (r"viol|geige|vln|vn", 40), (r"harp|harfe", 46),
     (r"timpani|pauken", 47), (r"strings|streicher", 48), (r"english horn|cor anglais|englischhorn", 69),
-    (r"horn|cor\b", 60), (r"trumpet|trompet|tromba|cornet", 56), (r"tromb|posaune", 57), (r"tuba", 58),
-    (r"sopran.*sax", 64), (r"alto.*sax", 65), (r"bari.*sax", 67), (r"sax", 66), (r"oboe|hautbois", 68),
-    (r"bassoon|fagott?", 70), (r"clarinet|klarinet", 71), (r"piccolo", 72), (r"recorder|blockfl", 74),
+    (r"fl[uü]gelhorn", 56), (r"horn|cor\b", 60), (r"trumpet|trompet|tromba|cornet", 56), (r"tromb|posaune", 57),
+    (r"tuba|euphonium|sousaph", 58), (r"sopran.*sax", 64), (r"alto.*sax", 65), (r"bari.*sax", 67), (r"sax", 66),
+    (r"oboe|hautbois", 68), (r"bassoon|fagott?|basson", 70), (r"clarinet|klarinet", 71), (r"piccolo", 72),
+    (r"recorder|blockfl", 74), (r"pan ?(flute|flöte|pipe)", 75), (r"ocarina|okarina", 79),
     (r"flute|flöte|flauto|flûte", 73), (r"voice|voix|gesang|sing|stimme|sopran|alt|tenor|bass|choir|chor|vocal", 52),
     (r"banjo", 105), (r"sitar", 104), (r"mandolin", 25), (r"ukulele", 24), (r"lute|laute", 24), (r"whistle", 78),
+    (r"koto", 107), (r"kalimba", 108), (r"bagpipe|dudelsack", 109), (r"fiddle", 110), (r"steel ?(drum|pan)", 114),
 )  # fmt: skip
 """General MIDI programs by patterns for the name of a part; the first match counts."""
 
@@ -64,49 +78,79 @@ def program_of_name(name: str) -> int | None:
     return next((program for words, program in NAMES if re.search(words, name, re.IGNORECASE)), None)
 
 
-def percussion_key(names: str, step: str = "", octave: int = 0) -> int:
-    """Return a General MIDI percussion key by the name of an instrument, else by the note's position on the staff.
+def key_of_name(name: str, least: int = 1) -> int | None:
+    """Return the General MIDI percussion key for the name of an instrument, None for other names.
 
-    >>> percussion_key("Snare Drum"), percussion_key("", "G", 5), percussion_key("")
-    (38, 42, 38)
+    Matches of fewer than `least` letters, which can be names of anything, do not count.
+
+    >>> key_of_name("Snare Drum"), key_of_name("Drumset"), key_of_name("Tom", least=5)
+    (38, None, None)
     """
-    plain = re.sub(r"[^a-z]+", " ", names.lower())
-    at_place = STAFF_KEYS.get((step, octave), DEFAULT_KEY)
-    return next((key for words, key in PERCUSSION_KEYS if words in plain), at_place)
+    plain = re.sub(r"[^a-zß]+", " ", name.lower().translate(str.maketrans("íóöü", "ioou")))
+    for words, key in PERCUSSION_KEYS:
+        found = re.search(rf"\b({words})", plain)
+        if found and len(found.group()) >= least:
+            is_set = words == PERCUSSION_KEYS[-1][0] and re.search(DRUM_SETS, plain)
+            return None if is_set else key
+    return None
 
 
-def read_programs(written: WrittenScore, staff: Staff) -> list[tuple[float, int, bool]]:
-    """Return the changes of program of a staff: position in quarter notes, General MIDI program, is_drum.
+def percussion_key(written: WrittenScore, staff: Staff, note: Note | Unpitched) -> float:
+    """Return the General MIDI key of a percussion note: the stated one, by names, or by its place on the staff.
+
+    They are those of the note's own instrument, or, in a part of one instrument that is no drum set, those of the part.
+    A note with a pitch keeps it where neither a number nor a name is known.
+    """
+    index = read_hint(note).get("instrument")
+    part_name = str(staff.stream.partName or "")
+    names: list[str] = []
+    if index is not None or (len(written.instruments(staff)) == 1 and not re.search(DRUM_SETS, part_name.lower())):
+        instrument = written.instruments(staff)[int(index or 0)]
+        if instrument.key is not None:
+            return instrument.key
+        names = [instrument.name, instrument.sound, "" if index else part_name]
+    by_name = next((key for name in names if (key := key_of_name(name)) is not None), None)
+    if by_name is not None or hasattr(note, "pitch"):
+        return float(note.pitch.ps if by_name is None else by_name)
+    return STAFF_KEYS.get((str(note.displayStep), int(note.displayOctave)), DEFAULT_KEY)
+
+
+def read_programs(written: WrittenScore, staff: Staff, index: int = 0) -> list[tuple[float, int, bool]]:
+    """Return the changes of program of an instrument: position in quarter notes, General MIDI program, is_drum.
 
     The first entry holds from the beginning. "pizz." and "arco", "con sord." and "senza sord." change the program.
     """
     from music21.expressions import TextExpression
-    from music21.instrument import Instrument
 
-    outside = staff.stream.getElementsByClass(Instrument)  # of its measures
-    found = [(float(staff.stream.elementOffset(e)), e) for e in outside] + list(written.marked([staff], Instrument))
-    found.sort(key=lambda mark: mark[0])
-    own = [(0.0, PIANO, False), *((q, *_program(written, staff, instrument)) for q, instrument in found)]
-    changes, marks = list(own), written.marked(written.family(staff), TextExpression)
-    for position_q, text in sorted((q, mark.content or "") for q, mark in marks):
-        _, base, is_drum = [change for change in own if change[0] <= position_q][-1]
+    base, is_drum = _program(written, staff, index)
+    changes = [(0.0, base, is_drum)]
+    family = written.family(staff)
+    texts = [(q, mark.content or "") for q, mark in written.marked(family, TextExpression)]
+    for position_q, hint in written.marked(family, dict):
+        if "pizzicato" in hint:
+            texts.append((position_q, "pizz." if hint["pizzicato"] == "yes" else "arco"))
+            if base not in STRINGS:
+                written.warn(f"not performed: pizzicato of the program {base}")
+    for position_q, text in sorted(texts):
         meant = [program for bases, words, program in TECHNIQUES if base in bases and re.search(words, text.lower())]
         if meant and not is_drum:
             changes.append((position_q, base if meant[0] is None else meant[0], False))
     return sorted(changes, key=lambda change: change[0])
 
 
-def _program(written: WrittenScore, staff: Staff, instrument: Instrument) -> tuple[int, bool]:
-    """Return the program of a music21 instrument, and whether it is percussion."""
-    from music21.instrument import UnpitchedPercussion
-
-    if isinstance(instrument, UnpitchedPercussion) or instrument.midiChannel == 9:
+def _program(written: WrittenScore, staff: Staff, index: int) -> tuple[int, bool]:
+    """Return the program of an instrument of a staff, and whether it is percussion; name an unknown one."""
+    instrument = written.instruments(staff)[index]
+    part_name = "" if index else str(staff.stream.partName or "")
+    names = (f"{part_name} {instrument.name}", instrument.sound.partition(".")[2].replace(".", " "))
+    if instrument.is_drum or instrument.key is not None:
         return PIANO, True
-    stated = instrument.midiProgram
-    if stated is not None and not (stated == PIANO and instrument.partName):
-        return min(max(int(stated), 0), 127), False
-    program = program_of_name(" ".join(filter(None, (instrument.partName, instrument.instrumentName))))
-    name = str(instrument.instrumentName or instrument.partName or staff.stream.partName or "")
-    if program is None and stated is None and name not in ("", "Instrument"):
-        written.warn(f"the instrument '{name[:40]}' is not known; a piano plays it")
-    return int(stated or PIANO) if program is None else program, False
+    if instrument.program is None and any(key_of_name(name, 5) or re.search(DRUM_SETS, name.lower()) for name in names):
+        return PIANO, True
+    by_name = next((program for name in names if (program := program_of_name(name)) is not None), None)
+    if instrument.program or by_name is None:  # piano is often stated for other instruments
+        name = instrument.name or part_name or instrument.sound
+        if instrument.program is None and name not in ("", "Instrument"):
+            written.warn(f"the instrument '{name[:40]}' is not known; a piano plays it")
+        return instrument.program or PIANO, False
+    return by_name, False

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from continuo.score import ornaments
 from continuo.score.dynamics import Dynamics
-from continuo.score.instruments import percussion_key, read_programs
+from continuo.score.instruments import PIZZICATO, STRINGS, percussion_key, read_programs
 from continuo.score.measures import ROUND_Q, Staff, WrittenNote, WrittenScore
 from continuo.score.musicxml import read_hint
 from continuo.score.notes import DraftNote
-from continuo.score.tempo import TempoMap
+from continuo.score.tempo import TempoMap, read_swing
 
 if TYPE_CHECKING:
     from music21.base import Music21Object
@@ -139,7 +139,8 @@ class StaffPlayer:
         from music21.key import KeySignature
 
         self.dynamics = Dynamics(self.written, self.staff)
-        self.programs = read_programs(self.written, self.staff)
+        self._programs: dict[int, list[tuple[float, int, bool]]] = {}  # by index of the instrument
+        self.swing = {} if self.as_written else read_swing(self.written, self.staff)
         self.keys = sorted(self.written.marked([self.staff], KeySignature), key=lambda mark: mark[0])
         self.spanners = Spanners(self.staff)
         self.notes: list[DraftNote] = []
@@ -159,26 +160,36 @@ class StaffPlayer:
     def _play(self, gesture: Gesture, position_q: float, shift_s: float) -> None:
         """Play one gesture; `shift_s` is the time of this pass of its bar minus the time of the tempo map."""
         main = gesture.main
-        onset_s = shift_s + self.tempo.seconds(position_q)
-        end_s = shift_s + self.tempo.seconds(position_q + main.length_q)
+        onset_s = shift_s + self.tempo.seconds(self._swung(position_q))
+        end_s = shift_s + self.tempo.seconds(self._swung(position_q + main.length_q))
         if position_q >= self.last_fermata_q - ROUND_Q:
             end_s = onset_s + (end_s - onset_s) * LAST_FERMATA
         velocity = self.dynamics.velocity(position_q)
-        _, program, is_drum = self.programs[bisect_right(self.programs, (position_q + ROUND_Q, 128, True)) - 1]
-        is_drum = is_drum or any(not hasattr(member, "pitch") for _, member, _ in _members(main.element))
         before_s = self._grace_time(gesture.before, main, position_q, end_s - onset_s)
         after_s = self._grace_time(gesture.after, main, position_q, end_s - onset_s, after=True)
-        before = _graces(gesture.before, onset_s, onset_s + before_s)
-        after = _graces(gesture.after, end_s - after_s, end_s)
-        played: list[tuple[DraftNote, Tie, float]] = [(*grace, GRACE_STRESS) for grace in chain(before, after)]
+        before = self._graces(gesture.before, onset_s, onset_s + before_s)
+        after = self._graces(gesture.after, end_s - after_s, end_s)
+        played: list[tuple[*Played, float]] = [(*grace, GRACE_STRESS) for grace in chain(before, after)]
         stress = sum(STRESSES.get(type(a).__name__, 0) for a in main.element.articulations)
         for note, tie, member in self._main_notes(main, position_q, onset_s + before_s, end_s - after_s):
             own = member.volume.velocityScalar if member.hasVolumeInformation() else None
-            played.append((note, tie, stress + (velocity if own is None else float(own) * 127.0) - velocity))
-        for note, tie, added in played:
-            note.velocity = min(max(velocity + added, 1.0), 127.0)
-            note.program, note.is_drum = program, is_drum
-            self._add(note, *tie)
+            played.append((note, tie, member, stress + (velocity if own is None else float(own) * 127.0) - velocity))
+        for note, tie, member, added in played:
+            note.program, note.is_drum, volume = self._instrument(member, position_q)
+            note.velocity = min(max((velocity + added) * volume, 1.0), 127.0)
+            if volume:
+                self._add(note, *tie)
+
+    def _instrument(self, member: NotRest, position_q: float) -> tuple[int, bool, float]:
+        """Return the program of a note, whether it is percussion, and its volume as a factor of the velocity."""
+        hint, changes = read_hint(member), self._programs_of(member)
+        _, program, is_drum = changes[bisect_right(changes, (position_q + ROUND_Q, 128, True)) - 1]
+        instrument = self.written.instruments(self.staff)[int(hint.get("instrument", 0))]
+        if not instrument.volume:
+            self.written.warn(f"the volume 0 silences the instrument '{instrument.name[:40]}'")
+        if "pizzicato" in hint and changes[0][1] in STRINGS:
+            program = PIZZICATO
+        return program, is_drum or not hasattr(member, "pitch"), instrument.volume / self.written.full_volume
 
     def _add(self, note: DraftNote, from_before: bool, to_next: bool) -> None:
         """Append a note, or lengthen the note that is tied to it."""
@@ -205,7 +216,7 @@ class StaffPlayer:
 
     def _main_notes(self, main: WrittenNote, position_q: float, onset_s: float, end_s: float) -> Iterator[Played]:
         """Yield the notes of a note or chord with its ornaments, each with its tie and its music21 note."""
-        element, members = main.element, _members(main.element)
+        element, members = main.element, self._members(main.element)
         marks = {type(e).__name__: e for e in element.expressions}
         for name in (type(mark).__name__ for mark in [*element.articulations, *element.expressions]):
             if name in UNPERFORMED:
@@ -262,7 +273,7 @@ class StaffPlayer:
         single = getattr(mark, "accidental", None)
         above = getattr(mark, "upperAccidental", None) or (single if name != "Mordent" else None)
         below = getattr(mark, "lowerAccidental", None) or (single if name == "Mordent" else None)
-        pitches = {0: float(member.pitch.ps)}
+        pitches = {0: self._pitch(member)}
         for steps, accidental in ((-2, below), (-1, below), (1, above)):
             accidental = accidental or _accidental_in_force(element, member.pitch, steps)
             pitches[steps] = ornaments.neighbor(member.pitch, steps, key, accidental)
@@ -274,46 +285,57 @@ class StaffPlayer:
     ) -> list[DraftNote] | None:
         """Return the notes of a tremolo (on one note, or the first of two) or glissando; None for other notes."""
         element = main.element
-        pitches = [pitch for pitch, _, _ in _members(element)]
+        pitches = [pitch for pitch, _, _ in self._members(element)]
         if id(element) in self.spanners.tremolo:
             first, second, marks = self.spanners.tremolo[id(element)]
             if element is second:
                 return []
             both_q = main.length_q + float(second.duration.quarterLength)
             both_s = self.tempo.seconds(position_q + both_q) - self.tempo.seconds(position_q)
-            other = [pitch for pitch, _, _ in _members(second)]
+            other = [pitch for pitch, _, _ in self._members(second)]
             return ornaments.tremolo(onset_s, onset_s + both_s, [pitches, other], _tremolo_count(both_q, first, marks))
         tremolo = next((e for e in reversed(element.expressions) if type(e).__name__ == "Tremolo"), None)
         if tremolo is not None:
             count = _tremolo_count(main.length_q, element, tremolo.numberOfMarks or 3)
             return ornaments.tremolo(onset_s, end_s, [pitches], count)
         if id(element) in self.spanners.glissando and len(pitches) == 1:
-            goal = _members(self.spanners.glissando[id(element)])
+            goal = self._members(self.spanners.glissando[id(element)])
             if len(goal) == 1 and abs(goal[0][0] - pitches[0]) > 1:
                 return ornaments.glissando(onset_s, end_s, pitches[0], goal[0][0])
         return None
 
+    def _graces(self, graces: list[WrittenNote], onset_s: float, end_s: float) -> Iterator[Played]:
+        """Yield grace notes and grace chords, equally long, from `onset_s` to `end_s`, with their ties and notes."""
+        step_s = (end_s - onset_s) / max(len(graces), 1)
+        for k, grace in enumerate(graces):
+            for pitch, member, tie in self._members(grace.element):
+                yield DraftNote(onset_s + k * step_s, onset_s + (k + 1) * step_s, pitch), tie, member
 
-def _graces(graces: list[WrittenNote], onset_s: float, end_s: float) -> Iterator[tuple[DraftNote, Tie]]:
-    """Yield grace notes and grace chords with their ties, equally long, from `onset_s` to `end_s`."""
-    step_s = (end_s - onset_s) / max(len(graces), 1)
-    for k, grace in enumerate(graces):
-        for pitch, _, tie in _members(grace.element):
-            yield DraftNote(onset_s + k * step_s, onset_s + (k + 1) * step_s, pitch), tie
+    def _members(self, element: NotRest) -> list[tuple[float, NotRest, Tie]]:
+        """Return MIDI pitch, music21 note and tie of each note of a note or chord, lowest first."""
+        found = []
+        for member in element.notes if hasattr(element, "notes") else (element,):
+            kind = member.tie.type if member.tie is not None else ""
+            tie = kind in ("stop", "continue"), kind in ("start", "continue")
+            found.append((self._pitch(member), member, tie))
+        return sorted(found, key=lambda entry: entry[0])
 
+    def _pitch(self, member: NotRest) -> float:
+        """Return the MIDI pitch of a note, fractions of a semitone included, or its percussion key."""
+        if not hasattr(member, "pitch") or self._programs_of(member)[0][2]:
+            return percussion_key(self.written, self.staff, member)
+        return float(member.pitch.ps) + float(read_hint(member).get("bend", 0.0))
 
-def _members(element: NotRest) -> list[tuple[float, NotRest, Tie]]:
-    """Return MIDI pitch, music21 note and tie of each note of a note or chord, lowest first."""
-    found = []
-    for member in element.notes if hasattr(element, "notes") else (element,):
-        kind = member.tie.type if member.tie is not None else ""
-        if hasattr(member, "pitch"):
-            pitch = member.pitch.ps
-        else:
-            place = str(member.displayStep), int(member.displayOctave)
-            pitch = read_hint(member).get("key") or percussion_key("", *place)
-        found.append((float(pitch), member, (kind in ("stop", "continue"), kind in ("start", "continue"))))
-    return sorted(found, key=lambda entry: entry[0])
+    def _programs_of(self, member: NotRest) -> list[tuple[float, int, bool]]:
+        """Return the changes of program, as of `read_programs`, of the instrument of a note."""
+        index = int(read_hint(member).get("instrument", 0))
+        if index not in self._programs:
+            self._programs[index] = read_programs(self.written, self.staff, index)
+        return self._programs[index]
+
+    def _swung(self, position_q: float) -> float:
+        """Return where a position is played: elsewhere only if it is an off-beat in swing."""
+        return self.swing.get(round(position_q, 4), position_q)
 
 
 def _accidental_in_force(element: Music21Object, pitch: Pitch, steps: int) -> Accidental | None:

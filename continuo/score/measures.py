@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import accumulate, zip_longest
 from typing import TYPE_CHECKING, Any
 
-from continuo.score.musicxml import HINT, MAX_PASSES, read_hint, read_sign
+from continuo.score.musicxml import MAX_PASSES, read_hint, read_sign
+from continuo.score.playback import FULL_VOLUME, HINT, Instrument, Playback
 from continuo.score.repeats import BarMarks, lost_jumps, play_bars
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Staff:
-    """One music21 part: `stream`, the instrument that it shares with the other staves of its `group`, and its bars."""
+    """One music21 part: `stream`, the id of its part in MusicXML, shared with the other staves, and its bars."""
 
     stream: Stream
     group: str
@@ -59,7 +60,13 @@ class WrittenScore:
 
     def __init__(self, score: Score) -> None:
         """Lay out a score at sounding pitch; raise ValueError if its repeats never end."""
-        self.warnings: dict[str, None] = {}  # names of marks that are not performed, as keys, in order
+        self.playback: Playback = score.editorial.get("playback") or Playback()
+        # Names of marks that are not performed, as keys, in order.
+        self.warnings: dict[str, None] = dict.fromkeys(self.playback.warnings)
+        stated = [i.volume for part in self.playback.instruments.values() for i in part]
+        self.full_volume = max(
+            [FULL_VOLUME, *stated]
+        )  # percent, of the instruments that play as loud as they are marked
         self.staves = [_read_staff(part) for part in score.parts]
         lengths_q = (_align([bar for bar in bars if bar]) for bars in zip_longest(*(s.bars for s in self.staves)))
         self.starts_q = list(accumulate(lengths_q, initial=0.0))  # position of each bar, and of the end
@@ -72,6 +79,10 @@ class WrittenScore:
     def warn(self, text: str) -> None:
         """Name a mark that is not performed; repetitions are ignored."""
         self.warnings[text] = None
+
+    def instruments(self, staff: Staff) -> list[Instrument]:
+        """Return the instruments of a staff's part; the first one is for notes that name none."""
+        return self.playback.instruments.get(staff.group, [Instrument("")])
 
     def family(self, staff: Staff) -> list[Staff]:
         """Return all staves of an instrument, the given one last, so that its own marks win where they differ."""
@@ -129,7 +140,9 @@ def _read_staff(part: Stream) -> Staff:
         hints = (mark for _, mark in marks if isinstance(mark, dict))
         length = next((hint for hint in hints if "length" in hint or "rest" in hint), {"rest": "0"})
         bars.append(Bar(notes, marks, "length" in length, float(length.get("length") or length["rest"]), meter_q))
-    return Staff(part, str(part.id).rsplit("-Staff", 1)[0], bars)
+    instrument = part.recurse().getElementsByClass("Instrument").first()
+    group = str(part.id).rsplit("-Staff", 1)[0] if instrument is None else str(instrument.partId)
+    return Staff(part, group, bars)
 
 
 def _elements(stream: Stream, base_q: float = 0.0, voice: str = "") -> Iterator[tuple[float, Music21Object, str]]:

@@ -17,9 +17,10 @@ Sources: MusicXML 4.0, https://www.w3.org/2021/06/musicxml40/ (elements sound, c
 from __future__ import annotations
 
 import io
-import math
 import os
+import posixpath
 import re
+import unicodedata
 import warnings
 import zipfile
 import zlib
@@ -31,6 +32,7 @@ from urllib.parse import quote, unquote
 from xml.etree.ElementTree import Element, SubElement, TreeBuilder
 from xml.parsers import expat
 
+from continuo.score.playback import HINT, Playback, number, prepare, silence
 from continuo.score.repeats import MAX_BARS, read_signs
 from continuo.system.text import one_line
 
@@ -46,11 +48,16 @@ MAX_BAR_Q = 10_000.0  # quarter notes of a bar
 MAX_PASSES = 99  # times that a section is played
 MAX_DOTS = 8  # dots of a note
 MAX_COUNT = 128  # value of the elements and attributes below, to which music21 counts in steps of one
+MULTIBYTE = {
+    r"(x-)?s(hift)?[_-]?jis|ms_kanji|windows-31j|cp932": "cp932", r"euc-?jp|x-euc-jp": "euc_jp",
+    r"iso-2022-jp": "iso2022_jp", r"gb[_-]?2312(-80)?|gbk|gb18030|x-gbk|euc-?cn|cp936|windows-936": "gb18030",
+    r"(x-)?euc-?kr|ks_?c_?5601(-1987|-1989)?|cp949|windows-949|uhc": "cp949", "johab": "johab",
+    r"big-?5|cp950|windows-950": "cp950", r"big5-?hkscs": "big5hkscs",
+}  # fmt: skip
+"""Python codecs of multi-byte encodings by patterns of their names (https://www.iana.org/assignments/character-sets)."""
 COUNTED = frozenset({"fifths", "beats", "staves", "chromatic", "octave", "alter", "degree-alter"})
 COUNTED_ATTRIBUTES = frozenset({("ending", "number"), ("repeat", "times")})
-HINT = "continuo:"  # prefix of a hint
 _NUMBERS = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?", re.IGNORECASE)
-_SOUNDING = ("cue", "pitch", "unpitched", "tie", "notations", "beam", "lyric", "notehead", "accidental", "stem")
 
 
 def read_bytes(path: Path) -> bytes:
@@ -93,7 +100,7 @@ def parse_score(data: bytes) -> Score:
     from music21.musicxml.xmlToM21 import MusicXMLImporter
 
     root = parse_xml(unzip(data) if data.startswith(b"PK") else data)
-    normalize(root)
+    playback = normalize(root)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -102,6 +109,7 @@ def parse_score(data: bytes) -> Score:
             importer.stream.toSoundingPitch(inPlace=True)
     except Exception as error:  # music21 raises exceptions of any type on files that break the specification
         raise ValueError(f"not understood as MusicXML ({type(error).__name__}: {one_line(str(error))})") from None
+    importer.stream.editorial["playback"] = playback
     return importer.stream
 
 
@@ -113,8 +121,9 @@ def unzip(data: bytes) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
-            name = _root_file(archive) if "META-INF/container.xml" in names else None
-            if name not in names:
+            stated = _root_file(archive) if "META-INF/container.xml" in names else None
+            name = next((n for path in _spellings(stated or "") for n in names if path in _spellings(n)), None)
+            if name is None:
                 own = [n for n in names if not n.startswith("META-INF") and "__MACOSX" not in n]
                 name = next((n for n in own if n.lower().endswith((".musicxml", ".xml"))), None)
             if name is None:
@@ -131,6 +140,21 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     if len(data) > MAX_XML_BYTES:
         raise ValueError(f"unpacks to more than {MAX_XML_BYTES // 2**20} MiB; this is no ordinary score")
     return data
+
+
+def _spellings(path: str) -> list[str]:
+    """Return how a path in an archive is compared, the exact one first: plain, unquoted, in small letters, repaired.
+
+    Programs write "./song.xml", "/song.xml", "my%20song.xml", and names in UTF-8 that zip reads as code page 437.
+
+    >>> _spellings("./My%20song.xml")[:3]
+    ['My%20song.xml', 'My song.xml', 'my song.xml']
+    """
+    plain = posixpath.normpath(path.replace("\\", "/")).lstrip("/")
+    found = [plain, unquote(plain), unquote(plain).lower()]
+    with suppress(UnicodeError):
+        found.append(plain.encode("cp437").decode().lower())
+    return [unicodedata.normalize("NFC", spelling) for spelling in found] if path else []
 
 
 def _root_file(archive: zipfile.ZipFile) -> str | None:
@@ -174,7 +198,8 @@ def parse_xml(data: bytes) -> Element:
     # Some exporters declare UTF-16 and write UTF-8. A declaration that is readable as single bytes is not UTF-16.
     declares_utf16 = re.match(rb"<\?xml[^>]*encoding=.utf-?16", data, re.IGNORECASE)
     builder = _LimitedTreeBuilder()
-    parser = expat.ParserCreate("utf-8" if declares_utf16 else None)
+    data, is_decoded = _decode_multibyte(data)
+    parser = expat.ParserCreate("utf-8" if declares_utf16 or is_decoded else None)
     parser.buffer_text = True
     parser.StartElementHandler = builder.start
     parser.EndElementHandler = builder.end
@@ -189,7 +214,23 @@ def parse_xml(data: bytes) -> Element:
     return builder.close()
 
 
-def normalize(root: Element) -> None:
+def _decode_multibyte(data: bytes) -> tuple[bytes, bool]:
+    """Return XML in UTF-8 if it declares a multi-byte encoding that expat does not know, and whether it did.
+
+    Raise ValueError for an encoding that Python does not know either, or for bytes that are not in it.
+    """
+    declared = re.match(rb"<\?xml[^>]*encoding\s*=\s*[\"']([\w.:-]+)", data)
+    name = declared.group(1).decode().lower() if declared else "utf-8"
+    for known, codec in MULTIBYTE.items():
+        if re.fullmatch(known, name):
+            try:
+                return data.decode(codec).encode(), True
+            except UnicodeError as error:
+                raise ValueError(f"not in the encoding {name} that it declares ({one_line(str(error))})") from None
+    return data, False
+
+
+def normalize(root: Element) -> Playback:
     """Put a score into the form described above, in place; ValueError if it is none, empty, or exceeds a limit."""
     if root.tag == "score-timewise":
         _to_partwise(root)
@@ -200,20 +241,21 @@ def normalize(root: Element) -> None:
     if root.find("part/measure") is None:
         raise ValueError("the score has no measures")
     _check_counts(root)
-    keys = _percussion_keys(root)
+    signs = {part: _sign_hints(part.findall("measure")) for part in root.iterfind("part")}
+    playback = prepare(root)
     for part in root.iterfind("part"):
         divisions = 1.0
         measures = part.findall("measure")
         if len(measures) > MAX_BARS:
             raise ValueError(f"more than {MAX_BARS} bars; split the score")
-        signs = _sign_hints(measures)
-        for number, measure in enumerate(measures):
+        for i, measure in enumerate(measures):
             hint, divisions = _length_hint(measure, divisions)
-            _normalize_measure(measure, keys)
-            for text in [hint] * bool(hint) + signs[number]:
+            _normalize_measure(measure)
+            for text in [hint] * bool(hint) + signs[part][i]:
                 direction = Element("direction")
                 SubElement(SubElement(direction, "direction-type"), "words").text = HINT + text
                 measure.insert(0, direction)
+    return playback
 
 
 def _check_counts(root: Element) -> None:
@@ -241,13 +283,6 @@ def _to_partwise(root: Element) -> None:
     root.tag = "score-partwise"
 
 
-def _percussion_keys(root: Element) -> dict[str, int]:
-    """Return the General MIDI key (0 to 127) of each score-instrument that has a midi-unpitched (1 to 128)."""
-    instruments = root.findall("part-list/score-part/midi-instrument")
-    stated = [(i.get("id") or "", (i.findtext("midi-unpitched") or "").strip()) for i in instruments]
-    return {name: int(text) - 1 for name, text in stated if text.isdigit() and 1 <= int(text) <= 128}
-
-
 def _length_hint(measure: Element, divisions: float) -> tuple[str, float]:
     """Return a hint with the length of a measure in quarter notes, and the divisions in force after it.
 
@@ -258,10 +293,10 @@ def _length_hint(measure: Element, divisions: float) -> tuple[str, float]:
     now_q = reach_q = rest_reach_q = 0.0
     for item in measure:
         if item.tag == "attributes":
-            divisions = _number(item.findtext("divisions")) or divisions
+            divisions = number(item.findtext("divisions")) or divisions
         if item.tag not in ("note", "backup", "forward"):
             continue
-        length_q = (_number(item.findtext("duration")) or 0.0) / divisions
+        length_q = (number(item.findtext("duration")) or 0.0) / divisions
         if not abs(length_q) <= MAX_BAR_Q or now_q > MAX_BAR_Q:
             raise ValueError(f"a bar has more than {MAX_BAR_Q:g} quarter notes; correct its durations or divisions")
         if item.find("chord") is not None:
@@ -292,26 +327,16 @@ def read_sign(hint: dict[str, str]) -> dict[str, str]:
     return {key: unquote(value) for key, value in hint.items()}
 
 
-def _normalize_measure(measure: Element, keys: dict[str, int]) -> None:
-    """Normalize the grace notes, cue notes, percussion notes and directions of one measure.
-
-    A cue note becomes a rest; a cue grace note, and the further notes of a cue chord, are removed.
-    """
+def _normalize_measure(measure: Element) -> None:
+    """Normalize the grace notes, cue notes and directions of one measure."""
     for item in list(measure):
         if item.tag == "direction":
             _normalize_direction(item)
         elif item.tag == "note":
-            grace, used = item.find("grace"), item.find("instrument")
-            key = keys.get(used.get("id") or "") if used is not None else None
-            if grace is not None:
+            for grace in item.findall("grace"):
                 grace.attrib.setdefault("slash", "no")
-            if item.find("cue") is not None and (grace is not None or item.find("chord") is not None):
-                measure.remove(item)
-            elif item.find("cue") is not None:
-                _remove(item, *_SOUNDING)
-                item.insert(0, Element("rest"))
-            elif item.find("unpitched") is not None and key is not None:
-                SubElement(item, "footnote").text = f"{HINT}key={key}"
+            if item.find("cue") is not None:
+                silence(measure, item)
 
 
 def _remove(element: Element, *tags: str) -> None:
@@ -335,7 +360,7 @@ def _normalize_direction(direction: Element) -> None:
             _remove(kind, "metronome")
     for other in direction.findall("direction-type/dynamics/other-dynamics"):
         other.tag = "other-dynamic"  # music21's name for it
-        if (percent := _number(sound.get("dynamics"))) is not None:
+        if (percent := number(sound.get("dynamics"))) is not None:
             other.text = f"{HINT}velocity={round(percent * 0.9)}"
 
 
@@ -360,14 +385,6 @@ def loudness_direction(text: str) -> int:
     """
     softer = re.search(r"(?i)\b(decresc|dim\b|dimin|smorz|morendo|calando|perdendo)", text)
     return 1 if re.search(r"(?i)\bcresc", text) else -1 if softer else 0
-
-
-def _number(text: str | None) -> float | None:
-    """Return a finite number, or None for other texts."""
-    with suppress(ValueError):
-        if math.isfinite(value := float(text or "")):
-            return value
-    return None
 
 
 def read_hint(element: Music21Object) -> dict[str, str]:

@@ -3,11 +3,12 @@
 Only marks with numbers are performed. The warnings name words alone (ritardando, "Andante"): no two players agree.
 """
 
+import math
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from continuo.score.measures import ROUND_Q, WrittenScore
+from continuo.score.measures import ROUND_Q, Staff, WrittenScore
 
 DEFAULT_QPM = 120.0  # quarter notes per minute without a mark, as notation programs play
 QPM_RANGE = (5.0, 1000.0)  # quarter notes per minute; tempos outside are mistakes and are ignored with a warning
@@ -103,6 +104,29 @@ def _is_written_out(tempos: dict[float, float], position_q: float, *, faster: bo
     now_q = max((q for q in tempos if q <= position_q + ROUND_Q), default=min(tempos))
     next_q = min((q for q in tempos if position_q < q <= position_q + GRADUAL_Q), default=now_q)
     return tempos[next_q] > tempos[now_q] if faster else tempos[next_q] < tempos[now_q]
+
+
+def read_swing(written: WrittenScore, staff: Staff) -> dict[float, float]:
+    """Return where the off-beats of a staff are played under a <swing>, by their written position in quarter notes.
+
+    As in MuseScore, an off-beat moves only where nothing else begins or ends between the two beats around it, so that
+    triplets and shorter notes stay. A pick-up bar counts from its end. Source: MusicXML 4.0, element swing.
+    """
+    marks = [(q, hint) for q, hint in written.marked(written.staves, dict) if "swing" in hint]
+    marks.sort(key=lambda mark: mark[0])
+    moved: dict[float, float] = {}
+    for i, bar in enumerate(staff.bars if marks else ()):
+        start_q = written.starts_q[i]
+        edges_q = {start_q + q for note in bar.notes for q in (note.start_q, note.start_q + note.length_q)}
+        grid_q = start_q + min(bar.length_q - bar.meter_q, 0.0) * (i == 0)
+        for beat_q in edges_q:
+            hint = next((hint for q, hint in reversed(marks) if q <= beat_q + ROUND_Q), {"swing": "0.5", "unit": "1"})
+            unit_q, fraction = float(hint["unit"]), float(hint["swing"])
+            pair_q = grid_q + math.floor((beat_q - grid_q) / (2 * unit_q) + ROUND_Q) * 2 * unit_q
+            inside = [q for q in edges_q if pair_q + ROUND_Q < q < pair_q + 2 * unit_q - ROUND_Q]
+            if all(abs(q - pair_q - unit_q) < ROUND_Q for q in inside) and inside:
+                moved[round(pair_q + unit_q, 4)] = pair_q + 2 * unit_q * fraction
+    return moved
 
 
 def read_fermatas(written: WrittenScore) -> list[tuple[float, float]]:
