@@ -104,9 +104,9 @@ def percussion_key(written: WrittenScore, staff: Staff, note: Note | Unpitched) 
     index = read_hint(note).get("instrument")
     part_name = str(staff.stream.partName or "")
     names: list[str] = []
-    if index is not None or (len(written.instruments(staff)) == 1 and not re.search(DRUM_SETS, part_name.lower())):
+    if index is not None or len(written.instruments(staff)) == 1:
         instrument = written.instruments(staff)[int(index or 0)]
-        if instrument.key is not None:
+        if instrument.key is not None and (index is not None or not re.search(DRUM_SETS, part_name.lower())):
             return instrument.key
         names = [instrument.name, instrument.sound, "" if index else part_name]
     by_name = next((key for name in names if (key := key_of_name(name)) is not None), None)
