@@ -146,8 +146,8 @@ def pedal_spans(changes: list[tuple[float, bool]]) -> list[tuple[float, float]]:
 def hold_pedal(notes: list[DraftNote], spans: list[tuple[float, float]]) -> None:
     """Lengthen notes whose key is released while the sustain pedal is down.
 
-    They last until the pedal is released or their key is struck again, and never beyond the end of the last note, so
-    that a pedal without release does no harm. `notes` are those of one instrument, and `spans` as of `pedal_spans`.
+    They last until the pedal is released or their key is struck again. A pedal without release, which ends at infinity,
+    holds them to the end of the last note. `notes` are those of one instrument, and `spans` as of `pedal_spans`.
     """
     last_s = max((note.end_s for note in notes), default=0.0)
     released_s = list(itertools.accumulate((up_s for _, up_s in spans), max))  # latest release of the spans so far
@@ -161,4 +161,5 @@ def hold_pedal(notes: list[DraftNote], spans: list[tuple[float, float]]) -> None
             if k < len(spans) and spans[k][0] < note.end_s - 1e-6:
                 following = bisect_right(onsets_s, note.onset_s)
                 next_s = onsets_s[following] if following < len(onsets_s) else math.inf
-                note.end_s = max(note.end_s, min(spans[k][1], next_s, last_s))
+                released = spans[k][1] if spans[k][1] < math.inf else last_s
+                note.end_s = max(note.end_s, min(released, next_s))

@@ -24,9 +24,9 @@ from continuo.system import cache
 if TYPE_CHECKING:
     from music21.stream import Score
 
-MIDI_ENDINGS = frozenset({".mid", ".midi"})
+MIDI_ENDINGS = frozenset({".mid", ".midi", ".kar", ".rmi"})
 SCORE_ENDINGS = frozenset({".musicxml", ".xml", ".mxl"}) | MIDI_ENDINGS
-CACHE_VERSION = 7  # part of every cache key; raise it whenever a score would be performed differently
+CACHE_VERSION = 8  # part of every cache key; raise it whenever a score would be performed differently
 BarTimes = list[tuple[int, float]]  # index of each bar in playing order, and the seconds at which it begins
 
 

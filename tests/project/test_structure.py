@@ -16,6 +16,7 @@ ORDER = [
     "continuo.audio",
     "continuo.engine",
     "continuo.model",
+    "continuo.midi",
     "continuo.score",
     "continuo.symbolic",
     "continuo",

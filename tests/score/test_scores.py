@@ -10,8 +10,8 @@ import pytest
 import soundfile
 from musicxml_text import FIRST, PART, close, lengths, note, score
 
+from continuo.midi.events import parse_midi
 from continuo.performance import main
-from continuo.score.midi import check_bounds
 from continuo.score.notes import MAX_SECONDS, MIN_NOTE_S, DraftNote, Note, Performance
 from continuo.score.performance import perform, perform_midi, score_bytes
 from continuo.score.synth import write_midi
@@ -106,14 +106,14 @@ def _zip(members: dict[str, str]) -> bytes:
 
 
 class TestCommand:
-    def test_midi_cut_anywhere_is_refused_before_symusic_reads_it(self, tmp_path):
+    def test_midi_cut_anywhere_is_refused(self, tmp_path):
         notes = tuple(Note(k / 4, 0.25, 60 + k % 12, 80, 0, False) for k in range(200))
         write_midi(Performance(notes, 50.0), tmp_path / "whole.mid")
         data = (tmp_path / "whole.mid").read_bytes()
-        check_bounds(data)
+        parse_midi(data)
         for length in range(0, len(data), 7):
             with pytest.raises(ValueError, match="MIDI"):
-                check_bounds(data[:length])
+                parse_midi(data[:length])
         for event in (
             b"\x00\x90\x3c",
             b"\x00\xff\x51\x02\x07\xa1",
@@ -122,7 +122,7 @@ class TestCommand:
             b"\x81\x82\x83\x84",
         ):
             with pytest.raises(ValueError, match="MIDI"):
-                check_bounds(b"MThd\0\0\0\6\0\0\0\1\1\xe0MTrk" + len(event).to_bytes(4) + event)
+                parse_midi(b"MThd\0\0\0\6\0\0\0\1\1\xe0MTrk" + len(event).to_bytes(4) + event)
 
     def test_command_never_overwrites_a_score_of_its_run(self, tmp_path, capsys):
         (tmp_path / "a.musicxml").write_text(score(note("C4", 4)))
@@ -246,7 +246,7 @@ class TestFromDrafts:
             (tmp_path / name).write_bytes(content)
             assert score_bytes(tmp_path / name) == (content, name[0] in "abcd")
         (tmp_path / "g.txt").write_bytes(b"MThd")
-        known = "known endings are .mid .midi .musicxml .mxl .xml"
+        known = "known endings are .kar .mid .midi .musicxml .mxl .rmi .xml"
         with pytest.raises(ValueError, match=f"^g.txt: not a score; {known}$"):
             score_bytes(tmp_path / "g.txt")
 

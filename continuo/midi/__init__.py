@@ -1,0 +1,1 @@
+"""The bytes of MIDI files as events."""
