@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from continuo.midi.ports import dumps_midi
 from continuo.score.notes import Note, Performance
 from continuo.score.soundfont import in_tune, is_soundfont
 from continuo.system import cache
@@ -42,6 +43,7 @@ SILENCE = 10 ** (-70 / 20)  # amplitude (-70 dB) below which the end is cut off
 PEAK = 0.89  # highest amplitude of a rendering (-1 dB)
 GAIN = 2.0  # of the SoundFont; a single mf note of a piano then peaks at about -16 dB, a chord of four at -6 dB
 MAX_LAYERS = 12  # velocities up to which each is rendered exactly
+MAX_UNISONS = 16  # notes of one pitch and program that overlap and are kept apart in a MIDI file
 LAYER_DB = 1.5  # decibels between velocities that are rendered separately, if there are more
 PAUSE_S = 0.5  # seconds of silence that are not rendered
 MAX_RUN_S = 600.0  # seconds between the first and the last onset of a run, which bounds the memory
@@ -204,9 +206,27 @@ def _to_symusic(notes: Iterable[Note], stretch: float = 1.0) -> symusic.Score:
 def write_midi(performance: Performance, path: Path) -> None:
     """Write a performance as a MIDI file (type 1, half a millisecond per tick); ValueError if that cannot be done.
 
-    Quarter tones get a track of their own with a pitch bend (range of two semitones).
+    Quarter tones get a track of their own with a pitch bend (range of two semitones), and so do notes that overlap
+    another one of their pitch and program.
     """
-    write_bytes(path, _to_symusic(performance.notes).dumps_midi())
+    score, layers = _to_symusic(()), _unison_layers(performance.notes)
+    for layer in layers:
+        score.tracks.extend(_to_symusic(layer).tracks)
+    write_bytes(path, dumps_midi(score))
+
+
+def _unison_layers(notes: Iterable[Note]) -> list[list[Note]]:
+    """Split sorted notes so that in each list no pitched note overlaps another one of its pitch and program."""
+    layers: list[list[Note]] = [[]]
+    ends: dict[tuple[int, float, int], int] = {}  # tick at which the last note of a layer, pitch and program ends
+    for note in notes:
+        layer, start = 0, _ticks(note.onset_s)
+        while layer < MAX_UNISONS and not note.is_drum and ends.get((layer, note.pitch, note.program), 0) > start:
+            layer += 1
+        ends[layer, note.pitch, note.program] = _ticks(note.onset_s + note.duration_s)
+        layers += [[] for _ in range(layer + 1 - len(layers))]
+        layers[layer].append(note)
+    return layers
 
 
 def _trim(sound: np.ndarray, release: np.ndarray, sample_rate_hz: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from continuo.midi.ports import dumps_midi
 from continuo.symbolic import engraving, notation
 from continuo.symbolic.song import QUARTER, Song, SongNote, pitch_name, program_name
 from continuo.system.files import write_bytes
@@ -37,7 +38,7 @@ def write_song_midi(song: Song, path: Path) -> None:
     score = replace(song, notes=tuple(notes)).to_symusic()
     for track, program in zip(score.tracks, programs, strict=True):
         track.name = program_name(*program)
-    write_bytes(path, score.dumps_midi())
+    write_bytes(path, dumps_midi(score))
 
 
 def _without_overlaps(notes: Iterable[SongNote]) -> list[SongNote]:

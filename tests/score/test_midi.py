@@ -4,8 +4,9 @@ import pytest
 from midi_bytes import chunk, midi_file, track
 
 from continuo.score.midi import transcribe_midi
-from continuo.score.notes import Performance
+from continuo.score.notes import Note, Performance
 from continuo.score.performance import perform, perform_midi
+from continuo.score.synth import write_midi
 
 GS, XG = "f00a4110421240007f0041f7", "f00843104c00007e00f7"
 NOTE = (0, "903c50"), (480, "803c40")  # middle C for half a second
@@ -242,3 +243,13 @@ def test_transcript_has_keys_as_pressed_with_volume_and_tuning():
     data = midi_file(chunk(track((0, "b0407f"), (0, "b00732"), (0, "b06500"), (0, "b06402"), (0, "b00634"), *NOTE)))
     (found,) = transcribe_midi(data).notes
     assert (found.onset_s, found.end_s, found.pitch, found.velocity) == (0, 1, 48, 40)
+
+
+def test_written_midi_reads_back_with_unisons_and_many_programs(tmp_path):
+    unison = Note(0, 2, 60, 80, 0, False), Note(1, 0.25, 60, 80, 0, False), Note(1, 0.5, 60, 80, 0, False)
+    many = tuple(Note(2, 1, 60, 80, program, False) for program in range(40))
+    drums = tuple(Note(3, 1, 36, 80, kit, True) for kit in (0, 16, 25))
+    for made in (unison, many + drums, (*unison, *many)):
+        write_midi(Performance(made, 4.0), tmp_path / "made.mid")
+        read = perform_midi((tmp_path / "made.mid").read_bytes())
+        assert set(read.notes) == set(made)

@@ -33,7 +33,6 @@ KNOWN_TO_FAIL = {
     "arpeggio_across-two-staves.musicxml",
     "tremolo_triplet-strokes.musicxml",
     "repeat_note-time-only.musicxml",
-    "out_overlap-same-pitch-two-voices.musicxml",
 }
 """Names of inputs that are still played wrongly; whoever mends one removes it here."""
 
