@@ -1,7 +1,8 @@
 """The notes of one staff: lengths, stresses, ornaments, grace notes and ties, each time a bar is played.
 
 Tempo and dynamics are functions of the position in the score as written, so they are the same in each pass of a bar.
-Ties are joined along the playing order: a tie over a repeat sign finds the note that really follows.
+Ties are joined along the playing order (`continuo.score.groups`): a tie over a repeat sign finds the note that really
+follows.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING
 
 from continuo.score import ornaments
 from continuo.score.dynamics import Dynamics
+from continuo.score.groups import Tie
 from continuo.score.instruments import PIZZICATO, STRINGS, percussion_key, read_programs
 from continuo.score.measures import ROUND_Q, Staff, WrittenNote, WrittenScore
 from continuo.score.musicxml import read_hint
 from continuo.score.notes import DraftNote
+from continuo.score.repeats import passes
 from continuo.score.tempo import TempoMap, read_swing
 
 if TYPE_CHECKING:
@@ -26,10 +29,8 @@ if TYPE_CHECKING:
     from music21.note import GeneralNote, NotRest
     from music21.pitch import Accidental, Pitch
 
-    Played = tuple[DraftNote, "Tie", NotRest]
+    Played = tuple[DraftNote, Tie, NotRest]
 
-Tie = tuple[bool, bool]  # whether a note is tied to the note before, and to the next one
-SAME_S = 0.01  # seconds between the end of a tied note and the onset of the next; more is no tie
 LEGATO_S = 0.03  # seconds that a slurred note reaches into the next one, at most a tenth of its length
 BREATH_S = 0.2  # seconds that a breath mark takes from the end of its note, at most a quarter of its length
 LAST_FERMATA = 1.75  # sounding length of the last notes under a fermata / written length
@@ -55,7 +56,7 @@ UNPERFORMED = frozenset({
 
 
 class Spanners:
-    """The notes of a staff under slurs, trill lines, two-note tremolos, glissandos and arpeggios, by `id`."""
+    """The notes of a staff under slurs, trill lines, two-note tremolos and glissandos, by `id`."""
 
     def __init__(self, staff: Staff) -> None:
         from music21 import expressions, spanner
@@ -64,7 +65,6 @@ class Spanners:
         self.trilled: set[int] = set()
         self.tremolo: dict[int, tuple[NotRest, NotRest, int]] = {}  # first note, second note, marks
         self.glissando: dict[int, NotRest] = {}  # goal
-        self.arpeggio: dict[int, str] = {}  # direction
         self._elements = [note.element for bar in staff.bars for note in bar.notes]
         self._order = {id(element): k for k, element in enumerate(self._elements)}
         for element in self._elements:
@@ -80,8 +80,6 @@ class Spanners:
                         self.tremolo[id(member)] = (members[0], members[1], span.numberOfMarks)
                 elif isinstance(span, spanner.Glissando) and len(members) == 2 and element is members[0]:
                     self.glissando[id(element)] = members[1]
-                elif isinstance(span, expressions.ArpeggioMarkSpanner):
-                    self.arpeggio[id(element)] = str(span.type)
 
     def _covered(self, members: list[GeneralNote]) -> list[int]:
         """Return all notes of the same voice from the first to the last member of a spanner."""
@@ -143,13 +141,19 @@ class StaffPlayer:
         self.swing = {} if self.as_written else read_swing(self.written, self.staff)
         self.keys = sorted(self.written.marked([self.staff], KeySignature), key=lambda mark: mark[0])
         self.spanners = Spanners(self.staff)
-        self.notes: list[DraftNote] = []
-        self._tied: dict[float, list[DraftNote]] = {}  # by pitch, notes of any voice whose tie is open
+        self.notes: list[tuple[DraftNote, Tie]] = []
+        self._passes: dict[int, frozenset[int]] = {}  # by `id` of a note, the passes in which alone it sounds
+        self._pass = 1
 
-    def play(self, times: list[tuple[int, float]]) -> list[DraftNote]:
+    def play(self, times: list[tuple[int, float]]) -> list[tuple[DraftNote, Tie]]:
         """Return the notes of the staff; `times`: the index of each bar in playing order, and its first second."""
+        for written in (note for bar in self.staff.bars for note in bar.notes):
+            for member in getattr(written.element, "notes", (written.element,)):
+                if only := read_hint(member).get("only"):
+                    self._passes[id(member)] = passes(only)
         bars = [group_gestures(bar.notes) for bar in self.staff.bars]
-        for i, begin_s in times:
+        for (i, begin_s), number in zip(times, self.written.passes, strict=False):
+            self._pass = number
             if i < len(bars):
                 start_q = self.written.starts_q[i]
                 shift_s = begin_s - self.tempo.seconds(start_q)
@@ -160,6 +164,8 @@ class StaffPlayer:
     def _play(self, gesture: Gesture, position_q: float, shift_s: float) -> None:
         """Play one gesture; `shift_s` is the time of this pass of its bar minus the time of the tempo map."""
         main = gesture.main
+        if not any(map(self._is_in_pass, getattr(main.element, "notes", (main.element,)))):
+            return
         onset_s = shift_s + self.tempo.seconds(self._swung(position_q))
         end_s = shift_s + self.tempo.seconds(self._swung(position_q + main.length_q))
         if position_q >= self.last_fermata_q - ROUND_Q:
@@ -172,13 +178,15 @@ class StaffPlayer:
         played: list[tuple[*Played, float]] = [(*grace, GRACE_STRESS) for grace in chain(before, after)]
         stress = sum(STRESSES.get(type(a).__name__, 0) for a in main.element.articulations)
         for note, tie, member in self._main_notes(main, position_q, onset_s + before_s, end_s - after_s):
+            if not self._is_in_pass(member):
+                continue
             own = member.volume.velocityScalar if member.hasVolumeInformation() else None
             played.append((note, tie, member, stress + (velocity if own is None else float(own) * 127.0) - velocity))
         for note, tie, member, added in played:
             note.program, note.is_drum, volume = self._instrument(member, position_q)
             note.velocity = min(max((velocity + added) * volume, 1.0), 127.0)
             if volume:
-                self._add(note, *tie)
+                self.notes.append((note, tie))
 
     def _instrument(self, member: NotRest, position_q: float) -> tuple[int, bool, float]:
         """Return the program of a note, whether it is percussion, and its volume as a factor of the velocity."""
@@ -191,18 +199,9 @@ class StaffPlayer:
             program = PIZZICATO
         return program, is_drum or not hasattr(member, "pitch"), instrument.volume / self.written.full_volume
 
-    def _add(self, note: DraftNote, from_before: bool, to_next: bool) -> None:
-        """Append a note, or lengthen the note that is tied to it."""
-        waiting = self._tied.setdefault(note.pitch, [])
-        held = next((n for n in waiting if abs(n.end_s - note.onset_s) < SAME_S), None)
-        if held is not None and from_before:
-            waiting.remove(held)
-            held.end_s = note.end_s
-            note = held
-        else:
-            self.notes.append(note)
-        if to_next:
-            waiting.append(note)
+    def _is_in_pass(self, note: NotRest) -> bool:
+        """Return whether a note sounds in this pass of its bar."""
+        return self._pass in self._passes.get(id(note), (self._pass,))
 
     def _grace_time(
         self, graces: list[WrittenNote], main: WrittenNote, position_q: float, length_s: float, *, after: bool = False
@@ -227,8 +226,11 @@ class StaffPlayer:
             yield from ((note, (False, False), members[0][1]) for note in special)
             return
         onsets = [onset_s] * len(members)
-        rolled = self.spanners.arpeggio.get(id(element)) or ("ArpeggioMark" in marks and marks["ArpeggioMark"].type)
-        if rolled and rolled != "non-arpeggio" and len(members) > 1 and not self.as_written:
+        rolled = marks["ArpeggioMark"].type if "ArpeggioMark" in marks else "non-arpeggio"
+        places = [read_hint(member).get("roll", "").split("/") for _, member, _ in members]
+        if len(places[0]) == 2 and not self.as_written:  # a part of an arpeggio through several chords
+            onsets = [ornaments.arpeggio(onset_s, end_s, int(p[1]), down=False)[int(p[0])] for p in places]
+        elif rolled != "non-arpeggio" and len(members) > 1 and not self.as_written:
             onsets = ornaments.arpeggio(onset_s, end_s, len(members), down=rolled == "down")
         for k, ((pitch, member, (from_before, to_next)), begin_s) in enumerate(zip(members, onsets, strict=True)):
             until_s = begin_s + self._sounding_s(element, end_s - begin_s, is_tied=to_next)
@@ -352,6 +354,12 @@ def _accidental_in_force(element: Music21Object, pitch: Pitch, steps: int) -> Ac
 
 
 def _tremolo_count(length_q: float, element: GeneralNote, marks: int) -> int:
-    """Return the number of notes of a tremolo: one mark is eighths, two 16ths and so on; flags count as marks."""
+    """Return the number of notes of a tremolo: one mark is eighths, two 16ths and so on; flags count as marks.
+
+    In a tuplet they are eighths and so on of the tuplet.
+    """
+    tuplets = math.prod(float(tuplet.tupletMultiplier()) for tuplet in element.duration.tuplets)
+    # The two notes of a tremolo are also halved by a tuplet of their own, 2 in the time of 1.
+    length_q /= tuplets if tuplets > 0.5 else 2 * tuplets
     flags = {"eighth": 1, "16th": 2, "32nd": 3, "64th": 4}.get(element.duration.type, 0)
     return min(max(round(length_q * 2 ** min(marks + flags, 5)), 1), ornaments.MAX_NOTES)

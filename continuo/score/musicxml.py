@@ -7,9 +7,10 @@ is then put into the form that music21 reads best:
 - score-timewise becomes score-partwise;
 - cue notes become rests, since another player sounds them;
 - the signs that decide the order of the bars (words, glyphs, attributes of ``<sound>``) become hints;
+- a chord stands together, <tied> without <tie> gets one;
 - an unslashed grace note gets ``slash="no"``, because music21 takes a missing attribute for a slash;
-- hairpins, pedal marks, the lengths of measures and the percussion keys of notes, which music21 would drop or move,
-  become hints: words or footnotes that `read_hint` reads back from the music21 score.
+- hairpins, pedal marks, the lengths of measures, the percussion keys and passes of notes, and arpeggios through several
+  chords, which music21 would drop or move, become hints: words or footnotes that `read_hint` reads back.
 
 Sources: MusicXML 4.0, https://www.w3.org/2021/06/musicxml40/ (elements sound, cue, note; compressed files).
 """
@@ -32,8 +33,9 @@ from urllib.parse import quote, unquote
 from xml.etree.ElementTree import Element, SubElement, TreeBuilder
 from xml.parsers import expat
 
-from continuo.score.playback import HINT, Playback, number, prepare, silence
-from continuo.score.repeats import MAX_BARS, read_signs
+from continuo.score.groups import complete_ties, gather_chords, mark_arpeggios
+from continuo.score.playback import HINT, Playback, add_hint, number, prepare, silence
+from continuo.score.repeats import MAX_BARS, passes, read_signs
 from continuo.system.text import one_line
 
 if TYPE_CHECKING:
@@ -246,6 +248,8 @@ def normalize(root: Element) -> Playback:
     for part in root.iterfind("part"):
         divisions = 1.0
         measures = part.findall("measure")
+        for measure in measures:
+            gather_chords(measure)
         if len(measures) > MAX_BARS:
             raise ValueError(f"more than {MAX_BARS} bars; split the score")
         for i, measure in enumerate(measures):
@@ -329,10 +333,14 @@ def read_sign(hint: dict[str, str]) -> dict[str, str]:
 
 def _normalize_measure(measure: Element) -> None:
     """Normalize the grace notes, cue notes and directions of one measure."""
+    mark_arpeggios(measure)
     for item in list(measure):
         if item.tag == "direction":
             _normalize_direction(item)
         elif item.tag == "note":
+            complete_ties(item)
+            if only := passes(item.get("time-only", "")):
+                add_hint(item, "only=" + ",".join(map(str, sorted(only))))
             for grace in item.findall("grace"):
                 grace.attrib.setdefault("slash", "no")
             if item.find("cue") is not None:

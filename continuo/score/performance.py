@@ -13,6 +13,7 @@ from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from continuo.score.groups import Tie, join_ties
 from continuo.score.interpretation import StaffPlayer
 from continuo.score.measures import ROUND_Q, Staff, WrittenScore
 from continuo.score.midi import read_midi
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 MIDI_ENDINGS = frozenset({".mid", ".midi", ".kar", ".rmi"})
 SCORE_ENDINGS = frozenset({".musicxml", ".xml", ".mxl"}) | MIDI_ENDINGS
-CACHE_VERSION = 8  # part of every cache key; raise it whenever a score would be performed differently
+CACHE_VERSION = 9  # part of every cache key; raise it whenever a score would be performed differently
 BarTimes = list[tuple[int, float]]  # index of each bar in playing order, and the seconds at which it begins
 
 
@@ -73,9 +74,8 @@ def perform_score(score: Score) -> Performance:
     times, seconds = _bar_times(written, tempo)
     check_length(seconds)
     last_fermata_q = _last_fermata(written)
-    by_instrument: dict[str, list[DraftNote]] = defaultdict(list)
-    for staff in written.staves:
-        by_instrument[staff.group] += StaffPlayer(written, staff, tempo, last_fermata_q).play(times)
+    players = [StaffPlayer(written, staff, tempo, last_fermata_q) for staff in written.staves]
+    by_instrument = _play(players, times)
     for staff in {s.group: s for s in written.staves}.values():
         hold_pedal(by_instrument[staff.group], _pedal_seconds(written, staff, tempo, times))
     drafts = list(chain.from_iterable(by_instrument.values()))
@@ -97,8 +97,16 @@ def transcribe(score: Score) -> Transcript:
     times, length_q = _bar_times(written, quarters)
     check_length(length_q / 4)  # at four quarter notes a second, which is fast
     players = [StaffPlayer(written, staff, quarters, as_written=True) for staff in written.staves]
-    notes = [note for player in players for note in player.play(times)]
-    return Transcript(notes, length_q, _tempos(written, times), _meters(written, times))
+    notes = chain.from_iterable(_play(players, times).values())
+    return Transcript(list(notes), length_q, _tempos(written, times), _meters(written, times))
+
+
+def _play(players: list[StaffPlayer], times: BarTimes) -> dict[str, list[DraftNote]]:
+    """Return the notes of each instrument, with their ties joined."""
+    found: dict[str, list[list[tuple[DraftNote, Tie]]]] = defaultdict(list)
+    for player in players:
+        found[player.staff.group].append(player.play(times))
+    return {group: join_ties(staves) for group, staves in found.items()}
 
 
 def _bar_times(written: WrittenScore, tempo: TempoMap) -> tuple[BarTimes, float]:

@@ -175,6 +175,70 @@ class TestOrder:
             playing_order([BarMarks() for _ in range(300)] + [BarMarks(times=99)])
 
 
+def in_voice(number: int, *notes: str, staff: int = 1) -> str:
+    """Return notes with a voice and a staff."""
+    place = f"</duration><voice>{number}</voice>"
+    return "".join(n.replace("</duration>", place).replace("</note>", f"<staff>{staff}</staff></note>") for n in notes)
+
+
+BACK = "<backup><duration>16</duration></backup>"
+START, STOP = '<tie type="start"/>', '<tie type="stop"/>'
+
+
+class TestGroups:
+    def test_chord_with_other_elements_between_its_notes_sounds_together(self, performed):
+        mark, figure = direction("<dynamics><f/></dynamics>"), "<figured-bass><figure/></figured-bass>"
+        third, fifth = note("E4", 2, before="<chord/>"), note("G4", 2, before="<chord/>")
+        performance = performed(score(note("D4", 2) + note("C4", 2) + mark + third + figure + fifth, note("C4", 4)))
+        close(performance, (0, 62), (2, 60), (2, 64), (2, 67), (4, 60))
+        assert [n.velocity for n in performance.notes] == [80, 96, 96, 96, 96]
+
+    def test_tie_goes_from_staff_to_staff_and_from_voice_to_voice(self, performed):
+        first = in_voice(1, note("C4", 4, after=START), staff=2) + BACK + in_voice(2, note("R", 4), staff=1)
+        second = in_voice(2, note("C4", 2, after=STOP + START), note("R", 2)) + BACK
+        third = in_voice(5, note("R", 2), note("C4", 2, after=STOP), staff=2)
+        xml = score(first, second + third).replace("</time>", "</time><staves>2</staves>")
+        assert lengths(performed(xml)) == [8.0]
+
+    def test_tie_passes_the_notes_of_a_written_out_arpeggio_but_not_its_own_pitch(self, performed):
+        broken = note("C4", after=START) + note("E4", after=START) + note("G4", 2, after=START)
+        chord = "".join(note(p, 4, before="<chord/>" * (p != "C4"), after=STOP) for p in ("C4", "E4", "G4"))
+        assert lengths(performed(score(broken, chord))) == [8.0, 7.0, 6.0]
+        struck = note("C4", after=START) + note("E4") + note("C4") + note("C4", after=STOP)
+        assert lengths(performed(score(struck))) == [1.0] * 4
+
+    def test_tied_without_tie_is_a_tie(self, performed):
+        bars = [note("C4", 4, inside=f'<tied type="{kind}"/>') for kind in ("start", "continue", "stop")]
+        assert lengths(performed(score(*bars))) == [12.0]
+
+    def test_arpeggio_of_one_number_passes_through_both_staves(self, performed):
+        def chords(upper: str, lower: str) -> str:
+            top = in_voice(1, note("C5", 4, inside=upper), note("E5", 4, before="<chord/>", inside=upper))
+            return top + BACK + in_voice(5, note("C3", 4, inside=lower), staff=2)
+
+        one, two, down = (
+            '<arpeggiate number="1"/>',
+            '<arpeggiate number="2"/>',
+            '<arpeggiate direction="down" number="1"/>',
+        )
+        xml = score(chords(one, one), chords(down, down), chords(one, two))
+        performance = performed(xml.replace("</time>", "</time><staves>2</staves>"))
+        rising, falling = [(0, 48), (0.067, 72), (0.133, 76)], [(4, 76), (4.067, 72), (4.133, 48)]
+        close(performance, *rising, *falling, (8, 48), (8, 72), (8.067, 76))
+
+    def test_tremolo_in_a_tuplet_strikes_at_its_speed(self, performed):
+        three = "<time-modification><actual-notes>3</actual-notes><normal-notes>2</normal-notes></time-modification>"
+        struck = note("C4", inside='<ornaments><tremolo type="single">1</tremolo></ornaments>')
+        struck = struck.replace("<notations>", f"{three}<notations>")
+        xml = score(struck * 3 + note("R", 3)).replace("<divisions>4", "<divisions>6")
+        close(performed(xml), *[(k / 3, 60) for k in range(6)])
+
+    def test_time_only_notes_sound_in_their_passes_and_after_a_jump_in_the_last(self, performed):
+        only = [note(p, 4, attributes=f' time-only="{k}"') for p, k in (("C4", "1"), ("E4", "2"))]
+        xml = score(only[0] + BACK + only[1] + REPEAT, note("F4", 4) + words("D.C."))
+        close(performed(xml), (0, 60), (4, 64), (8, 65), (12, 64), (16, 65))
+
+
 class TestPitch:
     def test_transposing_instrument_is_played_at_sounding_pitch(self, performed):
         transpose = "<transpose><diatonic>-1</diatonic><chromatic>-2</chromatic></transpose></attributes>"

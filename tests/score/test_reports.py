@@ -25,17 +25,6 @@ NAMED_AS = {
 }  # fmt: skip
 """Words in a warning or refusal that are as good as the right notes."""
 
-KNOWN_TO_FAIL = {
-    "chord_direction-between-notes.musicxml",
-    "tie_across-staves.musicxml",
-    "tie_written-out-arpeggio.musicxml",
-    "tie_tied-notation-only.musicxml",
-    "arpeggio_across-two-staves.musicxml",
-    "tremolo_triplet-strokes.musicxml",
-    "repeat_note-time-only.musicxml",
-}
-"""Names of inputs that are still played wrongly; whoever mends one removes it here."""
-
 
 def is_as_expected(performance: Performance, entry: dict[str, Any]) -> bool:
     """Return True if the notes are the expected ones; None stands for any value."""
@@ -59,9 +48,7 @@ def is_as_expected(performance: Performance, entry: dict[str, Any]) -> bool:
 
 @pytest.mark.skipif(not ENTRIES, reason="the reports are not here")
 @pytest.mark.parametrize("name", SCORES)
-def test_report_gives_the_right_notes_or_names_what_is_not_played(name, request, tmp_path):
-    if name in KNOWN_TO_FAIL:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="known to fail still"))
+def test_report_gives_the_right_notes_or_names_what_is_not_played(name, tmp_path):
     word = NAMED_AS.get(name.rpartition(".")[0], "\0")
     try:
         performance = perform(REPORTS / name)
