@@ -36,14 +36,14 @@ from typing_extensions import TypedDict
 from continuo.audio.files import (
     AUDIO_ENDINGS,
     UNDECODABLE_ENDINGS,
+    damage,
     decode_blocks,
     in_blocks,
-    is_truncated,
     made_by_a_model,
 )
-from continuo.audio.loudness import audible_range, loudness_db
+from continuo.audio.loudness import audible_range, baseline, loudness_db
 from continuo.audio.piece import Piece, check_audible
-from continuo.audio.samples import StoredSamples, channels_differ
+from continuo.audio.samples import Baseline, StoredSamples, channels_differ
 from continuo.model.metadata import EMBEDDED_CORPUS, CorpusSection
 from continuo.score import synth
 from continuo.score.performance import CACHE_VERSION, SCORE_ENDINGS, perform
@@ -57,8 +57,17 @@ from continuo.system.text import pluralize, printable
 from continuo.system.workers import WORKERS, ordered_map
 
 MIN_SECONDS = 0.5
+NOT_HERE = {
+    ".icloud": "not downloaded from iCloud: open it in Finder or Files, and start again when it is there",
+    ".crdownload": "its download is not complete",
+    ".download": "its download is not complete",
+    ".part": "its download is not complete",
+    ".partial": "its download is not complete",
+}
+"""Endings that a file's name has while its content is still elsewhere; iCloud also sets a dot before the name."""
 OWN_FOLDERS = (".runs", ".evaluation")  # folders that Continuo writes next to models
-AUDIO_VERSION = 4  # part of every cache key; raise it when a file gives other samples than before
+AUDIO_VERSION = 5  # part of every cache key; raise it when a file gives other samples than before
+KNOWN_ENDINGS = AUDIO_ENDINGS | SCORE_ENDINGS | UNDECODABLE_ENDINGS
 NOTES_PREFIX = "notes:"
 MATCH_TIMEOUT_S = 1.0  # per pattern and path; stops catastrophic backtracking such as (a+)+$
 ADDRESS = regex.compile(r"https?:/")
@@ -83,10 +92,11 @@ class SoundFacts(TypedDict):
 
     bytes: int
     channels: NotRequired[int]  # of the stored samples; 1 if missing
-    truncated: bool  # the file holds less than its header declares
+    damage: str  # what is wrong with the file; empty if nothing
     score_s: NotRequired[float]  # length of a score up to its last bar line
     refused: NotRequired[str]  # the reason why the samples cannot be used
-    loudness_db: float  # gated RMS
+    loudness_db: float  # gated RMS, without the offset
+    baseline: NotRequired[list[list[float]]]  # the levels of the `Baseline` to subtract from the samples
     audible: tuple[int, int]  # the first sample, and the one after the last, that is louder than silence
 
 
@@ -237,6 +247,8 @@ def find(section: CorpusSection) -> tuple[list[Source], list[Skipped]]:
             counted["filtered out by corpus.include or corpus.exclude"] += 1
         elif not path.is_file():
             skipped.append((name, _why_no_file(path)))
+        elif ending in NOT_HERE and Path(path.stem).suffix.lower() in KNOWN_ENDINGS:
+            skipped.append((name, NOT_HERE[ending]))
         elif ending in AUDIO_ENDINGS or ending in SCORE_ENDINGS:
             sources.append(Source(name, path))
         elif ending in UNDECODABLE_ENDINGS:
@@ -264,7 +276,7 @@ def _files(path: str) -> Iterator[tuple[str, Path]]:
         for parent, folders, names in os.walk(folder, onerror=unreadable):
             folders[:] = [name for name in folders if not name.startswith(".") and Path(name).suffix not in OWN_FOLDERS]
             names += [name for name in folders if (Path(parent) / name).is_symlink()]
-            found += [Path(parent) / name for name in names if not name.startswith(".")]
+            found += [Path(parent) / name for name in names if not name.startswith(".") or name.endswith(".icloud")]
         yield from sorted((p.relative_to(folder).as_posix(), p) for p in found)
 
 
@@ -339,9 +351,11 @@ def _read_sound(source: Source, section: CorpusSection) -> tuple[Piece, SoundFac
         raise ValueError(facts["refused"])
     channels, restore = facts.get("channels", 1), partial(_restore, source, section, key)
     length = facts["bytes"] // (4 * channels)
-    samples = StoredSamples(cache.entry(key, ".f32"), 0, length, restore, channels=channels)
+    offset = Baseline(np.array(facts["baseline"]), length) if "baseline" in facts else None
+    samples = StoredSamples(cache.entry(key, ".f32"), 0, length, restore, channels=channels, baseline=offset)
     piece = Piece(source.id, str(source.path), section.sample_rate_hz, samples, facts["loudness_db"], key)
-    return replace(piece, truncated=facts["truncated"], has_ending=not facts["truncated"]), facts
+    largest = 0.0 if offset is None else float(max(offset.levels.flat, key=abs))
+    return replace(piece, damage=facts["damage"], offset=largest, has_ending=not facts["damage"]), facts
 
 
 def _cached(source: Source, section: CorpusSection, *, lost_key: str = "") -> tuple[str, SoundFacts]:
@@ -358,8 +372,8 @@ def _cached(source: Source, section: CorpusSection, *, lost_key: str = "") -> tu
                 what = "it, or the SoundFont that plays it," if source.is_score else "it"
                 raise ValueError(f"{what} changed while it was read: start again when it is complete")
             samples = StoredSamples(path, channels=known["channels"])
-            truncated = not source.is_score and is_truncated(source.path, len(samples) / rate)
-            return known | _measure(samples, rate) | {"truncated": truncated}
+            damaged = "" if source.is_score else damage(source.path, len(samples) / rate)
+            return known | _measure(samples, rate) | {"damage": damaged}
 
         blocks = _decode(source, section, known)
         first = next(blocks, np.zeros(0, np.float32))
@@ -384,12 +398,18 @@ def _decode(source: Source, section: CorpusSection, known: dict[str, Any]) -> It
 
 
 def _measure(samples: StoredSamples, rate: int) -> dict[str, object]:
+    facts: dict[str, object] = {}
     try:
         check_audible(samples, rate, min_samples=int(MIN_SECONDS * rate), source="it")
+        loudness = loudness_db(samples, rate)
+        if offset := baseline(samples, rate, loudness):
+            facts["baseline"] = offset.levels.tolist()
+            samples = StoredSamples(samples.path, channels=samples.channels, baseline=offset)
+            check_audible(samples, rate, min_samples=0, source="without its DC offset it")
+            loudness = loudness_db(samples, rate)
     except ValueError as error:
         return {"refused": str(error)}
-    loudness = loudness_db(samples, rate)
-    return {"loudness_db": loudness, "audible": audible_range(samples, rate, loudness)}
+    return facts | {"loudness_db": loudness, "audible": audible_range(samples, rate, loudness)}
 
 
 def _restore(source: Source, section: CorpusSection, key: str) -> None:
@@ -483,6 +503,8 @@ def _prompt_source(path: Path, endings: frozenset[str]) -> Source:
     known = f"({', '.join(sorted(endings))})"
     if ADDRESS.match(str(path)):
         raise ValueError("--prompt takes a file, not a web address: download it first")
+    if path.suffix.lower() == ".icloud" or path.with_name(f".{path.name}.icloud").exists():
+        raise ValueError(f"the prompt {path} is {NOT_HERE['.icloud']}")
     if not path.exists():
         raise ValueError(f"--prompt {path} does not exist{suggest_path(path) or '; check the spelling'}")
     if path.is_dir():

@@ -13,8 +13,8 @@ from typing import TypedDict
 import numpy as np
 import soundfile
 
-from continuo.audio.files import AUDIO_ENDINGS, decode_blocks, is_truncated
-from continuo.audio.piece import TRUNCATED, check_peak
+from continuo.audio.files import AUDIO_ENDINGS, damage, decode_blocks
+from continuo.audio.piece import check_peak
 from continuo.score.performance import MIDI_ENDINGS, SCORE_ENDINGS, perform
 from continuo.system.command_line import run_main
 
@@ -50,8 +50,8 @@ def read_preview(path: Path, folder: Path, width: int) -> Preview:
         if seconds == 0:
             raise ValueError(f"{path.name} contains no sound: is it complete?")
         check_peak(peak, path.name)
-        warnings = [TRUNCATED] if is_truncated(path, seconds) else []
-        return {"seconds": seconds, "notes": [], "warnings": warnings, "pages": 0}
+        warning = damage(path, seconds)
+        return {"seconds": seconds, "notes": [], "warnings": [warning] * bool(warning), "pages": 0}
     performance = perform(path)
     notes = [(round(n.onset_s, 3), round(n.duration_s, 3), n.pitch) for n in performance.notes[:MAX_NOTES]]
     pages = 0 if suffix in MIDI_ENDINGS else engrave(path, folder, min(max(width, MIN_WIDTH), MAX_WIDTH))

@@ -6,12 +6,16 @@ Files are decoded in blocks, so that memory stays flat whatever the length of a 
 import io
 import os
 from collections.abc import Iterable, Iterator
+from itertools import chain, groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
 import soundfile
 
+from continuo.audio.containers import ogg_chain, open_sounds, unclosed_lengths
+from continuo.audio.mixdown import mix_blocks
 from continuo.audio.resampling import BLOCK_SAMPLES, resample_blocks
 from continuo.audio.samples import channels_differ, mix_to_mono
 from continuo.system.files import atomic_write
@@ -36,6 +40,8 @@ LENGTH_FIELDS: dict[bytes, tuple[int, int, Literal["little", "big"], int]] = {
 }
 """First bytes of a file: place, size and byte order of the length that its header declares, and what it omits."""
 UNKNOWN_BYTES = 0x7F000000  # declared lengths from here on mean "unknown": the file was written to a pipe
+TRUNCATED = "is truncated: its file holds less than its header declares, and what is there was read"
+UNCLOSED = "was never closed by the program that recorded it: its header declares no length, and all of it was read"
 MISSING_BYTES, PRESENT_FRACTION = 1024, 0.99  # smaller losses are differences in how programs count
 
 
@@ -43,16 +49,21 @@ def decode_blocks(path: Path, sample_rate_hz: int, channels: int = 1) -> Iterato
     """Decode a file to float32 blocks at `sample_rate_hz`, which together are the whole file.
 
     Blocks are `(n, 2)` if two `channels` are wanted and the file has two that differ anywhere. Otherwise they are
-    `(n,)`, the mean of the channels. Nothing is clipped. ValueError with libsndfile's reason if it cannot be decoded.
+    `(n,)`, the mean of the channels, or one of them where they cancel each other (`continuo.audio.mixdown`). Nothing is
+    clipped. ValueError with libsndfile's reason if it cannot be decoded.
     """
     try:
-        stereo = channels == 2 and _is_stereo(path)
-        with soundfile.SoundFile(os.fsencode(path)) as file:  # a file name need not be Unicode
-            rate_hz = file.samplerate
+        stereo = channels == 2 and any(map(_is_stereo, open_sounds(path)))
+        seconds_left = MAX_SECONDS
+        for rate_hz, sounds in groupby(open_sounds(path), attrgetter("samplerate")):
             if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
                 raise ValueError(f"its sample rate of {rate_hz} Hz is outside {MIN_RATE_HZ:,} to {MAX_RATE_HZ:,} Hz")
-            blocks = _read_blocks(file)
-            yield from resample_blocks(blocks if stereo else map(mix_to_mono, blocks), rate_hz, sample_rate_hz)
+            blocks = chain.from_iterable(_decode(sound, stereo) for sound in sounds)
+            for block in resample_blocks(blocks, rate_hz, sample_rate_hz):
+                seconds_left -= len(block) / sample_rate_hz
+                if seconds_left < 0:
+                    raise ValueError(f"it lasts more than {MAX_SECONDS / 3600:.0f} hours: cut it into parts")
+                yield block
     except soundfile.SoundFileError as error:
         reason = str(error).rsplit(": ", 1)[-1].strip().rstrip(".")
         if path.stat().st_size == 0:
@@ -62,25 +73,28 @@ def decode_blocks(path: Path, sample_rate_hz: int, channels: int = 1) -> Iterato
         raise ValueError(f"cannot be decoded ({reason}): is it whole, and what its name says?") from None
 
 
-def _is_stereo(path: Path) -> bool:
+def _decode(file: soundfile.SoundFile, stereo: bool) -> Iterator[np.ndarray]:
+    """Yield blocks of a file at its own rate, `(n,)`, or `(n, 2)` for `stereo`."""
+    if stereo and file.channels == 2:
+        return _read_blocks(file)
+    mixed = mix_blocks(_read_blocks(file), file.samplerate)
+    return (with_channels(block, 2) for block in mixed) if stereo else mixed
+
+
+def _is_stereo(file: soundfile.SoundFile) -> bool:
     """Return whether a file has two channels that differ; it is decoded up to the first difference."""
-    with soundfile.SoundFile(os.fsencode(path)) as file:
-        return file.channels == 2 and any(map(channels_differ, _read_blocks(file)))
+    return file.channels == 2 and any(map(channels_differ, _read_blocks(file)))
 
 
 def _read_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
     """Yield blocks `(n, C)`. `SoundFile.blocks` would repeat the last block where a file is truncated."""
     size = max(BLOCK_SAMPLES // file.channels, 4096)
-    left = MAX_SECONDS * file.samplerate
     while len(block := file.read(size, dtype="float32", always_2d=True)):
-        left -= len(block)
-        if left < 0:
-            raise ValueError(f"it lasts more than {MAX_SECONDS / 3600:.0f} hours: cut it into parts")
         yield block
 
 
-def is_truncated(path: Path, seconds: float) -> bool:
-    """Return whether the `seconds` decoded from a file are less than its header declares.
+def damage(path: Path, seconds: float) -> str:
+    """Return what is wrong with a file of which `seconds` were decoded, in words that follow its name; "" if nothing.
 
     It was not copied to its end, or recording stopped. Ogg headers declare no length: Ogg files are never truncated.
     """
@@ -90,9 +104,13 @@ def is_truncated(path: Path, seconds: float) -> bool:
         place, size, order, left_out = field
         declared = int.from_bytes(header[place : place + size], order)
         if declared < UNKNOWN_BYTES and path.stat().st_size + MISSING_BYTES < declared + left_out:
-            return True
-    with soundfile.SoundFile(os.fsencode(path)) as file:
-        return bool(seconds < PRESENT_FRACTION * file.frames / file.samplerate)
+            return TRUNCATED
+    if unclosed_lengths(path):
+        return UNCLOSED
+    lengths = [file.frames / file.samplerate for file in open_sounds(path)]
+    if lost := max(len(ogg_chain(path)), 1) - len(lengths):
+        return f"is damaged: {lost} of its {lost + len(lengths)} streams cannot be decoded, and the others were read"
+    return TRUNCATED if seconds < PRESENT_FRACTION * sum(lengths) else ""
 
 
 def in_blocks(samples: np.ndarray) -> Iterator[np.ndarray]:

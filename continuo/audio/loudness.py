@@ -1,12 +1,16 @@
-"""Measure how loud audio is, and where its silence at both ends lies."""
+"""Measure how loud audio is, how far it lies off zero, and where its silence at both ends lies."""
+
+from itertools import pairwise
 
 import numpy as np
 
-from continuo.audio.samples import Samples, mix_to_mono
+from continuo.audio.samples import Baseline, Samples, mix_to_mono
 from continuo.system.workers import check_cancelled
 
 REFERENCE_DB = -23.0  # dB below full scale: the gated level to which all music is brought for the models
 SILENCE_DB = -35.0  # dB relative to the loudness of a piece
+OFFSET_DB = -26.0  # dB relative to the loudness of a piece, above which its offset is removed
+OFFSET_PART_S = 0.5  # s; an offset may change over such times
 
 
 def block_powers(samples: Samples, size: int) -> np.ndarray:
@@ -52,3 +56,19 @@ def loudness_db(samples: Samples, sample_rate_hz: int) -> float:
     if not len(power) or power.max() < 1e-12:
         return -120.0
     return float(10 * np.log10(power[power >= power.max() * 1e-2].mean()))
+
+
+def baseline(samples: Samples, sample_rate_hz: int, loudness: float) -> Baseline | None:
+    """Return the offset of samples whose loudness with it is `loudness` (dB below full scale), or None if it is small.
+
+    A recording has an offset (DC) if its samples do not swing around zero, as with a faulty input. It cannot be heard,
+    but counts as loudness, and a step where music with it meets music without it can be heard.
+    """
+    count = max(1, round(len(samples) / (OFFSET_PART_S * sample_rate_hz)))
+    places = np.linspace(0, len(samples), count + 1).astype(int)
+    levels = []
+    for start, stop in pairwise(places):
+        check_cancelled()
+        levels.append(np.asarray(samples[start:stop]).reshape(stop - start, -1).mean(axis=0, dtype=np.float64))
+    power = np.square(levels).mean()
+    return Baseline(np.array(levels), len(samples)) if power > 10 ** ((loudness + OFFSET_DB) / 10) else None

@@ -12,7 +12,6 @@ from continuo.audio.samples import ResampledView, Samples, mix_to_mono
 
 MAX_LOUDNESS_DB = 3.0  # dB; a square wave at full scale has 0
 SILENT_PEAK = 1e-4  # of full scale, -80 dB
-TRUNCATED = "is truncated: its file holds less than its header declares, and what is there was read"
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,8 @@ class Piece:
     loudness_db: float  # gated RMS of the whole, in dB below full scale
     key: str = ""  # identifies the samples in caches; empty if nothing about the piece is to be cached
     has_ending: bool = True  # the music ends where the samples end
-    truncated: bool = False  # the file holds less than its header declares
+    damage: str = ""  # what is wrong with the file, in words that follow its name
+    offset: float = 0.0  # of full scale, what was subtracted from the samples because they did not swing around zero
 
     @classmethod
     def from_samples(cls, samples: Samples, sample_rate_hz: int, *, source: str = "samples") -> "Piece":
@@ -38,7 +38,12 @@ class Piece:
     def remarks(self) -> list[str]:
         """Return warnings about the piece; each continues a sentence that begins with its name."""
         loud = f"lies {self.loudness_db:.0f} dB over full scale, and continuations will clip: make it quieter"
-        return [TRUNCATED] * self.truncated + [loud] * (self.loudness_db > MAX_LOUDNESS_DB)
+        centered = f"lies {self.offset:+.3f} off zero (a DC offset), which was removed from it"
+        return (
+            [self.damage] * bool(self.damage)
+            + [centered] * (self.offset != 0)
+            + [loud] * (self.loudness_db > MAX_LOUDNESS_DB)
+        )
 
     @property
     def seconds(self) -> float:

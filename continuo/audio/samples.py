@@ -1,6 +1,7 @@
 """Audio samples that lie in memory, in a file, or in a view that resamples them as they are read."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,29 @@ import numpy as np
 from continuo.audio.resampling import Resampler
 
 
+@dataclass(frozen=True)
+class Baseline:
+    """The slow course of an offset: the mean `(n, C)` of each of `n` equal parts of `length` samples."""
+
+    levels: np.ndarray
+    length: int
+
+    def over(self, start: int, stop: int) -> np.ndarray:
+        """Return the offset of samples `start` to `stop`, `(n, C)`, on straight lines through the middles of parts."""
+        count, levels = len(self.levels), self.levels
+        first, last = (levels[:1] * 3 - levels[:2][-1:]) / 2, (levels[-1:] * 3 - levels[-2:][:1]) / 2
+        middles = np.concatenate([[0], np.arange(count) + 0.5, [count]]) * (self.length / count) - 0.5
+        courses = np.concatenate([first, levels, last]).T
+        lines = [np.interp(np.arange(start, stop), middles, course) for course in courses]
+        return np.stack(lines, axis=1).astype(np.float32)
+
+
 class StoredSamples:
     """Give access to samples in a raw float32 file by `len`, slices of step 1, and `np.asarray`, which reads them.
 
     They are `(N,)`, or `(N, 2)` of two `channels`, begin at `start` and end before `stop` (None: with the file).
     Slicing reads nothing. No file stays open or mapped, so a corpus may have any number of pieces. `restore` must write
-    the file again if it is missing or damaged.
+    the file again if it is missing or damaged. `baseline` is subtracted as samples are read.
     """
 
     def __init__(
@@ -24,8 +42,9 @@ class StoredSamples:
         restore: Callable[[], None] | None = None,
         *,
         channels: int = 1,
+        baseline: Baseline | None = None,
     ) -> None:
-        self.path, self.start, self.restore = path, start, restore
+        self.path, self.start, self.restore, self.baseline = path, start, restore, baseline
         self.channels = self.ndim = channels  # the number of axes too, as of an array
         self.stop = path.stat().st_size // (4 * channels) if stop is None else stop
 
@@ -35,7 +54,7 @@ class StoredSamples:
     def __getitem__(self, part: slice) -> "StoredSamples":
         start, stop, _ = part.indices(len(self))
         first, last = self.start + start, self.start + max(start, stop)
-        return StoredSamples(self.path, first, last, self.restore, channels=self.channels)
+        return StoredSamples(self.path, first, last, self.restore, channels=self.channels, baseline=self.baseline)
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         try:
@@ -47,6 +66,9 @@ class StoredSamples:
         if self.restore and (len(samples) < len(self) or not np.isfinite(samples).all()):
             self.restore()
             samples = self._read()
+        if self.baseline is not None:
+            offset = self.baseline.over(self.start, self.start + len(samples))
+            samples = samples - (offset[:, 0] if self.ndim == 1 else offset)
         return samples.astype(dtype or np.float32, copy=False)
 
     def _read(self) -> np.ndarray:

@@ -12,15 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from continuo.audio.files import (
+    TRUNCATED,
+    UNCLOSED,
+    damage,
     decode_blocks,
-    is_truncated,
     made_by_a_model,
     soft_limit,
     stream_wav,
     with_channels,
     write_wav,
 )
-from continuo.audio.loudness import audible_range, block_powers, loudness_db
+from continuo.audio.loudness import audible_range, baseline, block_powers, loudness_db
+from continuo.audio.mixdown import mix_blocks
 from continuo.audio.piece import Piece
 from continuo.audio.resampling import Resampler, resample_blocks
 from continuo.audio.samples import ResampledView, mix_to_mono
@@ -124,7 +127,7 @@ def test_decode_blocks_equal_channels_and_more_than_two_are_mono(tmp_path, monke
 def test_channels_out_of_phase_lose_nothing_in_stereo(tmp_path):
     tone = sine(440, 2, 8000)
     soundfile.write(tmp_path / "x.wav", np.stack([tone, -tone], axis=1), 8000, subtype="FLOAT")
-    assert not read_audio(tmp_path / "x.wav", 8000).any()
+    np.testing.assert_allclose(read_audio(tmp_path / "x.wav", 8000), tone)
     piece = Piece.from_samples(read_audio(tmp_path / "x.wav", 8000, channels=2), 8000)
     assert piece.loudness_db == pytest.approx(loudness_db(tone, 8000), abs=1e-9)
     np.testing.assert_allclose(piece.read_channels(0, 16000).T / piece.gain, [tone, -tone], atol=1e-6)
@@ -237,14 +240,14 @@ def test_decode_blocks_truncated_file_gives_what_is_there(tmp_path, monkeypatch,
 
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("kind", ["wav", "wavex", "aiff", "au", "w64", "rf64", "mp3"])
-def test_is_truncated_compares_with_the_length_in_the_header(tmp_path, kind, channels):
+def test_damage_of_a_truncated_file_compares_with_the_length_in_the_header(tmp_path, kind, channels):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     soundfile.write(whole, noise(5 * 48_000, channels), 48_000, format=kind.upper())
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 4 // 5])
     seconds = {path: len(soundfile.read(path)[0]) / 48_000 for path in (whole, cut)}
     assert seconds[cut] < seconds[whole] == pytest.approx(5, abs=0.1)
-    assert not is_truncated(whole, seconds[whole])
-    assert is_truncated(cut, seconds[cut])
+    assert not damage(whole, seconds[whole])
+    assert damage(cut, seconds[cut]) == TRUNCATED
 
 
 def test_stream_wav_of_two_channels_equals_the_file(tmp_path):
@@ -264,4 +267,107 @@ def test_stream_wav_declares_no_length_and_keeps_its_comment(tmp_path, comment):
     with soundfile.SoundFile(path) as file:
         assert (file.comment, file.frames) == (comment, len(audio))
     np.testing.assert_allclose(read_audio(path, 8000), audio, atol=1e-4)
-    assert not is_truncated(path, 0.5)
+    assert not damage(path, 0.5)
+
+
+def wav(sound: np.ndarray, kind: str = "WAV", subtype: str = "PCM_16", endian: str = "FILE") -> bytearray:
+    """Return a file of 8 kHz as bytes."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, sound, 8000, subtype, endian, kind)
+    return bytearray(buffer.getvalue())
+
+
+@pytest.mark.parametrize("riff", [0, 36, 0xFFFFFFFF, None])
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "RIFX"])
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT", "PCM_U8"])
+def test_decode_blocks_wav_that_was_never_closed_is_read_to_its_end(tmp_path, kind, subtype, riff):
+    big = kind == "RIFX"
+    content = wav(noise(8000, 2), "WAV" if big else kind, subtype, "BIG" if big else "FILE")
+    (tmp_path / "closed.wav").write_bytes(content)
+    place = content.find(b"data")
+    content[place + 4 : place + 8] = b"\xff" * 4 if kind == "RF64" else bytes(4)
+    if kind == "RF64":
+        content[20:44] = bytes(24)
+    if riff is not None:
+        content[4:8] = riff.to_bytes(4, "big" if big else "little")
+    (tmp_path / "open.wav").write_bytes(content)
+    made = read_audio(tmp_path / "open.wav", 8000, channels=2)
+    assert made.shape == (8000, 2)
+    np.testing.assert_array_equal(made, read_audio(tmp_path / "closed.wav", 8000, channels=2))
+    assert damage(tmp_path / "open.wav", len(made) / 8000) == UNCLOSED
+
+
+def test_decode_blocks_wav_without_samples_stays_empty(tmp_path):
+    """A list of words after no samples is no sound."""
+    content = wav(np.zeros(0)) + b"LIST\x04\0\0\0INFO"
+    content[4:8] = (len(content) - 8).to_bytes(4, "little")
+    (tmp_path / "empty.wav").write_bytes(content)
+    assert not any(map(len, decode_blocks(tmp_path / "empty.wav", 8000)))
+    assert not damage(tmp_path / "empty.wav", 0)
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize("rates", [(24000, 24000, 24000), (24000, 48000, 16000)])
+def test_decode_blocks_chained_ogg_is_read_whole(tmp_path, subtype, rates):
+    content, tones = b"", (440, 880, 660)
+    for number, (rate_hz, hz) in enumerate(zip(rates, tones, strict=True)):
+        tone = sine(hz, 1, rate_hz)
+        path = tmp_path / f"{number}.ogg"
+        soundfile.write(path, np.stack([tone] * (1 + number % 2), axis=1), rate_hz, subtype, format="OGG")
+        content += path.read_bytes()
+    path = tmp_path / "chain.ogg"
+    path.write_bytes(content)
+    for channels in (1, 2):
+        made = mix_to_mono(read_audio(path, 24000, channels))
+        assert len(made) == 72_000
+        assert not damage(path, 3.0)
+        for part, hz in zip(np.split(made, 3), tones, strict=True):
+            assert np.abs(np.fft.rfft(part)).argmax() == hz
+    part = bytearray(content)
+    place = part.rfind(b"OggS\0\x02")
+    part[place + 30 : place + 50] = bytes(20)
+    path.write_bytes(part)
+    assert len(read_audio(path, 24000)) == 48_000
+    assert damage(path, 2.0).startswith("is damaged: 1 of its 3 streams cannot be decoded")
+
+
+def test_mix_blocks_ordinary_recordings_are_their_mean():
+    left, right = noise(50_000, 2).T
+    tones = [sine(hz, 2, 8000, 0.3) for hz in (300, 440, 550)]
+    wide = np.stack([tones[0] + 0.3 * tones[1] + tones[2], tones[0] - 0.3 * tones[1]], axis=1)
+    for sound in (noise(50_000, 2), np.stack([left, 0 * left], 1), np.stack([left, left - 0.9 * right], 1), wide):
+        np.testing.assert_array_equal(np.concatenate([*mix_blocks([sound], 8000)]), mix_to_mono(sound))
+    np.testing.assert_array_equal(np.concatenate([*mix_blocks([noise(9000, 6)], 8000)]), mix_to_mono(noise(9000, 6)))
+
+
+@pytest.mark.parametrize("other", [(), (0.0,), (0.2, 0.2)], ids=["2 channels", "3", "4"])
+@pytest.mark.parametrize("where", ["all", "begin", "end", "one of two tones"])
+def test_mix_blocks_nothing_that_cancels_is_lost_and_blocks_make_no_difference(where, other):
+    first, second = sine(440, 4, 8000, 0.2), sine(660, 4, 8000, 0.2)
+    half, polarity = np.arange(32_000) < 16_000, {"all": -1, "begin": 1, "end": -1, "one of two tones": -1}[where]
+    right = first * (polarity if where in ("all", "one of two tones") else np.where(half, -polarity, polarity))
+    if where == "one of two tones":
+        if other:
+            pytest.skip("of more than two channels none is chosen")
+        first, right = first + second, second + right
+    sound = np.stack([first, right, *(gain * second for gain in other)], axis=1).astype(np.float32)
+    sound += 0.1  # an offset is no music
+    whole = np.concatenate([*mix_blocks([sound], 8000)])
+    parts = np.concatenate([*mix_blocks(np.split(sound, [1, 700, 701, 9000, 21_000]), 8000)])
+    np.testing.assert_array_equal(whole, parts)
+    assert np.abs(np.diff(whole)).max() < 0.25  # no click
+    for part in (whole[:14_000], whole[18_000:]):
+        levels = np.abs(np.fft.rfft(part))[[440 * 14 // 8, 660 * 14 // 8]] / 7000
+        assert levels[0] > 0.095
+        assert levels[1] > 0.19 or where != "one of two tones"
+
+
+def test_baseline_is_the_offset_of_a_recording_and_nothing_of_music():
+    music = sine(60, 8, 8000, 0.03) + sine(440, 8, 8000, 0.03)
+    assert baseline(music, 8000, loudness_db(music, 8000)) is None
+    drift = np.linspace(0.3, -0.1, len(music), dtype=np.float32)
+    for offset in (0.3, -0.02, drift):
+        moved = music + offset
+        found = baseline(moved, 8000, loudness_db(moved, 8000))
+        np.testing.assert_allclose(found.over(0, len(music))[:, 0], np.broadcast_to(offset, len(music)), atol=0.015)
+        np.testing.assert_array_equal(found.over(700, 900), found.over(0, 1000)[700:900])

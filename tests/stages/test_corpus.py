@@ -16,8 +16,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import corpus
-from continuo.audio.files import MADE_BY_A_MODEL, decode_blocks, write_wav
-from continuo.audio.piece import TRUNCATED, Piece, check_audible
+from continuo.audio.files import MADE_BY_A_MODEL, TRUNCATED, decode_blocks, write_wav
+from continuo.audio.piece import Piece, check_audible
 from continuo.audio.samples import StoredSamples
 from continuo.model.metadata import CodebookSection, CorpusSection
 from continuo.score.performance import perform
@@ -378,13 +378,58 @@ def test_load_truncated_recording_is_used_and_reported(tmp_path, capsys, channel
     for _ in range(2):  # read, then from the cache
         cut, whole = corpus.load(section(tmp_path, channels=channels), display=Display()).pieces
         assert cut.channels == whole.channels == channels
-        assert (cut.truncated, cut.has_ending, whole.truncated, whole.has_ending) == (True, False, False, True)
+        assert (cut.damage, cut.has_ending, whole.damage, whole.has_ending) == (TRUNCATED, False, "", True)
         assert cut.seconds == pytest.approx(whole.seconds / 2, rel=0.2)
         said = capsys.readouterr().err
         assert said.splitlines()[-1].startswith("cut.wav is truncated: its file holds less than its header declares")
         assert "whole.wav" not in said
     assert preview.read_preview(tmp_path / "cut.wav", tmp_path, 400)["warnings"] == [TRUNCATED]
     assert preview.read_preview(tmp_path / "whole.wav", tmp_path, 400)["warnings"] == []
+
+
+def test_find_files_that_are_not_there_yet_are_named(tmp_path):
+    soundfile.write(tmp_path / "here.wav", melody(1), RATE_HZ)
+    (tmp_path / "deep").mkdir()
+    for name in (".song.wav.icloud", "deep/.Score.MusicXML.icloud", "take.flac.part", ".hidden.wav", "notes.txt.part"):
+        (tmp_path / name).write_bytes(b"bplist00")
+    skipped = dict(corpus.load(section(tmp_path)).skipped)
+    assert skipped.pop("1 file") == ".part: neither audio nor a score"
+    assert skipped.pop("take.flac.part") == "its download is not complete"
+    assert list(skipped) == [".song.wav.icloud", "deep/.Score.MusicXML.icloud"]
+    assert set(skipped.values()) == {
+        "not downloaded from iCloud: open it in Finder or Files, and start again when it is there"
+    }
+    for name in ("song.wav", ".song.wav.icloud"):
+        with pytest.raises(ValueError, match="is not downloaded from iCloud"):
+            corpus.load_prompt(tmp_path / name, section(tmp_path))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("where", ["everywhere", "more and more"])
+def test_load_prompt_with_an_offset_is_the_music_without_it(tmp_path, channels, where):
+    music = 0.1 * np.stack([melody(1), melody(2)][:channels], axis=1)
+    offset = np.linspace(0.3 if where == "everywhere" else 0, 0.3, len(music))[:, None]
+    soundfile.write(tmp_path / "centered.wav", music, RATE_HZ, subtype="FLOAT")
+    soundfile.write(tmp_path / "moved.wav", music + offset * [1, -0.5][:channels], RATE_HZ, subtype="FLOAT")
+    made, moved = (
+        corpus.load_prompt(tmp_path / f"{n}.wav", section(tmp_path, channels=channels)) for n in ("centered", "moved")
+    )
+    assert made.remarks == []
+    assert moved.remarks == [f"lies {moved.offset:+.3f} off zero (a DC offset), which was removed from it"]
+    assert moved.offset == pytest.approx(0.3, abs=0.03)
+    assert moved.loudness_db == pytest.approx(made.loudness_db, abs=0.2)
+    np.testing.assert_allclose(moved.samples, made.samples, atol=0.03)
+    soundfile.write(tmp_path / "only.wav", np.full(RATE_HZ, 0.4), RATE_HZ)
+    with pytest.raises(ValueError, match="without its DC offset it is silent"):
+        corpus.load_prompt(tmp_path / "only.wav", section(tmp_path))
+
+
+def test_load_of_channels_out_of_phase_is_their_sound(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.stack([melody(1), -melody(1)], axis=1), RATE_HZ)
+    soundfile.write(tmp_path / "b.wav", melody(1), RATE_HZ)
+    out, usual = (corpus.load_prompt(tmp_path / name, section(tmp_path)) for name in ("a.wav", "b.wav"))
+    np.testing.assert_allclose(out.samples, usual.samples, atol=1e-4)
+    assert preview.read_preview(tmp_path / "a.wav", tmp_path, 400)["warnings"] == []
 
 
 def test_load_audio_over_full_scale_is_reported(tmp_path, capsys):
