@@ -3,9 +3,14 @@
 import json
 from typing import Any
 
+import numpy as np
 import pytest
-from conftest import SHARED
+import soundfile
+from conftest import ROOT, SHARED
 
+import corpus
+import predict
+from continuo.model.metadata import CorpusSection
 from continuo.score.notes import Performance
 from continuo.score.performance import perform
 from continuo.score.synth import write_midi
@@ -60,3 +65,42 @@ def test_report_gives_the_right_notes_or_names_what_is_not_played(name, tmp_path
     else:
         remarks, is_right = list(performance.warnings), is_as_expected(performance, SCORES[name])
     assert is_right or any(word in remark for remark in remarks)
+
+
+def tones(name: str) -> tuple[list[int], float]:
+    """Return the frequencies (Hz) of the first and the second half of a recording, and its length in seconds."""
+    piece = corpus.load_prompt(REPORTS / name, CorpusSection(path=str(REPORTS)))
+    halves = np.array_split(np.asarray(piece.samples), 2)
+    return [round(np.abs(np.fft.rfft(half)).argmax() * 24_000 / len(half)) for half in halves], piece.seconds
+
+
+@pytest.mark.skipif(not ENTRIES, reason="the reports are not here")
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("audio_stereo-out-of-phase.flac", ([440, 440], 2)),
+        ("audio_ogg-chained.ogg", ([440, 880], 4)),
+        ("audio_wav-data-size-0.wav", ([440, 440], 2)),
+    ],
+)
+def test_report_recording_is_read_whole(name, expected):
+    assert tones(name) == expected
+
+
+@pytest.mark.skipif(not ENTRIES, reason="the reports are not here")
+def test_report_dc_offset_changes_neither_the_level_nor_the_join(tmp_path, capsys):
+    given, out = REPORTS / "audio_dc-offset-prompt.flac", tmp_path / "out.wav"
+    meta = ROOT / "models" / "demo" / "chorales.json"
+    assert not predict.main(["--meta", str(meta), "--prompt", str(given), "--frames", "100", "--out", str(out)])
+    assert "lies +0.300 off zero (a DC offset), which was removed from it" in capsys.readouterr().err
+    samples, join = soundfile.read(out)[0], 3 * soundfile.info(out).samplerate
+    prompt, continuation = samples[:join].std(), samples[join:].std()
+    assert 0.5 < continuation / prompt < 2
+    assert abs(samples).max() < 0.5
+    assert abs(np.diff(samples)).max() < 0.05
+
+
+@pytest.mark.skipif(not ENTRIES, reason="the reports are not here")
+def test_report_icloud_placeholder_is_named():
+    found = corpus.load(CorpusSection(path=str(REPORTS / "audio_folder-with-icloud-placeholder")))
+    assert [name for name, reason in found.skipped if "not downloaded" in reason] == [".song.wav.icloud"]
