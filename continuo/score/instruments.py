@@ -36,12 +36,15 @@ PERCUSSION_KEYS = (
     ("surdo", 87), (r"(\w* )?drum\b|\w*trommel\b", 38),
 )  # fmt: skip
 """Percussion keys by patterns for the beginning of a word in the name of an instrument; the first match counts."""
-DRUM_SETS = r"drums\b|drum ?(set|kit)|percussion|schlagzeug|batterie|schlagwerk"  # names of many instruments at once
+DRUM_SETS = (
+    r"drums\b|drum ?(set|kit|group)|percussion|schlagzeug|batterie|schlagwerk"  # names of many instruments at once
+)
 STAFF_KEYS = {
     ("D", 4): 44, ("E", 4): 35, ("F", 4): 36, ("G", 4): 41, ("A", 4): 43, ("B", 4): 45, ("C", 5): 38, ("D", 5): 47,
     ("E", 5): 50, ("F", 5): 51, ("G", 5): 42, ("A", 5): 49, ("B", 5): 57,
 }  # fmt: skip
 """Percussion keys by position on a five-line staff (N. Weinberg, "Guidelines for Drumset Notation")."""
+CHANGE = re.compile(r"(?i)(change )?(to|muta in|cambia a|nimmt|take|prend) ")  # words that announce another instrument
 DEFAULT_KEY = 38  # percussion key without a name or position: the snare drum
 
 NAMES = (
@@ -64,6 +67,8 @@ NAMES = (
     (r"recorder|blockfl", 74), (r"pan ?(flute|flöte|pipe)", 75), (r"ocarina|okarina", 79),
     (r"flute|flöte|flauto|flûte", 73), (r"voice|voix|gesang|sing|stimme|sopran|alt|tenor|bass|choir|chor|vocal", 52),
     (r"banjo", 105), (r"sitar", 104), (r"mandolin", 25), (r"ukulele", 24), (r"lute|laute", 24), (r"whistle", 78),
+    (r"^fl\b", 73), (r"^ob\b", 68), (r"^cl\b", 71), (r"^(bsn|bn|fg)\b", 70), (r"^(hn|hr)\b", 60), (r"^(tpt|trp)\b", 56),
+    (r"^(tbn|trb|pos)\b", 57), (r"^(db|cb|kb)\b", 43), (r"^(timp|pk)\b", 47), (r"^(gtr|git|guit)\b", 24),
     (r"koto", 107), (r"kalimba", 108), (r"bagpipe|dudelsack", 109), (r"fiddle", 110), (r"steel ?(drum|pan)", 114),
 )  # fmt: skip
 """General MIDI programs by patterns for the name of a part; the first match counts."""
@@ -132,6 +137,8 @@ def read_programs(written: WrittenScore, staff: Staff, index: int = 0) -> list[t
             if base not in STRINGS:
                 written.warn(f"not performed: pizzicato of the program {base}")
     for position_q, text in sorted(texts):
+        if CHANGE.match(text) and program_of_name(text) is not None and len(written.instruments(staff)) == 1:
+            written.warn(f"not performed: {' '.join(text.split())[:40]}")
         meant = [program for bases, words, program in TECHNIQUES if base in bases and re.search(words, text.lower())]
         if meant and not is_drum:
             changes.append((position_q, base if meant[0] is None else meant[0], False))

@@ -361,14 +361,12 @@ def _normalize_direction(direction: Element) -> None:
             mark.clear()
             mark.tag, mark.text = "words", HINT + hint
     sound = direction.find("sound")
-    if sound is None:
-        return
-    if sound.get("tempo") is not None:
+    if sound is not None and sound.get("tempo") is not None:
         for kind in direction.findall("direction-type"):
             _remove(kind, "metronome")
     for other in direction.findall("direction-type/dynamics/other-dynamics"):
         other.tag = "other-dynamic"  # music21's name for it
-        if (percent := number(sound.get("dynamics"))) is not None:
+        if sound is not None and (percent := number(sound.get("dynamics"))) is not None:
             other.text = f"{HINT}velocity={round(percent * 0.9)}"
 
 

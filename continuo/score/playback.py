@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -98,11 +99,10 @@ def prepare(root: Element) -> Playback:
     parts = complete_part_list(root, playback)
     for part in root.iterfind("part"):
         _read_instruments(part, parts[part.get("id", "")], playback)
-        _transpose(part)
+        _transpose(part, playback)
         for measure in part.iterfind("measure"):
-            for item in list(measure):
-                if item.tag == "sound":
-                    measure[list(measure).index(item)] = item = _direction_of(item)
+            measure[:] = [_direction_of(item) if item.tag == "sound" else item for item in measure]
+            for item in measure:
                 if item.tag == "direction":
                     _prepare_direction(item, playback)
                 elif item.tag == "note":
@@ -196,6 +196,8 @@ def complete_part_list(root: Element, playback: Playback) -> dict[str, Element]:
             listing.append(listed[name])
         part.set("id", name)
         found[name] = listed[name]
+    silent = [(listed[name].findtext("part-name") or name).strip() for name in listed if name not in found]
+    playback.warnings += [f"the part '{name[:40]}' of the part list has no music" for name in silent]
     return found
 
 
@@ -204,7 +206,8 @@ def _read_instruments(part: Element, entry: Element, playback: Playback) -> None
 
     The hint is the index of the instrument among those of the part; each change makes a new one.
     """
-    part_name = (entry.findtext("part-name") or "").strip()
+    names = ("part-name", "part-name-display/display-text", "part-abbreviation")
+    part_name = next((text for name in names if (text := (entry.findtext(name) or "").strip())), "")
     midi = {i.get("id", ""): i for i in entry.iterfind("midi-instrument")}
     found: list[Instrument] = []
     index: dict[str, list[tuple[tuple[int, float], int]]] = {}  # by id, where each state begins, and its index
@@ -215,23 +218,38 @@ def _read_instruments(part: Element, entry: Element, playback: Playback) -> None
             instrument = instrument.stated(midi.get(own, next(iter(midi.values()))))
         index[own] = [((-1, 0.0), len(found))]
         found.append(instrument)
+    playback.instruments[part.get("id", "")] = found
+    changes = (part.find(f".//sound/{tag}") for tag in ("instrument-change", "midi-instrument"))
+    if len(found) > 1 or found[0].key is not None or any(change is not None for change in changes):
+        _place_instruments(list(_ordered(part)), found, index, playback)
+
+
+def _place_instruments(
+    placed: list[tuple[tuple[int, float], Element, Element]],
+    found: list[Instrument],
+    index: dict[str, list[tuple[tuple[int, float], int]]],
+    playback: Playback,
+) -> None:
+    """Add the changes of the instruments of a part to `found` and `index`, and leave the hints on its notes."""
     default = next(iter(index))
-    placed = list(_ordered(part))
     for place, item, _ in placed:
-        for sound in [item] if item.tag == "sound" else item.findall("sound") if item.tag == "direction" else []:
+        for sound in item.findall("sound") if item.tag == "direction" else [item] if item.tag == "sound" else []:
             for change in (*sound.iterfind("instrument-change"), *sound.iterfind("midi-instrument")):
                 states = index.get(change.get("id", ""), index[default])
                 found.append(_changed(found[states[-1][1]], change))
                 states.append((place, len(found) - 1))
-    playback.instruments[part.get("id", "")] = found
-    if len(found) > 1 or found[0].key is not None:
-        for place, item, _ in placed:
-            if item.tag == "note":
-                named = item.find("instrument")
-                states = index.get(named.get("id", "") if named is not None else default, index[default])
-                k = [k for since, k in states if since <= place][-1]
-                if named is not None or k:
-                    add_hint(item, f"instrument={k}")
+    for states in index.values():
+        states.sort()
+    for place, item, _ in placed:
+        if item.tag == "note":
+            named = item.find("instrument")
+            own = named.get("id", "") if named is not None else default
+            if own not in index:
+                playback.warnings.append(f"the instrument '{own[:20]}' of a note is not in the part list")
+            states = index.get(own, index[default])
+            k = states[bisect_right(states, (place, len(found))) - 1][1]
+            if named is not None or k:
+                add_hint(item, f"instrument={k}")
 
 
 def _ordered(part: Element) -> Iterator[tuple[tuple[int, float], Element, Element]]:
@@ -251,17 +269,19 @@ def _changed(instrument: Instrument, change: Element) -> Instrument:
     return replace(instrument, name="", sound=sound, program=None, key=None) if sound else instrument
 
 
-def _transpose(part: Element) -> None:
+def _transpose(part: Element, playback: Playback) -> None:
     """Write a part at sounding pitch: apply and remove its <transpose> elements, for all staves or for one."""
     if part.find("measure/attributes/transpose") is None:
         return
     staves = {n.text or "1" for n in part.iterfind("measure/note/staff")} | {"1"}
     in_force: dict[str, tuple[int, float, int]] = {}  # by staff: steps, semitones, octave of the doubling
-    fifths: dict[str, Element] = {}  # by staff: the written key
+    keys: dict[str, Element] = {}  # by staff: the written key
     for measure in part.iterfind("measure"):
-        for item in list(measure):
+        found: list[Element] = []
+        for item in measure:
+            found.append(item)
             if item.tag == "attributes":
-                _read_transpose(item, staves, in_force, fifths)
+                _read_transpose(item, staves, in_force, keys, playback)
             elif item.tag == "note" and (pitch := item.find("pitch")) is not None:
                 steps, semitones, doubled = in_force.get(item.findtext("staff") or "1", (0, 0.0, 0))
                 if steps or semitones:
@@ -269,11 +289,16 @@ def _transpose(part: Element) -> None:
                     for accidental in item.findall("accidental"):
                         item.remove(accidental)
                 if doubled:
-                    measure.insert(list(measure).index(item) + 1, _doubling(item, doubled))
+                    found.append(_doubling(item, doubled))
+        measure[:] = found
 
 
 def _read_transpose(
-    attributes: Element, staves: set[str], in_force: dict[str, tuple[int, float, int]], keys: dict[str, Element]
+    attributes: Element,
+    staves: set[str],
+    in_force: dict[str, tuple[int, float, int]],
+    keys: dict[str, Element],
+    playback: Playback,
 ) -> None:
     """Take the transpositions and keys out of <attributes>, and put the sounding keys into it."""
     transposes = attributes.findall("transpose")
@@ -287,6 +312,8 @@ def _read_transpose(
         change = (steps + 7 * int(octaves), semitones + 12 * int(octaves), doubled)
         in_force.update(dict.fromkeys([element.get("number", "")] if element.get("number") else staves, change))
         attributes.remove(element)
+        if all(number(element.findtext(tag)) is None for tag in ("octave-change", "chromatic")):
+            playback.warnings.append("a transposition without a number of semitones is ignored")
     for key in written:
         keys.update(dict.fromkeys([key.get("number", "")] if key.get("number") else staves, key))
     if not transposes and not written:
@@ -369,7 +396,7 @@ def _prepare_direction(direction: Element, playback: Playback) -> None:
             if swing.find("straight") is not None
             else [number(swing.findtext(t)) for t in ("first", "second")]
         )
-        first, second = (part or 1.0 for part in parts)
+        first, second = (max(part or 1.0, 0.01) for part in parts)
         unit_q = UNITS_Q.get((swing.findtext("swing-type") or "eighth").strip(), 0.5)
         hint_words(direction, f"swing={first / (first + second)!r};unit={unit_q!r}")
     elif re.search(r"(?i)\b(swing|swung|shuffle)\b", words):
@@ -381,6 +408,8 @@ def _prepare_direction(direction: Element, playback: Playback) -> None:
 def _prepare_metronome(metronome: Element, direction: Element, playback: Playback) -> None:
     """Leave the number of a <per-minute> with text, such as "c. 60"; remove a metronome mark without any."""
     per_minute = metronome.find("per-minute")
+    if metronome.find("metronome-note") is not None and direction.find("sound") is None:
+        playback.warnings.append("not performed: a metronome mark that compares notes")
     if per_minute is None or number(per_minute.text) is not None:
         return
     text = " ".join((per_minute.text or "").split())
@@ -445,6 +474,9 @@ def _prepare_note(note: Element, playback: Playback) -> None:
     """Turn alterations that music21 does not know, and a note's own pizzicato, into hints."""
     alter = note.find("pitch/alter")
     value = number(alter.text) if alter is not None else None
+    if alter is not None and value is None and (alter.text or "").strip():
+        playback.warnings.append(f"the alteration '{(alter.text or '').strip()[:20]}' is not a number")
+        alter.text = "0"
     if alter is not None and value is not None and value not in KNOWN_ALTERS:
         near = min(max(round(value), -2), 2)
         alter.text = str(near)
@@ -458,19 +490,19 @@ def _prepare_note(note: Element, playback: Playback) -> None:
 
 def _move_dynamics(measure: Element) -> None:
     """Move dynamics inside <notations> into directions before the note or chord."""
-    first: Element | None = None
-    for item in list(measure):
-        if item.tag != "note":
-            continue
-        if item.find("chord") is None or first is None:
-            first = item
+    found: list[Element] = []
+    at = 0  # index of the first note of the chord in `found`
+    for item in measure:
+        at = len(found) if item.find("chord") is None else at
+        found.append(item)
         for notations in item.findall("notations"):
             for dynamics in notations.findall("dynamics"):
                 notations.remove(dynamics)
                 direction = Element("direction")
                 SubElement(direction, "direction-type").append(dynamics)
                 direction.extend(item.findall("staff"))
-                measure.insert(list(measure).index(first), direction)
+                found.insert(at, direction)
+    measure[:] = found
 
 
 def _silence_alternates(root: Element, playback: Playback) -> None:

@@ -6,6 +6,7 @@ Only marks with numbers are performed. The warnings name words alone (ritardando
 import math
 import re
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Sequence
 
 from continuo.score.measures import ROUND_Q, Staff, WrittenScore
@@ -114,19 +115,20 @@ def read_swing(written: WrittenScore, staff: Staff) -> dict[float, float]:
     """
     marks = [(q, hint) for q, hint in written.marked(written.staves, dict) if "swing" in hint]
     marks.sort(key=lambda mark: mark[0])
-    moved: dict[float, float] = {}
+    pairs: dict[tuple[float, float], list[float]] = defaultdict(list)  # by off-beat and where it is played
     for i, bar in enumerate(staff.bars if marks else ()):
         start_q = written.starts_q[i]
         edges_q = {start_q + q for note in bar.notes for q in (note.start_q, note.start_q + note.length_q)}
         grid_q = start_q + min(bar.length_q - bar.meter_q, 0.0) * (i == 0)
-        for beat_q in edges_q:
-            hint = next((hint for q, hint in reversed(marks) if q <= beat_q + ROUND_Q), {"swing": "0.5", "unit": "1"})
-            unit_q, fraction = float(hint["unit"]), float(hint["swing"])
-            pair_q = grid_q + math.floor((beat_q - grid_q) / (2 * unit_q) + ROUND_Q) * 2 * unit_q
-            inside = [q for q in edges_q if pair_q + ROUND_Q < q < pair_q + 2 * unit_q - ROUND_Q]
-            if all(abs(q - pair_q - unit_q) < ROUND_Q for q in inside) and inside:
-                moved[round(pair_q + unit_q, 4)] = pair_q + 2 * unit_q * fraction
-    return moved
+        for edge_q in edges_q:
+            k = bisect_right(marks, edge_q + ROUND_Q, key=lambda mark: mark[0])
+            unit_q, fraction = (float(marks[k - 1][1][key]) if k else 0.5 for key in ("unit", "swing"))
+            pair_q = grid_q + math.floor((edge_q - grid_q) / (2 * unit_q) + ROUND_Q) * 2 * unit_q
+            if edge_q > pair_q + ROUND_Q:
+                pairs[round(pair_q + unit_q, 4), pair_q + 2 * unit_q * fraction].append(edge_q)
+    return {
+        off_q: played_q for (off_q, played_q), inside in pairs.items() if all(abs(q - off_q) < ROUND_Q for q in inside)
+    }
 
 
 def read_fermatas(written: WrittenScore) -> list[tuple[float, float]]:
