@@ -1,7 +1,7 @@
 """The notes of one staff: lengths, stresses, ornaments, grace notes and ties, each time a bar is played.
 
 Tempo and dynamics are functions of the position in the score as written, so they are the same in each pass of a bar.
-Ties are joined along the playing order (`continuo.score.groups`): a tie over a repeat sign finds the note that really
+`continuo.score.notes.join_ties` joins ties along the playing order: a tie over a repeat sign finds the note that really
 follows.
 """
 
@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 
 from continuo.score import ornaments
 from continuo.score.dynamics import Dynamics
-from continuo.score.groups import Tie
 from continuo.score.instruments import PIZZICATO, STRINGS, percussion_key, read_programs
 from continuo.score.measures import ROUND_Q, Staff, WrittenNote, WrittenScore
 from continuo.score.musicxml import read_hint
-from continuo.score.notes import DraftNote
+from continuo.score.notes import DraftNote, Tie
 from continuo.score.repeats import passes
 from continuo.score.tempo import TempoMap, read_swing
 

@@ -12,7 +12,8 @@ is then put into the form that music21 reads best:
 - hairpins, pedal marks, the lengths of measures, the percussion keys and passes of notes, and arpeggios through several
   chords, which music21 would drop or move, become hints: words or footnotes that `read_hint` reads back.
 
-Sources: MusicXML 4.0, https://www.w3.org/2021/06/musicxml40/ (elements sound, cue, note; compressed files).
+Sources: MusicXML 4.0, https://www.w3.org/2021/06/musicxml40/ (elements sound, cue, note, chord, tied,
+arpeggiate; compressed files).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import unicodedata
 import warnings
 import zipfile
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,7 +35,6 @@ from urllib.parse import quote, unquote
 from xml.etree.ElementTree import Element, SubElement, TreeBuilder
 from xml.parsers import expat
 
-from continuo.score.groups import complete_ties, gather_chords, mark_arpeggios
 from continuo.score.playback import HINT, Playback, add_hint, number, prepare, silence
 from continuo.score.repeats import MAX_BARS, passes, read_signs
 from continuo.system.text import one_line
@@ -59,6 +60,7 @@ MULTIBYTE = {
 """Python codecs of multi-byte encodings by patterns of their names (https://www.iana.org/assignments/character-sets)."""
 COUNTED = frozenset({"fifths", "beats", "staves", "chromatic", "octave", "alter", "degree-alter"})
 COUNTED_ATTRIBUTES = frozenset({("ending", "number"), ("repeat", "times")})
+TIES = {"start": ("start",), "stop": ("stop",), "continue": ("stop", "start")}  # types of <tie> by type of <tied>
 _NUMBERS = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?", re.IGNORECASE)
 
 
@@ -249,7 +251,7 @@ def normalize(root: Element) -> Playback:
         divisions = 1.0
         measures = part.findall("measure")
         for measure in measures:
-            gather_chords(measure)
+            _gather_chords(measure)
         if len(measures) > MAX_BARS:
             raise ValueError(f"more than {MAX_BARS} bars; split the score")
         for i, measure in enumerate(measures):
@@ -333,18 +335,98 @@ def read_sign(hint: dict[str, str]) -> dict[str, str]:
 
 def _normalize_measure(measure: Element) -> None:
     """Normalize the grace notes, cue notes and directions of one measure."""
-    mark_arpeggios(measure)
+    _mark_arpeggios(measure)
     for item in list(measure):
         if item.tag == "direction":
             _normalize_direction(item)
         elif item.tag == "note":
-            complete_ties(item)
+            _complete_ties(item)
             if only := passes(item.get("time-only", "")):
                 add_hint(item, "only=" + ",".join(map(str, sorted(only))))
             for grace in item.findall("grace"):
                 grace.attrib.setdefault("slash", "no")
             if item.find("cue") is not None:
                 silence(measure, item)
+
+
+def _gather_chords(measure: Element) -> None:
+    """Move whatever stands between the notes of a chord to the place before the chord."""
+    ordered: list[Element] = []
+    begin = end = -1  # place of the first note of the latest chord, and the place after its last
+    for item in measure:
+        if item.tag == "note":
+            if item.find("chord") is not None and begin >= 0:
+                between = ordered[end:]
+                del ordered[end:]
+                ordered[begin:begin] = between
+                begin += len(between)
+            else:
+                begin = len(ordered)
+            end = len(ordered) + 1
+        elif item.tag in ("backup", "forward"):
+            begin = -1
+        ordered.append(item)
+    measure[:] = ordered
+
+
+def _complete_ties(note: Element) -> None:
+    """Give a note a <tie> for each <tied> that has none: some programs write only the sign."""
+    kinds = {kind for tied in note.iterfind("notations/tied") for kind in TIES.get(tied.get("type", ""), ())}
+    for kind in sorted(kinds - {tie.get("type") for tie in note.iterfind("tie")}):
+        SubElement(note, "tie", {"type": kind})
+
+
+def _mark_arpeggios(measure: Element) -> None:
+    """Give the notes of arpeggios that pass through several chords a hint with their place: ``roll=PLACE/COUNT``.
+
+    Chords that begin together are one arpeggio if their signs have one number, or if they say that it is unbroken.
+    """
+    found: dict[tuple[float, str], list[list[Element]]] = defaultdict(list)
+    for position, chord in _chords(measure):
+        signs = [sign for note in chord for sign in note.iterfind("notations/arpeggiate")]
+        numbers = [sign.attrib.pop("number", "") for sign in signs]
+        for sign in (sign for note in chord for sign in note.iterfind("notations/non-arpeggiate")):
+            sign.attrib.pop("number", None)
+        if signs and chord[0].find("grace") is None:
+            is_unbroken = any(sign.get("unbroken") == "yes" for sign in signs)
+            found[position, max(numbers) or ("unbroken" if is_unbroken else f"alone {len(found)}")].append(chord)
+    for (position, name), chords in list(found.items()):
+        if name.startswith("alone") and (position, "unbroken") in found:
+            found[position, "unbroken"] += chords
+    for chords in found.values():
+        notes = sorted((note for chord in chords for note in chord if note.find("pitch") is not None), key=_height)
+        signs = [sign for note in notes for sign in note.iterfind("notations/arpeggiate")]
+        if len(chords) > 1:
+            notes = notes[::-1] if any(sign.get("direction") == "down" for sign in signs) else notes
+            for place, note in enumerate(notes):
+                add_hint(note, f"roll={place}/{len(notes)}")
+
+
+def _chords(measure: Element) -> list[tuple[float, list[Element]]]:
+    """Return the chords of a measure, single notes too, each with its position in divisions."""
+    found: list[tuple[float, list[Element]]] = []
+    now = 0.0
+    for item in measure:
+        if item.tag not in ("note", "backup", "forward"):
+            continue
+        if item.tag == "note" and item.find("chord") is not None and found:
+            found[-1][1].append(item)
+            continue
+        if item.tag == "note":
+            found.append((now, [item]))
+        text = (item.findtext("duration") or "").strip()
+        length = float(text) if text.replace(".", "", 1).isascii() and text.replace(".", "", 1).isdigit() else 0.0
+        now += -length if item.tag == "backup" else length
+    return found
+
+
+def _height(note: Element) -> float:
+    """Return a number that grows with the written pitch of a note."""
+    octave = note.findtext("pitch/octave") or ""
+    alter = (note.findtext("pitch/alter") or "0").strip()
+    step = "C D EF G A B".find((note.findtext("pitch/step") or "C").strip())
+    altered = float(alter) if alter.lstrip("+-").replace(".", "", 1).isdigit() else 0.0
+    return 12 * (int(octave) if octave.strip().isdecimal() else 4) + step + altered
 
 
 def _remove(element: Element, *tags: str) -> None:

@@ -11,7 +11,11 @@ from typing import NamedTuple, TypedDict
 
 MAX_SECONDS = 3 * 3600.0  # longest performance; longer ones come from broken tempos, durations or repeats
 MAX_NOTES = 500_000  # notes of a performance; a long opera has a fifth of this
+SAME_S = 0.01  # seconds between the end of a tied note and the onset of the next that count as none
+MAX_TIE_S = 8.0  # seconds over which a tie passes other notes, as in an arpeggio that is written out
 MIN_NOTE_S = 0.01  # shortest sounding note; shorter ones are clicks
+
+Tie = tuple[bool, bool]  # whether a note is tied to the note before, and to the next one
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,33 @@ def check_finite(draft: DraftNote) -> None:
 def midi_velocity(velocity: float) -> int:
     """Round a velocity and clip it to 1 to 127."""
     return min(127, max(1, round(velocity)))
+
+
+def join_ties(staves: list[list[tuple[DraftNote, Tie]]]) -> list[DraftNote]:
+    """Join the tied notes of an instrument, also from voice to voice and from staff to staff, and return all notes.
+
+    A tie reaches the note of its pitch that begins where it ends, rather one of its own staff; else the next one within
+    `MAX_TIE_S`, unless the pitch is struck between them.
+    """
+    found: list[DraftNote] = []
+    waiting: dict[float, list[tuple[DraftNote, int]]] = {}  # by pitch, notes whose tie is open, with their staff
+    played = [(note, tie, staff) for staff, notes in enumerate(staves) for note, tie in notes]
+    for note, (from_before, to_next), staff in sorted(
+        played, key=lambda entry: (round(entry[0].onset_s, 4), not entry[1][0])
+    ):
+        here = waiting.get(note.pitch, [])
+        near = [w for w in here if abs(w[0].end_s - note.onset_s) < SAME_S]
+        far = [w for w in here if SAME_S <= note.onset_s - w[0].end_s <= MAX_TIE_S]
+        held = min(near, key=lambda w: w[1] != staff) if near else far[-1] if far else None
+        if held is None or not from_before:
+            closed = near + far  # the pitch is struck again
+            found.append(note)
+        else:
+            closed = [held, *far]
+            held[0].end_s = note.end_s
+            note = held[0]
+        waiting[note.pitch] = [w for w in here if w not in closed] + [(note, staff)] * to_next
+    return found
 
 
 def pedal_spans(changes: list[tuple[float, bool]]) -> list[tuple[float, float]]:

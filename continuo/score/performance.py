@@ -13,12 +13,20 @@ from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from continuo.score.groups import Tie, join_ties
 from continuo.score.interpretation import StaffPlayer
 from continuo.score.measures import ROUND_Q, Staff, WrittenScore
 from continuo.score.midi import read_midi
 from continuo.score.musicxml import explain_errors, parse_score, read_bytes
-from continuo.score.notes import DraftNote, Performance, Transcript, check_length, hold_pedal, pedal_spans
+from continuo.score.notes import (
+    DraftNote,
+    Performance,
+    Tie,
+    Transcript,
+    check_length,
+    hold_pedal,
+    join_ties,
+    pedal_spans,
+)
 from continuo.score.tempo import TempoMap, read_fermatas, read_tempo_map
 from continuo.system import cache
 
