@@ -163,8 +163,9 @@ class StaffPlayer:
     def _play(self, gesture: Gesture, position_q: float, shift_s: float) -> None:
         """Play one gesture; `shift_s` is the time of this pass of its bar minus the time of the tempo map."""
         main = gesture.main
-        if not any(map(self._is_in_pass, getattr(main.element, "notes", (main.element,)))):
+        if not self._sounds(main):
             return
+        gesture = Gesture(main, list(filter(self._sounds, gesture.before)), list(filter(self._sounds, gesture.after)))
         onset_s = shift_s + self.tempo.seconds(self._swung(position_q))
         end_s = shift_s + self.tempo.seconds(self._swung(position_q + main.length_q))
         if position_q >= self.last_fermata_q - ROUND_Q:
@@ -198,6 +199,10 @@ class StaffPlayer:
             program = PIZZICATO
         return program, is_drum or not hasattr(member, "pitch"), instrument.volume / self.written.full_volume
 
+    def _sounds(self, written: WrittenNote) -> bool:
+        """Return whether a note, or any note of a chord, sounds in this pass of its bar."""
+        return any(map(self._is_in_pass, getattr(written.element, "notes", (written.element,))))
+
     def _is_in_pass(self, note: NotRest) -> bool:
         """Return whether a note sounds in this pass of its bar."""
         return self._pass in self._passes.get(id(note), (self._pass,))
@@ -228,7 +233,8 @@ class StaffPlayer:
         rolled = marks["ArpeggioMark"].type if "ArpeggioMark" in marks else "non-arpeggio"
         places = [read_hint(member).get("roll", "").split("/") for _, member, _ in members]
         if len(places[0]) == 2 and not self.as_written:  # a part of an arpeggio through several chords
-            onsets = [ornaments.arpeggio(onset_s, end_s, int(p[1]), down=False)[int(p[0])] for p in places]
+            rising = ornaments.arpeggio(onset_s, end_s, int(places[0][1]), down=False)
+            onsets = [rising[int(place)] for place, _ in places]
         elif rolled != "non-arpeggio" and len(members) > 1 and not self.as_written:
             onsets = ornaments.arpeggio(onset_s, end_s, len(members), down=rolled == "down")
         for k, ((pitch, member, (from_before, to_next)), begin_s) in enumerate(zip(members, onsets, strict=True)):
@@ -359,6 +365,6 @@ def _tremolo_count(length_q: float, element: GeneralNote, marks: int) -> int:
     """
     tuplets = math.prod(float(tuplet.tupletMultiplier()) for tuplet in element.duration.tuplets)
     # The two notes of a tremolo are also halved by a tuplet of their own, 2 in the time of 1.
-    length_q /= tuplets if tuplets > 0.5 else 2 * tuplets
+    length_q /= (tuplets if tuplets > 0.5 else 2 * tuplets) or 1.0
     flags = {"eighth": 1, "16th": 2, "32nd": 3, "64th": 4}.get(element.duration.type, 0)
     return min(max(round(length_q * 2 ** min(marks + flags, 5)), 1), ornaments.MAX_NOTES)

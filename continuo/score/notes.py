@@ -152,14 +152,16 @@ def join_ties(staves: list[list[tuple[DraftNote, Tie]]]) -> list[DraftNote]:
         near = [w for w in here if abs(w[0].end_s - note.onset_s) < SAME_S]
         far = [w for w in here if SAME_S <= note.onset_s - w[0].end_s <= MAX_TIE_S]
         held = min(near, key=lambda w: w[1] != staff) if near else far[-1] if far else None
-        if held is None or not from_before:
-            closed = near + far  # the pitch is struck again
-            found.append(note)
-        else:
-            closed = [held, *far]
+        is_joined = held is not None and from_before
+        open_s = note.onset_s - SAME_S if is_joined else note.onset_s + SAME_S  # a new stroke ends the ties before it
+        waiting[note.pitch] = [w for w in here if w is not held and w[0].end_s > open_s]
+        if held is not None and from_before:
             held[0].end_s = note.end_s
             note = held[0]
-        waiting[note.pitch] = [w for w in here if w not in closed] + [(note, staff)] * to_next
+        else:
+            found.append(note)
+        if to_next:
+            waiting[note.pitch].append((note, staff))
     return found
 
 

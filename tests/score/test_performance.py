@@ -233,6 +233,13 @@ class TestGroups:
         xml = score(struck * 3 + note("R", 3)).replace("<divisions>4", "<divisions>6")
         close(performed(xml), *[(k / 3, 60) for k in range(6)])
 
+    def test_ties_of_a_unison_stay_two(self, performed):
+        bars = [
+            in_voice(1, note("C4", 4, after=tie)) + BACK + in_voice(2, note("C4", 4, after=tie))
+            for tie in (START, STOP)
+        ]
+        assert lengths(performed(score(*bars))) == [8.0, 8.0]
+
     def test_time_only_notes_sound_in_their_passes_and_after_a_jump_in_the_last(self, performed):
         only = [note(p, 4, attributes=f' time-only="{k}"') for p, k in (("C4", "1"), ("E4", "2"))]
         xml = score(only[0] + BACK + only[1] + REPEAT, note("F4", 4) + words("D.C."))
