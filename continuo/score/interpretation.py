@@ -319,9 +319,9 @@ class StaffPlayer:
                 yield DraftNote(onset_s + k * step_s, onset_s + (k + 1) * step_s, pitch), tie, member
 
     def _members(self, element: NotRest) -> list[tuple[float, NotRest, Tie]]:
-        """Return MIDI pitch, music21 note and tie of each note of a note or chord, lowest first."""
+        """Return MIDI pitch, music21 note and tie of each note of a note or chord, lowest first; none of a rest."""
         found = []
-        for member in element.notes if hasattr(element, "notes") else (element,):
+        for member in element.notes if hasattr(element, "notes") else () if element.isRest else (element,):
             kind = member.tie.type if member.tie is not None else ""
             tie = kind in ("stop", "continue"), kind in ("start", "continue")
             found.append((self._pitch(member), member, tie))

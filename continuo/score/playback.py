@@ -35,7 +35,7 @@ NEVER_PERFORMED = {
 """Attributes of <sound> and <note> that would change the sound, and their names in warnings."""
 PEDALS = {"damper-pedal": ("stop", "start"), "sostenuto-pedal": ("", "sostenuto")}  # hints for "no" and "yes"
 UNITS_Q = {"whole": 4.0, "half": 2.0, "quarter": 1.0, "eighth": 0.5, "16th": 0.25}  # note values in quarter notes
-UNITS_Q |= {"semibreve": 4.0, "minim": 2.0, "crotchet": 1.0, "quaver": 0.5, "h": 2.0, "q": 1.0, "e": 0.5}
+UNITS_Q |= {"8th": 0.5, "semibreve": 4.0, "minim": 2.0, "crotchet": 1.0, "quaver": 0.5, "h": 2.0, "q": 1.0, "e": 0.5}
 GLYPHS = {
     "\U0001d158\U0001d165\U0001d16e": "eighth", "\U0001d158\U0001d165\U0001d16f": "16th",
     "\U0001d158\U0001d165": "quarter", "\U0001d157\U0001d165": "half", "\U0001d15d": "whole", "\U0001d15e": "half",
@@ -381,7 +381,7 @@ def _prepare_direction(direction: Element, playback: Playback) -> None:
         playback.warnings.append(f"the tempo '{tempo[:30]}' is not a number")
     for metronome in direction.findall("direction-type/metronome"):
         _prepare_metronome(metronome, direction, playback)
-    words = " ".join(e.text or "" for e in direction.iterfind("direction-type/words"))
+    words = " ".join(_words(e) for e in direction.iterfind("direction-type/*"))
     if direction.find("direction-type/metronome") is None and (sound is None or sound.get("tempo") is None):
         qpm = tempo_in_words(words)
         if qpm is not None:
@@ -405,6 +405,14 @@ def _prepare_direction(direction: Element, playback: Playback) -> None:
         _prepare_sound(sound, direction, playback)
 
 
+def _words(mark: Element) -> str:
+    """Return the text of words in a direction, or the note value that a <symbol> of SMuFL shows; "" for other marks."""
+    if mark.tag == "symbol":
+        found = re.search(r"(?i)note(whole|half|quarter|8th|16th)|(augmentationdot)", mark.text or "")
+        return "" if found is None else "." if found.group(2) else found.group(1).lower()
+    return (mark.text or "") if mark.tag == "words" else ""
+
+
 def _prepare_metronome(metronome: Element, direction: Element, playback: Playback) -> None:
     """Leave the number of a <per-minute> with text, such as "c. 60"; remove a metronome mark without any."""
     per_minute = metronome.find("per-minute")
@@ -414,6 +422,7 @@ def _prepare_metronome(metronome: Element, direction: Element, playback: Playbac
         return
     text = " ".join((per_minute.text or "").split())
     numbers = re.findall(r"\d+(?:[.,]\d+)?", text)
+    numbers = [n for n in numbers if float(n.replace(",", ".")) >= 10] or numbers
     if numbers:
         per_minute.text = numbers[0].replace(",", ".")
     else:

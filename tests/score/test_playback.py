@@ -137,6 +137,10 @@ class TestTempo:
         split = direction("<words>Allegro (</words><words>♩</words><words> = 90)</words>")
         assert lengths(performed(untimed(split + note("C4", 4)))) == [2.667]
 
+    def test_tempo_beside_a_symbol_takes_its_note_value(self, performed):
+        symbols = "<symbol>metNoteHalfUp</symbol><symbol>metAugmentationDot</symbol><words> = 40</words>"
+        assert lengths(performed(untimed(direction(symbols) + note("C4", 4)))) == [2.0]
+
     def test_tempo_in_words_gives_way_to_the_sound_beside_it(self, performed):
         mark = direction("<words>♩ = 90</words>", '<sound tempo="60"/>')
         assert lengths(performed(untimed(mark + note("C4", 4)))) == [4.0]
@@ -200,7 +204,9 @@ class TestInstruments:
             ("Kontrafagott", 70), ("Double Bassoon", 70), ("Controfagotto", 70), ("Contrebasse", 43),
             ("Contrabass", 43), ("Double Bass", 43), ("Bass Clarinet", 71), ("Bass Trombone", 57), ("Bass", 52),
             ("Guitar", 24), ("Electric Guitar", 27), ("E-Gitarre", 27), ("Bassoon", 70), ("Voice Piano", 0),
-            ("Electric Piano", 4), ("Alto Flute", 73), ("Tenor Saxophone", 66), ("Baritone Sax", 67), ("Euphonium", 58),
+            ("Electric Piano", 4), ("Alto Flute", 73), ("Contrabass Clarinet", 71), ("Contrabajo", 43),
+            ("Basse électrique", 33), ("Baritone", 52),
+            ("Synth Bass", 38), ("Tenor Saxophone", 66), ("Baritone Sax", 67), ("Euphonium", 58),
         ],
     )  # fmt: skip
     def test_program_of_name_knows_common_names(self, name, program):
