@@ -291,7 +291,7 @@ def continued(prompt: Song, known: Song, whole: Song) -> Song:
         notes.append(replace(note, length=end - note.onset) if end else note)
     return replace(
         prompt,
-        notes=tuple(sorted([*notes, *new])),
+        notes=tuple(sorted([*notes, *prompt.in_parts(new)])),
         ticks=max(prompt.ticks, whole.ticks),
         tempos=(*prompt.tempos, *(mark for mark in whole.tempos if mark[0] > known.ticks)),
         meters=(*prompt.meters, *(mark for mark in whole.meters if mark[0] > known.ticks)),

@@ -13,7 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from continuo.midi.events import METER, RESET, SYSEX, TEMPO, Event, MidiFile, parse_midi
+from continuo.midi.events import KEY, META, METER, NAME, RESET, SYSEX, TEMPO, Event, MidiFile, parse_midi
 from continuo.score.notes import DraftNote, Transcript, check_count, hold_pedal, pedal_spans
 from continuo.score.tempo import TempoMap
 
@@ -60,15 +60,16 @@ def read_midi(data: bytes) -> tuple[list[DraftNote], float, list[str]]:
 def transcribe_midi(data: bytes) -> Transcript:
     """Return a MIDI file's keys as pressed, in musical time, without pedals; ValueError as in `read_midi`."""
     file = parse_midi(data)
-    notes = _Player(file).notes(pedals=False)
+    player = _Player(file)
+    notes = player.notes(pedals=False)
     for note in notes:
         note.onset_s, note.end_s = note.onset_s / file.quarter, note.end_s / file.quarter
-    meters = [
-        (e.tick / file.quarter, e.content[0], 2 ** e.content[1])
-        for e in file.events
-        if e.number == METER and e.channel < 0
-    ]
-    return Transcript(notes, max((n.end_s for n in notes), default=0.0), _tempos(file, {}), meters)
+    metas = [(e.tick / file.quarter, e.number, e.content) for e in file.events if e.status == META]
+    meters = [(at, content[0], 2 ** content[1]) for at, kind, content in metas if kind == METER]
+    keys = [(at, (content[0] + 128) % 256 - 128, content[1] == 1) for at, kind, content in metas if kind == KEY]
+    keys = [key for key in keys if -7 <= key[1] <= 7]
+    length_q = max((n.end_s for n in notes), default=0.0)
+    return Transcript(notes, length_q, _tempos(file, {}), meters, keys, player.part_names())
 
 
 def _tempos(file: MidiFile, warnings: dict[str, None]) -> list[tuple[float, float]]:
@@ -81,6 +82,14 @@ def _tempos(file: MidiFile, warnings: dict[str, None]) -> list[tuple[float, floa
             else:
                 warnings["a tempo of 0 microseconds for a quarter note is ignored"] = None
     return list(dict(found).items())
+
+
+def _decoded(content: bytes) -> str:
+    """Return text, for which MIDI files have no stated encoding: UTF-8 if it can be that, or else Latin-1."""
+    try:
+        return content.decode().replace("\0", "")
+    except UnicodeDecodeError:
+        return content.decode("latin-1").replace("\0", "")
 
 
 class _Steps:
@@ -374,6 +383,25 @@ class _Player:
         if not all(loudness for _, loudness in loud):
             self._warn("notes at volume or expression 0 (controls 7 and 11) are silent")
         return [note for note, loudness in loud if loudness]
+
+    def part_names(self) -> list[str]:
+        """Number the parts, each the notes of a channel in a track, in the notes, and return their names.
+
+        They are those of the tracks, and empty where a track has several channels or is the only one.
+        """
+        places = sorted({(track, c.number) for c in self.channels.values() for _, track in c.presses})
+        numbers = {place: number for number, place in enumerate(places)}
+        names: dict[int, str] = {}
+        for event in self.file.events:
+            if event.status == META and event.number == NAME:
+                names.setdefault(event.track, " ".join(_decoded(event.content).split()))
+        for channel in self.channels.values():
+            for (_, track), presses in channel.presses.items():
+                for _, note in presses:
+                    if isinstance(note, DraftNote):
+                        note.part = numbers[track, channel.number]
+        tracks = Counter(track for track, _ in places)
+        return [names.get(track, "") if tracks[track] == 1 < len(self.file.ends) else "" for track, _ in places]
 
     def _loudness(self, channel: _Channel, note: DraftNote) -> float:
         """Return the mean loudness of a note while its key is down."""

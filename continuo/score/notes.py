@@ -40,6 +40,7 @@ class DraftNote:
     velocity: float = 0.0
     program: int = 0
     is_drum: bool = False
+    part: int = 0  # number of its part among the names of a `Transcript`
 
 
 class PerformanceDict(TypedDict):
@@ -110,6 +111,8 @@ class Transcript(NamedTuple):
     length_q: float  # as written, including final rests
     tempos: list[tuple[float, float]]  # position and quarter notes per minute, sorted
     meters: list[tuple[float, int, int]]  # position, numerator and denominator, sorted
+    keys: list[tuple[float, int, bool]]  # position, sharps (flats below 0), and whether the key is minor, sorted
+    parts: list[str]  # names of the parts, some empty
 
 
 def check_length(seconds: float) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import defaultdict
+from dataclasses import replace
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,8 +106,11 @@ def transcribe(score: Score) -> Transcript:
     times, length_q = _bar_times(written, quarters)
     check_length(length_q / 4)  # at four quarter notes a second, which is fast
     players = [StaffPlayer(written, staff, quarters, as_written=True) for staff in written.staves]
-    notes = chain.from_iterable(_play(players, times).values())
-    return Transcript(list(notes), length_q, _tempos(written, times), _meters(written, times))
+    groups = _play(players, times)
+    notes = [replace(note, part=part) for part, members in enumerate(groups.values()) for note in members]
+    names = {staff.group: " ".join(str(staff.stream.partName or "").split()) for staff in reversed(written.staves)}
+    marks = _tempos(written, times), _meters(written, times), _keys(written, times)
+    return Transcript(notes, length_q, *marks, [names[group] for group in groups])
 
 
 def _play(players: list[StaffPlayer], times: BarTimes) -> dict[str, list[DraftNote]]:
@@ -145,6 +149,18 @@ def _meters(written: WrittenScore, times: BarTimes) -> list[tuple[float, int, in
     for i, now_q in times:
         earlier = [meter for q, meter in marks if q <= written.starts_q[i] + ROUND_Q]
         found += [(now_q, meter.numerator, meter.denominator) for meter in earlier[-1:]]
+    return found
+
+
+def _keys(written: WrittenScore, times: BarTimes) -> list[tuple[float, int, bool]]:
+    """Return the keys of the first staff in playing order, as `(position, sharps, is_minor)`, one for each bar."""
+    from music21.key import KeySignature
+
+    marks = sorted(written.marked(written.staves[:1], KeySignature), key=lambda mark: mark[0])
+    found: list[tuple[float, int, bool]] = []
+    for i, now_q in times:
+        earlier = [key for q, key in marks if q <= written.starts_q[i] + ROUND_Q and key.sharps is not None]
+        found += [(now_q, key.sharps, getattr(key, "mode", "") == "minor") for key in earlier[-1:]]
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from itertools import cycle
 from statistics import mean
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from continuo.score.instruments import STAFF_KEYS
 from continuo.symbolic import notation
 from continuo.symbolic.notation import UNITS, Bar, Chord, NoteValue
-from continuo.symbolic.song import Song, SongNote, program_name
+from continuo.symbolic.song import QUARTER, Song, SongNote, program_name
 
 if TYPE_CHECKING:
     from music21.instrument import Instrument
@@ -43,35 +44,38 @@ def to_score(song: Song, title: str) -> Score:
     from music21 import layout, metadata, stream
 
     bars = notation.bars(song)
-    sharps = (song.best_scale()[0] * 7 + 5) % 12 - 5  # flats below 0
+    sharps = [song.sharps_at(bar.start * QUARTER // UNITS) for bar in bars]
+    programs = Counter((is_drum, program) for _, is_drum, program in song.by_part())
     score = stream.Score([metadata.Metadata(title=title, composer="Continuo")])
     max_staves = MAX_BARS // max(len(bars), 1)
-    for number, ((is_drum, program), notes) in enumerate(song.by_program().items()):
+    for number, ((part, is_drum, program), notes) in enumerate(song.by_part().items()):
         name = program_name(is_drum, program)
+        is_alone = programs[is_drum, program] == 1  # other parts may be the other hand
         instruments = _percussion(number, program, notes) if is_drum else {0: _instrument(name, program, number)}
         staves: list[PartStaff] = []
-        for written, grid in enumerate(_grids(notes, bars, program, is_drum), start=len(score.parts)):
+        for written, grid in enumerate(_grids(notes, bars, program, is_drum, is_alone), start=len(score.parts)):
             if written >= max_staves:
                 raise TooLong(f"{len(bars):,} bars on {max_staves + 1} staves or more are above {MAX_BARS:,} in all")
             first_voice = len(staves) * MAX_VOICES + 1
-            staves.append(_staff(grid, bars, first_voice, 0 if is_drum else sharps, instruments if is_drum else {}))
-            staves[-1].partName = name
+            keys, percussion = ([0] * len(bars), instruments) if is_drum else (sharps, {})
+            staves.append(_staff(grid, bars, first_voice, keys, percussion))
+            staves[-1].partName = song.part_name(part, is_drum, program)
             score.insert(0, staves[-1])
         for instrument in instruments.values():
             staves[0].insert(0, instrument)
         if len(staves) > 1:
-            score.insert(0, layout.StaffGroup(staves, name=name, symbol="brace", barTogether=True))
+            score.insert(0, layout.StaffGroup(staves, name=staves[0].partName, symbol="brace", barTogether=True))
     _mark_tempos(score.parts[0], song, bars)
     return score
 
 
-def _grids(notes: list[SongNote], bars: list[Bar], program: int, is_drum: bool) -> Iterator[Grid]:
+def _grids(notes: list[SongNote], bars: list[Bar], program: int, is_drum: bool, is_alone: bool) -> Iterator[Grid]:
     """Yield the staves of a program: for each bar the chords of at most `MAX_VOICES` voices, the highest first."""
     if is_drum:
         yield notation.percussion_voices(notes, bars)
         return
     hands = [[n for n in notes if n.pitch >= MIDDLE_C], [n for n in notes if n.pitch < MIDDLE_C]]
-    for hand in hands if program in KEYBOARDS and all(hands) else [notes]:
+    for hand in hands if is_alone and program in KEYBOARDS and all(hands) else [notes]:
         grid = notation.voices(hand, bars)
         for first in range(0, max(map(len, grid)) or 1, MAX_VOICES):
             yield [voices[first : first + MAX_VOICES] for voices in grid]
@@ -105,17 +109,21 @@ def _instrument(name: str, program: int, number: int, percussion_key: int | None
     return made
 
 
-def _staff(grid: Grid, bars: list[Bar], first_voice: int, sharps: int, percussion: dict[int, Instrument]) -> PartStaff:
-    """Return a music21 part in the key of some sharps, or for percussion instruments if there are any."""
+def _staff(
+    grid: Grid, bars: list[Bar], first_voice: int, sharps: list[int], percussion: dict[int, Instrument]
+) -> PartStaff:
+    """Return a music21 part whose bars have keys of some sharps, or for percussion instruments if there are any."""
     from music21 import bar, clef, key, meter, stream
 
     part = stream.PartStaff()
-    for number, (where, voices) in enumerate(zip(bars, grid, strict=True), start=1):
+    for number, (where, voices, fifths) in enumerate(zip(bars, grid, sharps, strict=True), start=1):
         measure = stream.Measure(number=number)
         if where.is_new_meter:
             signature = meter.TimeSignature(f"{where.numerator}/{where.denominator}")
             measure.timeSignature = signature
-        for voice in _voices(voices, where, first_voice, sharps, percussion, signature):
+        if number == 1 or fifths != sharps[number - 2]:
+            measure.keySignature = key.KeySignature(fifths)
+        for voice in _voices(voices, where, first_voice, fifths, percussion, signature):
             measure.insert(0, voice)
         part.coreInsert(where.start / UNITS, measure, ignoreSort=True)  # `insert` looks at every bar before it
     part.coreElementsChanged()
@@ -123,7 +131,6 @@ def _staff(grid: Grid, bars: list[Bar], first_voice: int, sharps: int, percussio
     pitched_clef = clef.BassClef() if pitches and mean(pitches) < BASS_BELOW else clef.TrebleClef()
     first = part[stream.Measure].first()
     first.clef = clef.PercussionClef() if percussion else pitched_clef
-    first.keySignature = key.KeySignature(sharps)
     measure.rightBarline = bar.Barline("final")
     return part
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ class SongNote:
     velocity: int = 80  # MIDI velocity, 1 to 127
     program: int = 0  # General MIDI program, 0 to 127
     is_drum: bool = False  # whether the note belongs to the percussion channel
+    part: int = field(default=0, compare=False)  # number of its part in the song's `parts`
 
     @property
     def end(self) -> int:
@@ -46,8 +48,8 @@ class SongNote:
 class Song:
     """The notes of a piece in musical time.
 
-    Tempos are `(tick, quarter notes per minute)`, meters `(tick, numerator, denominator)`, both sorted; the first of
-    each also holds before its tick.
+    Tempos are `(tick, quarter notes per minute)`, meters `(tick, numerator, denominator)`, keys `(tick, sharps,
+    is_minor)` with flats below 0, all sorted; the first of each also holds before its tick.
     """
 
     id: str  # a name that is unique and stable within a corpus
@@ -56,6 +58,8 @@ class Song:
     ticks: int  # length, final rests included
     tempos: tuple[tuple[int, float], ...] = ((0, DEFAULT_QPM),)
     meters: tuple[tuple[int, int, int], ...] = ((0, *DEFAULT_METER),)
+    keys: tuple[tuple[int, int, bool], ...] = ()  # none where the source states none
+    parts: tuple[str, ...] = ()  # names of the parts, some empty
     key: str = ""  # a cache key that changes with the music; empty where nothing about the song is to be cached
     has_ending: bool = True  # whether the music ends where the song ends, rather than being cut there
 
@@ -100,6 +104,34 @@ class Song:
             found[note.is_drum, note.program].append(note)
         return dict(sorted(found.items())) or {(False, 0): []}
 
+    def by_part(self) -> dict[tuple[int, bool, int], list[SongNote]]:
+        """Return the notes of each `(part, is_drum, program)`, ascending; one empty piano for an empty song."""
+        found: dict[tuple[int, bool, int], list[SongNote]] = defaultdict(list)
+        for note in self.notes:
+            found[note.part, note.is_drum, note.program].append(note)
+        return dict(sorted(found.items())) or {(0, False, 0): []}
+
+    def part_name(self, part: int, is_drum: bool, program: int) -> str:
+        """Return the name of a part, or of its program if it has none."""
+        return (self.parts[part] if part < len(self.parts) else "") or program_name(is_drum, program)
+
+    def in_parts(self, notes: Iterable[SongNote]) -> list[SongNote]:
+        """Return notes that continue the song in its parts: of those with their program the nearest by mean pitch."""
+        centers = {
+            place: float(np.mean([n.pitch for n in members])) for place, members in self.by_part().items() if members
+        }
+        found = []
+        for note in notes:
+            same = [place for place in centers if place[1:] == (note.is_drum, note.program)]
+            nearest = min(same, key=lambda place: abs(centers[place] - note.pitch), default=(len(self.parts),))
+            found.append(replace(note, part=nearest[0]))
+        return found
+
+    def sharps_at(self, tick: int) -> int:
+        """Return the sharps of the key in force at a tick, flats below 0; without keys those of the best scale."""
+        best = () if self.keys else ((0, (self.best_scale()[0] * 7 + 5) % 12 - 5, False),)
+        return change_in_force(self.keys or best, tick, (0, 0, False))[1]
+
     def best_scale(self) -> tuple[int, float]:
         """Find the major scale with most pitched notes in it, of several the one with fewest accidentals.
 
@@ -126,7 +158,9 @@ class Song:
             return self
         moved = (n if n.is_drum else replace(n, pitch=n.pitch + semitones) for n in self.notes)
         notes = tuple(sorted(n for n in moved if 0 <= n.pitch <= 127))
-        return self._changed(f"{semitones:+d}", f"{semitones:+d} semitones", f"{semitones:+d}", notes=notes)
+        keys = tuple((at, (sharps + 7 * semitones + 5) % 12 - 5, is_minor) for at, sharps, is_minor in self.keys)
+        words = f"{semitones:+d}"
+        return self._changed(words, f"{words} semitones", words, notes=notes, keys=keys)
 
     def excerpt(self, start: int, stop: int, name: str) -> Song:
         """Return ticks `start` to `stop` as a song: the notes that begin there, cut at its end."""
@@ -134,7 +168,9 @@ class Song:
         notes = tuple(replace(n, onset=n.onset - start, length=min(n.length, stop - n.onset)) for n in inside)
         tempos = ((0, self.qpm_at(start)), *((at - start, qpm) for at, qpm in self.tempos if start < at < stop))
         meters = ((0, *self.meter_at(start)), *((at - start, n, d) for at, n, d in self.meters if start < at < stop))
-        facts = {"tempos": tempos, "meters": meters, "has_ending": self.has_ending and stop >= self.ticks}
+        first = [(0, *change_in_force(self.keys, start, (0, 0, False))[1:])] if self.keys else []
+        keys = (*first, *((at - start, *key) for at, *key in self.keys if start < at < stop))
+        facts = {"tempos": tempos, "meters": meters, "keys": keys, "has_ending": self.has_ending and stop >= self.ticks}
         return self._changed(f"#{name}", name, f"#{start}-{stop}", notes=notes, ticks=stop - start, **facts)
 
     def _changed(self, id: str, source: str, key: str, **changes: Any) -> Song:
@@ -172,8 +208,9 @@ class Song:
 
     def to_dict(self) -> Json:
         """Return the music in plain JSON types, for `from_dict`."""
-        notes = [[n.onset, n.pitch, n.length, n.velocity, n.program, n.is_drum] for n in self.notes]
-        return {"tones": notes, "ticks": self.ticks, "tempos": self.tempos, "meters": self.meters}
+        notes = [[n.onset, n.pitch, n.length, n.velocity, n.program, n.is_drum, n.part] for n in self.notes]
+        facts = {"tempos": self.tempos, "meters": self.meters, "keys": self.keys, "parts": self.parts}
+        return {"tones": notes, "ticks": self.ticks, **facts}
 
     @classmethod
     def from_dict(cls, data: Json, *, id: str, source: str, key: str = "") -> Song:
@@ -182,12 +219,13 @@ class Song:
             notes = tuple(SongNote(*values) for values in data["tones"])
             tempos = tuple((int(at), float(qpm)) for at, qpm in data["tempos"])
             meters = tuple((int(at), int(n), int(d)) for at, n, d in data["meters"])
-            return cls(id, source, notes, int(data["ticks"]), tempos, meters, key)
+            keys = tuple((int(at), int(sharps), bool(is_minor)) for at, sharps, is_minor in data["keys"])
+            return cls(id, source, notes, int(data["ticks"]), tempos, meters, keys, tuple(data["parts"]), key)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not a song ({error})") from None
 
-    def to_symusic(self, ticks_per_quarter: int = QUARTER) -> symusic.Score:
-        """Return a symusic score with a track for each program, in the order of `by_program`.
+    def to_symusic(self, ticks_per_quarter: int = QUARTER, *, by_part: bool = False) -> symusic.Score:
+        """Return a symusic score with a track for each program, or for each program in each part and with its name.
 
         The first tempo and meter hold from the beginning; meters that MIDI cannot say (4/3) are left out.
         """
@@ -201,8 +239,10 @@ class Song:
         for k, (at, numerator, denominator) in enumerate(self.meters):
             if denominator & (denominator - 1) == 0 and numerator < 256:
                 score.time_signatures.append(symusic.TimeSignature(ticks(at) if k else 0, numerator, denominator))
-        for (is_drum, program), notes in self.by_program().items():  # symusic 0.5.9 misplaces tempos without a track
-            track = symusic.Track(program=program, is_drum=is_drum)
+        groups = self.by_part() if by_part else {(0, *place): notes for place, notes in self.by_program().items()}
+        for (part, is_drum, program), notes in groups.items():  # symusic 0.5.9 misplaces tempos without a track
+            name = self.part_name(part, is_drum, program) if by_part else ""
+            track = symusic.Track(name=name, program=program, is_drum=is_drum)
             track.notes = [symusic.Note(ticks(n.onset), ticks(n.length), n.pitch, n.velocity) for n in notes]
             score.tracks.append(track)
         return score

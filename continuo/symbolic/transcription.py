@@ -11,7 +11,7 @@ from continuo.symbolic.grid import effective_changes
 from continuo.symbolic.song import DEFAULT_METER, DEFAULT_QPM, QUARTER, Song, SongNote
 from continuo.system import cache
 
-VERSION = 4  # part of every cache key: raise it when the same file would be read differently
+VERSION = 5  # part of every cache key: raise it when the same file would be read differently
 MAX_QUARTERS = 50_000  # of a song: six hours at 140 quarter notes per minute
 MIN_QPM, MAX_QPM = 4.0, 1000.0  # quarter notes per minute; other tempos are ignored
 
@@ -39,7 +39,7 @@ def _song(transcript: Transcript) -> Song:
         onset, end, pitch = _tick(max(note.onset_s, 0.0)), _tick(note.end_s), math.floor(note.pitch + 0.5)
         if end >= onset and 0 <= pitch <= 127:
             velocity = midi_velocity(note.velocity)
-            notes.add(SongNote(onset, pitch, max(1, end - onset), velocity, note.program, note.is_drum))
+            notes.add(SongNote(onset, pitch, max(1, end - onset), velocity, note.program, note.is_drum, note.part))
     if not notes:
         raise ValueError("there is no note in it")
     ticks = max(_tick(transcript.length_q), *(note.end for note in notes))
@@ -49,7 +49,9 @@ def _song(transcript: Transcript) -> Song:
     counted = [(_tick(at), n, d) for at, n, d in transcript.meters if n > 0 and d > 0 and n * 4 * QUARTER % d == 0]
     tempos = effective_changes(played, ticks + 1) or [(0, DEFAULT_QPM)]
     meters = effective_changes(counted, ticks + 1) or [(0, *DEFAULT_METER)]
-    song = Song("", "", tuple(sorted(notes)), ticks, tuple(tempos), tuple(meters))
+    keys = effective_changes([(_tick(at), sharps, is_minor) for at, sharps, is_minor in transcript.keys], ticks + 1)
+    marks = tuple(tempos), tuple(meters), tuple(keys)
+    song = Song("", "", tuple(sorted(notes)), ticks, *marks, tuple(transcript.parts))
     check_length(song.seconds)
     return song
 

@@ -27,17 +27,20 @@ Program = tuple[bool, int]  # is_drum and the General MIDI program
 
 
 def write_song_midi(song: Song, path: Path) -> None:
-    """Write a song as a MIDI file (type 1, `QUARTER` ticks per quarter) with a track per program, whole or not at all.
+    """Write a song as a MIDI file (type 1, `QUARTER` ticks per quarter), whole or not at all.
+
+    Each program of each part is a track, with its name. Without keys the key is that of the best scale.
 
     A note ends where the same pitch of its program begins again, so that each one has an onset of its own. Of notes of
     one pitch that begin together the longest is kept. MIDI has no code for rests after the last note, nor for meters
     whose denominator is not a power of two. Raise ValueError if the file cannot be written.
     """
-    programs = song.by_program()
-    notes = [note for members in programs.values() for note in _without_overlaps(members)]
-    score = replace(song, notes=tuple(notes)).to_symusic()
-    for track, program in zip(score.tracks, programs, strict=True):
-        track.name = program_name(*program)
+    import symusic
+
+    notes = [note for members in song.by_part().values() for note in _without_overlaps(members)]
+    score = replace(song, notes=tuple(notes)).to_symusic(by_part=True)
+    for tick, sharps, is_minor in song.keys or ((0, song.sharps_at(0), False),):
+        score.key_signatures.append(symusic.KeySignature(tick, sharps, is_minor))
     write_bytes(path, dumps_midi(score))
 
 
@@ -56,8 +59,9 @@ def _without_overlaps(notes: Iterable[SongNote]) -> list[SongNote]:
 def write_musicxml(song: Song, path: Path, *, title: str) -> None:
     """Write a song as a MusicXML score, whole or not at all.
 
-    Every program is a part: on two braced staves for keyboards that need them, on more where more than four voices
-    sound together. The key signature is that of the scale with most notes in it.
+    Every program of every part is a part: on two braced staves for keyboards that need them (where no other part has
+    their program), on more where more than four voices sound together. Without keys the key signature is that of the
+    scale with most notes in it.
 
     The score differs from the song: times are rounded to 1/12 of a quarter (32nds are not exact), tempos to 0.01,
     meters and the last bar as by `notation.bars`; there are no velocities; notes of one pitch and program that begin

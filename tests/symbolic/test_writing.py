@@ -12,6 +12,7 @@ import pytest
 import symusic
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from midi_bytes import chunk, midi_file, track
 
 from continuo.symbolic import notation
 from continuo.symbolic.engraving import TooLong, to_score
@@ -496,3 +497,48 @@ def test_read_song_drops_tempos_and_meters_after_the_end(tmp_path):
     assert song.meters == ((0, 4, 4),)
     write_song_midi(song, tmp_path / "again.mid")
     assert read_song(tmp_path / "again.mid").ticks == QUARTER
+
+
+class TestParts:
+    """A song of two piano tracks and a flute, with two keys, as a prompt."""
+
+    @pytest.fixture
+    def prompt(self, tmp_path):
+        tracks = [
+            track((0, "ff59020300"), (960, "ff5902fd01"), end=1920),  # A major, then C minor
+            track((0, "ff0305" + b"Right".hex()), (0, "c000"), (0, "904850"), (1920, "804840")),
+            track((0, "ff0304" + b"Left".hex()), (0, "913050"), (1920, "813040")),
+            track((0, "ff0303" + b"Air".hex()), (0, "c249"), (0, "925450"), (1920, "825440")),
+        ]
+        (tmp_path / "p.mid").write_bytes(midi_file(*map(chunk, tracks)))
+        return read_song(tmp_path / "p.mid")
+
+    def test_song_has_names_and_keys(self, prompt):
+        assert prompt.parts == ("Right", "Left", "Air")
+        assert prompt.keys == ((0, 3, False), (960, -3, True))
+        assert prompt.transposed(-3).keys == ((0, 6, False), (960, 0, True))
+        assert prompt.excerpt(1440, 1920, "end").keys == ((0, -3, True),)
+
+    def test_continuation_stays_in_its_parts(self, prompt):
+        new = (
+            SongNote(1920, 70, 480),
+            SongNote(1920, 50, 480),
+            SongNote(1920, 60, 480, 80, 73),
+            SongNote(1920, 60, 480, 80, 40),
+        )
+        assert [note.part for note in prompt.in_parts(new)] == [0, 1, 2, 3]
+
+    def test_midi_and_musicxml_keep_names_programs_and_keys(self, prompt, tmp_path):
+        write_song_midi(prompt, tmp_path / "s.mid")
+        write_musicxml(prompt, tmp_path / "s.musicxml", title="parts")
+        for name in ("s.mid", "s.musicxml"):
+            read = read_song(tmp_path / name)
+            assert read.parts == ("Right", "Left", "Air")
+            assert [(n.part, n.pitch, n.program) for n in read.notes] == [(1, 48, 0), (0, 72, 0), (2, 84, 73)]
+            assert read.keys[0][:2] == (0, 3)
+        assert read_song(tmp_path / "s.mid").keys == prompt.keys
+
+    def test_midi_without_keys_has_that_of_the_best_scale(self, tmp_path):
+        scale = [SongNote(480 * k, 62 + step, 480) for k, step in enumerate((0, 2, 4, 5, 7, 9, 11))]
+        write_song_midi(song(*scale), tmp_path / "s.mid")
+        assert read_song(tmp_path / "s.mid").keys == ((0, 2, False),)
