@@ -66,7 +66,7 @@ NOT_HERE = {
 }
 """Endings that a file's name has while its content is still elsewhere; iCloud also sets a dot before the name."""
 OWN_FOLDERS = (".runs", ".evaluation")  # folders that Continuo writes next to models
-AUDIO_VERSION = 5  # part of every cache key; raise it when a file gives other samples than before
+AUDIO_VERSION = 6  # part of every cache key; raise it when a file gives other samples than before
 KNOWN_ENDINGS = AUDIO_ENDINGS | SCORE_ENDINGS | UNDECODABLE_ENDINGS
 NOTES_PREFIX = "notes:"
 MATCH_TIMEOUT_S = 1.0  # per pattern and path; stops catastrophic backtracking such as (a+)+$
@@ -96,7 +96,7 @@ class SoundFacts(TypedDict):
     score_s: NotRequired[float]  # length of a score up to its last bar line
     refused: NotRequired[str]  # the reason why the samples cannot be used
     loudness_db: float  # gated RMS, without the offset
-    baseline: NotRequired[list[list[float]]]  # the levels of the `Baseline` to subtract from the samples
+    baseline: NotRequired[list[list[float]]]  # the points of the `Baseline` to subtract from the samples
     audible: tuple[int, int]  # the first sample, and the one after the last, that is louder than silence
 
 
@@ -351,10 +351,10 @@ def _read_sound(source: Source, section: CorpusSection) -> tuple[Piece, SoundFac
         raise ValueError(facts["refused"])
     channels, restore = facts.get("channels", 1), partial(_restore, source, section, key)
     length = facts["bytes"] // (4 * channels)
-    offset = Baseline(np.array(facts["baseline"]), length) if "baseline" in facts else None
+    offset = Baseline(np.array(facts["baseline"])) if "baseline" in facts else None
     samples = StoredSamples(cache.entry(key, ".f32"), 0, length, restore, channels=channels, baseline=offset)
     piece = Piece(source.id, str(source.path), section.sample_rate_hz, samples, facts["loudness_db"], key)
-    largest = 0.0 if offset is None else float(max(offset.levels.flat, key=abs))
+    largest = 0.0 if offset is None else float(max(offset.points[:, 1:].flat, key=abs))
     return replace(piece, damage=facts["damage"], offset=largest, has_ending=not facts["damage"]), facts
 
 
@@ -403,7 +403,7 @@ def _measure(samples: StoredSamples, rate: int) -> dict[str, object]:
         check_audible(samples, rate, min_samples=int(MIN_SECONDS * rate), source="it")
         loudness = loudness_db(samples, rate)
         if offset := baseline(samples, rate, loudness):
-            facts["baseline"] = offset.levels.tolist()
+            facts["baseline"] = offset.points.tolist()
             samples = StoredSamples(samples.path, channels=samples.channels, baseline=offset)
             check_audible(samples, rate, min_samples=0, source="without its DC offset it")
             loudness = loudness_db(samples, rate)

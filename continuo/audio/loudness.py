@@ -11,6 +11,7 @@ REFERENCE_DB = -23.0  # dB below full scale: the gated level to which all music 
 SILENCE_DB = -35.0  # dB relative to the loudness of a piece
 OFFSET_DB = -26.0  # dB relative to the loudness of a piece, above which its offset is removed
 OFFSET_PART_S = 0.5  # s; an offset may change over such times
+STEP = 0.25  # of the largest offset; it steps where it changes by more from one part to the next
 
 
 def block_powers(samples: Samples, size: int) -> np.ndarray:
@@ -65,10 +66,38 @@ def baseline(samples: Samples, sample_rate_hz: int, loudness: float) -> Baseline
     but counts as loudness, and a step where music with it meets music without it can be heard.
     """
     count = max(1, round(len(samples) / (OFFSET_PART_S * sample_rate_hz)))
-    places = np.linspace(0, len(samples), count + 1).astype(int)
-    levels = []
-    for start, stop in pairwise(places):
+    edges = np.linspace(0, len(samples), count + 1).astype(int)
+    means = []
+    for start, stop in pairwise(edges):
         check_cancelled()
-        levels.append(np.asarray(samples[start:stop]).reshape(stop - start, -1).mean(axis=0, dtype=np.float64))
-    power = np.square(levels).mean()
-    return Baseline(np.array(levels), len(samples)) if power > 10 ** ((loudness + OFFSET_DB) / 10) else None
+        means.append(_channels(samples[start:stop]).mean(axis=0, dtype=np.float64))
+    levels = np.array(means)
+    if np.square(levels).mean() <= 10 ** ((loudness + OFFSET_DB) / 10):
+        return None
+    points = dict(enumerate(np.column_stack([(edges[1:] + edges[:-1] - 1) / 2, levels])[:, None]))
+    jumps = np.abs(np.diff(levels, axis=0, prepend=levels[:1], append=levels[-1:])).max(axis=1)  # before and after each
+    for part in range(1, count):
+        if jumps[part] == jumps[part - 1 : part + 2].max() and jumps[part] > STEP * np.abs(levels).max():
+            points[part - 1] = _step(_channels(samples[edges[part - 1] : edges[part + 1]]), edges[part - 1])
+            points[part] = points[part][:0]
+    course = np.concatenate([*points.values()])
+    ends = (3 * course[[0, -1]] - course[[min(1, len(course) - 1), max(-2, -len(course))]]) / 2
+    return Baseline(np.concatenate([ends[:1], course, ends[1:]]))
+
+
+def _channels(samples: Samples) -> np.ndarray:
+    """Return samples `(n,)` or `(n, C)` as an array `(n, C)`."""
+    array = np.asarray(samples)
+    return array.reshape(len(array), -1)
+
+
+def _step(samples: np.ndarray, start: int) -> np.ndarray:
+    """Return the points of a step of the offset within samples `(n, C)` from number `start` on.
+
+    It lies where the sum of what came so far differs most from what it would be without a step.
+    """
+    sums = np.cumsum(samples - samples.mean(axis=0, dtype=np.float64), axis=0)
+    at = int(np.abs(sums[:-1]).sum(axis=1).argmax()) + 1
+    places = np.array([0, at - 1, at, len(samples) - 1]) + start
+    before, after = samples[:at].mean(axis=0, dtype=np.float64), samples[at:].mean(axis=0, dtype=np.float64)
+    return np.column_stack([places, [before, before, after, after]])

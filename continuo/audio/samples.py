@@ -11,18 +11,14 @@ from continuo.audio.resampling import Resampler
 
 @dataclass(frozen=True)
 class Baseline:
-    """The slow course of an offset: the mean `(n, C)` of each of `n` equal parts of `length` samples."""
+    """The slow course of an offset: `points` (n, 1 + C) of a sample's number and the offset of each channel there."""
 
-    levels: np.ndarray
-    length: int
+    points: np.ndarray
 
     def over(self, start: int, stop: int) -> np.ndarray:
-        """Return the offset of samples `start` to `stop`, `(n, C)`, on straight lines through the middles of parts."""
-        count, levels = len(self.levels), self.levels
-        first, last = (levels[:1] * 3 - levels[:2][-1:]) / 2, (levels[-1:] * 3 - levels[-2:][:1]) / 2
-        middles = np.concatenate([[0], np.arange(count) + 0.5, [count]]) * (self.length / count) - 0.5
-        courses = np.concatenate([first, levels, last]).T
-        lines = [np.interp(np.arange(start, stop), middles, course) for course in courses]
+        """Return the offset of samples `start` to `stop`, `(n, C)`, on straight lines between the points."""
+        places, *courses = self.points.T
+        lines = [np.interp(np.arange(start, stop), places, course) for course in courses]
         return np.stack(lines, axis=1).astype(np.float32)
 
 
