@@ -453,6 +453,9 @@ def _prepare_sound(sound: Element, direction: Element, playback: Playback) -> No
 def _name_unperformed(element: Element, playback: Playback) -> None:
     """Enter into the warnings what a <sound> or <note> states and nobody performs."""
     names = [name for attribute, name in NEVER_PERFORMED.items() if element.get(attribute) not in (None, "no")]
+    if "time-only" in element.attrib and element.attrib.keys() & {"tempo", "dynamics"}:
+        names.append("tempo or dynamics in some passes only")
+    names += ["tie in some passes only" for tie in element.iterfind("tie") if "time-only" in tie.attrib]
     names += ["mute" for mute in element.iterfind("play/mute") if mute.text not in ("on", "off")]
     playback.warnings += [f"not performed: {name}" for name in names]
 

@@ -70,7 +70,8 @@ def read_words(text: str) -> dict[str, str]:
     plain = re.sub(r"^(?:double|2nd|second|doppia) coda$", "coda 2", plain).replace("coda coda", "coda")
     name = r"(d ?c|da capo|d ?s ?s|d ?s|d[ae]l segno(?: segno)?)"
     plain = re.sub(r"\b(coda|segno) i(i?)$", lambda m: m[1] + (" 2" if m[2] else ""), plain).removesuffix(" 1")
-    jump = re.fullmatch(name + r"(| .*\b(?:fine|coda|segno|rep).*)", plain)
+    is_dotted = re.match(r"\s*d\. ?[cs]\b", text.lower())  # any words may follow
+    jump = re.fullmatch(name + (r"(|\b.*)" if is_dotted else r"(| .*\b(?:fine|coda|segno|rep).*)"), plain)
     if jump:
         name, rest = jump.groups()
         double = bool(re.fullmatch("d ?s ?s|d[ae]l segno segno", name)) or bool(re.match(r" (?:segno )?2\b", rest))
@@ -283,13 +284,16 @@ def lost_jumps(bars: list[BarMarks]) -> list[str]:
 
 
 def _find_to_coda(bars: list[BarMarks]) -> None:
-    """Take the first of two coda signs for "to coda" if a jump lies between them and nothing else says "to coda"."""
+    """Find "to coda" where nothing says so: the first of two coda signs with a jump between them, else the fine."""
     signs = [k for k, bar in enumerate(bars) if bar.coda]
     jumps = [k for k, bar in enumerate(bars) if bar.jump and bar.until != "fine"]
     is_split = len(signs) > 1 and any(0 < signs[0] <= k < signs[1] for k in jumps)
     if is_split and all(bar.to_coda is None for bar in bars):
         bars[signs[0] - 1].to_coda = min(bars[signs[0]].coda)
         bars[signs[0]].coda.clear()
+    elif signs and all(bar.to_coda is None for bar in bars) and any(bars[k].until == "coda" for k in jumps):
+        for bar in bars[: signs[0]]:  # "al Fine e poi la Coda"
+            bar.to_coda = "" if bar.fine else None
 
 
 def _known_passes(bars: list[BarMarks]) -> list[frozenset[int]]:

@@ -102,6 +102,7 @@ ORDERS = [
     ("CDEDFGFA", ["_", SEGNO + "_" + words("To Coda"), "_" + words("D.S. al Coda"),
                                    CODA + TWO_SEGNOS + "_" + words("To Double Coda"),
                                    "_" + words("D.S.S. al Double Coda"), words("Coda 2") + "_"]),
+    ("CDECDF", ["_", "_" + words("Fine"), "_" + words("D.C. al Fine e poi la Coda"), words("Coda") + "_"]),
     ("CDEE", ["_", '_<barline segno="x"><segno/></barline>', '_<sound dalsegno="x"/>']),
     ("CDCDE", ['<sound forward-repeat="yes"/>_', "_" + REPEAT, "_"]),
     ("CDCDECD", [FORWARD + "_", "_" + REPEAT + '<sound fine="yes" time-only="3"/>', '_<sound dacapo="yes"/>']),
@@ -232,6 +233,11 @@ class TestGroups:
         struck = struck.replace("<notations>", f"{three}<notations>")
         xml = score(struck * 3 + note("R", 3)).replace("<divisions>4", "<divisions>6")
         close(performed(xml), *[(k / 3, 60) for k in range(6)])
+
+    def test_tempo_and_tie_of_some_passes_are_named(self, performed):
+        tie = note("C4", 4, after='<tie type="start" time-only="1"/>')
+        xml = score(direction("<words/>", '<sound tempo="90" time-only="2"/>') + tie)
+        assert len([w for w in performed(xml).warnings if w.endswith("passes only")]) == 2
 
     def test_ties_of_a_unison_stay_two(self, performed):
         bars = [
