@@ -18,6 +18,7 @@ arpeggiate; compressed files).
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import posixpath
@@ -52,12 +53,13 @@ MAX_PASSES = 99  # times that a section is played
 MAX_DOTS = 8  # dots of a note
 MAX_COUNT = 128  # value of the elements and attributes below, to which music21 counts in steps of one
 MULTIBYTE = {
+    r"utf_?8|unicode": "utf-8", r"(windows-)?ansi": "cp1252", r"windows-874": "cp874", r"x-mac-roman": "mac_roman",
     r"(x-)?s(hift)?[_-]?jis|ms_kanji|windows-31j|cp932": "cp932", r"euc-?jp|x-euc-jp": "euc_jp",
     r"iso-2022-jp": "iso2022_jp", r"gb[_-]?2312(-80)?|gbk|gb18030|x-gbk|euc-?cn|cp936|windows-936": "gb18030",
     r"(x-)?euc-?kr|ks_?c_?5601(-1987|-1989)?|cp949|windows-949|uhc": "cp949", "johab": "johab",
     r"big-?5|cp950|windows-950": "cp950", r"big5-?hkscs": "big5hkscs",
 }  # fmt: skip
-"""Python codecs of multi-byte encodings by patterns of their names (https://www.iana.org/assignments/character-sets)."""
+"""Python codecs of encodings that expat does not know by patterns of their names (https://www.iana.org/assignments/character-sets)."""
 COUNTED = frozenset({"fifths", "beats", "staves", "chromatic", "octave", "alter", "degree-alter"})
 COUNTED_ATTRIBUTES = frozenset({("ending", "number"), ("repeat", "times")})
 TIES = {"start": ("start",), "stop": ("stop",), "continue": ("stop", "start")}  # types of <tie> by type of <tied>
@@ -225,6 +227,8 @@ def _decode_multibyte(data: bytes) -> tuple[bytes, bool]:
     """
     declared = re.match(rb"<\?xml[^>]*encoding\s*=\s*[\"']([\w.:-]+)", data)
     name = declared.group(1).decode().lower() if declared else "utf-8"
+    if data.startswith(codecs.BOM_UTF8):
+        return data, True
     for known, codec in MULTIBYTE.items():
         if re.fullmatch(known, name):
             try:

@@ -33,9 +33,12 @@ NEVER_PERFORMED = {
     "end-dynamics": "end dynamics",
 }  # fmt: skip
 """Attributes of <sound> and <note> that would change the sound, and their names in warnings."""
+MAX_WORDS = 200  # letters of a direction in which a tempo is looked for
 PEDALS = {"damper-pedal": ("stop", "start"), "sostenuto-pedal": ("", "sostenuto")}  # hints for "no" and "yes"
 UNITS_Q = {"whole": 4.0, "half": 2.0, "quarter": 1.0, "eighth": 0.5, "16th": 0.25}  # note values in quarter notes
 UNITS_Q |= {"8th": 0.5, "semibreve": 4.0, "minim": 2.0, "crotchet": 1.0, "quaver": 0.5, "h": 2.0, "q": 1.0, "e": 0.5}
+UNITS_Q |= {"ganze": 4.0, "halbe": 2.0, "viertel": 1.0, "achtel": 0.5, "ronde": 4.0, "blanche": 2.0, "noire": 1.0}
+UNITS_Q |= {"croche": 0.5, "minima": 2.0, "semiminima": 1.0, "croma": 0.5, "blanca": 2.0, "negra": 1.0, "corchea": 0.5}
 GLYPHS = {
     "\U0001d158\U0001d165\U0001d16e": "eighth", "\U0001d158\U0001d165\U0001d16f": "16th",
     "\U0001d158\U0001d165": "quarter", "\U0001d157\U0001d165": "half", "\U0001d15d": "whole", "\U0001d15e": "half",
@@ -48,17 +51,19 @@ GLYPHS = {
 _ABOUT = r"(?:circa|ca?\.?|etwa|approx\.?|about|[~\u2248])"
 _NUMBER = rf"{_ABOUT}? ?(\d{{2,3}}(?:[.,]\d+)?)"
 _UNIT = rf"(?:\b(dotted) )?\b({'|'.join(UNITS_Q)})(?: note)?( ?\.)?"
-_WITH_UNIT = re.compile(rf"{_UNIT} ?[=~\u2248] ?{_NUMBER}\b")
+_WITH_UNIT = re.compile(rf"{_UNIT} ?(?:[=~:\u2248]|is|(?<=\w{{3}}) ) ?{_NUMBER}\b")
+_CHARACTER = (
+    r"\b(?:largo|larghetto|lento|adagio|andant\w+|moderato|allegr\w+|vivace|presto|slow|medium|moderate(?:ly)?|fast|bright"
+    r"|lively|rock|ballad|waltz|swing|tempo di \w+)"
+)
 _WITHOUT_UNIT = (
     re.compile(rf"\b(?:tempo|m\.? ?m\.?|bpm) ?[:=]? ?{_NUMBER}\b"),
     re.compile(rf"{_NUMBER} ?(?:b\.?p\.?m\b|beats per min)"),
-    re.compile(rf"[=\u2248] ?{_NUMBER}\b"),
+    re.compile(rf"(?:^|[^\w ]|{_CHARACTER}) ?[=\u2248] ?{_NUMBER}\b"),
     re.compile(rf"^\W*{_ABOUT} ?(\d{{2,3}}(?:[.,]\d+)?)\W*$"),
-    re.compile(
-        rf"^(?:\w+ )*(?:largo|larghetto|lento|adagio|andant\w+|moderato|allegr\w+|vivace|presto)\W+{_NUMBER}\W*$"
-    ),
+    re.compile(rf"^(?:\w+ )*{_CHARACTER}\W+{_NUMBER}\W*$"),
 )
-_EQUATION = re.compile(rf"{_UNIT} ?= ?{_UNIT}")
+_EQUATION = re.compile(rf"{_UNIT} ?= ?{_UNIT}|[=\u2248] ?\d\d")
 
 
 @dataclass(frozen=True)
@@ -410,7 +415,7 @@ def _words(mark: Element) -> str:
     if mark.tag == "symbol":
         found = re.search(r"(?i)note(whole|half|quarter|8th|16th)|(augmentationdot)", mark.text or "")
         return "" if found is None else "." if found.group(2) else found.group(1).lower()
-    return (mark.text or "") if mark.tag == "words" else ""
+    return (mark.text or "") if mark.tag in ("words", "rehearsal") else ""
 
 
 def _prepare_metronome(metronome: Element, direction: Element, playback: Playback) -> None:
@@ -462,6 +467,7 @@ def _name_unperformed(element: Element, playback: Playback) -> None:
 
 def _spelt(words: str) -> str:
     """Return words in small letters, with the names of note values instead of their glyphs."""
+    words = words[:MAX_WORDS]
     for glyph, name in GLYPHS.items():
         words = words.replace(glyph, f" {name}" if name != "." else name)
     return " ".join(words.lower().split())
@@ -524,15 +530,15 @@ def _silence_alternates(root: Element, playback: Playback) -> None:
     whose notes another staff has in the same measure. A part in tablature alone is one where another part is equal.
     """
     found = _notes_by_staff(root)
-    plain = {staff: {note.key for note in notes if not note.kind} for staff, notes in found.items()}
+    plain = {staff: {note.key for note in notes if note.begins and not note.kind} for staff, notes in found.items()}
     for (part, staff), notes in found.items():
         beside = set[tuple[int, float, float]]().union(*(plain[s] for s in plain if s[0] == part and s[1] != staff))
         measures = {key[0] for key in beside}
-        own = {note.key for note in notes}
+        own = {note.key for note in notes if note.begins}
         repeats_part = all(note.kind for note in notes) and any(
             keys == own for s, keys in plain.items() if s[0] != part
         )
-        strays = {note.key[0] for note in notes if note.key not in beside}  # measures with notes of its own
+        strays = {note.key[0] for note in notes if note.begins and note.key not in beside}  # measures with own notes
         for note in notes:
             is_other = note.kind in SILENT_STAVES and note.key[0] in measures
             if repeats_part or is_other or (note.kind == "TAB" and note.key[0] not in strays):
@@ -544,6 +550,7 @@ def _silence_alternates(root: Element, playback: Playback) -> None:
 class _StaffNote(NamedTuple):
     key: tuple[int, float, float]  # index of the measure, position, pitch in semitones
     kind: str  # "TAB" or one of `SILENT_STAVES`, "" for ordinary notes
+    begins: bool  # whether it is no continuation of a tied note
     measure: Element
     element: Element
 
@@ -567,7 +574,8 @@ def _notes_by_staff(root: Element) -> dict[tuple[str, str], list[_StaffNote]]:
                     kinds[details.get("number", "1")] = details.findtext("staff-type") or ""
             if item.tag == "note" and (pitch := item.find("pitch")) is not None:
                 staff = item.findtext("staff") or "1"
-                note = _StaffNote((*place, _semitone(pitch)), kinds.get(staff, ""), measure, item)
+                begins = item.find("tie[@type='stop']") is None
+                note = _StaffNote((*place, _semitone(pitch)), kinds.get(staff, ""), begins, measure, item)
                 found[part.get("id", ""), staff].append(note)
     return found
 

@@ -126,7 +126,10 @@ class TestTempo:
             ("♩. = 60", 90), ("\U0001d15e = 40", 80), ("\U0001d157\U0001d165 = 40", 80), ("♪ = 120", 60),
             ("dotted quarter = 80", 120), ("half note = 30", 60), ("q = 72", 72), ("100 bpm", 100), ("M.M. 66", 66),
             ("M. M. ♩ = 66", 66), ("Andante 76", 76), ("\ue1d5 = 100", 100), ("= 88", 88), ("circa 50", 50),
-            ("♩ = 60-66", 60), ("Bar 60", 120), ("Op. 120", 120), ("1. 60", 120), ("Take 90", 120),
+            ("♩ = 60-66", 60), ("♩ 90", 90), ("♩: 90", 90), ("Halbe = 30", 60), ("Moderato = 88", 88),
+            ("bar = 60", 120),
+            ("Tempo di marcia, 100", 100), ("Fast rock 160", 160), ("Fingering = 12", 120), ("metric 90", 120),
+            ("Bar 60", 120), ("Op. 120", 120), ("1. 60", 120), ("Take 90", 120),
         ],
     )  # fmt: skip
     def test_tempo_as_a_number_in_words_is_played(self, performed, words, qpm):
@@ -310,6 +313,10 @@ class TestStaves:
         chord = note("E4", 4, after="{}") + note("G4", 4, after="{}").replace("<note>", "<note><chord/>")
         close(performed(self.guitar("TAB", "", chord, chord)), (0, 64), (0, 67))
 
+    def test_tablature_that_ties_what_the_other_staff_holds_is_silent(self, performed):
+        tied = note("E4", 2, after="<tie type='start'/>{}") + note("E4", 2, after="<tie type='stop'/>{}")
+        close(performed(self.guitar("TAB", "", note("E4", 4, after="{}"), tied)), (0, 64))
+
     def test_tablature_with_notes_of_its_own_sounds(self, performed):
         xml = self.guitar("TAB", "", note("R", 4, after="{}"), note("E3", 4, after="{}"))
         close(performed(xml), (0, 52))
@@ -351,7 +358,7 @@ class TestFiles:
         [
             ("Shift_JIS", "ピアノ"), ("shift-jis", "表"), ("GB2312", "钢琴"), ("GBK", "鋼琴"), ("gb18030", "钢琴"),
             ("EUC-KR", "피아노"), ("ks_c_5601-1987", "피아노"), ("Big5", "鋼琴"), ("EUC-JP", "ピアノ"),
-            ("windows-1252", "Flügel"), ("koi8-r", "рояль"),
+            ("utf8", "Flügel"), ("windows-1252", "Flügel"), ("koi8-r", "рояль"),
         ],
     )  # fmt: skip
     def test_declared_multibyte_encoding_is_read(self, performed, encoding, text):
