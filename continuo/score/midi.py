@@ -442,7 +442,8 @@ def _end_run(run: Presses, quarter: float) -> None:
     notes = [note for _, note in run if isinstance(note, DraftNote)]
     ends: list[float] = [tick for tick, note in run if note is None]
     if len(ends) < len(notes):
-        ends = [next((tick for tick, _ in run if tick > note.onset_s), run[-1][0]) for note in notes]
+        ticks = [tick for tick, _ in run]
+        ends = [ticks[min(bisect_right(ticks, note.onset_s), len(ticks) - 1)] for note in notes]
     for note, end in zip(notes, ends, strict=True):
         note.end_s = end if end > note.onset_s else note.onset_s + SHORTEST_Q * quarter
 
