@@ -118,7 +118,9 @@ def group_gestures(notes: list[WrittenNote]) -> list[Gesture]:
         if voice in latest:
             latest[voice].after += graces
         else:  # a bar of grace notes alone: each becomes a 32nd
-            found += [Gesture(WrittenNote(g.start_q, 0.125, g.element, g.voice), []) for g in graces]
+            found += [
+                Gesture(WrittenNote(g.start_q, 0.125, g.element, g.voice), []) for g in graces if not g.element.isRest
+            ]
     return found
 
 

@@ -423,10 +423,10 @@ def _prepare_metronome(metronome: Element, direction: Element, playback: Playbac
     per_minute = metronome.find("per-minute")
     if metronome.find("metronome-note") is not None and direction.find("sound") is None:
         playback.warnings.append("not performed: a metronome mark that compares notes")
-    if per_minute is None or number(per_minute.text) is not None:
+    if per_minute is None or (number(per_minute.text) or 0.0) > 0.0:
         return
     text = " ".join((per_minute.text or "").split())
-    numbers = re.findall(r"\d+(?:[.,]\d+)?", text)
+    numbers = [n for n in re.findall(r"\d+(?:[.,]\d+)?", text) if float(n.replace(",", ".")) > 0]
     numbers = [n for n in numbers if float(n.replace(",", ".")) >= 10] or numbers
     if numbers:
         per_minute.text = numbers[0].replace(",", ".")
@@ -435,7 +435,7 @@ def _prepare_metronome(metronome: Element, direction: Element, playback: Playbac
             if metronome in list(kind):
                 kind.remove(metronome)
     if len(numbers) != 1:
-        played = f"is played as {numbers[0]}" if numbers else "is not a number"
+        played = f"is played as {numbers[0]}" if numbers else "is no positive number"
         playback.warnings.append(f"the tempo '{text[:30]}' {played}")
 
 

@@ -112,7 +112,7 @@ class TestTempo:
         assert lengths(performance) == [4.0]
         assert not performance.warnings
 
-    @pytest.mark.parametrize(("text", "named", "length_s"), [("60-66", "60-66", 4.0), ("?", "?", 2.0)])
+    @pytest.mark.parametrize(("text", "named", "length_s"), [("60-66", "60-66", 4.0), ("?", "?", 2.0), ("0", "0", 2.0)])
     def test_metronome_of_a_range_or_without_a_number_is_named(self, performed, text, named, length_s):
         mark = f"<metronome><beat-unit>quarter</beat-unit><per-minute>{text}</per-minute></metronome>"
         performance = performed(untimed(direction(mark) + note("C4", 4)))
