@@ -305,3 +305,8 @@ class NotesFeaturizer(Featurizer[Song]):
 Make = Callable[..., Featurizer[Any]]
 FEATURIZERS: dict[str, Make] = {"spectrum": SpectrumFeaturizer, "codebook": CodebookFeaturizer}
 FEATURIZERS |= dict.fromkeys(NOTE_CODECS, NotesFeaturizer)
+
+
+def build_featurizer(of: metadata.Metadata) -> Featurizer[Any]:
+    """Return the featurizer that the metadata of a model describes, not fitted."""
+    return FEATURIZERS[of.representation.kind](of.representation, of.corpus.sample_rate_hz, of.corpus.channels)

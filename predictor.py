@@ -28,7 +28,7 @@ from continuo.score.synth import render
 from continuo.symbolic.song import Song
 from continuo.system.paths import command
 from continuo.system.workers import prefetch
-from featurizer import FEATURIZERS, Featurizer, NotesFeaturizer, StftFeaturizer
+from featurizer import Featurizer, NotesFeaturizer, StftFeaturizer, build_featurizer
 from generation import STEPS_PER_CALL, StepRunner, Stream, StreamBatch, flat_state, single_stream, step_graph
 from model_definition import LevelHead, SequenceModel, State, build_model, model_size
 
@@ -84,9 +84,7 @@ class Predictor:
     ) -> "Predictor":
         """Build a predictor from the parts of a state; it raises `STATE_MISMATCH_ERRORS` where they do not match."""
         saved = metadata.Metadata.model_validate(facts["metadata"])
-        featurizer = FEATURIZERS[saved.representation.kind](
-            saved.representation, saved.corpus.sample_rate_hz, saved.corpus.channels
-        )
+        featurizer = build_featurizer(saved)
         featurizer.load_state(fitted)
         needed, found = model_size(saved.architecture, featurizer.spec)[0], sum(w.numel() for w in weights.values())
         if found < needed:  # refused before memory is allocated for the model

@@ -25,7 +25,7 @@ from continuo.system.paths import command
 from continuo.system.progress import Display
 from continuo.system.text import pluralize
 from dataset import AudioDataset
-from featurizer import FEATURIZERS, FIT_VERSION, Featurizer, P
+from featurizer import FIT_VERSION, Featurizer, P, build_featurizer
 from model_definition import model_size
 
 TRANSPOSE_SOUND_BELOW_S = 3600.0  # shorter corpora are transposed, or the model memorizes them
@@ -92,9 +92,7 @@ def prepare(
         clear_leftovers(state_path)
     start = load_start(metadata, state_path, fresh, start_from, display)
     check_memory(metadata, device)
-    featurizer = FEATURIZERS[metadata.representation.kind](
-        metadata.representation, metadata.corpus.sample_rate_hz, metadata.corpus.channels
-    )
+    featurizer = build_featurizer(metadata)
     is_sound = featurizer.modality == "sound"
     with group.local_main_first():
         music: tuple[list[Any], list[Any]] = pieces or load_corpus(metadata, is_sound, display)  # of one type

@@ -41,7 +41,7 @@ from continuo.system.command_line import Parser, run_main
 from continuo.system.paths import MODELS
 from continuo.system.progress import Display
 from evaluation.audio_metrics import compare, separability
-from featurizer import FEATURIZERS, CodebookFeaturizer
+from featurizer import CodebookFeaturizer, build_featurizer
 from predictor import Predictor
 
 SHIPPED = MODELS / "demo" / "chorales.json"
@@ -163,9 +163,9 @@ def fitted(folder: Path, settings: dict[str, Any]) -> tuple[CodebookFeaturizer, 
     with Display() as display:
         settings = {"corpus.path": str(folder)} | settings
         preset = presets.from_preset(presets.DEFAULT_PRESET, settings, state="unused.safetensors")
-        rate_hz, channels = preset.corpus.sample_rate_hz, preset.corpus.channels
+        rate_hz = preset.corpus.sample_rate_hz
         pieces = corpus.load(preset.corpus, seed=preset.training.seed, display=display).pieces
-        featurizer = FEATURIZERS[preset.representation.kind](preset.representation, rate_hz, channels)
+        featurizer = build_featurizer(preset)
         assert isinstance(featurizer, CodebookFeaturizer)
         started = time.monotonic()
         featurizer.fit(pieces, seed=preset.training.seed, advance=lambda words: None)
