@@ -81,7 +81,8 @@ def plain(data: bytes, *, tempo: bool, ornaments: bool) -> str:
         for child in list(parent):
             if tempo and child.tag == "sound":
                 child.attrib.pop("tempo", None)
-            is_tempo = child.tag == "direction" and child.find(".//metronome") is not None
+            words = " ".join(word.text or "" for word in child.iter("words"))
+            is_tempo = child.tag == "direction" and (child.find(".//metronome") is not None or "=" in words)
             is_ornament = child.tag in ("ornaments", "arpeggiate") or child.find("grace") is not None
             if (tempo and is_tempo) or (ornaments and is_ornament):
                 parent.remove(child)
