@@ -199,7 +199,7 @@ class _Channel:
         return semitones + cents / 100
 
     def own_tuning(self) -> float:
-        """Return the semitones above the keys by bend and tuning."""
+        """Return how many semitones the channel sounds above its keys, by bend, its zone's bend and its tuning."""
         (high, low), (coarse, _) = self.parameters[FINE_TUNING], self.parameters[COARSE_TUNING]
         fine = (high * 128 + low - 8192) / 8192
         return self.bend * self.bend_range + self.zone_bend + coarse - 64 + fine
@@ -385,9 +385,10 @@ class _Player:
         return [note for note, loudness in loud if loudness]
 
     def part_names(self) -> list[str]:
-        """Number the parts, each the notes of a channel in a track, in the notes, and return their names.
+        """Return the names of the parts, and write the number of its part into each note.
 
-        They are those of the tracks, and empty where a track has several channels or is the only one.
+        A part is the notes of one channel in one track. Its name is that of the track; it is empty where a track has
+        several channels or is the only one.
         """
         places = sorted({(track, c.number) for c in self.channels.values() for _, track in c.presses})
         numbers = {place: number for number, place in enumerate(places)}

@@ -78,7 +78,7 @@ class Instrument:
     volume: float = FULL_VOLUME  # percent
 
     def stated(self, midi: Element) -> Instrument:
-        """Return the instrument with the values of a <midi-instrument>."""
+        """Return this instrument with what a <midi-instrument> states: program, percussion key, volume, channel."""
         program, key = (number(midi.findtext(tag)) for tag in ("midi-program", "midi-unpitched"))
         volume, channel = (number(midi.findtext(tag)) for tag in ("volume", "midi-channel"))
         return replace(
@@ -137,7 +137,7 @@ def add_hint(note: Element, hint: str) -> None:
 
 
 def hint_words(direction: Element, hint: str) -> None:
-    """Leave a hint in words of a direction."""
+    """Add a hint to a direction, as words that begin with `HINT`, which the import keeps."""
     SubElement(SubElement(direction, "direction-type"), "words").text = HINT + hint
 
 

@@ -194,7 +194,7 @@ class _Walk:
         self.repeats_again = any(bar.after_jump for bar in bars)
 
     def enter(self, i: int) -> bool:
-        """Begin the section of a bar, and return whether the bar is played in this pass."""
+        """Return whether bar `i` is played in this pass, and count it; a bar that starts a repeat begins a section."""
         bar, known = self.bars[i], self.known[i]
         if bar.starts and self.sections[-1][0] != i:
             self.sections.append((i, 1))
