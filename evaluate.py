@@ -51,12 +51,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
     import torch
 
+    from continuo.model.metadata import Json
     from continuo.system.device import choose
     from continuo.system.progress import Display
     from evaluation.base import Plan
     from evaluation.notes import NotesEvaluation
     from evaluation.report import page
-    from evaluation.schema import AnyReport
     from evaluation.sound import SoundEvaluation
     from predictor import Predictor
 
@@ -72,7 +72,7 @@ def _run(arguments: argparse.Namespace) -> int:
             kinds[predictor.modality](meta, predictor, plans[predictor.modality], display) for meta, predictor in loaded
         ]
         measured = json.dumps(evaluation.report(others))
-        report: AnyReport = json.loads(measured, parse_constant=lambda name: None)  # JSON has no NaN and no infinity
+        report: Json = json.loads(measured, parse_constant=lambda name: None)  # JSON has no NaN and no infinity
         html = page(report, evaluation.draw(report), evaluation.sounds())
         out.mkdir(exist_ok=True)
         write_text(out / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")

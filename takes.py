@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from continuo.audio.files import MADE_BY_A_MODEL, in_blocks, stream_wav, write_wav
-from continuo.audio.pictures import draw_continuation
+from continuo.audio.pictures import draw_continuation, save_figure
 from continuo.model.temperature import Sampling
 from continuo.symbolic.engraving import TooLong
 from continuo.symbolic.note_metrics import stuck
@@ -157,7 +157,7 @@ def _write_song(predictor: Predictor, take: SongTake, request: TakeRequest, repo
     report.seconds = _write_wav(request, in_blocks(sound), predictor.sample_rate_hz)
     watch(sound, 1.0)
     if request.picture and request.out != STANDARD_OUTPUT:
-        draw_song(song, Path(report.picture), join or None, title)
+        save_figure(draw_song(song, join or None, title), Path(report.picture))
     report.first_audio_s = time.perf_counter() - started
     report.realtime_factor = report.continuation_seconds / report.first_audio_s
 

@@ -126,6 +126,7 @@ def _train_into(state_path: Path, metadata: "Metadata", arguments: argparse.Name
 
 def _train(trainer: "Trainer", meta: Path, *, fresh: bool) -> dict[str, object]:
     """Run the training; the main process reports it and returns the results."""
+    from continuo.audio.pictures import save_figure
     from continuo.model.training_log import TrainingLog, draw_curves
 
     reporter = Reporter(trainer)
@@ -144,7 +145,7 @@ def _train(trainer: "Trainer", meta: Path, *, fresh: bool) -> dict[str, object]:
             trainer.run(report)
             picture = trainer.state_path.with_suffix(".curves.png")
             if len(trainer.progress.history) >= 2:
-                draw_curves(trainer.progress.history, picture, trainer.model.spec.steps_per_second)
+                save_figure(draw_curves(trainer.progress.history, trainer.model.spec.steps_per_second), picture)
             else:
                 trainer.display.say(f"{picture} is drawn once there are two validations: train longer")
     _conclude(trainer, reporter, meta)

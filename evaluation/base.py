@@ -2,6 +2,9 @@
 
 `sound.py` and `notes.py` add what differs. Every figure has a yardstick: the loss on held-out music stands next to that
 on training music and that of two simple baselines; free runs, the long run and novelty stand next to real music.
+
+A report (`report.json`) is a JSON object. None stands for a figure that could not be measured. Fractions are 0 ... 1. A
+ratio is a figure of generated music over the same figure of real music.
 """
 
 import json
@@ -13,15 +16,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Generic, TypeVar, cast
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 
 import continuo
+from continuo.audio.pictures import png
 from continuo.audio.piece import Piece
 from continuo.model import checkpoint, metadata, presets
 from continuo.model.card import add_evaluation
+from continuo.model.metadata import Json
 from continuo.model.training_log import draw_curves
 from continuo.symbolic.song import Song
 from continuo.system.paths import command
@@ -29,7 +34,7 @@ from continuo.system.progress import Display
 from continuo.system.text import pluralize
 from corpus import Corpus
 from dataset import AudioDataset, encode_cached, validation_batches
-from evaluation import plots, schema
+from evaluation import plots
 from evaluation.baselines import Baselines
 from evaluation.diagnosis import diagnose
 from evaluation.excerpts import bounded, load_split
@@ -87,9 +92,9 @@ class Evaluation(ABC, Generic[P]):
         self.train, self.held_out, self.notes = load_split(predictor, meta_path, self.load, display)
         self.training_sample: list[P] = bounded(self.train, MAX_TRAINING_S, plan.seed)
 
-    def report(self, others: Sequence["AnyEvaluation"] = ()) -> schema.AnyReport:
+    def report(self, others: Sequence["AnyEvaluation"] = ()) -> Json:
         """Measure everything, keep what pictures need, and return JSON types; `others`: models for the same tables."""
-        report = {
+        report: Json = {
             "model": self.model(),
             "plan": asdict(self.plan),
             "training": self.training(),
@@ -103,23 +108,23 @@ class Evaluation(ABC, Generic[P]):
             count, enough = pluralize(len(self.excerpts), "excerpt"), len(self.excerpts) == self.plan.pieces
             reason = "--pieces asks for no more" if enough else "the held-out music is too short for more"
             self.notes.append(f"only {count}: {reason}, so the figures of free runs are rough")
-        found = cast("schema.AnyReport", report)
-        found["verdict"] = [finding._asdict() for finding in diagnose(found)]
-        found["seconds_taken"] = round(time.monotonic() - self.started, 1)
-        found["beside"] = [other.brief() for other in others]
+        report["verdict"] = [finding._asdict() for finding in diagnose(report)]
+        report["seconds_taken"] = round(time.monotonic() - self.started, 1)
+        report["beside"] = [other.brief() for other in others]
         self.notes += [note for other in others for note in self._notes_on(other)]
-        return found
+        return report
 
-    def brief(self) -> schema.Brief:
+    def brief(self) -> Json:
         """Measure what stands in the tables of another model: held-out loss and free runs."""
         return {"model": self.model(), "held_out": self.held_out_loss(), "free_runs": self.free_runs(ceilings=False)}
 
-    def model(self) -> schema.ModelFacts:
+    def model(self) -> Json:
+        """Describe the model and its corpus."""
         known = self.predictor.metadata
         return {
             "name": self.meta_path.stem,
             "version": continuo.__version__,
-            "hears": self.predictor.modality,
+            "hears": self.predictor.modality,  # "sound" or "notes"
             "preset": next((name for name in presets.preset_names() if presets.matches_preset(known, name)), None),
             "hidden": known.architecture.hidden,
             "step": self.predictor.step,
@@ -135,16 +140,18 @@ class Evaluation(ABC, Generic[P]):
             "held_out_minutes": sum(piece.seconds for piece in self.held_out) / 60,
         }
 
-    def training(self) -> schema.TrainingFacts:
+    def training(self) -> Json:
+        """Describe the course of the training."""
         progress = self.predictor.facts["progress"]
         best, last = progress.best_nats, progress.history[-1][3] if progress.history else None
         return {
-            "history": progress.history,
+            "history": progress.history,  # step, seconds, training loss and held-out loss of each validation
             "minutes": progress.seconds / 60,
             "best_step": progress.best_step,
             "best_nats": best,
             "last_nats": last,
             "improving": len(progress.history) > 1 and checkpoint.weights_prefix(progress) == "average",
+            # fraction by which the held-out loss rose again after its best
             "risen": last / best - 1 if last is not None and best and best > 0 else 0.0,
             "again": self._train_longer(progress),
         }
@@ -163,11 +170,11 @@ class Evaluation(ABC, Generic[P]):
             flags += ["--set", f"corpus.{key}={json.dumps(value)}"]
         return f"{command('train')} {shlex.join(flags)} {budget}"
 
-    def write_to_card(self, report: schema.AnyReport) -> None:
+    def write_to_card(self, report: Json) -> None:
         """Add the figures to the model's card, if its folder can be written to."""
         state = metadata.state_path(self.described, self.meta_path)
         if os.access(state.parent, os.W_OK):
-            add_evaluation(state, self.predictor.facts, {**report})
+            add_evaluation(state, self.predictor.facts, report)
 
     def _notes_on(self, other: "AnyEvaluation") -> list[str]:
         """Return what a reader should know if another model stands in the same tables."""
@@ -179,7 +186,7 @@ class Evaluation(ABC, Generic[P]):
                          "so losses of sound and of notes do not compare")  # fmt: skip
         return notes
 
-    def held_out_loss(self) -> schema.HeldOut:
+    def held_out_loss(self) -> Json:
         """Return the loss of model and baselines on held-out music, and that of the model on training music."""
         featurizer, known = self.predictor.featurizer, [] if self.spec.continuous else self.training_sample
         fingerprint = featurizer.fingerprint()
@@ -189,10 +196,10 @@ class Evaluation(ABC, Generic[P]):
         train = bounded(self.train, seconds, self.plan.seed)
         training, _, training_steps = self._scored("scoring training music", train, baselines)
         measured = {"frames": steps, "seconds": seconds, "training_frames": training_steps}
-        return cast("schema.HeldOut", {**measured, **held_out, "training": training["model"]})
+        return {**measured, **held_out, "training": training["model"]}
 
     @torch.inference_mode()
-    def _scored(self, name: str, pieces: list[P], baselines: Baselines) -> tuple[dict[str, schema.Loss], float, int]:
+    def _scored(self, name: str, pieces: list[P], baselines: Baselines) -> tuple[Json, float, int]:
         """Return the loss of model and baselines over the beginnings of pieces, and the seconds and steps of those."""
         model, device = self.predictor.model, self.predictor.device
         music = AudioDataset(pieces, self.predictor.featurizer, WINDOW)
@@ -227,33 +234,33 @@ class Evaluation(ABC, Generic[P]):
         """Return the total seconds and beats of the first `steps[n]` steps of each piece n."""
 
     @abstractmethod
-    def free_runs(self, *, ceilings: bool = True) -> schema.FreeRuns:
+    def free_runs(self, *, ceilings: bool = True) -> Json:
         """Continue the excerpts and compare with real music; `ceilings` adds what a perfect model would reach."""
 
     @abstractmethod
-    def long_run(self) -> schema.SoundLongRun | schema.NoteLongRun:
+    def long_run(self) -> Json:
         """Continue the first prompt for long."""
 
     @abstractmethod
-    def novelty(self) -> schema.SoundNovelty | schema.NoteNovelty | None:
+    def novelty(self) -> Json | None:
         """Compare the output with the training music; None if there is too little of it."""
 
     @abstractmethod
     def sounds(self, count: int = 3) -> list[tuple[str, dict[str, bytes]]]:
         """Return the first excerpts to listen to: names, and sounds by side as FLAC."""
 
-    def draw(self, report: schema.AnyReport) -> dict[str, bytes]:
+    def draw(self, report: Json) -> dict[str, bytes]:
         """Return the pictures of a report, PNG by name, as far as there are figures for them."""
         pictures = dict(self.pictures)
         history = report["training"]["history"]
         if len(history) >= 2:
-            pictures["curves"] = plots.png_of(lambda path: draw_curves(history, path, self.spec.steps_per_second))
+            pictures["curves"] = png(draw_curves(history, self.spec.steps_per_second))
         pictures["levels"] = plots.level_bars(report["held_out"])
         return pictures
 
 
-def _loss(nats: np.ndarray, steps: int, seconds: float, beats: float | None) -> schema.Loss:
-    """Return a loss from its sum by level `(L,)`."""
+def _loss(nats: np.ndarray, steps: int, seconds: float, beats: float | None) -> Json:
+    """Return a loss by level, per step, per second and per beat (quarter note) from its sum by level `(L,)`."""
     bits = float(nats.sum()) / math.log(2)
     return {
         "levels": (nats / steps).tolist(),

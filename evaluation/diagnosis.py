@@ -1,13 +1,14 @@
 """Put the figures of a report into words: what a model has learned, what it does wrong, and what to try.
 
-Each function holds one table of rules. A figure that was not measured is NaN here, and no comparison with it is true.
+Each function holds one table of rules. A figure that was not measured is NaN, and no comparison with it is true.
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
+from continuo.model.metadata import Json
 from continuo.system.paths import command
-from evaluation.schema import AnyReport, ModelFacts, NotesReport, SoundReport, is_of_notes
 
 MAX_CODEC_MMD2 = 0.25  # squared MMD of real music through the codec; the default reaches 0.07 on chorales
 MIN_PULSE_RATIO = 0.65  # music without any pulse reaches about half of that of real music
@@ -25,15 +26,15 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def diagnose(report: AnyReport) -> list[Finding]:
+def diagnose(report: Json) -> list[Finding]:
     """Return the findings on learning, then on the music, then on copies, the most important first; never empty.
 
     A model that learned nothing is only advised to train; one that memorizes its training music, not to train longer.
     """
-    rules = _learning(report)
-    rules += [*_notes(report), *_note_copies(report)] if is_of_notes(report) else [*_sound(report), *_copies(report)]
+    of_notes = report["model"]["hears"] == "notes"
+    music, copies = (_notes, _note_copies) if of_notes else (_sound, _copies)
     findings: list[Finding] = []
-    for name, condition, text, advice, longer in rules:
+    for name, condition, text, advice, longer in [*_learning(report), *music(report), *copies(report)]:
         learning = findings[0].name if findings else ""
         if longer and learning == "memorising":
             advice = advice or _smaller_model(report["model"])
@@ -44,7 +45,7 @@ def diagnose(report: AnyReport) -> list[Finding]:
     return findings
 
 
-def _smaller_model(model: ModelFacts) -> str:
+def _smaller_model(model: Json) -> str:
     hidden, begin = max(1, model["hidden"] // 2), "Add music, or train a smaller model:"
     if not model["preset"]:
         return (f"{begin} a copy of its metadata file with another name and state, architecture.hidden {hidden} and "
@@ -53,7 +54,7 @@ def _smaller_model(model: ModelFacts) -> str:
             f"--set architecture.hidden={hidden} --set architecture.dropout=0.2.")  # fmt: skip
 
 
-def _learning(report: AnyReport) -> list[Rule]:
+def _learning(report: Json) -> list[Rule]:
     losses, risen = report["held_out"], report["training"]["risen"]
     held_out, train = losses["model"]["nats_per_step"], losses["training"]["nats_per_step"]
     baseline = min(losses["unigram"]["nats_per_step"], losses["copy_last"]["nats_per_step"])
@@ -86,17 +87,18 @@ def _learning(report: AnyReport) -> list[Rule]:
     ]  # fmt: skip
 
 
-def _sound(report: SoundReport) -> list[Rule]:
-    runs, run = report["free_runs"], report["long_run"]
-    made, codec = runs["generated"], runs["codec"]
-    onsets, flux, pulse = (_figure(made[f"{name}_ratio"]) for name in ("onset", "flux", "pulse"))
-    silence = max(_figure(made["silence"], 0.0), run["silence"] if run else 0.0)
-    silent = silence > 0.15 + _figure(runs["real"]["silence"], 0.0)
-    still_s = run["still_s"] if run and run["still_s"] > max(3.0, 3 * run["real_still_s"]) else 0.0
-    loop_s = run["loop_s"] if run and not run["real_loop_s"] else None
-    drift_db = run["level_drift_db"]["at_the_end"] if run else 0.0
+def _sound(report: Json) -> list[Rule]:
+    made, codec = partial(_figure, report, "free_runs", "generated"), partial(_figure, report, "free_runs", "codec")
+    run = partial(_figure, report, "long_run")
+    onsets, flux, pulse = (made(f"{name}_ratio") for name in ("onset", "flux", "pulse"))
+    silence = max(made("silence", default=0.0), run("silence", default=0.0))
+    silent = silence > 0.15 + _figure(report, "free_runs", "real", "silence", default=0.0)
+    longest_s = run("still_s", default=0.0)
+    still_s = longest_s if longest_s > max(3.0, 3 * run("real_still_s", default=0.0)) else 0.0
+    loop_s = 0.0 if run("real_loop_s", default=0.0) else run("loop_s", default=0.0)
+    drift_db = run("level_drift_db", "at_the_end", default=0.0)
     frozen = not silent and (still_s > 0 or onsets < 0.2)
-    noisy = onsets > 1.5 or flux > 1.2 * max(1.0, _figure(codec["flux_ratio"], 1.0))
+    noisy = onsets > 1.5 or flux > 1.2 * max(1.0, codec("flux_ratio", default=1.0))
     sluggish = 0.2 <= onsets < 0.65 and not noisy and not frozen
     unsteady = pulse < MIN_PULSE_RATIO and not (silent or frozen or sluggish or loop_s)
     begun = "" if math.isnan(onsets) else f", and {onsets:.2f} {PER_REAL}"
@@ -106,10 +108,11 @@ def _sound(report: SoundReport) -> list[Rule]:
         ("frozen", frozen,
          f"It freezes: the sound does not change{f' for {still_s:.1f} s of the long run' if still_s else ''}{begun}.",
          "Raise predict.py --coarse-temperature (try 1.2).", True),
-        ("looping", loop_s is not None, f"The long run repeats itself every {_figure(loop_s):.2f} s.",
+        ("looping", loop_s > 0, f"The long run repeats itself every {loop_s:.2f} s.",
          "Raise predict.py --temperature (try 1.1).", True),
         ("noisy", noisy,
-         f"It is too restless: its sound changes {_figure(flux, 0.0):.2f} times as much as real music{begun}.",
+         f"It is too restless: its sound changes {made('flux_ratio', default=0.0):.2f} times as much as real "
+         f"music{begun}.",
          "Lower predict.py --temperature (try 0.9) or --fine-temperature (try 0.5).", True),
         ("sluggish", sluggish, f"It is sluggish: {onsets:.2f} {PER_REAL}.",
          "Raise predict.py --coarse-temperature (try 1.15).", True),
@@ -119,7 +122,7 @@ def _sound(report: SoundReport) -> list[Rule]:
         ("drifting", abs(drift_db) > 6,
          f"The long run {'fades' if drift_db < 0 else 'grows louder'}: {drift_db:+.1f} dB at its end.",
          "A longer training.window keeps the level steadier.", True),
-        *_similarity(_figure(made["mmd2"]), _figure(codec["mmd2"], 0.0), _figure(made["auc"])),
+        *_similarity(made("mmd2"), codec("mmd2", default=0.0), made("auc")),
     ]  # fmt: skip
 
 
@@ -143,30 +146,31 @@ def _similarity(mmd2: float, codec: float, auc: float) -> list[Rule]:
     ]  # fmt: skip
 
 
-def _copies(report: SoundReport) -> list[Rule]:
-    new = report["novelty"]
-    if new is None:
+def _copies(report: Json) -> list[Rule]:
+    new = partial(_figure, report, "novelty")
+    copied, chance, near = new("copied_s"), new("held_out_copied_s"), new("near_ratio", default=1.0)
+    if math.isnan(copied):
         return []
-    copied, chance, near = new["copied_s"], new["held_out_copied_s"], _figure(new["near_ratio"], 1.0)
     copies, close = copied > max(2.0, 2 * chance), near < 0.5
     text = (f"It {'copies' if copies else 'stays close to' if close else 'does not copy'} its training music: at most "
             f"{copied:.1f} s in a row follow one piece (held-out music: {chance:.1f} s), and its most familiar seconds "
             f"differ from it {near:.2f} times as much as those of held-out music.")  # fmt: skip
-    if copies or close:
-        return [("copying", True, text, _smaller_model(report["model"]), False)]
-    return [("novel", True, text, "", False)]
+    return [_copying(report, text) if copies or close else ("novel", True, text, "", False)]
 
 
-def _notes(report: NotesReport) -> list[Rule]:
-    made, real, run = report["free_runs"]["generated"], report["free_runs"]["real"], report["long_run"]
-    stuck, real_stuck = _figure(made["stuck"], 0.0), _figure(real["stuck"], 0.0)
-    scale, real_scale = _figure(made["scale_consistency"]), _figure(real["scale_consistency"])
-    ratio = _figure(made["notes_per_second"]) / (_figure(real["notes_per_second"]) or math.nan)
-    pace, real_pace, repeated, real_repeated, long_stuck = math.nan, 0.0, 0.0, 0.0, ""
-    if run:
-        pace = min((pace for pace in run["notes_per_second_by_part"] if pace is not None), default=math.nan)
-        real_pace, long_stuck = _figure(run["real_notes_per_second"], 0.0), run["stuck"] or ""
-        repeated, real_repeated = _figure(run["repeated"], 0.0), _figure(run["real_repeated"], 0.0)
+def _copying(report: Json, text: str) -> Rule:
+    return "copying", True, text, _smaller_model(report["model"]), False
+
+
+def _notes(report: Json) -> list[Rule]:
+    made, real = partial(_figure, report, "free_runs", "generated"), partial(_figure, report, "free_runs", "real")
+    run, known = partial(_figure, report, "long_run"), report["long_run"] or {}
+    stuck, real_stuck, long_stuck = made("stuck", default=0.0), real("stuck", default=0.0), known.get("stuck") or ""
+    scale, real_scale = made("scale_consistency"), real("scale_consistency")
+    ratio = made("notes_per_second") / (real("notes_per_second") or math.nan)
+    paces = [pace for pace in known.get("notes_per_second_by_part", []) if pace is not None]
+    pace, real_pace = min(paces, default=math.nan), run("real_notes_per_second", default=0.0)
+    repeated, real_repeated = run("repeated", default=0.0), run("real_repeated", default=0.0)
     frozen = stuck > real_stuck + 0.25 or (bool(long_stuck) and real_stuck < 0.5)
     fading = not frozen and pace < 0.15 * real_pace
     looping = not (frozen or fading) and repeated > max(0.8, real_repeated + 0.4)
@@ -194,21 +198,23 @@ def _notes(report: NotesReport) -> list[Rule]:
     ]  # fmt: skip
 
 
-def _note_copies(report: NotesReport) -> list[Rule]:
-    new = report["novelty"]
-    fraction = new["generated"]["share"] if new else None
-    if new is None or fraction is None:
+def _note_copies(report: Json) -> list[Rule]:
+    new, fraction = report["novelty"], _figure(report, "novelty", "generated", "share")
+    if math.isnan(fraction):
         return []
-    made, usual, chance = new["generated"], _figure(new["held_out"]["share"], 0.0), new["held_out"]["longest"]
+    usual = _figure(report, "novelty", "held_out", "share", default=0.0)
+    made, chance = new["generated"], new["held_out"]["longest"]
     longest, source = made["longest"], made["of"] and f", of {made['of']},"
     copies = fraction > max(usual + 0.15, 1.5 * usual) or (longest > 2 * chance and longest >= MIN_COPY)
     text = (f"It {'copies' if copies else 'does not copy'}: {fraction:.0%} of its stretches of {new['stretch']} events "
             f"are in its training songs too (held-out music: {usual:.0%}), the longest{source} with {longest} events "
             f"(held-out music: {chance}).")  # fmt: skip
-    if copies:
-        return [("copying", True, text, _smaller_model(report["model"]), False)]
-    return [("novel", True, text, "", False)]
+    return [_copying(report, text) if copies else ("novel", True, text, "", False)]
 
 
-def _figure(value: float | None, default: float = math.nan) -> float:
-    return default if value is None else value
+def _figure(report: Json, *keys: str, default: float = math.nan) -> float:
+    """Return the figure at a path of keys, or `default` if it was not measured."""
+    found: object = report
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return float(found) if isinstance(found, int | float) else default

@@ -9,12 +9,14 @@ import numpy as np
 
 import corpus
 from continuo.audio.files import flac
+from continuo.audio.pictures import png
+from continuo.model.metadata import Json
 from continuo.symbolic import note_metrics
 from continuo.symbolic.song import QUARTER, Song
 from continuo.symbolic.writing import draw_song
 from continuo.system.progress import Display
 from dataset import AudioDataset
-from evaluation import ngrams, plots, schema
+from evaluation import ngrams, plots
 from evaluation.base import Evaluation, Plan
 from evaluation.excerpts import SongExcerpt, bounded, next_beat, song_excerpts
 from predictor import Predictor
@@ -85,7 +87,7 @@ class NotesEvaluation(Evaluation[Song]):
         beats = np.array([piece.extent / QUARTER for piece in music.pieces])
         return float(fractions @ seconds), float(fractions @ beats)
 
-    def free_runs(self, *, ceilings: bool = True) -> schema.FreeRuns:
+    def free_runs(self, *, ceilings: bool = True) -> Json:
         count = max(MIN_STEPS, math.ceil(self.plan.seconds * self.spec.steps_per_second))
         for seed, excerpt in enumerate(self.tracked("free runs", self.excerpts), start=self.plan.seed):
             prompt = excerpt.prompt
@@ -96,7 +98,7 @@ class NotesEvaluation(Evaluation[Song]):
         real = statistics([excerpt.real for excerpt in self.excerpts])
         return {"excerpts": len(self.excerpts), "real": real, "generated": statistics(self.generated)}
 
-    def long_run(self) -> schema.NoteLongRun:
+    def long_run(self) -> Json:
         prompt, count = self.excerpts[0].prompt, math.ceil(self.plan.long_seconds * self.spec.steps_per_second)
         task, take = self.display.task("long run", count), self.predictor.take(prompt, seed=self.plan.seed)
         whole = take.song(count)
@@ -111,39 +113,39 @@ class NotesEvaluation(Evaluation[Song]):
             "stuck": note_metrics.stuck(run),
             "notes_per_second_by_part": [_finite(notes_per_second(part)) for part in parts],
             "real_notes_per_second": _finite(notes_per_second(longest)),
-            "repeated": repeated(run),
+            "repeated": repeated(run),  # fraction of its second half that its first half has too
             "real_repeated": repeated(longest.excerpt(0, min(run.ticks, longest.ticks), "beginning")),
             "endings_s": take.endings,
         }
 
-    def novelty(self) -> schema.NoteNovelty:
+    def novelty(self) -> Json:
         """Compare the stretches that the output shares with training songs with those of as much held-out music."""
         output = [*self.generated, *([self.long] if self.long else [])]
         held_out = bounded(self.held_out, sum(song.seconds for song in output), self.plan.seed)
         training = bounded(self.train, MAX_TRAINING_S, self.plan.seed)
         known = ngrams.Copies(training)
 
-        def copied(songs: Sequence[Song]) -> schema.Copied:
+        def copied(songs: Sequence[Song]) -> Json:
+            """Return the fraction of stretches that training songs have, and the longest, in events, with its song."""
             longest, source = max((known.longest(song) for song in songs), key=lambda pair: pair[0])
             return {"share": copied_fraction(known, songs), "longest": longest, "of": source}
 
         return {
             "training_minutes": sum(song.seconds for song in training) / 60,
             "of_minutes": sum(song.seconds for song in self.train) / 60,
-            "stretch": STRETCH,
+            "stretch": STRETCH,  # events
             "generated": copied(output),
             "held_out": copied(held_out),
         }
 
-    def draw(self, report: schema.AnyReport) -> dict[str, bytes]:
+    def draw(self, report: Json) -> dict[str, bytes]:
         first = self.excerpts[0]
         join = first.join - first.start
         real = first.song.excerpt(first.start, first.stop, "excerpt")
         sides = {"real": [excerpt.real for excerpt in self.excerpts], "generated": self.generated}
-        title, made = f"{first.name}: continued by the model", self.continued[0]
         return super().draw(report) | {
-            "roll_real": plots.png_of(lambda path: draw_song(real, path, join, f"{first.name}: the piece itself")),
-            "roll_generated": plots.png_of(lambda path: draw_song(made, path, join, title)),
+            "roll_real": png(draw_song(real, join, f"{first.name}: the piece itself")),
+            "roll_generated": png(draw_song(self.continued[0], join, f"{first.name}: continued by the model")),
             "pitch_classes": plots.pitch_classes({name: _pitch_classes(songs) for name, songs in sides.items()}),
         }
 

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from evaluation import audio_metrics
-from evaluation.schema import Figures
 
 BLOCK, HALF = 8, 4  # frames of a block, and from one row of `Blocks` to the next
 BLOCK_S = BLOCK / audio_metrics.FRAMES_PER_SECOND
@@ -145,9 +144,9 @@ class Index:
         return np.where(_loud(found, STEP)[:, None], distances, np.inf), places
 
 
-def against(distances: Mapping[str, np.ndarray], reference: str) -> dict[str, Figures]:
+def against(distances: Mapping[str, np.ndarray], reference: str) -> dict[str, dict[str, float | None]]:
     """Return median and 5th percentile of each side, and their ratios to those of the reference; None if unknown."""
-    found: dict[str, Figures] = {}
+    found = {}
     for name, side in distances.items():
         row: dict[str, float | None] = {}
         for figure, percentile in (("median", 50), ("p5", 5)):

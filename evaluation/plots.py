@@ -1,34 +1,24 @@
 """Draw the pictures of a report, as PNG bytes (matplotlib, without a window system)."""
 
-import io
-import tempfile
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from continuo.audio.pictures import new_figure, png
+from continuo.model.metadata import Json
 from continuo.symbolic.song import pitch_name
 from evaluation import audio_metrics
-from evaluation.schema import HeldOut
 
 BLUE, ORANGE, GREEN, GREY = "#40618f", "#c05a2b", "#0e7f71", "#8a8a8a"
 
 
-def png_of(draw: Callable[[Path], object]) -> bytes:
-    """Return the PNG that `draw` writes to the path it is given."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "picture.png"
-        draw(path)
-        return path.read_bytes()
-
-
-def level_bars(held_out: HeldOut) -> bytes:
+def level_bars(held_out: Json) -> bytes:
     """Draw the loss of each level, side by side for the model and the baselines."""
     losses = {"unigram": held_out["unigram"], "copy last": held_out["copy_last"], "model": held_out["model"],
               "model on training music": held_out["training"]}  # fmt: skip
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    figure = new_figure(8, 3.6)
     axis = figure.subplots()
     levels = len(held_out["model"]["levels"])
     for number, ((name, loss), color) in enumerate(zip(losses.items(), (GREY, BLUE, ORANGE, GREEN), strict=True)):
@@ -41,7 +31,7 @@ def level_bars(held_out: HeldOut) -> bytes:
 
 def spectrograms(sounds: Mapping[str, np.ndarray], rate_hz: int) -> bytes:
     """Draw spectrograms one below the other, on one time axis."""
-    figure = Figure(figsize=(8, 1.9 * len(sounds) + 0.4), layout="constrained")
+    figure = new_figure(8, 1.9 * len(sounds) + 0.4)
     axes = figure.subplots(len(sounds), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (name, audio) in zip(axes, sounds.items(), strict=True):
         level = 20 * np.log10(audio_metrics.magnitudes(audio, rate_hz).T + 1e-3)
@@ -50,12 +40,12 @@ def spectrograms(sounds: Mapping[str, np.ndarray], rate_hz: int) -> bytes:
         axis.set(ylim=(0, min(5000, rate_hz / 2)), ylabel="Hz")
         axis.set_title(name, fontsize=10, loc="left")
     axes[-1].set_xlabel("seconds")
-    return _png(figure)
+    return png(figure)
 
 
 def level_over_time(levels_db: np.ndarray, real_db: float) -> bytes:
     """Draw the level of every second of the long run, and the mean level of its prompt."""
-    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    figure = new_figure(8, 2.8)
     axis = figure.subplots()
     axis.plot(np.arange(len(levels_db)) + 0.5, levels_db, color=ORANGE, label="long run")
     axis.axhline(real_db, color=BLUE, linestyle="--", label="its prompt")
@@ -67,7 +57,7 @@ def level_over_time(levels_db: np.ndarray, real_db: float) -> bytes:
 
 def distances(sides: Mapping[str, np.ndarray]) -> bytes:
     """Draw histograms of the distances to the nearest second of the training music."""
-    figure = Figure(figsize=(8, 3.0), layout="constrained")
+    figure = new_figure(8, 3)
     axis = figure.subplots()
     edges = np.linspace(0, max(float(np.max(side)) for side in sides.values() if len(side)), 40)
     for (name, side), color in zip(sides.items(), (BLUE, ORANGE, GREEN), strict=False):
@@ -79,7 +69,7 @@ def distances(sides: Mapping[str, np.ndarray]) -> bytes:
 
 def pitch_classes(sides: Mapping[str, np.ndarray]) -> bytes:
     """Draw the fractions of the twelve pitch classes, `(12,)` for each side."""
-    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    figure = new_figure(8, 2.8)
     axis = figure.subplots()
     for number, ((name, fractions), color) in enumerate(zip(sides.items(), (BLUE, ORANGE), strict=False)):
         axis.bar(np.arange(12) + 0.4 * number - 0.2, fractions, 0.4, label=name, color=color)
@@ -91,10 +81,4 @@ def pitch_classes(sides: Mapping[str, np.ndarray]) -> bytes:
 def _finished(figure: Figure, axis: Axes, columns: int = 1) -> bytes:
     axis.grid(alpha=0.3)
     axis.legend(fontsize=9, ncols=columns)
-    return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=100, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return png(figure)

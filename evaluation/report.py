@@ -7,11 +7,11 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from jinja2.runtime import Undefined
 
+from continuo.model.metadata import Json
 from continuo.system.text import pluralize
-from evaluation.schema import AnyReport
 
 
-def page(report: AnyReport, pictures: Mapping[str, bytes], sounds: Sequence[tuple[str, Mapping[str, bytes]]]) -> str:
+def page(report: Json, pictures: Mapping[str, bytes], sounds: Sequence[tuple[str, Mapping[str, bytes]]]) -> str:
     """Return the page, without what is missing; `pictures` are PNG by name, `sounds` excerpts with FLAC by side."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)

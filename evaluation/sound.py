@@ -15,10 +15,11 @@ from continuo.audio.phase import invert
 from continuo.audio.piece import Piece
 from continuo.audio.samples import mix_to_mono
 from continuo.audio.stft import spectrum
+from continuo.model.metadata import Json
 from continuo.model.temperature import Sampling
 from continuo.system.progress import Display
 from dataset import AudioDataset
-from evaluation import audio_metrics, long_run, plots, schema
+from evaluation import audio_metrics, long_run, plots
 from evaluation.base import Evaluation, Plan
 from evaluation.excerpts import Excerpt, bounded, excerpts, mono, other_real_music
 from evaluation.novelty import Index, against
@@ -96,7 +97,7 @@ class SoundEvaluation(Evaluation[Piece]):
     def lengths(self, music: AudioDataset, steps: np.ndarray) -> tuple[float, float | None]:
         return float(steps.sum()) / self.spec.steps_per_second, None  # sound has no known beats
 
-    def free_runs(self, *, ceilings: bool = True) -> schema.FreeRuns:
+    def free_runs(self, *, ceilings: bool = True) -> Json:
         real = [excerpt.real for excerpt in self.excerpts]
         numbered = enumerate(self.tracked("free runs", self.excerpts), start=self.plan.seed)
         made = [free_run(self.predictor, excerpt, seed=seed) for seed, excerpt in numbered]
@@ -104,17 +105,18 @@ class SoundEvaluation(Evaluation[Piece]):
         pairs = other_real_music(self.excerpts)
         facts = [audio_metrics.statistics(audio, self.rate) for audio in real]
         self.real = {name: float(np.mean([s[name] for s in facts])) for name in ("onsets_per_s", "silence", "flux")}
-        runs: schema.FreeRuns = {
+        runs: Json = {
             "excerpts": len(real),
             "real": self.real,
             "generated": similarity(real, made, self.rate),
+            # other real music of the same pieces
             "floor": similarity([a for a, _ in pairs], [b for _, b in pairs], self.rate) if len(pairs) > 1 else None,
         }
         if ceilings:
             runs["codec"], runs["inversion"] = self._ceilings(real)
         return runs
 
-    def _ceilings(self, real: list[np.ndarray]) -> tuple[schema.Figures, schema.Figures]:
+    def _ceilings(self, real: list[np.ndarray]) -> tuple[Json, Json]:
         """Compare with real music what the codec alone, and the reconstruction of phases alone, make of it."""
         codec, inverted = [], []
         for excerpt in self.tracked("codec and inversion", self.excerpts):
@@ -124,7 +126,7 @@ class SoundEvaluation(Evaluation[Piece]):
         phases = similarity(real, [audio for audio, _ in inverted], self.rate)
         return similarity(real, codec, self.rate), phases | {"spectral_convergence": float(np.mean(errors))}
 
-    def long_run(self) -> schema.SoundLongRun:
+    def long_run(self) -> Json:
         prompt, count = self.excerpts[0].prompt, math.ceil(self.plan.long_seconds * self.spec.steps_per_second)
         task, take = self.display.task("long run", count), self.predictor.take(prompt, seed=self.plan.seed)
         steps, blocks = [], []
@@ -147,9 +149,9 @@ class SoundEvaluation(Evaluation[Piece]):
             "endings_s": take.endings,
             "silence": audio_metrics.statistics(audio, self.rate)["silence"],
             "onset_ratio_by_30_s": [n / usual if usual >= MIN_ONSETS_PER_S else None for n in onsets],
-            "loop_s": long_run.loop_length_s(audio, self.rate),
+            "loop_s": long_run.loop_length_s(audio, self.rate),  # length of a loop
             "real_loop_s": long_run.loop_length_s(real, self.rate),
-            "still_s": still_s,
+            "still_s": still_s,  # longest time without change
             "real_still_s": real_still_s,
         }
 
@@ -162,7 +164,7 @@ class SoundEvaluation(Evaluation[Piece]):
         made, *real = (long_run.longest_still_s(change, usual, self.spec.steps_per_second) for change in changes)
         return made, max(real)
 
-    def novelty(self) -> schema.SoundNovelty | None:
+    def novelty(self) -> Json | None:
         output = [*self.audio["generated"], *self.audio.get("long", [])]
         total_s = sum(len(audio) for audio in output) / self.rate
         held_out = [mono(piece) for piece in bounded(self.held_out, total_s, self.plan.seed)]
@@ -183,7 +185,7 @@ class SoundEvaluation(Evaluation[Piece]):
             "of_minutes": self.model()["training_minutes"],
             "spectrum": spectrum_figures,
             "harmony": against({side: harmony.nearest(a) for side, a in sides.items()}, "held-out"),
-            "near_ratio": nearest / codec if nearest is not None and codec else None,
+            "near_ratio": nearest / codec if nearest is not None and codec else None,  # of the nearest seconds
             "threshold": threshold,
             "copied_s": max(spectra.copied(audio, threshold) for audio in output),
             "held_out_copied_s": max(spectra.copied(audio, threshold) for audio in held_out),
@@ -199,7 +201,7 @@ class SoundEvaluation(Evaluation[Piece]):
             return []
         return [through_codec(self.predictor, excerpt) for excerpt in found]
 
-    def draw(self, report: schema.AnyReport) -> dict[str, bytes]:
+    def draw(self, report: Json) -> dict[str, bytes]:
         sides = {name: self.audio[name][0] for name in SIDES}
         return super().draw(report) | {"spectrograms": plots.spectrograms(sides, self.rate)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,8 +143,16 @@ def new_figure(width: float, height: float, layout: Literal["constrained"] | Non
     return Figure(figsize=(width, height), layout=layout)
 
 
+def png(figure: Figure) -> bytes:
+    """Return a figure as the bytes of a PNG."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # titles contain names in any script
+        figure.savefig(buffer, dpi=110, format="png", metadata={"Software": None}, pil_kwargs=PNG_OPTIONS)
+    return buffer.getvalue()
+
+
 def save_figure(figure: Figure, picture: Path) -> None:
     """Write a figure as a PNG."""
-    with atomic_write(picture) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # titles contain names in any script
-        figure.savefig(temporary, dpi=110, format="png", metadata={"Software": None}, pil_kwargs=PNG_OPTIONS)
+    with atomic_write(picture) as temporary:
+        temporary.write_bytes(png(figure))

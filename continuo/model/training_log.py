@@ -12,18 +12,19 @@ import numpy as np
 import soundfile
 
 from continuo.audio.files import soft_limit
-from continuo.audio.pictures import new_figure, save_figure, spectrogram_image
+from continuo.audio.pictures import new_figure, spectrogram_image
 from continuo.audio.samples import mix_to_mono
 from continuo.system.files import write_text
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from tensorboard.compat.proto.summary_pb2 import Summary
 
 LOSS_EVERY_STEPS = 20
 
 
-def draw_curves(history: list[list[float]], picture: Path, steps_per_second: float) -> None:
-    """Draw the losses, in nats per step and bits per second of music, as a PNG at `picture`.
+def draw_curves(history: list[list[float]], steps_per_second: float) -> "Figure":
+    """Draw the losses, in nats per step and bits per second of music.
 
     `history` has two or more rows of step, seconds, training loss and held-out loss, one for each validation.
     """
@@ -42,7 +43,7 @@ def draw_curves(history: list[list[float]], picture: Path, steps_per_second: flo
     other.set_ylabel("bits per second of music")
     axis.grid(alpha=0.3)
     axis.legend()
-    save_figure(figure, picture)
+    return figure
 
 
 class TrainingLog(AbstractContextManager["TrainingLog"]):

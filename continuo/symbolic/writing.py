@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
@@ -76,13 +74,12 @@ def write_musicxml(song: Song, path: Path, *, title: str) -> None:
     write_bytes(path, exporter.parse())
 
 
-def draw_song(song: Song, path: Path, join_tick: int | None, title: str) -> None:
-    """Draw the notes of a song over its bars as a PNG: prompt and continuation in two colors, programs in shades.
+def draw_song(song: Song, join_tick: int | None, title: str) -> Figure:
+    """Draw the notes of a song over its bars: prompt and continuation in two colors, programs in shades.
 
     As much is shown before the join as after it, and at least `MIN_PROMPT_QUARTERS`. Percussion has its own rows.
-    Raise ValueError if the file cannot be written.
     """
-    from matplotlib.figure import Figure
+    from continuo.audio.pictures import new_figure  # slow: imports torch
 
     starts = [bar.start / notation.UNITS for bar in notation.bars(song)]
     end = max([song.ticks / QUARTER, 1.0, *(note.end / QUARTER for note in song.notes)])
@@ -94,7 +91,7 @@ def draw_song(song: Song, path: Path, join_tick: int | None, title: str) -> None
     ranges = [(min((n.pitch for n in row), default=60), max((n.pitch for n in row), default=72)) for row in rows]
     heights = [high - low + 3 for low, high in ranges]
     width = min(max(2 + 0.15 * (end - first), MIN_WIDTH), MAX_WIDTH)
-    figure = Figure(figsize=(width, min(1.5 + 0.14 * sum(heights), MAX_HEIGHT)), layout="constrained")
+    figure = new_figure(width, min(1.5 + 0.14 * sum(heights), MAX_HEIGHT))
     axes = figure.subplots(len(rows), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     for axis, row, (low, high) in zip(axes, rows, ranges, strict=True):
         _draw_notes(axis, row, join, programs)
@@ -111,11 +108,7 @@ def draw_song(song: Song, path: Path, join_tick: int | None, title: str) -> None
     axes[-1].set_xlabel("bar")
     if len(programs) > 1:
         _draw_legend(figure, programs, [PROMPT] * (first < join) + [CONTINUATION] * (join < end))
-    picture = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # titles hold names in any script
-        figure.savefig(picture, dpi=110, format="png", metadata={"Software": None})
-    write_bytes(path, picture.getvalue())
+    return figure
 
 
 def _shade(number: int, count: int, color: str) -> tuple[float, float, float]:
