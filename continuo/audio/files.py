@@ -8,7 +8,7 @@ import mmap
 import os
 import re
 from collections.abc import Iterable, Iterator
-from itertools import chain, groupby
+from itertools import chain, groupby, pairwise
 from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -122,33 +122,6 @@ def damage(path: Path, seconds: float) -> str:
 # --- files that libsndfile reads in part: chained Ogg, and WAV that was never closed ----------------------------------
 
 
-class FilePart(io.RawIOBase):
-    """Present bytes `start` to `stop` of a file as a file of its own, with `patches` (place: bytes) laid over them."""
-
-    def __init__(self, path: Path, start: int, stop: int, patches: dict[int, bytes]) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115  closed by `close`
-        self._start, self._size, self._patches, self._place = start, stop - start, patches, 0
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._place = max(offset + (0, self._place, self._size)[whence], 0)
-        return self._place
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        self._file.seek(self._start + self._place)
-        data = bytearray(self._file.read(max(min(len(buffer), self._size - self._place), 0)))
-        for place, patch in self._patches.items():
-            for number, byte in enumerate(patch, place - self._place):
-                if 0 <= number < len(data):
-                    data[number] = byte
-        buffer[: len(data)] = bytes(data)
-        self._place += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
 def open_sounds(path: Path) -> Iterator[soundfile.SoundFile]:
     """Yield the sounds of a file one after the other, opened: one, or each stream of a chained Ogg file.
 
@@ -161,9 +134,11 @@ def open_sounds(path: Path) -> Iterator[soundfile.SoundFile]:
             yield file
         return
     opened, failure = 0, None
-    ends = [*starts[1:], path.stat().st_size]
-    for start, stop in zip(starts or [0], ends, strict=True):
-        with FilePart(path, start, stop, patches) as part:
+    with open(path, "rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_COPY) as data:
+        for place, patch in patches.items():  # they change the file in memory alone
+            data[place : place + len(patch)] = patch
+        parts = (io.BytesIO(data[start:stop]) for start, stop in pairwise([*starts, len(data)]))
+        for part in parts if starts else [data]:
             try:
                 file = soundfile.SoundFile(part)
             except soundfile.SoundFileError as error:
