@@ -31,6 +31,7 @@ import continuo  # noqa: F401  first, because it reports missing packages
 # isort: split
 import numpy as np
 import regex
+from rich.filesize import decimal as human_size
 from typing_extensions import TypedDict
 
 from continuo.audio.files import (
@@ -51,7 +52,7 @@ from continuo.symbolic.song import QUARTER, Song, SongNote, pitch_number
 from continuo.symbolic.transcription import read_song
 from continuo.system import cache
 from continuo.system.command_line import Parser, run_main
-from continuo.system.files import human_size, suggest_path
+from continuo.system.files import suggest_path
 from continuo.system.progress import Display
 from continuo.system.text import pluralize, printable
 from continuo.system.workers import WORKERS, ordered_map

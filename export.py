@@ -27,8 +27,10 @@ import json
 import sys
 from pathlib import Path
 
+from rich.filesize import decimal as human_size
+
 from continuo.system.command_line import Parser, run_main
-from continuo.system.files import atomic_write, check_writable, human_size
+from continuo.system.files import atomic_write, check_writable
 
 
 def build_parser() -> argparse.ArgumentParser:

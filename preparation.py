@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 import torch
+from rich.filesize import decimal as human_size
 
 import corpus
 from continuo.audio.piece import Piece
@@ -20,7 +21,7 @@ from continuo.model.stream import StreamSpec
 from continuo.symbolic.song import Song
 from continuo.system import cache
 from continuo.system.distributed import ProcessGroup
-from continuo.system.files import human_size, remove_leftovers
+from continuo.system.files import remove_leftovers
 from continuo.system.paths import command
 from continuo.system.progress import Display
 from continuo.system.text import pluralize

@@ -35,9 +35,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def pack(meta: Path, folder: Path) -> None:
     """Write what predicting needs of a trained model to `folder`, small enough to be passed on."""
+    from rich.filesize import decimal
+
     from continuo.model import checkpoint, metadata  # not before `train`, which says how torch's threads wait
     from continuo.model.card import write_card
-    from continuo.system.files import human_size
 
     described = metadata.load(meta)
     tensors, facts = checkpoint.load_model(meta.parent / described.state)
@@ -49,7 +50,7 @@ def pack(meta: Path, folder: Path) -> None:
     checkpoint.save(state, checkpoint.quantize_int8(chosen), facts)
     write_card(state, facts, keep_evaluation=False)
     metadata.save(described.model_copy(update={"state": state.name}), folder / f"{NAME}.json")
-    print(f"{state}: {human_size(state.stat().st_size)}")
+    print(f"{state}: {decimal(state.stat().st_size)}")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
-from typing import TypedDict
 
+from continuo.model.metadata import Json
 from continuo.system.paths import child_environment
 
 NICENESS = 5  # added to that of the studio, so that the page answers while a training runs
@@ -19,6 +19,7 @@ MAX_SILENCE_S = 90.0  # without an answer, after which a worker counts as stuck
 MAX_CANCEL_S = 5.0  # for a worker to give up a request
 MAX_LINE_BYTES = 1 << 24  # of one answer
 LAST_KINDS = {"done", "failed", "cancelled"}
+Answer = Json  # of a worker: `kind` is always there, and the other keys depend on it
 
 
 class BackgroundProcess:
@@ -68,17 +69,6 @@ def complete_lines(path: Path) -> list[str]:
         skipped = file.seek(max(0, path.stat().st_size - TAIL_BYTES))
         lines = file.read().decode(errors="replace").split("\n")[:-1]
     return lines[1:] if skipped else lines
-
-
-class Answer(TypedDict, total=False):
-    """One answer of a worker. `kind` is always there; the other keys depend on it."""
-
-    kind: str
-    text: str
-    seam_s: float
-    step: int
-    id: str
-    files: list[str]
 
 
 class RequestWorker:

@@ -12,11 +12,12 @@ from typing import Annotated, BinaryIO, Literal, NotRequired
 import safetensors.torch
 import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from rich.filesize import decimal as human_size
 from safetensors import SafetensorError
 from typing_extensions import TypedDict
 
 from continuo.model.metadata import Json, SavedMetadata
-from continuo.system.files import atomic_write, human_size
+from continuo.system.files import atomic_write
 from continuo.system.paths import command
 
 FORMAT = "continuo-1"

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator, with_config
+from rich.filesize import decimal as human_size
 from typing_extensions import TypedDict
 
-from continuo.system.files import human_size, is_locked, suggest_path, write_text
+from continuo.system.files import is_locked, suggest_path, write_text
 from continuo.system.paths import command
 from continuo.system.text import suggestion
 

@@ -97,18 +97,14 @@ class Song:
         counts = Counter(note.program for note in self.notes if not note.is_drum)
         return counts.most_common(1)[0][0] if counts else 0
 
-    def by_program(self) -> dict[tuple[bool, int], list[SongNote]]:
-        """Return the notes of each `(is_drum, program)`, in ascending order; one empty piano for an empty song."""
-        found: dict[tuple[bool, int], list[SongNote]] = defaultdict(list)
-        for note in self.notes:
-            found[note.is_drum, note.program].append(note)
-        return dict(sorted(found.items())) or {(False, 0): []}
+    def by_part(self, *, merged: bool = False) -> dict[tuple[int, bool, int], list[SongNote]]:
+        """Return the notes of each `(part, is_drum, program)`, ascending; one empty piano for an empty song.
 
-    def by_part(self) -> dict[tuple[int, bool, int], list[SongNote]]:
-        """Return the notes of each `(part, is_drum, program)`, ascending; one empty piano for an empty song."""
+        `merged` takes all parts for part 0.
+        """
         found: dict[tuple[int, bool, int], list[SongNote]] = defaultdict(list)
         for note in self.notes:
-            found[note.part, note.is_drum, note.program].append(note)
+            found[0 if merged else note.part, note.is_drum, note.program].append(note)
         return dict(sorted(found.items())) or {(0, False, 0): []}
 
     def part_name(self, part: int, is_drum: bool, program: int) -> str:
@@ -239,7 +235,7 @@ class Song:
         for k, (at, numerator, denominator) in enumerate(self.meters):
             if denominator & (denominator - 1) == 0 and numerator < 256:
                 score.time_signatures.append(symusic.TimeSignature(ticks(at) if k else 0, numerator, denominator))
-        groups = self.by_part() if by_part else {(0, *place): notes for place, notes in self.by_program().items()}
+        groups = self.by_part(merged=not by_part)
         for (part, is_drum, program), notes in groups.items():  # symusic 0.5.9 misplaces tempos without a track
             name = self.part_name(part, is_drum, program) if by_part else ""
             track = symusic.Track(name=name, program=program, is_drum=is_drum)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from rich.filesize import decimal as human_size
 
 from continuo.system.text import suggestion
 
@@ -111,7 +112,7 @@ def check_writable(path: Path, *, force: bool) -> None:
 def check_space(path: Path, size_bytes: float, advice: str) -> None:
     """Raise ValueError, with `advice` beside freeing space, if the disk of `path` has not `size_bytes` free."""
     if size_bytes > (free := shutil.disk_usage(path.parent).free):
-        needed, there = human_size(size_bytes), human_size(free)
+        needed, there = human_size(int(size_bytes)), human_size(free)
         raise ValueError(f"cannot write {path}: {needed} are needed, {there} are free: free some space, or {advice}")
 
 
@@ -122,19 +123,6 @@ def suggest_path(path: Path) -> str:
     except OSError:
         return ""
     return suggestion(path.name, others, least=0.7)  # the same ending alone is no likeness
-
-
-def human_size(size_bytes: float) -> str:
-    """Return a size with its unit.
-
-    >>> human_size(345_600_000)
-    '345.6 MB'
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.1f} TB"
 
 
 def _sync(path: Path) -> None:

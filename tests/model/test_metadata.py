@@ -114,7 +114,9 @@ def test_load_of_other_content_is_refused_in_one_line(tmp_path, content):
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+        st.none() | st.booleans() | st.floats() | st.text(max_size=12),
+        lambda x: st.lists(x, max_size=4) | st.dictionaries(st.text(max_size=12), x, max_size=4),
+        max_leaves=12,
     )
 )
 def test_validated_any_other_json_is_a_value_error(content):

@@ -119,12 +119,12 @@ def test_B06_predict_writes_four_files_that_begin_with_the_prompt(preset, models
 @pytest.mark.parametrize("preset", SYMBOLIC)
 def test_B05_predict_songs_from_nothing_differ_and_overwrite_none(preset, models, tmp_path, capsys):
     out = tmp_path / "song.wav"
-    made = predict(capsys, "--meta", models[preset], "--prompt", "none", "--frames", 60, "--songs", 3, "--out", out)
+    made = predict(capsys, "--meta", models[preset], "--prompt", "none", "--frames", 32, "--songs", 3, "--out", out)
     assert [song["out"] for song in made["songs"]] == [str(tmp_path / f"song-{n}.wav") for n in (1, 2, 3)]
     contents = {(tmp_path / f"song-{n}.mid").read_bytes() for n in (1, 2, 3)}
     assert len(contents) == 3
     again = tmp_path / "again.wav"
-    predict(capsys, "--meta", models[preset], "--prompt", "none", "--frames", 60, "--seed", 1, "--out", again)
+    predict(capsys, "--meta", models[preset], "--prompt", "none", "--frames", 32, "--seed", 1, "--out", again)
     assert again.with_suffix(".mid").read_bytes() == (tmp_path / "song-2.mid").read_bytes()
 
 
