@@ -159,8 +159,8 @@ class NotesEvaluation(Evaluation[Song]):
 
 
 def _pitch_classes(songs: Sequence[Song]) -> np.ndarray:
-    pitches = [note.pitch % 12 for song in songs for note in song.notes if not note.is_drum]
-    return np.bincount(pitches, minlength=12) / max(len(pitches), 1)
+    counts = np.sum([song.pitch_classes() for song in songs], axis=0)
+    return counts / max(counts.sum(), 1)
 
 
 def _finite(value: float) -> float | None:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator
 from functools import cache, cached_property
 
 import numpy as np
-import scipy.fft
 
 from continuo.audio.samples import mix_to_mono
 
@@ -56,6 +55,8 @@ class _Segment:
     @cached_property
     def spectra(self) -> np.ndarray:
         """Return at each frequency the sum of the powers of the channels, and the power of their sum, `(2, K)`."""
+        import scipy.fft  # slow
+
         missing = self.size - self.level.shape[1]  # of the last segment
         level = np.pad(self.level, [(0, 0), (0, missing)]) if missing else self.level
         coarse = np.add.reduce([level[:, first :: self.step] for first in range(self.step)])
