@@ -422,7 +422,7 @@ def _restore(source: Source, section: CorpusSection, key: str) -> None:
         raise ValueError(f"{gone} ({error}): start again") from None
 
 
-def _soundfont(section: CorpusSection) -> Path | None:
+def _soundfont(section: CorpusSection) -> Path:
     return synth.find_soundfont(Path(section.soundfont).expanduser() if section.soundfont else None)
 
 
@@ -431,8 +431,7 @@ def audio_key(source: Source, section: CorpusSection) -> str:
     stereo = ("stereo",) if section.channels == 2 else ()
     if not source.is_score:
         return cache.key_of(source.path, "audio", section.sample_rate_hz, AUDIO_VERSION, *stereo)
-    font = _soundfont(section)
-    sound = (font.name, font.stat().st_size) if font else None  # the folder of the SoundFont does not matter
+    sound = synth.identify_soundfont(_soundfont(section))["sha256"]
     versions = (AUDIO_VERSION, CACHE_VERSION, synth.VERSION, version("music21"), version("symusic"))
     return cache.key_of(source.path, "render", section.sample_rate_hz, section.program, sound, *versions, *stereo)
 

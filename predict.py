@@ -60,6 +60,8 @@ def build_parser() -> ArgumentParser:
     fine_help = "temperature of the later quantizer stages, which decide how it sounds, multiplied by --temperature "
     fine_help += "(default: from the metadata file, or 0.7)"
     add("--fine-temperature", type=float, metavar="T", help=fine_help)
+    font_help = "SoundFont (.sf2, .sf3) that renders scores (default: the one that rendered the model's corpus)"
+    add("--soundfont", type=Path, metavar="FILE", help=font_help)
     top_help = "draw only from the likeliest choices that reach this probability; below 1 onsets get lost (default: 1)"
     add("--top-p", type=float, default=1.0, help=top_help)
     add("--seed", type=int, default=0, help="seed of the random numbers; each seed gives another take (default: 0)")
@@ -87,6 +89,7 @@ def _run(arguments: Namespace) -> int:
     import torch
 
     from continuo.model.temperature import Sampling
+    from continuo.score.synth import find_soundfont
     from continuo.system.device import choose
     from continuo.system.progress import Display
     from predictor import Predictor
@@ -100,9 +103,13 @@ def _run(arguments: Namespace) -> int:
             Sampling().but(**flags)  # refuses values out of range before anything is loaded
         except ValueError as error:
             raise ValueError("--" + str(error).replace("_", "-")) from None
+        font = find_soundfont(arguments.soundfont) if arguments.soundfont else None
         predictor = Predictor.load(_model(arguments.meta), device)
+        predictor.soundfont = font
         if predictor.modality == "notes":
             _check_outs(arguments, outs, ".mid", ".musicxml")
+            if font:
+                display.say(f"the music is rendered with {font.name}")
         prompt = _prompt(arguments, predictor, display)
         _check_room(arguments, predictor, prompt, outs)
         name = "from nothing:" if prompt is None else printable(arguments.prompt.name)

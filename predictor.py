@@ -24,7 +24,8 @@ from continuo.audio.files import with_channels
 from continuo.audio.piece import Piece
 from continuo.model import checkpoint, metadata
 from continuo.model.temperature import Sampling
-from continuo.score.synth import render
+from continuo.score.performance import SCORE_ENDINGS
+from continuo.score.synth import choose_soundfont, render
 from continuo.symbolic.song import Song
 from continuo.system.paths import command
 from continuo.system.workers import prefetch
@@ -55,6 +56,7 @@ class Predictor:
         self.modality, self.steps_per_second = featurizer.modality, featurizer.spec.steps_per_second
         self.sample_rate_hz = self.metadata.corpus.sample_rate_hz
         self.sampling = Sampling(**self.metadata.sampling.model_dump())  # where a take is given none
+        self.soundfont: Path | None = None  # renders prompts and songs; None: the one that rendered the corpus
         progress = facts["progress"]
         self.step = progress.step
         best_step = None if checkpoint.weights_prefix(progress) == "average" else progress.best_step
@@ -97,7 +99,7 @@ class Predictor:
         """Pickle the predictor for another process: facts and arrays. That process builds its own step graph."""
         parts = self.featurizer.state(), self.model.state_dict()
         arrays = [{name: tensor.cpu().numpy() for name, tensor in part.items()} for part in parts]
-        return _rebuilt, (self.facts, *arrays, self.device.type, self.sampling)
+        return _rebuilt, (self.facts, *arrays, self.device.type, self.sampling, self.soundfont)
 
     @cached_property
     def runner(self) -> StepRunner | None:
@@ -117,12 +119,22 @@ class Predictor:
         """
         if self.modality == "notes":
             return corpus.load_prompt_song(path)
-        return corpus.load_prompt(path, self.metadata.corpus, ring_out=ring_out)
+        section = self.metadata.corpus
+        if path.suffix.lower() not in SCORE_ENDINGS:
+            return corpus.load_prompt(path, section, ring_out=ring_out)
+        section, remark = self.with_soundfont(section)
+        return replace(corpus.load_prompt(path, section, ring_out=ring_out), rendering=remark)
+
+    def with_soundfont(self, section: metadata.CorpusSection) -> tuple[metadata.CorpusSection, str]:
+        """Return a corpus whose scores are rendered as this model's were, and a remark if that cannot be."""
+        place = Path(section.soundfont).expanduser() if section.soundfont else None
+        font, remark = choose_soundfont(self.soundfont, self.facts.get("soundfont"), place)
+        return section.model_copy(update={"soundfont": str(font)}), remark
 
     def render(self, song: Song) -> np.ndarray:
         """Render a song with the model's sample rate and SoundFont, float32 `(N,)`."""
-        font = self.metadata.corpus.soundfont
-        return render(song.performance(), self.sample_rate_hz, soundfont=Path(font).expanduser() if font else None)
+        section, _ = self.with_soundfont(self.metadata.corpus)
+        return render(song.performance(), self.sample_rate_hz, soundfont=Path(str(section.soundfont)))
 
     @overload
     def take(
@@ -183,11 +195,13 @@ class Predictor:
         return context, state
 
 
-def _rebuilt(facts: checkpoint.Facts, fitted: Arrays, weights: Arrays, device: str, sampling: Sampling) -> Predictor:
+def _rebuilt(
+    facts: checkpoint.Facts, fitted: Arrays, weights: Arrays, device: str, sampling: Sampling, soundfont: Path | None
+) -> Predictor:
     """Build a predictor from the parts that `Predictor.__reduce__` pickles."""
     state, model = ({name: torch.from_numpy(array) for name, array in arrays.items()} for arrays in (fitted, weights))
     predictor = Predictor.from_tensors(facts, state, model, torch.device(device))
-    predictor.sampling = sampling
+    predictor.sampling, predictor.soundfont = sampling, soundfont
     return predictor
 
 

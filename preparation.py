@@ -15,9 +15,11 @@ from rich.filesize import decimal as human_size
 import corpus
 from continuo.audio.piece import Piece
 from continuo.model import checkpoint
-from continuo.model.checkpoint import Facts, Tensors
+from continuo.model.checkpoint import Facts, SoundFont, Tensors
 from continuo.model.metadata import Metadata, check_same_model
 from continuo.model.stream import StreamSpec
+from continuo.score.performance import SCORE_ENDINGS
+from continuo.score.synth import choose_soundfont, find_soundfont, identify_soundfont
 from continuo.symbolic.song import Song
 from continuo.system import cache
 from continuo.system.distributed import ProcessGroup
@@ -64,6 +66,7 @@ class Prepared(Generic[P]):
     held_out_set: AudioDataset[P]
     amounts: dict[str, int | float]  # numbers of pieces and seconds of music before transposition, for the model card
     start: Start | None
+    soundfont: SoundFont | None  # rendered the scores of the corpus; None if it had none
 
 
 def prepare(
@@ -96,7 +99,7 @@ def prepare(
     featurizer = build_featurizer(metadata)
     is_sound = featurizer.modality == "sound"
     with group.local_main_first():
-        music: tuple[list[Any], list[Any]] = pieces or load_corpus(metadata, is_sound, display)  # of one type
+        music, font = (pieces, None) if pieces else load_corpus(metadata, is_sound, start, display)
         train, held_out = music
         amounts = amounts_of(train, held_out)
         semitones = transposition(metadata, is_sound, amounts["seconds"] + amounts["held_out_seconds"])
@@ -106,6 +109,7 @@ def prepare(
         to_fit = train if is_sound and amounts["seconds"] >= FIT_UNSHIFTED_ABOVE_S else transposed
     group.check_same("metadata", metadata.model_dump(include={"representation", "architecture", "training"}))
     group.check_same("a corpus", corpus_fingerprint([*transposed, *held_out]))
+    group.check_same("a SoundFont", font and font["sha256"])
     group.check_same("a state", start and not start.is_donor and start.facts["progress"])
     fitted = group.broadcast(lambda: fitted_state(featurizer, to_fit, start, metadata.training.seed, display))
     with checkpoint.mismatch_refused(start.path) if start else nullcontext():
@@ -115,7 +119,7 @@ def prepare(
         train_set = encode("encoding", transposed, featurizer, metadata.training.window, display)
         held_out_set = encode("encoding held-out pieces", held_out, featurizer, metadata.training.window, display)
     given = metadata, state_path, device, display, group
-    return Prepared(*given, featurizer, transposed, held_out, train_set, held_out_set, amounts, start)
+    return Prepared(*given, featurizer, transposed, held_out, train_set, held_out_set, amounts, start, font)
 
 
 def clear_leftovers(state_path: Path) -> None:
@@ -161,18 +165,33 @@ def check_memory(metadata: Metadata, device: torch.device, spec: StreamSpec | No
         raise ValueError(f"{what}: lower {keys}")
 
 
-def load_corpus(metadata: Metadata, is_sound: bool, display: Display) -> tuple[Pieces, Pieces]:
-    """Load the corpus that the metadata names, as sound or as notes, and split it into training and held-out pieces."""
-    section, seed = metadata.corpus, metadata.training.seed
+def load_corpus(
+    metadata: Metadata, is_sound: bool, start: Start | None, display: Display
+) -> tuple[tuple[list[Any], list[Any]], SoundFont | None]:
+    """Load the corpus that the metadata names, as sound or as notes, and split it into training and held-out pieces.
+
+    The second value is the SoundFont that rendered its scores; that of the state to start from is used if possible.
+    """
+    section, seed, remark = metadata.corpus, metadata.training.seed, ""
+    named = Path(section.soundfont).expanduser() if section.soundfont else None
+    if is_sound and start and (earlier := start.facts.get("soundfont")):
+        place = start.facts["metadata"]["corpus"].get("soundfont")
+        named, remark = choose_soundfont(named, earlier, Path(str(place)) if place else None)
+        section = section.model_copy(update={"soundfont": str(named)})
     load = corpus.load if is_sound else corpus.load_songs
     loaded: corpus.Corpus[Any] = load(section, seed=seed, display=display)
+    font = None
+    if is_sound and any(Path(piece.source).suffix.lower() in SCORE_ENDINGS for piece in loaded.pieces):
+        path = find_soundfont(named)
+        font = identify_soundfont(path)
+        display.say(f"the corpus {remark or f'is rendered with {path.name}'} ({path})")
     count, minutes = pluralize(len(loaded.pieces), "piece"), loaded.seconds / 60
     display.say(f"corpus: {count}, {minutes:.1f} minutes, {loaded.left_out} skipped")
     size = human_size(cache.size_bytes())
     display.say(f"cache of decoded audio: {size} ({command('corpus')} --clear-cache empties it)")
     if len(loaded.pieces) == 1:
         display.say("one piece only: its last tenth is held out to tell learning from copying")
-    return loaded.split(section.validation_share, seed)
+    return loaded.split(section.validation_share, seed), font
 
 
 def amounts_of(train: Sequence[P], held_out: Sequence[P]) -> dict[str, int | float]:

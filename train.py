@@ -47,6 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
     preset_help = f"preset to create the metadata file from: {', '.join(presets)} (default: codebook-lstm)"
     add("--preset", choices=presets, metavar="NAME", help=preset_help)
     add("--corpus", metavar="DIR", help="folder of recordings or scores, or music21:bach")
+    font_help = "SoundFont (.sf2, .sf3) that renders the scores of the corpus (default: an installed one)"
+    add("--soundfont", metavar="FILE", help=font_help)
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, help="minutes to train in all, earlier runs included")
     budget.add_argument("--steps", type=int, help="steps to train in all, earlier runs included")
@@ -203,6 +205,7 @@ def _overrides(arguments: argparse.Namespace) -> "Json":
 
     flags = {
         "corpus.path": arguments.corpus,
+        "corpus.soundfont": arguments.soundfont and str(Path(arguments.soundfont).absolute()),
         "training.minutes": arguments.minutes,
         "training.steps": arguments.steps,
         "training.epochs": arguments.epochs,

@@ -261,6 +261,8 @@ class Trainer:
             "heard": self.prepared.amounts | {"parameters": size, "steps_per_second": self.model.spec.steps_per_second},
             "begun_with": self.started_from,
         }
+        if self.prepared.soundfont:
+            facts["soundfont"] = self.prepared.soundfont
         if not checkpoint.all_finite(tensors):
             raise self._divergence("a weight became NaN or infinite")
         if self.saved_step < 0 and self.state_path.exists():

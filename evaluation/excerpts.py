@@ -31,18 +31,22 @@ def load_split(
     ValueError: there is no such corpus, or it has none of the held-out pieces, or no others.
     """
     saved, section = predictor.metadata, metadata.load(meta_path).corpus
+    notes: list[str] = []
+    if predictor.facts.get("soundfont"):
+        section, remark = predictor.with_soundfont(section)
+        notes = [f"the corpus {remark}"] * bool(remark)
     corpus = load(section, seed=saved.training.seed, display=display)
     train, held_out = corpus.split(saved.corpus.validation_share, saved.training.seed)
     then = set(predictor.facts["validation"])
     if {piece.id for piece in held_out} == then:
-        return train, held_out, []
+        return train, held_out, notes
     train = [piece for piece in corpus.pieces if piece.id not in then]
     held_out = [piece for piece in corpus.pieces if piece.id in then]
     if not (train and held_out):
         raise ValueError(f"the corpus {section.path} is not the one that the model was trained on: it lacks the "
                          "held-out pieces; set corpus.path in the metadata file")  # fmt: skip
     note = f"the corpus changed since the training: {len(held_out)} of {len(then)} held-out pieces are still in it"
-    return train, held_out, [note]
+    return train, held_out, [*notes, note]
 
 
 def bounded(pieces: Sequence[P], seconds: float, seed: int) -> list[P]:

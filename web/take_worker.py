@@ -88,7 +88,8 @@ def make(request: Request, predictor: Predictor, answer: Answer) -> dict[str, fl
     join_s = prompt.seconds
     from_s = max(0.0, join_s - request.lead_s)
     pcm_format = {"sample_rate_hz": rate_hz, "channels": predictor.channels}
-    answer("begins", **pcm_format, seam_s=join_s, from_s=from_s, seconds=request.seconds)
+    remark = getattr(prompt, "rendering", "")
+    answer("begins", **pcm_format, seam_s=join_s, from_s=from_s, seconds=request.seconds, remark=remark)
     sound, blended_s = (prompt.samples, BLENDED_S) if isinstance(prompt, Piece) else (predictor.render(prompt), 0.0)
     first = round(from_s * rate_hz)
     known = max(first, round((join_s - blended_s) * rate_hz))

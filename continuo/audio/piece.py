@@ -27,6 +27,7 @@ class Piece:
     has_ending: bool = True  # the music ends where the samples end
     damage: str = ""  # what is wrong with the file, in words that follow its name
     offset: float = 0.0  # of full scale, what was subtracted from the samples because they did not swing around zero
+    rendering: str = ""  # remark on how a score was rendered, in words that follow its name
 
     @classmethod
     def from_samples(cls, samples: Samples, sample_rate_hz: int, *, source: str = "samples") -> "Piece":
@@ -40,7 +41,7 @@ class Piece:
         loud = f"lies {self.loudness_db:.0f} dB over full scale, and continuations will clip: make it quieter"
         centered = f"lies {self.offset:+.3f} off zero (a DC offset), which was removed from it"
         return (
-            [self.damage] * bool(self.damage)
+            [remark for remark in (self.damage, self.rendering) if remark]
             + [centered] * (self.offset != 0)
             + [loud] * (self.loudness_db > MAX_LOUDNESS_DB)
         )

@@ -44,6 +44,14 @@ class Progress:
     best_nats: float | None = None
 
 
+class SoundFont(TypedDict):
+    """A SoundFont, known by its content, whatever its folder and name."""
+
+    name: str
+    bytes: Count
+    sha256: str
+
+
 @with_config(ConfigDict(extra="allow"))
 class Facts(TypedDict):
     """The facts in the header of a model's state."""
@@ -56,6 +64,7 @@ class Facts(TypedDict):
     validation: NotRequired[list[str]]  # ids of the held-out pieces
     heard: NotRequired[dict[str, int | float]]  # amount of music, parameters and steps per second, for the model card
     begun_with: NotRequired[str]  # description of the state that this training started from, or empty
+    soundfont: NotRequired[SoundFont]  # rendered the scores of the corpus; missing if it had none
 
 
 _FACTS = TypeAdapter(Facts)

@@ -8,6 +8,7 @@ does not limit peaks, and plays fonts with overridden root keys out of tune. The
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import math
 import os
@@ -27,6 +28,8 @@ from continuo.system.files import write_bytes
 
 if TYPE_CHECKING:
     import symusic
+
+    from continuo.model.checkpoint import SoundFont
 
 SOUNDFONT_VARIABLE = "CONTINUO_SOUNDFONT"
 SYSTEM_FOLDERS = (
@@ -64,19 +67,65 @@ def find_soundfont(explicit: Path | None = None) -> Path:
 
     Raise ValueError if the given one, or that of the variable, is missing or no SoundFont, or if there is none at all.
     """
-    variable = os.environ.get(SOUNDFONT_VARIABLE)
-    named = explicit or (Path(variable) if variable else None)
-    if named is not None:
+    if named := explicit or _of_variable():
         if not is_soundfont(named):
             reason = "is not a SoundFont (.sf2 or .sf3)" if named.is_file() else "does not exist"
             raise ValueError(f"the SoundFont {named} {reason}; leave it out to use the installed one")
         return named
-    fonts = [path for folder in SYSTEM_FOLDERS for path in sorted(Path(folder).expanduser().glob("*.sf[23]"))]
-    if package := importlib.util.find_spec("pretty_midi"):
-        fonts += [Path(folder) / "TimGM6mb.sf2" for folder in package.submodule_search_locations or ()]
-    if found := next(filter(is_soundfont, fonts), None):
+    if found := next(filter(is_soundfont, _installed()), None):
         return found
     raise ValueError(f"no SoundFont is installed: reinstall pretty_midi, or name one in {SOUNDFONT_VARIABLE}")
+
+
+def _of_variable() -> Path | None:
+    variable = os.environ.get(SOUNDFONT_VARIABLE)
+    return Path(variable) if variable else None
+
+
+def _installed() -> Iterator[Path]:
+    """Yield the files that may be SoundFonts in the folders of the system and of pretty_midi."""
+    for folder in SYSTEM_FOLDERS:
+        yield from sorted(Path(folder).expanduser().glob("*.sf[23]"))
+    if package := importlib.util.find_spec("pretty_midi"):
+        yield from (Path(folder) / "TimGM6mb.sf2" for folder in package.submodule_search_locations or ())
+
+
+def identify_soundfont(font: Path) -> SoundFont:
+    """Return name, size and hash of a SoundFont; OSError if it cannot be read."""
+    stat = font.stat()
+    return {"name": font.name, "bytes": stat.st_size, "sha256": _sha256(font, stat.st_size, stat.st_mtime_ns)}
+
+
+@functools.lru_cache
+def _sha256(font: Path, _size: int, _changed_ns: int) -> str:
+    with font.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def choose_soundfont(explicit: Path | None, earlier: SoundFont | None, place: Path | None = None) -> tuple[Path, str]:
+    """Return the SoundFont to render scores with, and a remark if it is `explicit` or not the one of the model.
+
+    The SoundFont of the model is `earlier`, which rendered its corpus. It is found by its content at `place` and
+    wherever SoundFonts are looked for; `explicit` outweighs it. Where it is missing or not known, the choice and the
+    errors are those of `find_soundfont`. The remark continues a sentence that begins with what is rendered.
+    """
+    own = _find_same(earlier, place) if earlier and not explicit else None
+    font = own or find_soundfont(explicit or (place if not earlier else None))
+    if own or not (explicit or earlier):
+        return font, ""
+    remark = f"is rendered with {font.name}"
+    if earlier and identify_soundfont(font)["sha256"] != earlier["sha256"]:
+        own_words = f"{earlier['name']}, whose sound the model has learned"
+        remark += f" instead of {own_words}" if explicit else f", because {own_words}, is not on this computer"
+        remark += ": the music may come out worse"
+    return font, remark
+
+
+def _find_same(wanted: SoundFont, place: Path | None) -> Path | None:
+    """Return a SoundFont on this computer that has the content of `wanted`, None if there is none."""
+    places = [place, _of_variable(), *_installed()]
+    fonts = (font for font in places if font and is_soundfont(font) and font.stat().st_size == wanted["bytes"])
+    return next((font for font in fonts if identify_soundfont(font)["sha256"] == wanted["sha256"]), None)
 
 
 def render(

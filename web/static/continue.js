@@ -189,11 +189,12 @@ class TakeCard {
     this.say("waiting until another take is ready …");
   }
 
-  begins({ sample_rate_hz, channels, seam_s, from_s, seconds }) {
+  begins({ sample_rate_hz, channels, seam_s, from_s, seconds, remark }) {
     Object.assign(this, { from: from_s, channels });
     this.picture = new Spectrogram(sample_rate_hz, seam_s - from_s + seconds, seam_s - from_s);
     this.element.append(this.picture.element);
     player = this.player = new Player(sample_rate_hz);
+    if (remark) this.facts.textContent += `; the prompt ${remark}`;
     this.say("being made …");
     this.follow();
   }
