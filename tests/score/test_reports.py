@@ -1,4 +1,4 @@
-"""Inputs from public bug reports of other programs (shared/reports): the notes are right, or the fault is named."""
+"""Inputs made after public bug reports of other programs: the notes are right, or the fault is named."""
 
 import json
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT, SHARED
+from conftest import ROOT
 
 import corpus
 import predict
@@ -15,10 +15,8 @@ from continuo.score.notes import Performance
 from continuo.score.performance import perform
 from continuo.score.synth import write_midi
 
-REPORTS = SHARED.parent / "reports"
-ENTRIES: dict[str, Any] = {}
-if (REPORTS / "expected.json").exists():
-    ENTRIES = json.loads((REPORTS / "expected.json").read_text())
+REPORTS = ROOT / "tests" / "data" / "reports"
+ENTRIES: dict[str, Any] = json.loads((REPORTS / "expected.json").read_text())
 SCORES = {name: entry for name, entry in ENTRIES.items() if not name.startswith("audio_")}
 TOLERANCE_S = 0.01
 
@@ -51,7 +49,6 @@ def is_as_expected(performance: Performance, entry: dict[str, Any]) -> bool:
     return True
 
 
-@pytest.mark.skipif(not ENTRIES, reason="the reports are not here")
 @pytest.mark.parametrize("name", SCORES)
 def test_report_gives_the_right_notes_or_names_what_is_not_played(name, tmp_path):
     word = NAMED_AS.get(name.rpartition(".")[0], "\0")
@@ -74,7 +71,6 @@ def tones(name: str) -> tuple[list[int], float]:
     return [round(np.abs(np.fft.rfft(half)).argmax() * 24_000 / len(half)) for half in halves], piece.seconds
 
 
-@pytest.mark.skipif(not ENTRIES, reason="the reports are not here")
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -87,7 +83,6 @@ def test_report_recording_is_read_whole(name, expected):
     assert tones(name) == expected
 
 
-@pytest.mark.skipif(not ENTRIES, reason="the reports are not here")
 def test_report_dc_offset_changes_neither_the_level_nor_the_join(tmp_path, capsys):
     given, out = REPORTS / "audio_dc-offset-prompt.flac", tmp_path / "out.wav"
     meta = ROOT / "models" / "demo" / "chorales.json"
@@ -100,7 +95,6 @@ def test_report_dc_offset_changes_neither_the_level_nor_the_join(tmp_path, capsy
     assert abs(np.diff(samples)).max() < 0.05
 
 
-@pytest.mark.skipif(not ENTRIES, reason="the reports are not here")
 def test_report_icloud_placeholder_is_named():
     found = corpus.load(CorpusSection(path=str(REPORTS / "audio_folder-with-icloud-placeholder")))
     assert [name for name, reason in found.skipped if "not downloaded" in reason] == [".song.wav.icloud"]
