@@ -119,11 +119,15 @@ class Predictor:
         """
         if self.modality == "notes":
             return corpus.load_prompt_song(path)
-        section = self.metadata.corpus
+        section = self.in_channels(self.metadata.corpus)
         if path.suffix.lower() not in SCORE_ENDINGS:
             return corpus.load_prompt(path, section, ring_out=ring_out)
         section, remark = self.with_soundfont(section)
         return replace(corpus.load_prompt(path, section, ring_out=ring_out), rendering=remark)
+
+    def in_channels(self, section: metadata.CorpusSection) -> metadata.CorpusSection:
+        """Return a corpus that is mixed to mono as it is decoded if the model makes mono, so that nothing cancels."""
+        return section.model_copy(update={"channels": min(section.channels, self.channels)})
 
     def with_soundfont(self, section: metadata.CorpusSection) -> tuple[metadata.CorpusSection, str]:
         """Return a corpus whose scores are rendered as this model's were, and a remark if that cannot be."""

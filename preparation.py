@@ -28,7 +28,7 @@ from continuo.system.paths import command
 from continuo.system.progress import Display
 from continuo.system.text import pluralize
 from dataset import AudioDataset
-from featurizer import FIT_VERSION, Featurizer, P, build_featurizer
+from featurizer import FIT_VERSION, Featurizer, P, StftFeaturizer, build_featurizer
 from model_definition import model_size
 
 TRANSPOSE_SOUND_BELOW_S = 3600.0  # shorter corpora are transposed, or the model memorizes them
@@ -99,7 +99,7 @@ def prepare(
     featurizer = build_featurizer(metadata)
     is_sound = featurizer.modality == "sound"
     with group.local_main_first():
-        music, font = (pieces, None) if pieces else load_corpus(metadata, is_sound, start, display)
+        music, font = (pieces, None) if pieces else load_corpus(metadata, featurizer, start, display)
         train, held_out = music
         amounts = amounts_of(train, held_out)
         semitones = transposition(metadata, is_sound, amounts["seconds"] + amounts["held_out_seconds"])
@@ -166,13 +166,15 @@ def check_memory(metadata: Metadata, device: torch.device, spec: StreamSpec | No
 
 
 def load_corpus(
-    metadata: Metadata, is_sound: bool, start: Start | None, display: Display
+    metadata: Metadata, featurizer: Featurizer[Any], start: Start | None, display: Display
 ) -> tuple[tuple[list[Any], list[Any]], SoundFont | None]:
-    """Load the corpus that the metadata names, as sound or as notes, and split it into training and held-out pieces.
+    """Load the corpus that the metadata names, as the featurizer reads it, and split it for training.
 
     The second value is the SoundFont that rendered its scores; that of the state to start from is used if possible.
     """
     section, seed, remark = metadata.corpus, metadata.training.seed, ""
+    if is_sound := isinstance(featurizer, StftFeaturizer):
+        section = section.model_copy(update={"channels": featurizer.channels})
     named = Path(section.soundfont).expanduser() if section.soundfont else None
     if is_sound and start and (earlier := start.facts.get("soundfont")):
         place = start.facts["metadata"]["corpus"].get("soundfont")

@@ -30,7 +30,7 @@ def load_split(
     `meta_path` says where the corpus is now; `load` is `corpus.load` for sound and `corpus.load_songs` for notes.
     ValueError: there is no such corpus, or it has none of the held-out pieces, or no others.
     """
-    saved, section = predictor.metadata, metadata.load(meta_path).corpus
+    saved, section = predictor.metadata, predictor.in_channels(metadata.load(meta_path).corpus)
     notes: list[str] = []
     if predictor.facts.get("soundfont"):
         section, remark = predictor.with_soundfont(section)

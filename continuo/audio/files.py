@@ -42,12 +42,12 @@ LENGTH_FIELDS: dict[bytes, tuple[int, int, Literal["little", "big"], int]] = {
 """First bytes of a file: place, size and byte order of the length that its header declares, and what it omits."""
 UNKNOWN_BYTES = 0x7F000000  # declared lengths from here on mean "unknown": the file was written to a pipe
 TRUNCATED = "is truncated: its file holds less than its header declares, and what is there was read"
-UNCLOSED = "was never closed by the program that recorded it: its header declares no length, and all of it was read"
+UNCLOSED = "was never closed by the program that recorded it: its header declares too little, and all of it was read"
 MISSING_BYTES, PRESENT_FRACTION = 1024, 0.99  # smaller losses are differences in how programs count
 FIRST_PAGE = re.compile(rb"OggS\x00[\x02\x06]")  # of a stream
 PAGE_BYTES = 27  # of the header of an Ogg page, before the table of its segments
-MAX_CHUNKS = 1000  # before the samples of a WAV
-CHUNK_NAME = re.compile(rb"[ -~]{4}")
+MAX_CHUNKS = 1000  # before the samples of a WAV or AIFF
+CHUNK_NAME = re.compile(rb"[ -~]{4}|ID3.", re.DOTALL)  # ID3 begins a tag behind the chunks
 
 
 def decode_blocks(path: Path, sample_rate_hz: int, channels: int = 1) -> Iterator[np.ndarray]:
@@ -119,7 +119,7 @@ def damage(path: Path, seconds: float) -> str:
     return TRUNCATED if seconds < PRESENT_FRACTION * sum(lengths) else ""
 
 
-# --- files that libsndfile reads in part: chained Ogg, and WAV that was never closed ----------------------------------
+# --- files that libsndfile reads in part: chained Ogg, WAV and AIFF that were never closed ------------------------
 
 
 def open_sounds(path: Path) -> Iterator[soundfile.SoundFile]:
@@ -172,32 +172,40 @@ def ogg_chain(path: Path) -> list[int]:
 
 
 def unclosed_lengths(path: Path) -> dict[int, bytes]:
-    """Return what to lay over the header of a WAV that was never closed, by place; nothing for any other file.
+    """Return what to lay over the header of a WAV or AIFF that was never closed, by place; nothing for other files.
 
-    Such a header declares no samples (length 0), though what follows are not chunks. The largest length, which is
-    returned for it, means to libsndfile that the samples go on to the end; RF64 has its length in a chunk "ds64".
+    Such a header declares no samples, or those of an earlier save, though what follows are neither chunks nor zeros.
+    The largest length, which is returned for it, means to libsndfile that the samples go on to the end; RF64 has its
+    length in a chunk "ds64".
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
         kind = file.read(12)
-        if kind[:4] not in (b"RIFF", b"RIFX", b"RF64") or kind[8:] != b"WAVE":
+        is_aiff = kind[:4] == b"FORM" and kind[8:11] == b"AIF"
+        if not (is_aiff or (kind[:4] in (b"RIFF", b"RIFX", b"RF64") and kind[8:] == b"WAVE")):
             return {}
-        order: Literal["little", "big"] = "big" if kind[:4] == b"RIFX" else "little"
-        places = _chunks(file, 12, size, order)
-        data = places.get(b"data", size)
-        field, length = data + 4, 4
+        order: Literal["little", "big"] = "big" if kind[:4] in (b"RIFX", b"FORM") else "little"
+        samples = b"SSND" if is_aiff else b"data"
+        places = _chunks(file, 12, size, order, samples)
+        start = places.get(samples, size)
+        field, length = start + 4, 4
         if kind[:4] == b"RF64" and b"ds64" in places:
             field, length = places[b"ds64"] + 16, 8
         file.seek(field)
-        if any(file.read(length)) or size <= data + 8 or _ends_in_chunks(file, data + 8, size, order):
+        declared = int.from_bytes(file.read(length), order)
+        stop, is_stale = start + 8 + declared, declared > 8 * is_aiff
+        if stop + MISSING_BYTES * is_stale >= size or _are_chunks(file, stop + declared % 2, size, order, is_stale):
             return {}
-    return {field: b"\xff" * 4} if length == 4 else {field: (size - data - 8).to_bytes(8, "little")}
+        file.seek(stop)
+        if is_stale and not any(block.strip(b"\0") for block in iter(lambda: file.read(1 << 20), b"")):
+            return {}
+    return {field: b"\xff" * 4} if length == 4 else {field: (size - start - 8).to_bytes(8, "little")}
 
 
-def _chunks(file: BinaryIO, place: int, size: int, order: Literal["little", "big"]) -> dict[bytes, int]:
-    """Return the places of the chunks of a WAV up to the one that holds its samples, by name."""
+def _chunks(file: BinaryIO, place: int, size: int, order: Literal["little", "big"], samples: bytes) -> dict[bytes, int]:
+    """Return the places of the chunks of a WAV or AIFF up to the one that holds its `samples`, by name."""
     found: dict[bytes, int] = {}
-    while place + 8 <= size and b"data" not in found and len(found) < MAX_CHUNKS:
+    while place + 8 <= size and samples not in found and len(found) < MAX_CHUNKS:
         file.seek(place)
         name, length = file.read(4), int.from_bytes(file.read(4), order)
         found[name] = place
@@ -205,13 +213,18 @@ def _chunks(file: BinaryIO, place: int, size: int, order: Literal["little", "big
     return found
 
 
-def _ends_in_chunks(file: BinaryIO, place: int, size: int, order: Literal["little", "big"]) -> bool:
-    """Return whether chunks follow each other from `place` exactly to the end of a file."""
+def _are_chunks(file: BinaryIO, place: int, size: int, order: Literal["little", "big"], one_is_enough: bool) -> bool:
+    """Return whether chunks, or tags of other formats, follow each other from `place` exactly to the end of a file.
+
+    With `one_is_enough` the name of the first decides.
+    """
     while place + 8 <= size:
         file.seek(place)
         name, length = file.read(4), int.from_bytes(file.read(4), order)
         if not CHUNK_NAME.fullmatch(name):
             return False
+        if one_is_enough:
+            return True
         place += 8 + length + length % 2
     return place <= size + 1
 

@@ -298,6 +298,51 @@ def test_decode_blocks_wav_that_was_never_closed_is_read_to_its_end(tmp_path, ki
     assert damage(tmp_path / "open.wav", len(made) / 8000) == UNCLOSED
 
 
+@pytest.mark.parametrize("fraction", [0.0, 0.5])
+@pytest.mark.parametrize("outer", [0, 46, None])
+@pytest.mark.parametrize(
+    ("kind", "subtype"),
+    [("WAV", "PCM_16"), ("RF64", "PCM_24"), ("RIFX", "FLOAT"), ("AIFF", "PCM_16"), ("AIFF", "FLOAT")],
+)
+def test_decode_blocks_header_of_an_earlier_save_does_not_matter(tmp_path, kind, subtype, outer, fraction):
+    """Recorders write the length now and then; after a crash there is more than the header declares."""
+    big = kind in ("RIFX", "AIFF")
+    content = wav(noise(8000, 2), "WAV" if kind == "RIFX" else kind, subtype, "BIG" if kind == "RIFX" else "FILE")
+    (tmp_path / "closed").write_bytes(content)
+    place, order = content.find(b"SSND" if kind == "AIFF" else b"data"), "big" if big else "little"
+    offset = 8 * (kind == "AIFF")
+    samples = round((len(content) - place - 8 - offset) * fraction) + offset
+    if kind == "RF64":
+        content[28:36] = samples.to_bytes(8, order)
+    else:
+        content[place + 4 : place + 8] = samples.to_bytes(4, order)
+    if outer is not None:
+        content[4:8] = outer.to_bytes(4, order)
+    (tmp_path / "open").write_bytes(content)
+    made = read_audio(tmp_path / "open", 8000, channels=2)
+    np.testing.assert_array_equal(made, read_audio(tmp_path / "closed", 8000, channels=2))
+    assert damage(tmp_path / "open", 1.0) == UNCLOSED
+
+
+@pytest.mark.parametrize("kind", ["WAV", "AIFF"])
+@pytest.mark.parametrize("behind", [b"LIST\0\0\x10\0" + bytes(4000), b"ID3\4" + b"\1" * 4000, bytes(4000), b"\1" * 900])
+def test_decode_blocks_tags_and_padding_behind_the_samples_are_no_sound(tmp_path, kind, behind):
+    (tmp_path / "tagged").write_bytes(wav(noise(8000, 2), kind) + behind)
+    assert len(read_audio(tmp_path / "tagged", 8000)) == 8000
+    assert not damage(tmp_path / "tagged", 1.0)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "AIFF"])
+def test_decode_blocks_length_beyond_the_end_gives_what_is_there(tmp_path, kind):
+    content = wav(noise(8000, 2), kind)
+    place, order = content.find(b"SSND" if kind == "AIFF" else b"data"), "big" if kind == "AIFF" else "little"
+    content[place + 4 : place + 8] = (200_000).to_bytes(4, order)
+    content[4:8] = (200_044).to_bytes(4, order)
+    (tmp_path / "short").write_bytes(content)
+    np.testing.assert_allclose(read_audio(tmp_path / "short", 8000, channels=2), noise(8000, 2), atol=1e-4)
+    assert damage(tmp_path / "short", 1.0) == TRUNCATED
+
+
 def test_decode_blocks_wav_without_samples_stays_empty(tmp_path):
     """A list of words after no samples is no sound."""
     content = wav(np.zeros(0)) + b"LIST\x04\0\0\0INFO"

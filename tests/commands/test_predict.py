@@ -101,6 +101,25 @@ def test_validation_trend_is_named_after_the_second_validation(validations, step
     assert predict_script._validation_trend(SimpleNamespace(facts=facts, weights_step=40, step=step)) == words
 
 
+@pytest.mark.parametrize(
+    ("preset", "channels"), [("codebook-lstm", 1), ("spectral-lstm", 1), ("spectral-lstm", 2), ("stereo-lstm", 2)]
+)
+def test_A08_channels_out_of_phase_are_learned_and_continued(tmp_path, preset, channels):
+    """The mean of such channels is silence, which models of mono learned where the corpus was read in stereo."""
+    (tmp_path / "music").mkdir()
+    for seed in range(3):
+        sound = np.stack([melody(seed), -melody(seed)], axis=1)
+        soundfile.write(tmp_path / "music" / f"{seed}.wav", sound, RATE_HZ)
+    extra = ("--set", f"corpus.channels={channels}")
+    predictor = Predictor.load(train_small(tmp_path, tmp_path / "music", preset, steps=1, extra=extra))
+    prompt = predictor.prompt(tmp_path / "music" / "1.wav")
+    assert (prompt.channels, predictor.channels) == ((2, 2) if preset == "stereo-lstm" else (1, 1))
+    read = predictor.featurizer._read(prompt, 0, len(prompt.samples)) / prompt.gain
+    assert read.std() == pytest.approx(melody(1).std(), rel=0.01)
+    whole = np.concatenate([*joined(predictor.take(prompt), prompt, 0)])
+    assert whole.std() == pytest.approx(melody(1).std(), rel=0.01)
+
+
 def test_A09_continuation_only_equals_the_end_of_the_whole(trained, prompt_wav, tmp_path):
     predict(trained, prompt_wav, tmp_path / "a.wav", "--frames", "40")
     predict(trained, prompt_wav, tmp_path / "b.wav", "--frames", "40", "--continuation-only")
