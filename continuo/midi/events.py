@@ -53,26 +53,26 @@ def parse_midi(data: bytes) -> MidiFile:
     form, stated = int.from_bytes(data[8:10]), int.from_bytes(data[10:12])
     quarter, has_tempo = _division(data[12:14])
     warnings, tracks, ends, count = [], list[list[Event]](), list[int](), 0
-    for number, (start, stop) in enumerate(_chunks(data)):
+    cut_off = f"the MIDI file is cut off after {len(data)} bytes: get it again"
+    for number, (content, is_cut_off) in enumerate(_chunks(data)):
         try:
-            reader = _Track(data, start, stop, number, MAX_EVENTS - count)
+            events, end, left_out = _read_track(content, number, MAX_EVENTS - count, needs_end=is_cut_off)
         except IndexError:
-            if stop == len(data) < start + int.from_bytes(data[start - 4 : start]):
-                raise ValueError(f"the MIDI file is cut off after {len(data)} bytes: get it again") from None
-            raise ValueError("the MIDI file is damaged: a track ends within an event; get it again") from None
-        tracks.append(reader.events)
-        ends.append(reader.tick)
-        count += len(reader.events)
-        if reader.left_out:
+            damaged = "the MIDI file is damaged: a track ends within an event; get it again"
+            raise ValueError(cut_off if is_cut_off else damaged) from None
+        tracks.append(events)
+        ends.append(end)
+        count += len(events)
+        if left_out:
             warnings.append("messages with data above 127, which no MIDI message has, are left out")
     if not tracks:
-        raise ValueError(f"the MIDI file is cut off after {len(data)} bytes: get it again")
+        raise ValueError(cut_off)
     if len(tracks) < stated:
         warnings.append(f"the MIDI file states {stated} tracks and has {len(tracks)}: it may be cut off")
     if form == 2 and len(tracks) > 1:
         warnings.append("the tracks of a MIDI file of format 2 are played one after the other")
         _put_in_sequence(tracks, ends)
-    if ends and max(ends) > MAX_TICKS:
+    if max(ends) > MAX_TICKS:
         raise ValueError("the MIDI file is damaged: its times go beyond what can be counted; get it again")
     return MidiFile(_merge(tracks), ends, quarter, has_tempo, warnings)
 
@@ -97,112 +97,88 @@ def _division(stated: bytes) -> tuple[float, bool]:
     return quarter, has_tempo
 
 
-def _chunks(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where the events of each track begin, and up to where they may reach.
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bool]]:
+    """Yield the events of each track as bytes, and whether the file ends before the stated length of the track.
 
-    This is the end by the stated length if another track or nothing follows there, or else the next track.
+    They reach to the end by that length if another track or nothing follows there, or else to the next track.
     """
     position = data.find(b"MTrk", 14)
     while 0 <= position <= len(data) - 8:
         start = position + 8
-        stop = start + int.from_bytes(data[position + 4 : start])
+        stated = stop = start + int.from_bytes(data[position + 4 : start])
         if stop != len(data) and data[stop : stop + 4] != b"MTrk":
             following = data.find(b"MTrk", start)
             stop = following if following >= 0 else len(data)
         # A stated length may reach over whole tracks: one begins where the end event stands.
         inside = data.find(b"\xff\x2f\x00MTrk", start, stop)
         stop = inside + 3 if inside >= 0 else stop
-        yield start, stop
+        yield data[start:stop], stop == len(data) < stated
         position = data.find(b"MTrk", stop)
 
 
-class _Track:
-    """The events of one track, read up to its end event.
+def _read_track(data: bytes, number: int, limit: int, *, needs_end: bool) -> tuple[list[Event], int, bool]:
+    """Return the events of a track, the tick of its end, and whether messages with impossible data were left out.
 
-    IndexError if an event is incomplete, ValueError for more than `limit` events.
+    It is read up to its end event. IndexError if an event is incomplete, or the end event missing though `needs_end`;
+    ValueError for more than `limit` events.
     """
-
-    def __init__(self, data: bytes, start: int, stop: int, number: int, limit: int) -> None:
-        self.data, self.position, self.number = data[start:stop], 0, number
-        self.events: list[Event] = []
-        self.tick = self.port = status = 0
-        self.left_out = 0  # messages with impossible data
-        self.partial, self.partial_tick = (
-            b"",
-            0,
-        )  # beginning of a system exclusive message that comes in several packets
-        count = 0
-        ended = False
-        while self.position < len(self.data) and not ended:
-            self.tick, count = self.tick + self._number(), count + 1
-            if count > limit:
-                raise ValueError(f"the MIDI file has more than {MAX_EVENTS} events: split it")
-            first = self.data[self.position]
-            self.position += first >= 0x80
-            if first != ESCAPE:
-                self._end_exclusive()
-            if first in (META, SYSEX, ESCAPE):
-                ended = self._long_event(first)
-            elif first > 0xF0:
-                self._take(SYSTEM_LENGTHS.get(first, 0))
-            else:  # system and meta events leave the running status as it is, as most programs read it
-                status = first if first >= 0x80 else status
-                self._channel_message(status)
-        if not ended and stop < start + int.from_bytes(data[start - 4 : start]) and stop == len(data):
-            raise IndexError
-
-    def _take(self, length: int) -> bytes:
-        """Return the next bytes; IndexError if there are too few."""
-        self.position += length
-        if self.position > len(self.data):
-            raise IndexError
-        return self.data[self.position - length : self.position]
-
-    def _number(self) -> int:
-        """Return the next number of variable length, at most four bytes."""
-        number = 0
-        for _ in range(4):
-            (byte,) = self._take(1)
-            number = number << 7 | byte & 0x7F
-            if byte < 0x80:
-                return number
-        raise IndexError
-
-    def _channel_message(self, status: int) -> None:
-        """Add a message of a channel; IndexError without a status. One with impossible data is left out."""
-        if not status:
-            raise IndexError
-        values = self._take(1 if 0xC0 <= status < 0xE0 else 2)
-        if max(values) >= 0x80:
-            self.left_out += 1
-        else:
-            channel, value = self.port * 16 + status % 16, values[-1] if len(values) > 1 else 0
-            self.events.append(Event(self.tick, self.number, channel, status & 0xF0, values[0], value, b""))
-
-    def _long_event(self, status: int) -> bool:
-        """Add a meta event or system exclusive message; return True at the end of the track."""
-        kind = self._take(1)[0] if status == META else 0
-        content = self._take(self._number())
-        if status == META:
-            if len(content) < META_LENGTHS.get(kind, 0):
+    events: list[Event] = []
+    position = tick = port = status = count = 0
+    left_out = False
+    partial, partial_tick = b"", 0  # beginning of a system exclusive message that comes in several packets
+    while position < len(data):
+        delta, position = _number(data, position)
+        tick, count = tick + delta, count + 1
+        if count > limit:
+            raise ValueError(f"the MIDI file has more than {MAX_EVENTS} events: split it")
+        first = data[position]
+        if partial and first != ESCAPE:
+            events.append(Event(partial_tick, number, -1, SYSEX, 0, port, partial))
+            partial = b""
+        position += first >= 0x80
+        if first < 0xF0:  # system and meta events leave the running status as it is, as most programs read it
+            status = first if first >= 0x80 else status
+            if not status:
                 raise IndexError
-            if kind == PORT:
-                self.port = content[0]
-            self.events.append(Event(self.tick, self.number, -1, META, kind, self.port, content))
-            return kind == END
-        if status == SYSEX:
-            self.partial_tick = self.tick
-        self.partial += content
-        if self.partial.endswith(b"\xf7"):
-            self._end_exclusive()
-        return False
+            length = 1 if 0xC0 <= status < 0xE0 else 2
+            key, value = data[position], data[position + length - 1] if length == 2 else 0
+            position += length
+            if key < 0x80 and value < 0x80:
+                events.append(Event(tick, number, port * 16 + status % 16, status & 0xF0, key, value, b""))
+            else:
+                left_out = True
+        elif first in (META, SYSEX, ESCAPE):
+            kind = data[position] if first == META else 0
+            length, position = _number(data, position + (first == META))
+            content, position = data[position : position + length], position + length
+            if position > len(data) or (first == META and length < META_LENGTHS.get(kind, 0)):
+                raise IndexError
+            if first == META:
+                port = content[0] if kind == PORT else port
+                events.append(Event(tick, number, -1, META, kind, port, content))
+                if kind == END:
+                    return events, tick, left_out
+                continue
+            partial_tick = tick if first == SYSEX else partial_tick
+            partial += content
+            if partial.endswith(b"\xf7"):
+                events.append(Event(partial_tick, number, -1, SYSEX, 0, port, partial.removesuffix(b"\xf7")))
+                partial = b""
+        else:
+            position += SYSTEM_LENGTHS.get(first, 0)
+    if needs_end or position > len(data):
+        raise IndexError
+    return events, tick, left_out
 
-    def _end_exclusive(self) -> None:
-        """Add the system exclusive message whose packets have been read, if there is one."""
-        if self.partial:
-            content = self.partial.removesuffix(b"\xf7")
-            self.events.append(Event(self.partial_tick, self.number, -1, SYSEX, 0, self.port, content))
-            self.partial = b""
+
+def _number(data: bytes, position: int) -> tuple[int, int]:
+    """Return the number of variable length, at most four bytes, at a position, and the position after it."""
+    number = 0
+    for place in range(position, position + 4):
+        number = number << 7 | data[place] & 0x7F
+        if data[place] < 0x80:
+            return number, place + 1
+    raise IndexError
 
 
 def _put_in_sequence(tracks: list[list[Event]], ends: list[int]) -> None:

@@ -41,9 +41,11 @@ ZONE_CONTROLS = frozenset({0, 7, 11, SUSTAIN, SOSTENUTO, HOLD_2, *range(120, 128
 UNIVERSAL, ROLAND, YAMAHA = b"\x7f", b"\x41", b"\x43"  # first bytes of system exclusive messages
 MASTERS = (b"\4\1", b"\4\3", b"\4\4")  # master volume, fine and coarse tuning
 ALL_OFF = "all off"  # the end of all notes of a channel
-Presses = list[
-    tuple[float, "DraftNote | str | None"]
-]  # of a key: tick, and a note that begins, None for an end, ALL_OFF
+BENDS = "bends within a note are not followed: it has the pitch that lasts longest"
+LOUDNESS_CHANGES = (
+    "changes of volume or expression (controls 7 and 11) within a note are not followed: it has their mean"
+)
+Presses = list[tuple[float, "DraftNote | str | None"]]  # tick, and a note that begins, None for an end, ALL_OFF
 
 
 def read_midi(data: bytes) -> tuple[list[DraftNote], float, list[str]]:
@@ -169,11 +171,12 @@ class _Channel:
             changes.append((tick, False))
 
     def press(self, event: Event) -> None:
-        """Begin a note."""
-        note = DraftNote(event.tick, event.tick, float(event.number), event.value, self.program, self.is_drum)
+        """Begin a note; for now its part is its track."""
+        tick, track, _, _, key, velocity, _ = event
+        note = DraftNote(tick, tick, float(key), velocity, self.program, self.is_drum, track)
         self.notes.append(note)
-        self.presses[event.number, event.track].append((event.tick, note))
-        self.held[event.number][event.track] += 1
+        self.presses[key, track].append((tick, note))
+        self.held[key][track] += 1
 
     def release(self, event: Event) -> None:
         """End a note that its own track began, or else another track; without any do nothing."""
@@ -370,11 +373,14 @@ class _Player:
                 self._warn("notes without an end last to the next of their key, or to the end of their track")
             for (_, track), presses in channel.presses.items():
                 _end_presses(presses, self.file.ends[track], last_tick, self.file.quarter)
-            loud += [(note, self._loudness(channel, note)) for note in channel.notes]
+            loud += [(note, channel.loudness.mean(note.onset_s, note.end_s)) for note in channel.notes]
+            self._warn_of_changes(channel.loudness, channel.notes, LOUDNESS_CHANGES)
             if pedals:
                 _hold(channel)
-            for note in channel.notes:
-                self._tune(channel, note)
+            pitched = [note for note in channel.notes if not note.is_drum]
+            for note in pitched:  # many begin with a bend up to their pitch
+                note.pitch += channel.tuning.longest(note.onset_s, note.end_s)
+            self._warn_of_changes(channel.tuning, pitched, BENDS)
         reference = max([1.0, *(loudness for _, loudness in loud)])
         for note, loudness in loud:
             note.velocity *= loudness / reference
@@ -390,34 +396,22 @@ class _Player:
         A part is the notes of one channel in one track. Its name is that of the track; it is empty where a track has
         several channels or is the only one.
         """
-        places = sorted({(track, c.number) for c in self.channels.values() for _, track in c.presses})
+        played = [(note, (note.part, channel.number)) for channel in self.channels.values() for note in channel.notes]
+        places = sorted({place for _, place in played})
         numbers = {place: number for number, place in enumerate(places)}
+        for note, place in played:
+            note.part = numbers[place]
         names: dict[int, str] = {}
         for event in self.file.events:
             if event.status == META and event.number == NAME:
                 names.setdefault(event.track, " ".join(_decoded(event.content).split()))
-        for channel in self.channels.values():
-            for (_, track), presses in channel.presses.items():
-                for _, note in presses:
-                    if isinstance(note, DraftNote):
-                        note.part = numbers[track, channel.number]
         tracks = Counter(track for track, _ in places)
         return [names.get(track, "") if tracks[track] == 1 < len(self.file.ends) else "" for track, _ in places]
 
-    def _loudness(self, channel: _Channel, note: DraftNote) -> float:
-        """Return the mean loudness of a note while its key is down."""
-        if channel.loudness.changes_within(note.onset_s, note.end_s):
-            self._warn(
-                "changes of volume or expression (controls 7 and 11) within a note are not followed: it has their mean"
-            )
-        return channel.loudness.mean(note.onset_s, note.end_s)
-
-    def _tune(self, channel: _Channel, note: DraftNote) -> None:
-        """Bend and tune a note as its channel is for most of its time: many begin with a bend up to their pitch."""
-        if not note.is_drum:
-            note.pitch += channel.tuning.longest(note.onset_s, note.end_s)
-            if channel.tuning.changes_within(note.onset_s, note.end_s):
-                self._warn("bends within a note are not followed: it has the pitch that lasts longest")
+    def _warn_of_changes(self, steps: _Steps, notes: Iterable[DraftNote], text: str) -> None:
+        """Warn of a value that changes within a note."""
+        if len(steps.ticks) > 1 and any(steps.changes_within(note.onset_s, note.end_s) for note in notes):
+            self._warn(text)
 
 
 def _end_presses(presses: Presses, end: float, last: float, quarter: float) -> None:
