@@ -40,7 +40,7 @@ def songs(draw) -> Song:
     length = st.one_of(st.sampled_from([1, 19, 20, 21, 160, 240, 480, 960]), st.integers(1, 12_000))
     pitch = st.one_of(st.sampled_from([48, 60, 62, 64, 65, 67]), st.integers(0, 127))
     note = st.builds(SongNote, place, pitch, length, st.integers(1, 127), st.sampled_from([0, 0, 40]), st.booleans())
-    notes, silence = draw(st.lists(note, max_size=25)), draw(st.sampled_from([0, 0, 0, 30_000]))
+    notes, silence = draw(st.lists(note, max_size=15)), draw(st.sampled_from([0, 0, 0, 30_000]))
     notes = [replace(t, onset=t.onset + silence) for t in notes]
     tempos = draw(st.dictionaries(place, st.floats(21, 310), max_size=5))
     meters = draw(st.dictionaries(place, st.sampled_from([(4, 4), (6, 8)]), max_size=2))
