@@ -122,6 +122,14 @@ def damage(path: Path, seconds: float) -> str:
 # --- files that libsndfile reads in part: chained Ogg, WAV and AIFF that were never closed ------------------------
 
 
+class FileMap(mmap.mmap):
+    """A memory map in which libsndfile may look beyond the end, where it finds nothing."""
+
+    def seek(self, pos: int, whence: int = os.SEEK_SET) -> None:
+        place = pos + (0, self.tell(), len(self))[whence]
+        super().seek(min(max(place, 0), len(self)))
+
+
 def open_sounds(path: Path) -> Iterator[soundfile.SoundFile]:
     """Yield the sounds of a file one after the other, opened: one, or each stream of a chained Ogg file.
 
@@ -134,7 +142,7 @@ def open_sounds(path: Path) -> Iterator[soundfile.SoundFile]:
             yield file
         return
     opened, failure = 0, None
-    with open(path, "rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_COPY) as data:
+    with open(path, "rb") as raw, FileMap(raw.fileno(), 0, access=mmap.ACCESS_COPY) as data:
         for place, patch in patches.items():  # they change the file in memory alone
             data[place : place + len(patch)] = patch
         parts = (io.BytesIO(data[start:stop]) for start, stop in pairwise([*starts, len(data)]))

@@ -278,6 +278,7 @@ def wav(sound: np.ndarray, kind: str = "WAV", subtype: str = "PCM_16", endian: s
     return bytearray(buffer.getvalue())
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # from callbacks of libsndfile
 @pytest.mark.parametrize("riff", [0, 36, 0xFFFFFFFF, None])
 @pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "RIFX"])
 @pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT", "PCM_U8"])
