@@ -299,6 +299,7 @@ def test_decode_blocks_wav_that_was_never_closed_is_read_to_its_end(tmp_path, ki
     assert damage(tmp_path / "open.wav", len(made) / 8000) == UNCLOSED
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # from callbacks of libsndfile
 @pytest.mark.parametrize("fraction", [0.0, 0.5])
 @pytest.mark.parametrize("outer", [0, 46, None])
 @pytest.mark.parametrize(
