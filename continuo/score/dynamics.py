@@ -5,8 +5,6 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from continuo.score.measures import ROUND_Q, Staff, WrittenScore
-from continuo.score.musicxml import loudness_direction
-from continuo.score.playback import HINT
 
 STEP = 16  # MIDI velocity from one dynamic to the next, and over a hairpin that no dynamic follows
 VELOCITIES = {name: 80 + STEP * k for k, name in enumerate(("ppp", "pp", "p", "mp", "mf", "f", "ff"), start=-4)} | {
@@ -19,6 +17,16 @@ STRESSES = frozenset({"sf", "sfz", "sffz", "fz", "rf", "rfz", "sfzp"})  # they s
 STRESS = 1.5 * STEP  # MIDI velocity that a stress adds
 NEAR_Q = 1.0  # quarter notes from the end of a hairpin to the dynamic that counts as its goal
 WORDS_Q = 16.0  # quarter notes that "cresc." in words reaches for the next dynamic; half of it if there is none
+
+
+def loudness_direction(text: str) -> int:
+    """Return 1 for words that mean growing louder, -1 for softer, 0 for others.
+
+    >>> loudness_direction("poco a poco cresc."), loudness_direction("rit. e dim."), loudness_direction("dolce")
+    (1, -1, 0)
+    """
+    softer = re.search(r"(?i)\b(decresc|dim\b|dimin|smorz|morendo|calando|perdendo)", text)
+    return 1 if re.search(r"(?i)\bcresc", text) else -1 if softer else 0
 
 
 @dataclass
@@ -36,15 +44,14 @@ class Dynamics:
     """MIDI velocity as a function of the position, for one staff."""
 
     def __init__(self, written: WrittenScore, staff: Staff) -> None:
-        from music21.dynamics import Dynamic
-
         self.single: dict[float, float] = {}  # velocity of the notes at one position only
         levels: dict[float, float] = {0.0: float(DEFAULT_VELOCITY)}
         stressed: list[float] = []
-        for position_q, mark in written.marked(written.family(staff), Dynamic):
-            value = str(mark.value).strip().lower()
+        for position_q, value in written.marked(written.family(staff), lambda marks: marks.dynamics):
             if value in STRESSES:
                 stressed.append(position_q)
+            elif isinstance(value, float):
+                levels[position_q] = min(127.0, value)
             else:
                 self._enter(written, levels, position_q, value)
         self.hairpins = read_hairpins(written, staff, levels)
@@ -60,8 +67,6 @@ class Dynamics:
             here, after = TWO_LEVELS[value].split()
             self.single[position_q] = VELOCITIES[here]
             levels[position_q] = VELOCITIES[after]
-        elif value.startswith(f"{HINT}velocity="):
-            levels[position_q] = min(127.0, float(value.rpartition("=")[2]))
         elif level := next((name for name in (value, *known[-1:]) if name in VELOCITIES), ""):
             levels[position_q] = VELOCITIES[level]
         else:
@@ -97,20 +102,17 @@ def read_hairpins(written: WrittenScore, staff: Staff, levels: dict[float, float
 
     A crescendo in words ends at the next dynamic of `levels`, its velocities by position.
     """
-    from music21.expressions import TextExpression
-
     found: list[Hairpin] = []
     for member in written.family(staff):
         opened: dict[str, tuple[float, int]] = {}
-        for position_q, hint in written.marked([member], dict):
-            if "wedge" in hint:
-                begin_q, sign = opened.pop(hint["number"], (position_q, 0))
-                if position_q > begin_q:
-                    found.append(Hairpin(begin_q, position_q, sign))
-                if hint["wedge"] != "stop":
-                    opened[hint["number"]] = (position_q, 1 if hint["wedge"] == "crescendo" else -1)
-    for position_q, mark in written.marked(written.family(staff), TextExpression):
-        sign = loudness_direction(mark.content or "")
+        for position_q, wedge in written.marked([member], lambda marks: marks.wedges):
+            begin_q, sign = opened.pop(wedge.number, (position_q, 0))
+            if position_q > begin_q:
+                found.append(Hairpin(begin_q, position_q, sign))
+            if wedge.sign:
+                opened[wedge.number] = (position_q, wedge.sign)
+    for position_q, text in written.marked(written.family(staff), lambda marks: marks.words):
+        sign = loudness_direction(text)
         if sign and not any(abs(hairpin.begin_q - position_q) < NEAR_Q for hairpin in found):
             following = [q for q in levels if position_q + ROUND_Q < q <= position_q + WORDS_Q]
             others = [hairpin.begin_q for hairpin in found if hairpin.begin_q > position_q]

@@ -1,18 +1,20 @@
 """General MIDI programs and percussion keys of instruments: from MIDI numbers in the score, else from names.
 
-Source: General MIDI 1 sound set and percussion map, https://midi.org/general-midi.
+Sources: MusicXML 4.0, https://www.w3.org/2021/06/musicxml40/ (elements score-instrument, midi-instrument,
+instrument-change); General MIDI 1 sound set and percussion map, https://midi.org/general-midi.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import count
+from xml.etree.ElementTree import Element
 
-from continuo.score.measures import Staff, WrittenScore
-from continuo.score.musicxml import read_hint
-
-if TYPE_CHECKING:
-    from music21.note import Note, Unpitched
+from continuo.score.measures import Head, Instrument, Staff, WrittenScore
+from continuo.system.text import finite_number
 
 PIANO = 0
 PIZZICATO = 45
@@ -77,6 +79,9 @@ NAMES = (
 """General MIDI programs by patterns for the name of a part; the first match counts."""
 
 
+Place = tuple[int, float]  # index of the bar, and quarter notes from its beginning
+
+
 def program_of_name(name: str) -> int | None:
     """Return the General MIDI program for the name of a part, None for an unknown name.
 
@@ -103,24 +108,114 @@ def key_of_name(name: str, least: int = 1) -> int | None:
     return None
 
 
-def percussion_key(written: WrittenScore, staff: Staff, note: Note | Unpitched) -> float:
+def listed_parts(root: Element, warn: Callable[[str], None]) -> Iterator[tuple[str, str, Element, Element]]:
+    """Yield an id of its own, the name, the <part> and the <score-part> of each part, also if they are not listed."""
+    listed = {entry.get("id", ""): entry for entry in root.iterfind("part-list/score-part")}
+    stated = {part.get("id", "") for part in root.iterfind("part")}
+    unused = [name for name in listed if name not in stated]
+    found: set[str] = set()
+    for part in root.iterfind("part"):
+        group = own = part.get("id", "")
+        if own not in listed and unused:
+            group = unused.pop(0)
+        numbers = count(2)
+        while group in found or (group != own and group in stated):
+            group = f"{own}-{next(numbers)}"
+        if group not in listed or group != own:
+            warn(f"the part '{own}' is missing in the part list, or there twice; it is played as '{group}'")
+        found.add(group)
+        entry = listed.get(group, listed.get(own, Element("score-part")))
+        names = ("part-name", "part-name-display/display-text", "part-abbreviation")
+        name = next((text for tag in names if (text := " ".join((entry.findtext(tag) or "").split()))), "")
+        yield group, name, part, entry
+    for name in listed:
+        if name not in found:
+            title = (listed[name].findtext("part-name") or name).strip()[:40]
+            warn(f"the part '{title}' of the part list has no music")
+
+
+class PartInstruments:
+    """The instruments of a part, their changes, and the notes that each of them plays."""
+
+    def __init__(self, entry: Element, part_name: str) -> None:
+        """Read a <score-part>."""
+        midi = {i.get("id", ""): i for i in entry.iterfind("midi-instrument")}
+        self.found: list[Instrument] = []
+        self._states: dict[str, list[tuple[Place, int]]] = {}  # by id, where each state begins, and its index
+        self._notes: list[tuple[Place, Head, str | None]] = []
+        for stated in entry.findall("score-instrument") or list(midi.values())[:1] or [entry]:
+            name, own = (stated.findtext("instrument-name") or "").strip(), stated.get("id", "")
+            instrument = Instrument(name or part_name, (stated.findtext("instrument-sound") or "").strip())
+            if own in midi or (len(midi) == 1 and not self.found):
+                instrument = _with_midi(instrument, midi.get(own, next(iter(midi.values()))))
+            self._states[own] = [((-1, 0.0), len(self.found))]
+            self.found.append(instrument)
+
+    def change(self, place: Place, sound: Element) -> None:
+        """Enter the changes that a <sound> states; each makes another instrument."""
+        default = next(iter(self._states))
+        for change in (*sound.iterfind("instrument-change"), *sound.iterfind("midi-instrument")):
+            states = self._states.get(change.get("id", ""), self._states[default])
+            states.append((place, len(self.found)))
+            self.found.append(_changed(self.found[states[-2][1]], change))
+
+    def add_note(self, place: Place, head: Head, own: str | None) -> None:
+        """Enter a note, and the id of the instrument that it names."""
+        self._notes.append((place, head, own))
+
+    def assign(self, warn: Callable[[str], None]) -> None:
+        """Give each note the index of its instrument, once all changes are known."""
+        if len(self.found) == 1 and self.found[0].key is None:
+            return
+        default = next(iter(self._states))
+        for states in self._states.values():
+            states.sort()
+        for place, head, named in self._notes:
+            own = default if named is None else named
+            if own not in self._states:
+                warn(f"the instrument '{own[:20]}' of a note is not in the part list")
+            states = self._states.get(own, self._states[default])
+            head.instrument = states[bisect_right(states, (place, len(self.found))) - 1][1]
+            head.names_instrument = named is not None or head.instrument > 0
+
+
+def _with_midi(instrument: Instrument, midi: Element) -> Instrument:
+    """Return an instrument with what a <midi-instrument> states: program, percussion key, volume, channel."""
+    program, key = (finite_number(midi.findtext(tag)) for tag in ("midi-program", "midi-unpitched"))
+    volume, channel = (finite_number(midi.findtext(tag)) for tag in ("volume", "midi-channel"))
+    return replace(
+        instrument,
+        program=int(program) - 1 if program is not None and 1 <= program <= 128 else instrument.program,
+        key=int(key) - 1 if key is not None and 1 <= key <= 128 else instrument.key,
+        volume=min(max(volume, 0.0), 100.0) if volume is not None else instrument.volume,
+        is_drum=channel == 10 if channel is not None else instrument.is_drum,
+    )
+
+
+def _changed(instrument: Instrument, change: Element) -> Instrument:
+    """Return an instrument after an <instrument-change> or a <midi-instrument> within a <sound>."""
+    if change.tag == "midi-instrument":
+        return _with_midi(instrument, change)
+    sound = (change.findtext("instrument-sound") or "").strip()
+    return replace(instrument, name="", sound=sound, program=None, key=None) if sound else instrument
+
+
+def percussion_key(written: WrittenScore, staff: Staff, head: Head) -> float:
     """Return the General MIDI key of a percussion note: the stated one, by names, or by its place on the staff.
 
     They are those of the note's own instrument, or, in a part of one instrument that is no drum set, those of the part.
     A note with a pitch keeps it where neither a number nor a name is known.
     """
-    index = read_hint(note).get("instrument")
-    part_name = str(staff.stream.partName or "")
     names: list[str] = []
-    if index is not None or len(written.instruments(staff)) == 1:
-        instrument = written.instruments(staff)[int(index or 0)]
-        if instrument.key is not None and (index is not None or not re.search(DRUM_SETS, part_name.lower())):
+    if head.names_instrument or len(written.instruments(staff)) == 1:
+        instrument = written.instruments(staff)[head.instrument]
+        if instrument.key is not None and (head.names_instrument or not re.search(DRUM_SETS, staff.name.lower())):
             return instrument.key
-        names = [instrument.name, instrument.sound, "" if index else part_name]
+        names = [instrument.name, instrument.sound, "" if head.names_instrument else staff.name]
     by_name = next((key for name in names if (key := key_of_name(name)) is not None), None)
-    if by_name is not None or hasattr(note, "pitch"):
-        return float(note.pitch.ps if by_name is None else by_name)
-    return STAFF_KEYS.get((str(note.displayStep), int(note.displayOctave)), DEFAULT_KEY)
+    if by_name is not None:
+        return float(by_name)
+    return head.pitch if head.is_pitched else STAFF_KEYS.get((head.step, head.octave), DEFAULT_KEY)
 
 
 def read_programs(written: WrittenScore, staff: Staff, index: int = 0) -> list[tuple[float, int, bool]]:
@@ -128,18 +223,13 @@ def read_programs(written: WrittenScore, staff: Staff, index: int = 0) -> list[t
 
     The first entry holds from the beginning. "pizz." and "arco", "con sord." and "senza sord." change the program.
     """
-    from music21.expressions import TextExpression
-
     base, is_drum = _program(written, staff, index)
     changes = [(0.0, base, is_drum)]
     family = written.family(staff)
-    texts = [(q, mark.content or "") for q, mark in written.marked(family, TextExpression)]
-    for position_q, hint in written.marked(family, dict):
-        if "pizzicato" in hint:
-            texts.append((position_q, "pizz." if hint["pizzicato"] == "yes" else "arco"))
-            if base not in STRINGS:
-                written.warn(f"not performed: pizzicato of the program {base}")
-    for position_q, text in sorted(texts):
+    stated = written.marked(family, lambda marks: marks.techniques)
+    if stated and base not in STRINGS:
+        written.warn(f"not performed: pizzicato of the program {base}")
+    for position_q, text in sorted(written.marked(family, lambda marks: marks.words) + stated):
         if CHANGE.match(text) and program_of_name(text) is not None and len(written.instruments(staff)) == 1:
             written.warn(f"not performed: {' '.join(text.split())[:40]}")
         meant = [program for bases, words, program in TECHNIQUES if base in bases and re.search(words, text.lower())]
@@ -151,7 +241,7 @@ def read_programs(written: WrittenScore, staff: Staff, index: int = 0) -> list[t
 def _program(written: WrittenScore, staff: Staff, index: int) -> tuple[int, bool]:
     """Return the program of an instrument of a staff, and whether it is percussion; name an unknown one."""
     instrument = written.instruments(staff)[index]
-    part_name = "" if index else str(staff.stream.partName or "")
+    part_name = "" if index else staff.name
     names = (f"{part_name} {instrument.name}", instrument.sound.partition(".")[2].replace(".", " "))
     if instrument.is_drum or instrument.key is not None:
         return PIANO, True

@@ -1,80 +1,197 @@
-"""A music21 score laid out in bars: the notes and marks of each bar of each staff, and the lengths of the bars.
+"""A score as it is written: the chords and marks of each bar of each staff, at sounding pitch.
 
-Each bar has one position, in quarter notes from the beginning of the score as written; repeats are not unfolded here.
-All staves are aligned at every barline, so a staff in a meter of its own, or with a badly filled bar, does not drift.
+`continuo.score.reader` fills these classes from MusicXML. Each bar has one position, in quarter notes from the
+beginning of the score as written; repeats are not unfolded here. All staves are aligned at every barline, so a staff in
+a meter of its own, or with a badly filled bar, does not drift.
 """
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from itertools import accumulate, zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import NamedTuple, TypeVar
 
-from continuo.score.musicxml import MAX_PASSES, read_hint, read_sign
-from continuo.score.playback import FULL_VOLUME, HINT, Instrument, Playback
+from continuo.score.notes import Tie
 from continuo.score.repeats import BarMarks, lost_jumps, play_bars
 
-if TYPE_CHECKING:
-    from music21.base import Music21Object
-    from music21.note import GeneralNote
-    from music21.stream import Score, Stream
-
 ROUND_Q = 1e-4  # quarter notes; positions closer than this are equal, since MusicXML divides triplets inexactly
+FULL_VOLUME = 100 / 1.27  # percent; the channel volume 100 of 127, which General MIDI takes where none is stated
+NATURALS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}  # semitones above C
+STEPS = "CDEFGAB"
+SHARPS = "FCGDAEB"  # order of the sharps in key signatures; that of the flats is the reverse
+TYPES_Q = {
+    "maxima": 32.0, "long": 16.0, "breve": 8.0, "whole": 4.0, "half": 2.0, "quarter": 1.0, "eighth": 1 / 2,
+    "16th": 1 / 4, "32nd": 1 / 8, "64th": 1 / 16, "128th": 1 / 32, "256th": 1 / 64, "512th": 1 / 128, "1024th": 1 / 256,
+}  # fmt: skip
+"""Quarter notes of the types of notes."""
+SILENT_STAVES = ("alternate", "cue", "ossia")  # staff types that repeat other music, or stand beside it
+T = TypeVar("T")
+Placed = list[tuple[float, T]]  # marks with their positions in the bar, in quarter notes
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """One instrument of a part as the score states it."""
+
+    name: str  # its name, else that of the part
+    sound: str = ""  # MusicXML's name of its sound, such as "wind.flutes.flute"
+    program: int | None = None  # General MIDI, 0 to 127
+    is_drum: bool = False  # on MIDI channel 10
+    key: int | None = None  # General MIDI percussion key, 0 to 127
+    volume: float = FULL_VOLUME  # percent
 
 
 @dataclass(slots=True)
-class WrittenNote:
-    """One note, chord or rest of the score as written."""
+class Head:
+    """One note of a chord."""
+
+    step: str  # letter; for percussion that of the place on the staff
+    octave: int
+    alter: float = 0.0  # semitones
+    is_pitched: bool = True  # False for <unpitched>
+    tie: Tie = (False, False)
+    instrument: int = 0  # index among the instruments of the part
+    names_instrument: bool = False
+    velocity: float | None = None  # MIDI velocity that the note states
+    passes: frozenset[int] = frozenset()  # passes of the bar in which alone it sounds; empty for all
+    is_pizzicato: bool = False
+    roll: tuple[int, int] | None = None  # place in its arpeggio, and number of notes in it
+
+    @property
+    def pitch(self) -> float:
+        """MIDI number; fractional for quarter tones."""
+        return NATURALS[self.step] + 12 * (self.octave + 1) + self.alter
+
+
+@dataclass(slots=True, eq=False)
+class Chord:
+    """One note, chord or rest as written; a rest has no heads."""
 
     start_q: float  # quarter notes from the beginning of the bar
     length_q: float  # quarter notes; 0 for a grace note
-    element: GeneralNote  # music21's Note, Chord, Unpitched, PercussionChord or Rest
-    voice: str  # name of the voice in its bar, "" in bars without voices
+    printed_q: float  # quarter notes of the printed value: head, flags, dots and tuplets
+    voice: str
+    heads: list[Head] = field(default_factory=list)
+    is_grace: bool = False
+    is_slashed: bool = False
+    dots: int = 0
+    flags: int = 0
+    tuplet: float = 1.0  # ratio of the written to the played length, inverted: 2/3 in a triplet
+    marks: set[str] = field(default_factory=set)  # elements of <notations>; "slur" on all notes of one but the last
+    neighbors: dict[int, float] = field(default_factory=dict)  # alterations in an ornament, by steps from the note
+    tremolo: int = 0  # marks of a tremolo on this chord, or on it and its partner
+    first: Chord | None = None  # first chord of a tremolo on two, of which this is the second
+    second: Chord | None = None
+    goal: Chord | None = None  # end of a glissando
+    arpeggio: tuple[str, bool, bool] | None = None  # number of the sign, whether it goes down, and is unbroken
+    staff_type: str = ""  # "TAB", "ossia" and the like in special staves
+
+
+class Key(NamedTuple):
+    """A key signature."""
+
+    fifths: int | None  # number of sharps, of flats below 0; None if it is no usual one
+    is_minor: bool
+    alters: dict[str, float]  # semitones by letter
+
+
+class Meter(NamedTuple):
+    """A time signature."""
+
+    numerator: int
+    denominator: int
+
+    @property
+    def length_q(self) -> float:
+        """Quarter notes of a full bar."""
+        return 4.0 * self.numerator / self.denominator
+
+
+class TempoMark(NamedTuple):
+    """A tempo: a number, or a relation to the tempo before."""
+
+    qpm: float | None  # quarter notes per minute; None for a relation
+    ratio: float = 1.0  # new tempo / old tempo
+    is_for_playback: bool = False  # in a <sound>, which outweighs printed tempos
+
+
+class Wedge(NamedTuple):
+    """The beginning of a hairpin (sign 1 or -1), or its end (sign 0)."""
+
+    sign: int
+    number: str
+
+
+@dataclass
+class Marks:
+    """The marks of a bar of a staff beside its notes."""
+
+    dynamics: Placed[str | float] = field(default_factory=list)  # names, or MIDI velocities
+    wedges: Placed[Wedge] = field(default_factory=list)
+    pedals: Placed[str] = field(default_factory=list)  # types of <pedal>
+    words: Placed[str] = field(default_factory=list)
+    techniques: Placed[str] = field(default_factory=list)  # "pizz." or "arco" of a <sound>
+    tempos: Placed[TempoMark] = field(default_factory=list)
+    swings: Placed[tuple[float, float]] = field(default_factory=list)  # unit in quarter notes, part of the first note
+    keys: Placed[Key] = field(default_factory=list)
+    meters: Placed[Meter] = field(default_factory=list)
+
+    def place(self, change: Callable[[float], float] = lambda q: q) -> None:
+        """Change all positions, and sort the marks by them."""
+        for found in vars(self).values():
+            found[:] = sorted(((change(q), mark) for q, mark in found), key=lambda entry: entry[0])
 
 
 @dataclass
 class Bar:
     """One bar of one staff."""
 
-    notes: list[WrittenNote]  # notes, chords and rests, sorted
-    marks: list[tuple[float, Any]]  # all other elements, and hints as of `read_hint`, with their position in the bar
-    is_filled: bool  # whether the bar holds more than a bar-long rest
-    length_q: float  # quarter notes of the bar as it is written
     meter_q: float  # quarter notes of a full bar in the meter in force
+    chords: list[Chord] = field(default_factory=list)  # sorted
+    marks: Marks = field(default_factory=Marks)
+    is_filled: bool = False  # whether the bar holds more than a bar-long rest
+    length_q: float = 0.0  # quarter notes of the bar as it is written
 
 
 @dataclass(frozen=True)
 class Staff:
-    """One music21 part: `stream`, the id of its part in MusicXML, shared with the other staves, and its bars."""
+    """One staff: the id and name of its part, shared with the other staves of the part, and its bars."""
 
-    stream: Stream
     group: str
+    name: str
     bars: list[Bar]
 
 
 class WrittenScore:
     """A score laid out in aligned bars."""
 
-    def __init__(self, score: Score) -> None:
-        """Lay out a score at sounding pitch; raise ValueError if its repeats never end."""
-        self.playback: Playback = score.editorial.get("playback") or Playback()
-        # Names of marks that are not performed, as keys, in order.
-        self.warnings: dict[str, None] = dict.fromkeys(self.playback.warnings)
-        stated = [i.volume for part in self.playback.instruments.values() for i in part]
-        self.full_volume = max(
-            [FULL_VOLUME, *stated]
-        )  # percent, of the instruments that play as loud as they are marked
-        self.staves = [_read_staff(part) for part in score.parts]
-        lengths_q = (_align([bar for bar in bars if bar]) for bars in zip_longest(*(s.bars for s in self.staves)))
+    def __init__(
+        self,
+        staves: list[Staff],
+        instruments: dict[str, list[Instrument]],
+        order: list[BarMarks],
+        warnings: Iterable[str] = (),
+    ) -> None:
+        """Align staves; raise ValueError if the repeats never end.
+
+        Args:
+            staves: all staves of the score.
+            instruments: those of each part, by `Staff.group`; the first one is for notes that name none.
+            order: for each bar, the marks that decide the order of the bars.
+            warnings: names of marks that are not performed.
+        """
+        self.staves, self._instruments = staves, instruments
+        self.warnings: dict[str, None] = dict.fromkeys(warnings)  # as keys, in order
+        stated = [instrument.volume for part in instruments.values() for instrument in part]
+        self.full_volume = max([FULL_VOLUME, *stated])  # percent, of instruments that play as loud as they are marked
+        lengths_q = (_align([bar for bar in bars if bar]) for bars in zip_longest(*(s.bars for s in staves)))
         self.starts_q = list(accumulate(lengths_q, initial=0.0))  # position of each bar, and of the end
-        marks = self._bar_marks()
-        played = play_bars(marks)
+        played = play_bars(order)
         self.order = [i for i, _ in played]  # indices of the bars in playing order
-        self.warnings |= dict.fromkeys(lost_jumps(marks))
         self.passes = [number for _, number in played]  # pass of each of them, from 1
+        self.warnings |= dict.fromkeys(lost_jumps(order))
 
     def warn(self, text: str) -> None:
         """Name a mark that is not performed; repetitions are ignored."""
@@ -82,77 +199,20 @@ class WrittenScore:
 
     def instruments(self, staff: Staff) -> list[Instrument]:
         """Return the instruments of a staff's part; the first one is for notes that name none."""
-        return self.playback.instruments.get(staff.group, [Instrument("")])
+        return self._instruments[staff.group]
 
     def family(self, staff: Staff) -> list[Staff]:
         """Return all staves of an instrument, the given one last, so that its own marks win where they differ."""
         return [s for s in self.staves if s.group == staff.group and s is not staff] + [staff]
 
-    def marked(self, staves: list[Staff], kind: type) -> Iterator[tuple[float, Any]]:
-        """Yield all marks of one music21 class in some staves, or (`dict`) their hints, each with its position."""
-        for staff in staves:
-            for start_q, bar in zip(self.starts_q, staff.bars, strict=False):
-                yield from ((start_q + offset_q, mark) for offset_q, mark in bar.marks if isinstance(mark, kind))
-
-    def _bar_marks(self) -> list[BarMarks]:
-        """Collect the marks of all staves that decide the order of the bars."""
-        from music21 import bar, spanner
-
-        found = [BarMarks() for _ in self.starts_q[1:]]
-        for staff in self.staves:
-            for i, written in enumerate(staff.bars):
-                for _, mark in written.marks:
-                    if isinstance(mark, bar.Repeat) and mark.direction == "start":
-                        found[i].starts = True
-                    elif isinstance(mark, bar.Repeat):
-                        found[i].times = max(found[i].times, min(mark.times or 2, MAX_PASSES))
-                    elif isinstance(mark, dict) and "sign" in mark:
-                        found[i].add(**read_sign(mark))
-            index = {id(measure): i for i, measure in enumerate(staff.stream.getElementsByClass("Measure"))}
-            for bracket in staff.stream.getElementsByClass(spanner.RepeatBracket):
-                inside = [index[id(m)] for m in bracket.getSpannedElements() if id(m) in index]
-                for i in range(min(inside, default=0), max(inside, default=-1) + 1):
-                    found[i].passes = frozenset(bracket.numberRange)
-        return found
-
-
-def _read_staff(part: Stream) -> Staff:
-    """Sort the elements of each bar of a part into notes, and marks and hints."""
-    from music21.harmony import Harmony
-    from music21.meter import TimeSignature
-    from music21.note import GeneralNote
-
-    bars: list[Bar] = []
-    meter_q = 4.0
-    for measure in part.getElementsByClass("Measure"):
-        notes: list[WrittenNote] = []
-        marks: list[tuple[float, Any]] = []
-        for offset_q, element, voice in _elements(measure):
-            if isinstance(element, GeneralNote) and not isinstance(element, Harmony):
-                notes.append(WrittenNote(offset_q, float(element.duration.quarterLength), element, voice))
-            else:
-                is_hint = str(getattr(element, "content", "")).startswith(HINT)
-                marks.append((offset_q, read_hint(element) if is_hint else element))
-        notes.sort(key=lambda n: n.start_q)
-        signature = next((mark for _, mark in marks if isinstance(mark, TimeSignature)), None)
-        if signature is not None:
-            meter_q = float(signature.barDuration.quarterLength) or 4.0  # 4 for music without a meter
-        hints = (mark for _, mark in marks if isinstance(mark, dict))
-        length = next((hint for hint in hints if "length" in hint or "rest" in hint), {"rest": "0"})
-        bars.append(Bar(notes, marks, "length" in length, float(length.get("length") or length["rest"]), meter_q))
-    instrument = part.recurse().getElementsByClass("Instrument").first()
-    group = str(part.id).rsplit("-Staff", 1)[0] if instrument is None else str(instrument.partId)
-    return Staff(part, group, bars)
-
-
-def _elements(stream: Stream, base_q: float = 0.0, voice: str = "") -> Iterator[tuple[float, Music21Object, str]]:
-    """Yield the elements of a measure and its voices, each with its position in the measure and its voice."""
-    for element in stream.elements:
-        offset_q = base_q + float(stream.elementOffset(element))
-        if element.isStream:
-            yield from _elements(element, offset_q, str(element.id))
-        else:
-            yield offset_q, element, voice
+    def marked(self, staves: list[Staff], kind: Callable[[Marks], Placed[T]]) -> Placed[T]:
+        """Return all marks of one kind in some staves, each with its position in the score."""
+        return [
+            (start_q + offset_q, mark)
+            for staff in staves
+            for start_q, bar in zip(self.starts_q, staff.bars, strict=False)
+            for offset_q, mark in kind(bar.marks)
+        ]
 
 
 def _align(bars: list[Bar]) -> float:
@@ -177,25 +237,82 @@ def _stretch(bar: Bar, ratio: float) -> None:
     """
     ends_q: dict[str, float] = defaultdict(float)
     printed: list[tuple[float, float]] = []
-    for note in bar.notes:
-        printed.append((ends_q[note.voice], _printed_length(note.element)))
-        ends_q[note.voice] += printed[-1][1]
+    for chord in bar.chords:
+        printed.append((ends_q[chord.voice], chord.printed_q))
+        ends_q[chord.voice] += chord.printed_q
     if abs(max(ends_q.values(), default=0.0) - bar.meter_q) > ROUND_Q:
-        if bar.length_q * ratio > bar.meter_q * ratio + ROUND_Q:
+        if bar.length_q > bar.meter_q + ROUND_Q / ratio:
             return  # stretched already
-        printed = [(note.start_q, note.length_q) for note in bar.notes]
-    for note, (start_q, length_q) in zip(bar.notes, printed, strict=True):
-        note.start_q, note.length_q = start_q * ratio, length_q * ratio
-    bar.marks = [(offset_q * ratio, mark) for offset_q, mark in bar.marks]
+        printed = [(chord.start_q, chord.length_q) for chord in bar.chords]
+    for chord, (start_q, length_q) in zip(bar.chords, printed, strict=True):
+        chord.start_q, chord.length_q = start_q * ratio, length_q * ratio
+    bar.marks.place(lambda offset_q: offset_q * ratio)
 
 
-_TYPES_Q = {"breve": 8, "whole": 4, "half": 2, "quarter": 1, "eighth": 0.5, "16th": 0.25, "32nd": 0.125, "64th": 0.0625}
+def pair_tremolos(marks: list[tuple[str, int, Chord]]) -> None:
+    """Join the two chords of each tremolo in a bar, which may stand in two voices or staves."""
+    seconds = [chord for kind, _, chord in marks if kind == "stop"]
+    for kind, strokes, first in marks:
+        if kind == "start" and seconds and first.second is None:
+            end_q = first.start_q + first.length_q
+            second = min(seconds, key=lambda c: (abs(c.start_q - end_q) > ROUND_Q, c.voice != first.voice))
+            seconds.remove(second)
+            first.second, second.first, first.tremolo = second, first, strokes
 
 
-def _printed_length(element: GeneralNote) -> float:
-    """Return the quarter notes of a note's printed value: head, flags, dots and tuplets; 0 for grace notes."""
-    length = element.duration
-    if length.isGrace or length.type not in _TYPES_Q:
-        return 0.0 if length.isGrace else float(length.quarterLength)
-    tuplets = math.prod(float(tuplet.tupletMultiplier()) for tuplet in length.tuplets)
-    return float(_TYPES_Q[length.type] * (2 - 0.5**length.dots) * tuplets)
+def place_arpeggios(chords: list[Chord]) -> None:
+    """Give the notes of arpeggios in a bar their places.
+
+    Chords that begin together are one arpeggio if their signs have one number, or if they say that it is unbroken.
+    """
+    found: dict[tuple[float, str], list[Chord]] = defaultdict(list)
+    for chord in chords:
+        if chord.arpeggio is not None and not chord.is_grace:
+            number, _, is_unbroken = chord.arpeggio
+            name = number or ("unbroken" if is_unbroken else f"alone {len(found)}")
+            found[round(chord.start_q, 4), name].append(chord)
+    for (position_q, name), alone in list(found.items()):
+        if name.startswith("alone") and (position_q, "unbroken") in found:
+            found[position_q, "unbroken"] += alone
+            del found[position_q, name]
+    for members in found.values():
+        is_down = any(chord.arpeggio is not None and chord.arpeggio[1] for chord in members)
+        heads = sorted(
+            (head for chord in members for head in chord.heads), key=lambda head: head.pitch, reverse=is_down
+        )
+        for place, head in enumerate(heads):
+            head.roll = (place, len(heads)) if len(heads) > 1 else None
+
+
+def silence_alternates(staves: list[Staff], warn: Callable[[str], None]) -> None:
+    """Remove the notes of staves that only repeat others.
+
+    These are staves of the types `SILENT_STAVES` in measures where another staff of the part has notes, and tablatures
+    whose notes another staff has in the same measure. A part in tablature alone is one where another part is equal.
+    """
+    chords = [[(i, chord) for i, bar in enumerate(staff.bars) for chord in bar.chords] for staff in staves]
+    if not any(chord.staff_type for members in chords for _, chord in members):
+        return
+    strokes = [{_stroke(i, c, h) for i, c in members for h in c.heads if not h.tie[0]} for members in chords]
+    plain = [
+        {_stroke(i, c, h) for i, c in members if not c.staff_type for h in c.heads if not h.tie[0]}
+        for members in chords
+    ]
+    for k, staff in enumerate(staves):
+        family = [plain[n] for n, other in enumerate(staves) if other.group == staff.group and n != k]
+        beside = set[tuple[int, float, float]]().union(*family)
+        bars = {i for i, _, _ in beside}
+        strays = {i for i, _, _ in strokes[k] - beside}  # bars with notes that no other staff has
+        others = [plain[n] for n, other in enumerate(staves) if other.group != staff.group]
+        repeats_part = all(c.staff_type for _, c in chords[k] if c.heads) and strokes[k] in others
+        for i, chord in chords[k]:
+            is_other = chord.staff_type in SILENT_STAVES and i in bars
+            if chord.heads and (repeats_part or is_other or (chord.staff_type == "TAB" and i not in strays)):
+                chord.heads.clear()
+                if chord.staff_type == "ossia":
+                    warn("not performed: ossia")
+
+
+def _stroke(i: int, chord: Chord, head: Head) -> tuple[int, float, float]:
+    """Return what two strokes of the same note have in common: bar, position and pitch."""
+    return i, round(chord.start_q, 4), head.pitch

@@ -1,19 +1,10 @@
-"""MusicXML files: checks before parsing, and the import into music21.
+"""MusicXML files: how they are opened, and what becomes of each of their elements.
 
 MusicXML arrives as plain XML in any encoding that expat knows, or zipped (.mxl). Its size (also after unzipping), its
-depth and its entities are checked before music21 sees a byte. No entity is ever declared or fetched. The element tree
-is then put into the form that music21 reads best:
+depth and its entities are checked before it is read. No entity is ever declared or fetched. `continuo.score.reader`
+reads the notes; `MEANINGS` says what becomes of each element.
 
-- score-timewise becomes score-partwise;
-- cue notes become rests, since another player sounds them;
-- the signs that decide the order of the bars (words, glyphs, attributes of ``<sound>``) become hints;
-- a chord stands together, <tied> without <tie> gets one;
-- an unslashed grace note gets ``slash="no"``, because music21 takes a missing attribute for a slash;
-- hairpins, pedal marks, the lengths of measures, the percussion keys and passes of notes, and arpeggios through several
-  chords, which music21 would drop or move, become hints: words or footnotes that `read_hint` reads back.
-
-Sources: MusicXML 4.0, https://www.w3.org/2021/06/musicxml40/ (elements sound, cue, note, chord, tied,
-arpeggiate; compressed files).
+Source: MusicXML 4.0, https://www.w3.org/2021/06/musicxml40/ (all elements; compressed files).
 """
 
 from __future__ import annotations
@@ -24,34 +15,25 @@ import os
 import posixpath
 import re
 import unicodedata
-import warnings
 import zipfile
 import zlib
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 from xml.etree.ElementTree import Element, SubElement, TreeBuilder
 from xml.parsers import expat
 
-from continuo.score.playback import HINT, Playback, add_hint, number, prepare, silence
-from continuo.score.repeats import MAX_BARS, passes, read_signs
+from continuo.score.measures import WrittenScore
+from continuo.score.reader import read_score
 from continuo.system.text import one_line
-
-if TYPE_CHECKING:
-    from music21.base import Music21Object
-    from music21.stream import Score
 
 MAX_FILE_BYTES = 32 * 2**20  # bytes of a file; the largest songs of OpenScore are 100 times smaller
 MAX_XML_BYTES = 128 * 2**20  # bytes of XML text after unzipping
 MAX_DEPTH = 48  # nested elements; MusicXML needs about 10
 MAX_ELEMENTS = 3_000_000  # elements of a score; a symphony has about a million
-MAX_BAR_Q = 10_000.0  # quarter notes of a bar
-MAX_PASSES = 99  # times that a section is played
 MAX_DOTS = 8  # dots of a note
-MAX_COUNT = 128  # value of the elements and attributes below, to which music21 counts in steps of one
+MAX_COUNT = 128  # value of the elements and attributes below; no score needs more
 MULTIBYTE = {
     r"utf_?8|unicode": "utf-8", r"(windows-)?ansi": "cp1252", r"windows-874": "cp874", r"x-mac-roman": "mac_roman",
     r"(x-)?s(hift)?[_-]?jis|ms_kanji|windows-31j|cp932": "cp932", r"euc-?jp|x-euc-jp": "euc_jp",
@@ -62,7 +44,84 @@ MULTIBYTE = {
 """Python codecs of encodings that expat does not know by patterns of their names (https://www.iana.org/assignments/character-sets)."""
 COUNTED = frozenset({"fifths", "beats", "staves", "chromatic", "octave", "alter", "degree-alter"})
 COUNTED_ATTRIBUTES = frozenset({("ending", "number"), ("repeat", "times")})
-TIES = {"start": ("start",), "stop": ("stop",), "continue": ("stop", "start")}  # types of <tie> by type of <tied>
+PERFORMED, IRRELEVANT, NAMED = "performed", "irrelevant", "named"
+COMPARISON = "a metronome mark that compares notes"
+MEANINGS = {
+    PERFORMED: """
+        score-partwise score-timewise part-list score-part part-name part-name-display display-text part-abbreviation
+        score-instrument instrument-name instrument-sound instrument-change midi-instrument midi-channel midi-program
+        midi-unpitched volume part measure attributes divisions key fifths mode key-step key-alter time beats beat-type
+        senza-misura transpose diatonic chromatic octave-change double clef sign staff-details staff-type note pitch
+        step alter octave unpitched display-step display-octave rest chord cue grace duration tie voice type dot
+        accidental time-modification actual-notes normal-notes staff instrument backup forward notations tied slur
+        glissando slide fermata arpeggiate articulations accent strong-accent soft-accent staccato staccatissimo
+        spiccato tenuto detached-legato stress unstress breath-mark caesura technical ornaments trill-mark turn
+        delayed-turn inverted-turn delayed-inverted-turn vertical-turn inverted-vertical-turn shake wavy-line mordent
+        inverted-mordent schleifer tremolo accidental-mark direction direction-type offset words symbol rehearsal segno
+        coda wedge dashes pedal metronome beat-unit beat-unit-dot beat-unit-tied per-minute dynamics p pp ppp pppp ppppp
+        pppppp f ff fff ffff fffff ffffff mp mf sf sfp sfpp fp rf rfz sfz sffz fz n pf sfzp other-dynamics sound swing
+        straight first second swing-type barline ending repeat
+    """,
+    IRRELEVANT: """
+        accidental-text appearance arrow arrow-direction arrow-style arrowhead assess bar-style barre beam beat-repeat
+        bookmark bottom-margin bracket cancel capo circular-arrow clef-octave-change concert-score creator credit
+        credit-image credit-symbol credit-type credit-words defaults distance double-tongue down-bow elision encoder
+        encoding encoding-date encoding-description end-line end-paragraph ensemble except-voice extend eyeglasses
+        feature fingering fingernails first-fret footnote for-part frame frame-frets frame-note frame-strings fret glyph
+        group group-abbreviation group-abbreviation-display group-barline group-link group-name group-name-display
+        group-symbol group-time grouping harp-pedals heel hole hole-closed hole-shape hole-type humming identification
+        image instrument-abbreviation instrument-link instruments interchangeable key-accidental key-octave laughing
+        left-divider left-margin level line line-detail line-width link listen listening lyric lyric-font lyric-language
+        measure-distance measure-layout measure-numbering measure-repeat measure-style midi-device midi-name millimeters
+        miscellaneous miscellaneous-field movement-number movement-title multiple-rest music-font non-arpeggiate
+        normal-dot normal-type note-size notehead notehead-text octave-shift open-string opus other-appearance
+        other-listen other-listening page-height page-layout page-margins page-width part-abbreviation-display part-clef
+        part-group part-link part-symbol part-transpose pedal-alter pedal-step pedal-tuning play player player-name
+        pluck principal-voice print relation right-divider right-margin rights scaling slash slash-dot slash-type
+        software solo source staff-distance staff-divide staff-layout staff-lines staff-size staff-tuning staves stem
+        string supports swing-style syllabic sync system-distance system-dividers system-layout system-margins tenths
+        text thumb-position time-relation toe top-margin top-system-distance triple-tongue tuning-alter tuning-octave
+        tuning-step tuplet tuplet-actual tuplet-dot tuplet-normal tuplet-number tuplet-type up-bow virtual-instrument
+        virtual-library virtual-name wait word-font work work-number work-title
+    """,
+    NAMED: """
+        scoop plop doit falloff hammer-on pull-off tap stopped open half-muted handbell brass-bend flip smear golpe
+        snap-pizzicato haydn other-ornament other-articulation other-technical other-notation other-direction mute
+        semi-pitched ipa other-play string-mute damp damp-all directive pan elevation midi-bank
+    """,
+    "chord symbols": (
+        "harmony root root-step root-alter numeral numeral-root numeral-alter numeral-key numeral-fifths "
+        "numeral-mode function kind inversion bass bass-separator bass-step bass-alter degree degree-value "
+        "degree-alter degree-type"
+    ),
+    "figured bass": "figured-bass figure figure-number prefix suffix",
+    "harmonic": "harmonic natural artificial base-pitch touching-pitch sounding-pitch",
+    "bend": "bend bend-alter pre-bend release with-bar",
+    "harmon mute": "harmon-mute harmon-closed",
+    "accordion registration": "accordion-registration accordion-high accordion-middle accordion-low",
+    "scordatura": "scordatura accord",
+    "percussion pictograms": (
+        "percussion glass metal wood pitched membrane effect timpani beater stick stick-type stick-material "
+        "stick-location other-percussion"
+    ),
+    COMPARISON: (
+        "metronome-arrows metronome-beam metronome-dot metronome-note metronome-relation metronome-tied "
+        "metronome-tuplet metronome-type"
+    ),
+}
+"""All elements of MusicXML 4.0 by what becomes of them.
+
+Performed are also those that say how others are performed. Irrelevant to sound are layout, print, text, fingerings,
+data about the file, and signs for what other elements say. The others would change the sound and are not performed:
+the warnings name them, `NAMED` ones by the name of the element.
+"""
+ELEMENTS = {tag: meaning for meaning, tags in MEANINGS.items() for tag in tags.split()}
+NEUTRAL = ("0", "1", "off")  # texts of these elements that change nothing
+UNPERFORMED_ATTRIBUTES = {
+    "pan": "pan", "elevation": "elevation", "soft-pedal": "soft pedal", "attack": "attack", "release": "release",
+    "end-dynamics": "end dynamics",
+}  # fmt: skip
+"""Attributes of <sound> and <note> that would change the sound, and their names in warnings."""
 _NUMBERS = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?", re.IGNORECASE)
 
 
@@ -101,22 +160,22 @@ def explain_errors(name: str, problem: str) -> Iterator[None]:
         raise ValueError(f"{name}: {problem} ({reason}); CONTINUO_DEBUG=1 shows where") from error
 
 
-def parse_score(data: bytes) -> Score:
-    """Return the music21 score, at sounding pitch, of a MusicXML file (plain or zipped); ValueError if it is none."""
-    from music21.musicxml.xmlToM21 import MusicXMLImporter
+def parse_score(data: bytes) -> WrittenScore:
+    """Return the score in a MusicXML file (plain or zipped) as it is written; ValueError if it is none.
 
+    It has the form of `continuo.score.measures`, at sounding pitch.
+    """
     root = parse_xml(unzip(data) if data.startswith(b"PK") else data)
-    playback = normalize(root)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            importer = MusicXMLImporter()
-            importer.xmlRootToScore(root, importer.stream)
-            importer.stream.toSoundingPitch(inPlace=True)
-    except Exception as error:  # music21 raises exceptions of any type on files that break the specification
-        raise ValueError(f"not understood as MusicXML ({type(error).__name__}: {one_line(str(error))})") from None
-    importer.stream.editorial["playback"] = playback
-    return importer.stream
+    if root.tag == "score-timewise":
+        _to_partwise(root)
+    if root.tag == "opus":
+        raise ValueError("an opus only lists other files; give one of its scores")
+    if root.tag != "score-partwise":
+        raise ValueError(f"not a MusicXML score (its root element is <{root.tag}>)")
+    if root.find("part/measure") is None:
+        raise ValueError("the score has no measures")
+    _check_counts(root)
+    return read_score(root, _unperformed(root))
 
 
 def unzip(data: bytes) -> bytes:
@@ -238,38 +297,8 @@ def _decode_multibyte(data: bytes) -> tuple[bytes, bool]:
     return data, False
 
 
-def normalize(root: Element) -> Playback:
-    """Put a score into the form described above, in place; ValueError if it is none, empty, or exceeds a limit."""
-    if root.tag == "score-timewise":
-        _to_partwise(root)
-    if root.tag == "opus":
-        raise ValueError("an opus only lists other files; give one of its scores")
-    if root.tag != "score-partwise":
-        raise ValueError(f"not a MusicXML score (its root element is <{root.tag}>)")
-    if root.find("part/measure") is None:
-        raise ValueError("the score has no measures")
-    _check_counts(root)
-    signs = {part: _sign_hints(part.findall("measure")) for part in root.iterfind("part")}
-    playback = prepare(root)
-    for part in root.iterfind("part"):
-        divisions = 1.0
-        measures = part.findall("measure")
-        for measure in measures:
-            _gather_chords(measure)
-        if len(measures) > MAX_BARS:
-            raise ValueError(f"more than {MAX_BARS} bars; split the score")
-        for i, measure in enumerate(measures):
-            hint, divisions = _length_hint(measure, divisions)
-            _normalize_measure(measure)
-            for text in [hint] * bool(hint) + signs[part][i]:
-                direction = Element("direction")
-                SubElement(SubElement(direction, "direction-type"), "words").text = HINT + text
-                measure.insert(0, direction)
-    return playback
-
-
 def _check_counts(root: Element) -> None:
-    """Raise ValueError for numbers that keep music21 busy and that no score needs."""
+    """Raise ValueError for numbers that no score needs."""
     for element in root.iter():
         counts = [element.text or ""] if element.tag in COUNTED else []
         counts += [text for name, text in element.attrib.items() if (element.tag, name) in COUNTED_ATTRIBUTES]
@@ -278,6 +307,33 @@ def _check_counts(root: Element) -> None:
                 raise ValueError(f"<{element.tag}> holds {text[:20]!r}, and {MAX_COUNT} is the maximum; correct it")
         if element.tag == "note" and len(element.findall("dot")) > MAX_DOTS:
             raise ValueError(f"a note has more than {MAX_DOTS} dots; correct it")
+
+
+def _unperformed(root: Element) -> list[str]:
+    """Return warnings for what a score states and nobody performs, and for elements that MusicXML does not have."""
+    names: dict[str, None] = {}
+    unknown: set[str] = set()
+    for element in root.iter():
+        meaning = ELEMENTS.get(element.tag, "")
+        if element.tag in ("note", "sound"):
+            names |= dict.fromkeys(_unperformed_attributes(element))
+        elif not meaning:
+            unknown.add(element.tag)
+        elif meaning not in (PERFORMED, IRRELEVANT, COMPARISON) and (element.text or "").strip() not in NEUTRAL:
+            names[element.tag.replace("-", " ") if meaning == NAMED else meaning] = None
+    found = [f"not performed: {name}" for name in names]  # the reader of tempos names comparisons
+    return found + ([f"not elements of MusicXML: {' '.join(sorted(unknown))[:80]}"] if unknown else [])
+
+
+def _unperformed_attributes(element: Element) -> Iterator[str]:
+    """Yield what the attributes of a <sound> or <note> and its ties state and nobody performs."""
+    for attribute, name in UNPERFORMED_ATTRIBUTES.items():
+        if element.get(attribute) not in (None, "no"):
+            yield name
+    if "time-only" in element.attrib and element.attrib.keys() & {"tempo", "dynamics"}:
+        yield "tempo or dynamics in some passes only"
+    if any("time-only" in tie.attrib for tie in element.iterfind("tie")):
+        yield "tie in some passes only"
 
 
 def _to_partwise(root: Element) -> None:
@@ -291,198 +347,3 @@ def _to_partwise(root: Element) -> None:
             SubElement(part, "measure", measure.attrib).extend(list(piece))
     root.extend(parts.values())
     root.tag = "score-partwise"
-
-
-def _length_hint(measure: Element, divisions: float) -> tuple[str, float]:
-    """Return a hint with the length of a measure in quarter notes, and the divisions in force after it.
-
-    The hint is ``length`` if a note, or a rest of a stated length, reaches the end, and ``rest`` if only bar-long rests
-    do, to which some programs give the length of the meter in pick-up bars too. music21 keeps the exact length of such
-    rests only without their type and measure attribute, so these are removed.
-    """
-    now_q = reach_q = rest_reach_q = 0.0
-    for item in measure:
-        if item.tag == "attributes":
-            divisions = number(item.findtext("divisions")) or divisions
-        if item.tag not in ("note", "backup", "forward"):
-            continue
-        length_q = (number(item.findtext("duration")) or 0.0) / divisions
-        if not abs(length_q) <= MAX_BAR_Q or now_q > MAX_BAR_Q:
-            raise ValueError(f"a bar has more than {MAX_BAR_Q:g} quarter notes; correct its durations or divisions")
-        if item.find("chord") is not None:
-            continue
-        now_q = max(now_q - length_q, 0.0) if item.tag == "backup" else now_q + length_q
-        rest = item.find("rest")
-        if rest is not None and rest.get("measure") == "yes":
-            del rest.attrib["measure"]
-            _remove(item, "type")
-            rest_reach_q = max(rest_reach_q, now_q)
-        else:
-            reach_q = max(reach_q, now_q)
-    return (f"length={reach_q!r}" if reach_q else f"rest={rest_reach_q!r}" if rest_reach_q else ""), divisions
-
-
-def _sign_hints(measures: list[Element]) -> list[list[str]]:
-    """Return for each measure of a part the hints of the signs that decide the order of the bars."""
-    found: list[list[str]] = [[] for _ in measures]
-    for i, measure in enumerate(measures):
-        for sign, is_ahead in read_signs(measure):
-            hint = ";".join(f"{key}={quote(value)}" for key, value in sign.items())
-            found[min(i + is_ahead, len(measures) - 1)].append(hint)
-    return found
-
-
-def read_sign(hint: dict[str, str]) -> dict[str, str]:
-    """Return the arguments of `BarMarks.add` that stand in the hint of a sign."""
-    return {key: unquote(value) for key, value in hint.items()}
-
-
-def _normalize_measure(measure: Element) -> None:
-    """Normalize the grace notes, cue notes and directions of one measure."""
-    _mark_arpeggios(measure)
-    for item in list(measure):
-        if item.tag == "direction":
-            _normalize_direction(item)
-        elif item.tag == "note":
-            _complete_ties(item)
-            if only := passes(item.get("time-only", "")):
-                add_hint(item, "only=" + ",".join(map(str, sorted(only))))
-            for grace in item.findall("grace"):
-                grace.attrib.setdefault("slash", "no")
-            if item.find("cue") is not None:
-                silence(measure, item)
-
-
-def _gather_chords(measure: Element) -> None:
-    """Move whatever stands between the notes of a chord to the place before the chord."""
-    ordered: list[Element] = []
-    begin = end = -1  # place of the first note of the latest chord, and the place after its last
-    for item in measure:
-        if item.tag == "note":
-            if item.find("chord") is not None and begin >= 0:
-                between = ordered[end:]
-                del ordered[end:]
-                ordered[begin:begin] = between
-                begin += len(between)
-            else:
-                begin = len(ordered)
-            end = len(ordered) + 1
-        elif item.tag in ("backup", "forward"):
-            begin = -1
-        ordered.append(item)
-    measure[:] = ordered
-
-
-def _complete_ties(note: Element) -> None:
-    """Give a note a <tie> for each <tied> that has none: some programs write only the sign."""
-    kinds = {kind for tied in note.iterfind("notations/tied") for kind in TIES.get(tied.get("type", ""), ())}
-    for kind in sorted(kinds - {tie.get("type") for tie in note.iterfind("tie")}):
-        SubElement(note, "tie", {"type": kind})
-
-
-def _mark_arpeggios(measure: Element) -> None:
-    """Give the notes of arpeggios that pass through several chords a hint with their place: ``roll=PLACE/COUNT``.
-
-    Chords that begin together are one arpeggio if their signs have one number, or if they say that it is unbroken.
-    """
-    found: dict[tuple[float, str], list[list[Element]]] = defaultdict(list)
-    for position, chord in _chords(measure):
-        signs = [sign for note in chord for sign in note.iterfind("notations/arpeggiate")]
-        numbers = [sign.attrib.pop("number", "") for sign in signs]
-        for sign in (sign for note in chord for sign in note.iterfind("notations/non-arpeggiate")):
-            sign.attrib.pop("number", None)
-        if signs and chord[0].find("grace") is None:
-            is_unbroken = any(sign.get("unbroken") == "yes" for sign in signs)
-            found[position, max(numbers) or ("unbroken" if is_unbroken else f"alone {len(found)}")].append(chord)
-    for (position, name), chords in list(found.items()):
-        if name.startswith("alone") and (position, "unbroken") in found:
-            found[position, "unbroken"] += chords
-    for chords in found.values():
-        notes = sorted((note for chord in chords for note in chord if note.find("pitch") is not None), key=_height)
-        signs = [sign for note in notes for sign in note.iterfind("notations/arpeggiate")]
-        if len(chords) > 1:
-            notes = notes[::-1] if any(sign.get("direction") == "down" for sign in signs) else notes
-            for place, note in enumerate(notes):
-                add_hint(note, f"roll={place}/{len(notes)}")
-
-
-def _chords(measure: Element) -> list[tuple[float, list[Element]]]:
-    """Return the chords of a measure, single notes too, each with its position in divisions."""
-    found: list[tuple[float, list[Element]]] = []
-    now = 0.0
-    for item in measure:
-        if item.tag not in ("note", "backup", "forward"):
-            continue
-        if item.tag == "note" and item.find("chord") is not None and found:
-            found[-1][1].append(item)
-            continue
-        if item.tag == "note":
-            found.append((now, [item]))
-        text = (item.findtext("duration") or "").strip()
-        length = float(text) if text.replace(".", "", 1).isascii() and text.replace(".", "", 1).isdigit() else 0.0
-        now += -length if item.tag == "backup" else length
-    return found
-
-
-def _height(note: Element) -> float:
-    """Return a number that grows with the written pitch of a note."""
-    octave = note.findtext("pitch/octave") or ""
-    alter = (note.findtext("pitch/alter") or "0").strip()
-    step = "C D EF G A B".find((note.findtext("pitch/step") or "C").strip())
-    altered = float(alter) if alter.lstrip("+-").replace(".", "", 1).isdigit() else 0.0
-    return 12 * (int(octave) if octave.strip().isdecimal() else 4) + step + altered
-
-
-def _remove(element: Element, *tags: str) -> None:
-    for tag in tags:
-        for child in element.findall(tag):
-            element.remove(child)
-
-
-def _normalize_direction(direction: Element) -> None:
-    """Turn hairpins, pedal and jumps of a direction into words, and prefer the tempo and dynamics in its <sound>."""
-    for mark in direction.findall("direction-type/*"):
-        hint = _spanning_hint(mark, direction)
-        if hint:
-            mark.clear()
-            mark.tag, mark.text = "words", HINT + hint
-    sound = direction.find("sound")
-    if sound is not None and sound.get("tempo") is not None:
-        for kind in direction.findall("direction-type"):
-            _remove(kind, "metronome")
-    for other in direction.findall("direction-type/dynamics/other-dynamics"):
-        other.tag = "other-dynamic"  # music21's name for it
-        if sound is not None and (percent := number(sound.get("dynamics"))) is not None:
-            other.text = f"{HINT}velocity={round(percent * 0.9)}"
-
-
-def _spanning_hint(mark: Element, direction: Element) -> str:
-    """Return the hint for a hairpin, a pedal mark, or the dashes after "cresc."; "" for other marks."""
-    kind, number = mark.get("type"), mark.get("number", "1")
-    if mark.tag == "pedal" and kind in ("start", "stop", "change", "sostenuto", "resume", "discontinue"):
-        return f"pedal={kind}"
-    if mark.tag == "dashes":
-        sign = loudness_direction(" ".join(e.text or "" for e in direction.iterfind("direction-type/words")))
-        kind = {"start": ("", "crescendo", "diminuendo")[sign], "stop": "stop"}.get(kind or "", "")
-        number = f"dashes{number}"
-    is_hairpin = mark.tag in ("wedge", "dashes") and kind in ("crescendo", "diminuendo", "stop")
-    return f"wedge={kind};number={number}" if is_hairpin else ""
-
-
-def loudness_direction(text: str) -> int:
-    """Return 1 for words that mean growing louder, -1 for softer, 0 for others.
-
-    >>> loudness_direction("poco a poco cresc."), loudness_direction("rit. e dim."), loudness_direction("dolce")
-    (1, -1, 0)
-    """
-    softer = re.search(r"(?i)\b(decresc|dim\b|dimin|smorz|morendo|calando|perdendo)", text)
-    return 1 if re.search(r"(?i)\bcresc", text) else -1 if softer else 0
-
-
-def read_hint(element: Music21Object) -> dict[str, str]:
-    """Return the hint that `parse_score` left on a music21 note or in words, such as ``{"key": "38"}``; {} without."""
-    texts = [str(getattr(element, "content", ""))]
-    if getattr(element, "hasEditorialInformation", False):
-        texts += [str(note.text) for note in element.editorial.get("footnotes", ())]
-    hint = next((text.removeprefix(HINT) for text in texts if text.startswith(HINT)), "")
-    return dict(pair.split("=", 1) for pair in hint.split(";")) if hint else {}

@@ -10,13 +10,9 @@ from __future__ import annotations
 
 import math
 from itertools import cycle, islice, pairwise
-from typing import TYPE_CHECKING
 
+from continuo.score.measures import NATURALS, STEPS, Head, Key
 from continuo.score.notes import DraftNote
-
-if TYPE_CHECKING:
-    from music21.key import KeySignature
-    from music21.pitch import Accidental, Pitch
 
 ACCIACCATURA_S = 0.065  # seconds of a slashed grace note, or of one of several; together at most half the main note
 ARPEGGIO_S = 1 / 15  # seconds from one note of an arpeggio to the next, in chords that are long enough
@@ -106,22 +102,21 @@ def grace_time(length_s: float, count: int, *, slashed: bool, dotted: bool) -> f
     return length_s * (2 / 3 if dotted else 1 / 2)
 
 
-def neighbor_name(pitch: Pitch, steps: int) -> tuple[str, int]:
-    """Return letter and octave of the note some diatonic steps above (or, negative, below) a pitch."""
-    octaves, number = divmod("CDEFGAB".index(pitch.step) + steps, 7)
-    return "CDEFGAB"[number], pitch.implicitOctave + octaves
+def neighbor_name(head: Head, steps: int) -> tuple[str, int]:
+    """Return letter and octave of the note some diatonic steps above (or, negative, below) a note."""
+    octaves, number = divmod(STEPS.index(head.step) + steps, 7)
+    return STEPS[number], head.octave + octaves
 
 
-def neighbor(pitch: Pitch, steps: int, key: KeySignature | None, accidental: Accidental | None) -> float:
-    """Return the MIDI pitch that lies as many diatonic steps above (or, negative, below) a pitch; `steps` is not 0.
+def neighbor(head: Head, steps: int, key: Key | None, alter: float | None) -> float:
+    """Return the MIDI pitch that lies as many diatonic steps above (or, negative, below) a note; `steps` is not 0.
 
-    Without a `key` it is C major; `accidental`, at the ornament or in its bar, overrides the key.
+    Without a `key` it is C major; `alter`, semitones stated by the ornament or earlier in its bar, overrides the key.
     """
-    step, octave = neighbor_name(pitch, steps)
-    if accidental is None and key is not None:
-        accidental = key.accidentalByStep(step)
-    natural = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}[step] + 12 * (octave + 1)
-    found = natural + (float(accidental.alter) if accidental is not None else 0.0)
+    step, octave = neighbor_name(head, steps)
+    if alter is None:
+        alter = key.alters.get(step, 0.0) if key is not None else 0.0
+    found = NATURALS[step] + 12 * (octave + 1) + alter
     # A step is 1 to 3 semitones: the neighbor of an altered note never crosses it.
     low, high = sorted((steps, 3 * steps))
-    return float(pitch.ps) + min(max(found - pitch.ps, low), high)
+    return head.pitch + min(max(found - head.pitch, low), high)

@@ -7,15 +7,15 @@ in musical time instead, for the symbolic representations. docs/SCORES.md lists 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from continuo.score.interpretation import StaffPlayer
-from continuo.score.measures import ROUND_Q, Staff, WrittenScore
+from continuo.score.interpretation import LEGATO_S, StaffPlayer
+from continuo.score.measures import ROUND_Q, Placed, Staff, T, WrittenScore
 from continuo.score.midi import read_midi
 from continuo.score.musicxml import explain_errors, parse_score, read_bytes
 from continuo.score.notes import (
@@ -31,12 +31,9 @@ from continuo.score.notes import (
 from continuo.score.tempo import TempoMap, read_fermatas, read_tempo_map
 from continuo.system import cache
 
-if TYPE_CHECKING:
-    from music21.stream import Score
-
 MIDI_ENDINGS = frozenset({".mid", ".midi", ".kar", ".rmi"})
 SCORE_ENDINGS = frozenset({".musicxml", ".xml", ".mxl"}) | MIDI_ENDINGS
-CACHE_VERSION = 13  # part of every cache key; raise it whenever a score would be performed differently
+CACHE_VERSION = 14  # part of every cache key; raise it whenever a score would be performed differently
 BarTimes = list[tuple[int, float]]  # index of each bar in playing order, and the seconds at which it begins
 
 
@@ -73,12 +70,11 @@ def perform_midi(data: bytes) -> Performance:
     return performance
 
 
-def perform_score(score: Score) -> Performance:
+def perform_score(written: WrittenScore) -> Performance:
     """Perform a score of `parse_score`; one of rests alone becomes silence, with a warning.
 
     Raise ValueError for neither notes nor rests, repeats without end, too many notes, or too many seconds.
     """
-    written = WrittenScore(score)
     tempo = read_tempo_map(written)
     times, seconds = _bar_times(written, tempo)
     check_length(seconds)
@@ -95,20 +91,19 @@ def perform_score(score: Score) -> Performance:
     return Performance.from_drafts(drafts, seconds, written.warnings)
 
 
-def transcribe(score: Score) -> Transcript:
+def transcribe(written: WrittenScore) -> Transcript:
     """Return a score of `parse_score` in musical time: as written, with repeats played.
 
     Articulations, slurs, pedal and fermatas do not change the lengths, and ornaments become their main note. Raise
     ValueError for repeats without end, or too long a score.
     """
-    written = WrittenScore(score)
     quarters = TempoMap([(0.0, 60.0)])  # a quarter note lasts a second
     times, length_q = _bar_times(written, quarters)
     check_length(length_q / 4)  # at four quarter notes a second, which is fast
     players = [StaffPlayer(written, staff, quarters, as_written=True) for staff in written.staves]
     groups = _play(players, times)
     notes = [replace(note, part=part) for part, members in enumerate(groups.values()) for note in members]
-    names = {staff.group: " ".join(str(staff.stream.partName or "").split()) for staff in reversed(written.staves)}
+    names = {staff.group: staff.name for staff in written.staves}
     marks = _tempos(written, times), _meters(written, times), _keys(written, times)
     return Transcript(notes, length_q, *marks, [names[group] for group in groups])
 
@@ -142,26 +137,23 @@ def _tempos(written: WrittenScore, times: BarTimes) -> list[tuple[float, float]]
 
 def _meters(written: WrittenScore, times: BarTimes) -> list[tuple[float, int, int]]:
     """Return the meters in playing order, as `(position, numerator, denominator)`, one for each bar that has one."""
-    from music21.meter import TimeSignature
-
-    marks = sorted(written.marked(written.staves, TimeSignature), key=lambda mark: mark[0])
-    found: list[tuple[float, int, int]] = []
-    for i, now_q in times:
-        earlier = [meter for q, meter in marks if q <= written.starts_q[i] + ROUND_Q]
-        found += [(now_q, meter.numerator, meter.denominator) for meter in earlier[-1:]]
-    return found
+    marks = sorted(written.marked(written.staves, lambda marks: marks.meters), key=lambda mark: mark[0])
+    return [(now_q, *meter) for now_q, meter in _in_force(marks, written, times)]
 
 
 def _keys(written: WrittenScore, times: BarTimes) -> list[tuple[float, int, bool]]:
     """Return the keys of the first staff in playing order, as `(position, sharps, is_minor)`, one for each bar."""
-    from music21.key import KeySignature
+    marks = written.marked(written.staves[:1], lambda marks: marks.keys)
+    usual = [(q, (key.fifths, key.is_minor)) for q, key in marks if key.fifths is not None]
+    return [(now_q, *key) for now_q, key in _in_force(usual, written, times)]
 
-    marks = sorted(written.marked(written.staves[:1], KeySignature), key=lambda mark: mark[0])
-    found: list[tuple[float, int, bool]] = []
+
+def _in_force(marks: Placed[T], written: WrittenScore, times: BarTimes) -> Iterator[tuple[float, T]]:
+    """Yield the beginning of each bar in playing order, and the mark in force there, if there is one."""
     for i, now_q in times:
-        earlier = [key for q, key in marks if q <= written.starts_q[i] + ROUND_Q and key.sharps is not None]
-        found += [(now_q, key.sharps, getattr(key, "mode", "") == "minor") for key in earlier[-1:]]
-    return found
+        k = bisect_right(marks, written.starts_q[i] + ROUND_Q, key=lambda mark: mark[0])
+        if k:
+            yield now_q, marks[k - 1][1]
 
 
 def _last_fermata(written: WrittenScore) -> float:
@@ -177,15 +169,16 @@ def _last_fermata(written: WrittenScore) -> float:
 def _pedal_seconds(written: WrittenScore, staff: Staff, tempo: TempoMap, times: BarTimes) -> list[tuple[float, float]]:
     """Return the spans of seconds in which the sustain pedal of a staff's instrument is down.
 
-    The pedal depends on the position in the score as written, so a jump can press or release it.
+    The pedal depends on the position in the score as written, so a jump can press or release it. It is pressed when the
+    notes before it have ended, also slurred ones.
     """
     changes: list[tuple[float, bool]] = []
-    for position_q, hint in written.marked(written.family(staff), dict):
-        if hint.get("pedal") == "sostenuto":
+    for position_q, pedal in written.marked(written.family(staff), lambda marks: marks.pedals):
+        if pedal == "sostenuto":
             written.warn("the sostenuto pedal is not performed")
-        if hint.get("pedal") in ("start", "stop", "change"):
+        if pedal in ("start", "stop", "change"):
             changes.append((position_q, False))
-        if hint.get("pedal") in ("start", "change"):
+        if pedal in ("start", "change"):
             changes.append((position_q, True))
     changes.sort()  # at one position the release comes first
     presses: list[tuple[float, bool]] = []
@@ -195,6 +188,6 @@ def _pedal_seconds(written: WrittenScore, staff: Staff, tempo: TempoMap, times: 
         shift_s = begin_s - tempo.seconds(start_q)
         first, last = bisect_left(changes, (start_q, False)), bisect_left(changes, (end_q, False))
         inside = [(start_q, first > 0 and changes[first - 1][1]), *changes[first:last]]
-        presses += [(shift_s + tempo.seconds(q), is_down) for q, is_down in inside]
+        presses += [(shift_s + tempo.seconds(q) + LEGATO_S * is_down, is_down) for q, is_down in inside]
         seconds = shift_s + tempo.seconds(end_q)
     return pedal_spans([*presses, (seconds, False)])

@@ -16,6 +16,7 @@ from xml.etree.ElementTree import Element
 
 MAX_BARS = 20_000  # bars of a part, and of a performance with its repeats
 DOUBLE = "2"  # name of a sign that is written twice, as in "D.S.S." or "Coda 2"
+WITH_REPEATS = re.compile(r"\b(with|con|mit|avec) (all |the |i |le |la |les |den |allen )?(rep|rip|wiederh)")
 GLYPHS = {"\U0001d10b": "segno", "\ue047": "segno", "\U0001d10c": "coda", "\ue048": "coda"}  # Unicode and SMuFL
 
 
@@ -35,10 +36,14 @@ class BarMarks:
     goal: str = ""  # name of that segno
     until: str = ""  # end of the music after that jump: "fine", "coda" or "" for the first of them, or the last bar
     until_name: str = ""  # name of that coda
+    repeats_again: bool = False  # whether repeats are taken after that jump
     visits: dict[str, frozenset[int]] = field(default_factory=dict)  # times through the bar when a sign counts, by sign
 
-    def add(self, sign: str, name: str = "", until: str = "", until_name: str = "", visits: str = "") -> None:
+    def add(
+        self, sign: str, name: str = "", until: str = "", until_name: str = "", visits: str = "", again: str = ""
+    ) -> None:
         """Enter a sign of `read_signs`."""
+        self.repeats_again = self.repeats_again or bool(again)
         if sign in ("segno", "coda"):
             getattr(self, sign).add(name)
         elif sign == "to_coda":
@@ -53,8 +58,13 @@ class BarMarks:
 
 
 def passes(text: str) -> frozenset[int]:
-    """Return the numbers in a list such as "1, 2"."""
-    return frozenset(int(number) for number in re.findall(r"\d{1,3}", text))
+    """Return the numbers in a list such as "1, 2" or "1-3".
+
+    >>> sorted(passes("1-3, 5."))
+    [1, 2, 3, 5]
+    """
+    found = re.finditer(r"(\d{1,3})(?: *[-\u2013] *(\d{1,3}))?", text)
+    return frozenset(number for span in found for number in range(int(span[1]), int(span[2] or span[1]) + 1))
 
 
 def read_words(text: str) -> dict[str, str]:
@@ -79,7 +89,8 @@ def read_words(text: str) -> dict[str, str]:
         until = "coda" if "coda" in rest else "fine" if "fine" in rest else ""
         found = {"sign": "jump_capo" if name.startswith(("dc", "d c", "da ")) else "jump_segno"}
         found |= {"name": DOUBLE} if double else {}
-        return found | ({"until": until} if until else {}) | ({"until_name": number[1]} if number else {})
+        again = {"again": "yes"} if WITH_REPEATS.search(rest) else {}
+        return found | again | ({"until": until} if until else {}) | ({"until_name": number[1]} if number else {})
     sign = re.fullmatch(r"(to |al |alla |a la )?(coda|segno|fine)(?: ([2-9]))?(?: on repeat| 2nd time)?", plain)
     if not sign or (sign[1] and sign[2] == "segno") or (sign[2] == "fine" and sign[1] not in (None, "al ")):
         return {}
@@ -87,37 +98,26 @@ def read_words(text: str) -> dict[str, str]:
     return {"sign": kind} | ({"name": sign[3]} if sign[3] else {})
 
 
-def read_signs(measure: Element) -> list[tuple[dict[str, str], bool]]:
+def read_signs(placed: list[tuple[Element, bool]]) -> list[tuple[dict[str, str], bool]]:
     """Return the signs of a MusicXML measure, as arguments of `BarMarks.add`, each with whether it opens the next bar.
 
-    That is a segno or coda at the end of a bar. Signs that a ``<sound>`` states come first.
+    That is a segno or coda at the end of a bar. Signs that a ``<sound>`` states come last, to outweigh the others.
+    `placed` holds the directions, sounds and barlines of the measure, each with whether it stands at the end.
     """
-    now = end = 0.0
-    placed: list[tuple[float, Element]] = []
-    for item in measure:
-        if item.tag in ("note", "backup", "forward") and item.find("chord") is None:
-            text = (item.findtext("duration") or "").strip()
-            length = float(text) if re.fullmatch(r"\d+(\.\d*)?", text) else 0.0
-            now = max(now - length, 0.0) if item.tag == "backup" else now + length
-            end = max(end, now)
-        elif item.tag in ("direction", "sound", "barline"):
-            placed.append((now, item))
     stated, written = [], []
-    for position, item in placed:
-        is_right = item.tag == "barline" and item.get("location", "right") == "right"
-        is_ahead = is_right or 0 < position >= end
+    for item, is_last in placed:
         own = list(_stated(item))
         words = _written(item)
         for sign in own:
             if sign["sign"].startswith("jump") and words.get("sign", "").startswith("jump"):
-                sign |= {key: value for key, value in words.items() if key.startswith("until")}
-            stated.append((sign, is_ahead and sign["sign"] in ("segno", "coda")))
+                sign |= {key: value for key, value in words.items() if key.startswith(("until", "again"))}
+            stated.append((sign, is_last and sign["sign"] in ("segno", "coda")))
         if words and all(sign["sign"] == "starts" for sign in own):
-            written.append((words, is_ahead and words["sign"] in ("segno", "coda")))
+            written.append((words, is_last and words["sign"] in ("segno", "coda")))
     # The sign beside a stated jump names the jump, and is no target.
     kinds = {sign["sign"] for sign, _ in stated}
     named = {"coda": "to_coda", "segno": "jump_segno"}
-    return stated + [entry for entry in written if named.get(entry[0]["sign"]) not in kinds]
+    return [entry for entry in written if named.get(entry[0]["sign"]) not in kinds] + stated
 
 
 _SOUNDS = {
@@ -198,7 +198,8 @@ class _Walk:
         bar, known = self.bars[i], self.known[i]
         if bar.starts and self.sections[-1][0] != i:
             self.sections.append((i, 1))
-        turn, is_last = self.sections[-1][1], self.jump >= 0 and not self.repeats_again
+        turn = self.sections[-1][1]
+        is_last = self.jump >= 0 and not (self.repeats_again or self.bars[self.jump].repeats_again)
         # A pass without an ending of its own takes the last ending, and so does all that follows a jump.
         if bar.passes and (max(known) if is_last or turn not in known else turn) not in bar.passes:
             return False
@@ -220,7 +221,7 @@ class _Walk:
         ):
             return len(self.bars)
         first, turn = self.sections[-1]
-        if bar.times and (not jump or bar.after_jump) and turn < max([bar.times, *self.known[i]]):
+        if bar.times and (not jump or bar.after_jump or jump.repeats_again) and turn < max([bar.times, *self.known[i]]):
             self.sections[-1] = (first, turn + 1)
             return first
         has_next_ending = bool(bar.passes and i + 1 < len(self.bars) and self.bars[i + 1].passes)

@@ -11,7 +11,7 @@ from continuo.symbolic.grid import effective_changes
 from continuo.symbolic.song import DEFAULT_METER, DEFAULT_QPM, QUARTER, Song, SongNote
 from continuo.system import cache
 
-VERSION = 5  # part of every cache key: raise it when the same file would be read differently
+VERSION = 6  # part of every cache key: raise it when the same file would be read differently
 MAX_QUARTERS = 50_000  # of a song: six hours at 140 quarter notes per minute
 MIN_QPM, MAX_QPM = 4.0, 1000.0  # quarter notes per minute; other tempos are ignored
 

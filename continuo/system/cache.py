@@ -1,5 +1,7 @@
 """The cache on disk: decoded audio, performed scores and codes, keyed by content; an entry is whole or absent."""
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import json
@@ -8,12 +10,13 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from continuo.system.files import atomic_write
 from continuo.system.workers import check_cancelled
+
+if TYPE_CHECKING:
+    import numpy as np
 
 VERSION = 1
 MAX_WRITE_S = 3600.0  # an unfinished entry that is older was left by a killed process
@@ -77,6 +80,8 @@ def _writing(key: str, ending: str) -> Iterator[Path]:
 
 def put_audio(key: str, blocks: Iterable[np.ndarray], describe: Any) -> dict[str, Any]:
     """Store blocks of float32 samples, then the facts `describe(path)` about them, which complete the entry."""
+    import numpy as np  # slow; scores are read without it
+
     with _writing(key, ".f32") as temporary:
         with open(temporary, "wb") as file:
             for block in blocks:
@@ -111,12 +116,16 @@ def get_json(key: str) -> Any:
 
 def put_array(key: str, array: np.ndarray) -> None:
     """Store an array."""
+    import numpy as np
+
     with _writing(key, ".npy") as temporary:
         np.save(temporary, array)
 
 
 def get_array(key: str) -> np.ndarray | None:
     """Return the stored array, or None if it is missing or damaged."""
+    import numpy as np
+
     try:
         return np.asarray(np.load(entry(key, ".npy"), allow_pickle=False))
     except (OSError, ValueError, EOFError):

@@ -1,6 +1,7 @@
-"""Words in messages: suggestions, plurals, and text that is safe to print on one line."""
+"""Text: suggestions and plurals in messages, text that is safe to print on one line, and numbers in files."""
 
 import difflib
+import math
 from collections.abc import Iterable
 
 MAX_LETTERS = 600  # longest message; a longer one loses its middle
@@ -40,3 +41,16 @@ def printable(text: str) -> str:
     'a\\\\x1b[31m'
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def finite_number(text: str | None) -> float | None:
+    """Return a finite number, or None for other texts.
+
+    >>> finite_number(" 0.5"), finite_number("inf"), finite_number("a half"), finite_number(None)
+    (0.5, None, None, None)
+    """
+    try:
+        value = float(text) if text else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -45,6 +45,23 @@ class TestTime:
         )
         close(performed(xml), (0, 67), (2, 72))
 
+    def test_tempo_after_a_full_bar_holds_from_there(self, performed):
+        later = direction("<words/>", '<sound tempo="30"/>') + note("C5", 4)
+        xml = score(note("G4", 4), later).replace('<sound tempo="60"/>', "")
+        close(performed(xml), (0, 67), (2, 72))
+
+    def test_divisions_after_the_first_note_hold_for_it_too(self, performed):
+        late = "<attributes><divisions>4</divisions></attributes>"
+        close(
+            performed(score(note("C4") + late + note("D4", 3)).replace("<divisions>4</divisions>", "", 1)),
+            (0, 60),
+            (1, 62),
+        )
+
+    def test_duration_that_is_no_number_is_refused(self, performed):
+        with pytest.raises(ValueError, match="the duration 'long' is not a number"):
+            performed(score(note("C4").replace("<duration>4", "<duration>long")))
+
     def test_pick_up_with_a_bar_long_rest_in_another_part_keeps_its_length(self, performed):
         parts = PART + PART.replace("P1", "P2")
         rest = '<note><rest measure="yes"/><duration>16</duration></note>'
@@ -109,6 +126,9 @@ ORDERS = [
     ("CDDECDDE", [FORWARD + "_", FORWARD + "_" + REPEAT, "_" + REPEAT]),
     ("CDDECDDF", [FORWARD + "_", FORWARD + "_" + REPEAT, "_".join(ending("1", repeat=True)),
                   "_".join(ending("2", repeat=False))]),
+    ("CCDCCD", ["_" + REPEAT, "_" + words("D.C. con repetizione")]),
+    ("CCDECCD", ["_" + REPEAT, "_" + words("Fine"), "_" + words("D.C. al Fine with repeats")]),
+    ("CCDCD", ["_" + REPEAT, "_" + words("D.C. senza repetizione")]),
 ]  # fmt: skip
 """The order in which bars are played, and the bars."""
 
@@ -345,6 +365,28 @@ class TestOrnaments:
         performance = performed(score(note("C5", 4, inside=f"<ornaments><{mark}/></ornaments>")))
         close(performance, *[(k / 8, pitch) for k, pitch in enumerate(pitches)])
 
+    def test_slur_over_a_barline_covers_all_notes_but_the_last(self, performed):
+        start, stop = (f'<slur type="{t}" number="1"/>' for t in ("start", "stop"))
+        xml = score(note("C4", 4, inside=start), note("D4", 2) + note("E4", 2, inside=stop), note("F4", 4))
+        assert lengths(performed(xml)) == [4.03, 2.03, 2.0, 4.0]
+
+    def test_pedal_does_not_hold_the_slurred_note_before_it(self, performed):
+        start, stop = (f'<slur type="{t}" number="1"/>' for t in ("start", "stop"))
+        pedal = direction('<pedal type="start"/>')
+        xml = score(note("C4", 2, inside=start) + pedal + note("D4", 1, inside=stop) + note("R"))
+        assert lengths(performed(xml)) == [2.03, 2.0]
+
+    def test_trill_over_a_barline_goes_on(self, performed):
+        start, stop = (f'<ornaments><wavy-line type="{t}" number="1"/></ornaments>' for t in ("start", "stop"))
+        xml = score(note("C5", 4, inside=start), note("C5", 2) + note("C5", 2, inside=stop), note("F4", 4))
+        assert [n.pitch for n in performed(xml).notes if n.onset_s >= 4].count(74) > 10
+
+    def test_grace_note_on_another_staff_comes_before_its_main_note(self, performed):
+        on = "<voice>1</voice><staff>{}</staff>"
+        early = grace("D4").replace("</note>", on.format(2) + "</note>")
+        xml = score(note("C5", 2, after=on.format(1)) + early + early + note("E5", 2, after=on.format(1)))
+        close(performed(xml), (0, 72), (2, 62), (2.065, 62), (2.13, 76))
+
     def test_mordent_with_an_accidental_mark_alters_its_neighbor(self, performed):
         sharp = "<ornaments><mordent/><accidental-mark>flat</accidental-mark></ornaments>"
         assert [n.pitch for n in performed(score(note("C5", 4, inside=sharp))).notes] == [72, 70, 72]
@@ -355,6 +397,18 @@ class TestOrnaments:
         start, stop = (f'<ornaments><tremolo type="{t}">1</tremolo></ornaments>' for t in ("start", "stop"))
         pair = note("C4", 1, inside=start) + note("E4", 1, inside=stop) + note("R", 2)
         close(performed(score(pair)), (0, 60), (0.5, 64), (1, 60), (1.5, 64))
+
+    def test_tremolo_on_two_staves_alternates_between_them(self, performed):
+        start, stop = (f'<ornaments><tremolo type="{t}">1</tremolo></ornaments>' for t in ("start", "stop"))
+        gap, back = "<forward><duration>4</duration></forward>", "<backup><duration>16</duration></backup>"
+        upper = gap + gap.join(note(p, 1, inside=stop, after="<voice>1</voice><staff>1</staff>") for p in ("E5", "F5"))
+        lower = gap.join(note(p, 1, inside=start, after="<voice>5</voice><staff>2</staff>") for p in ("C3", "D3"))
+        xml = score(upper + back + lower)
+        close(performed(xml), (0, 48), (0.5, 76), (1, 48), (1.5, 76), (2, 50), (2.5, 77), (3, 50), (3.5, 77))
+
+    def test_tremolo_of_more_than_eight_marks_is_performed(self, performed):
+        many = note("C4", 1, inside='<ornaments><tremolo type="single">9</tremolo></ornaments>') + note("R", 3)
+        assert len(performed(score(many)).notes) == 32
 
     def test_arpeggio_rises_from_the_beat_and_is_held(self, performed):
         chord = "".join(

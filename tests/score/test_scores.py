@@ -2,12 +2,16 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from conftest import ROOT
 from musicxml_text import FIRST, PART, close, lengths, note, score
 
 from continuo.midi.events import parse_midi
@@ -15,6 +19,16 @@ from continuo.performance import main
 from continuo.score.notes import MAX_SECONDS, MIN_NOTE_S, DraftNote, Note, Performance
 from continuo.score.performance import perform, perform_midi, score_bytes
 from continuo.score.synth import write_midi
+
+
+def test_perform_musicxml_needs_no_music21(tmp_path):
+    """The import of music21 takes longer than reading a score."""
+    (tmp_path / "song.musicxml").write_text(score(note("C4", 4)))
+    code = "import sys\nfrom pathlib import Path\nfrom continuo.score.performance import perform\n"
+    code += "assert len(perform(Path('song.musicxml')).notes) == 1\nassert 'music21' not in sys.modules"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CONTINUO_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 class TestFiles:
