@@ -11,6 +11,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -20,7 +21,6 @@ from continuo.audio.codebook import ENCODE_ROWS, Advance
 from continuo.audio.codec import RUN, SpectralCodec, SpectralSettings, Tensors, checked
 from continuo.audio.decoder import CodebookDecoder, Decoder, SpectrumDecoder
 from continuo.audio.piece import Piece
-from continuo.audio.postfilter import PAST
 from continuo.audio.stft import check_hop, from_frames, inverse, spectrum, to_frames
 from continuo.model import metadata
 from continuo.model.stream import StreamSpec
@@ -30,6 +30,8 @@ from continuo.symbolic.remi import RemiCodec
 from continuo.symbolic.roll import RollCodec
 from continuo.symbolic.song import Song
 from continuo.system.workers import check_cancelled
+from continuo.universal.codec import HOP, N_FFT, RATE_HZ, SAMPLED, UniversalCodec
+from continuo.universal.quantizer import STRETCH, WARM_UP
 
 P = TypeVar("P", Piece, Song)
 NOTE_CODECS: dict[str, type[NoteCodec]] = {"chords": ChordCodec, "roll": RollCodec, "remi": RemiCodec}
@@ -148,17 +150,17 @@ class StftFeaturizer(Featurizer[Piece]):
         frames = min(max_frames, 1 + (length - self.n_fft) // self.hop)
         return self._read(prompt, length - self.n_fft - (frames - 1) * self.hop, length)
 
-    def sample(self, pieces: Sequence[Piece], frames: int, seed: int) -> Iterable[torch.Tensor]:
-        """Yield about `frames` complex frames in runs of at most `RUN` from random places; all if there are fewer."""
+    def sample(self, pieces: Sequence[Piece], frames: int, seed: int, run_frames: int = RUN) -> Iterable[torch.Tensor]:
+        """Yield about `frames` complex frames in runs of at most `run_frames` from random places, or all there are."""
         counts = np.array([self.steps(piece) for piece in pieces], np.int64)
-        ends = np.cumsum(-(-counts // RUN))  # runs up to the end of each piece
+        ends = np.cumsum(-(-counts // run_frames))  # runs up to the end of each piece
         runs = np.arange(ends[-1])
         if counts.sum() > frames:
-            runs = np.sort(np.random.default_rng(seed).choice(len(runs), max(1, frames // RUN), replace=False))
+            runs = np.sort(np.random.default_rng(seed).choice(len(runs), max(1, frames // run_frames), replace=False))
         for run in runs:
             p = int(np.searchsorted(ends, run, side="right"))
-            start = RUN * int(run - (ends[p - 1] if p else 0))
-            stop = min(start + RUN, int(counts[p]))
+            start = run_frames * int(run - (ends[p - 1] if p else 0))
+            stop = min(start + run_frames, int(counts[p]))
             audio = self._read(pieces[p], start * self.hop - self.n_fft // 2, (stop - 1) * self.hop + self.n_fft // 2)
             yield spectrum(audio, self.n_fft, self.hop)
 
@@ -203,19 +205,22 @@ class SpectrumFeaturizer(StftFeaturizer):
 class CodebookFeaturizer(StftFeaturizer):
     """Steps are the codes of `SpectralCodec`; `continuo.audio.phase` finds phases that continue the prompt's."""
 
+    run_frames = RUN  # of the runs that the codec is fitted to
+
     def __init__(self, section: metadata.CodebookSection, sample_rate_hz: int, channels: int = 1) -> None:
         super().__init__(section, sample_rate_hz, channels)
         settings = section.model_dump(exclude={"kind"})
-        self.codec = SpectralCodec(SpectralSettings(sample_rate_hz, channels=channels, **settings))
+        self.codec: SpectralCodec = SpectralCodec(SpectralSettings(sample_rate_hz, channels=channels, **settings))
 
     def fit(self, pieces: Sequence[Piece], *, seed: int, advance: Advance, start: Tensors | None = None) -> None:
         if start:
             self.codec = self.codec.like(start)
         elif all(piece.channels == 1 for piece in pieces):  # a mono corpus stays mono, and costs no codes for two
             self.codec = self.codec.with_channels(1)
-        self.channels = self.codec.settings.channels
+        self.channels = self.codec.channels
         frames = sum(map(self.steps, pieces))
-        self.codec.fit(lambda count: self.sample(pieces, count, seed), frames, seed=seed, advance=advance, start=start)
+        sample = partial(self.sample, pieces, seed=seed, run_frames=self.run_frames)
+        self.codec.fit(sample, frames, seed=seed, advance=advance, start=start)
         self._set_spec()
 
     def phase_costs(self, pieces: Sequence[Piece]) -> list[float]:
@@ -228,16 +233,39 @@ class CodebookFeaturizer(StftFeaturizer):
         return self.codec.encode(frames)
 
     def decoder(self, prompt: Piece | None = None) -> CodebookDecoder:
-        return CodebookDecoder(self.codec, self.tail(prompt, PAST))
+        return CodebookDecoder(self.codec, self.tail(prompt, self.codec.prompt_frames))
 
     def state(self) -> Tensors:
         return self.codec.to_dict()
 
     def load_state(self, state: Tensors) -> None:
         self.codec = self.codec.like(state)
-        self.channels = self.codec.settings.channels
+        self.channels = self.codec.channels
         self.codec.load_dict(state)
         self._set_spec()
+
+
+class UniversalFeaturizer(CodebookFeaturizer):
+    """Steps are the codes of `UniversalCodec`, which are the same for all models."""
+
+    run_frames = SAMPLED
+
+    def __init__(self, section: metadata.UniversalSection, sample_rate_hz: int, channels: int = 1) -> None:
+        if sample_rate_hz != RATE_HZ:
+            raise ValueError(f"corpus.sample_rate_hz must be {RATE_HZ} for universal codes, not {sample_rate_hz}")
+        StftFeaturizer.__init__(self, metadata.StftSection(n_fft=N_FFT, hop=HOP), sample_rate_hz, channels)
+        self.codec: UniversalCodec = UniversalCodec(channels, section.adaptation_steps)
+        self._set_spec()
+
+    def _encode(self, piece: Piece, origin: int, start: int, stop: int) -> torch.Tensor:
+        first = start - start % STRETCH - WARM_UP  # codes depend on the frames before, but on no others
+        parts = []
+        for begin in range(first, stop, ENCODE_ROWS):
+            check_cancelled()
+            last = min(begin + ENCODE_ROWS, stop) - 1
+            audio = self._read(piece, origin + begin * self.hop, origin + last * self.hop + self.n_fft)
+            parts.append(self.codec.project(spectrum(audio, self.n_fft, self.hop)))
+        return self.codec.quantizer.encode_stretches(torch.cat(parts))[start - first - WARM_UP :]
 
 
 class NotesFeaturizer(Featurizer[Song]):
@@ -304,6 +332,7 @@ class NotesFeaturizer(Featurizer[Song]):
 
 Make = Callable[..., Featurizer[Any]]
 FEATURIZERS: dict[str, Make] = {"spectrum": SpectrumFeaturizer, "codebook": CodebookFeaturizer}
+FEATURIZERS["universal"] = UniversalFeaturizer
 FEATURIZERS |= dict.fromkeys(NOTE_CODECS, NotesFeaturizer)
 
 

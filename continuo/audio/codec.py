@@ -96,9 +96,11 @@ class SpectralCodec:
     """
 
     codebook: ResidualCodebook  # present once the codec is fitted or loaded
+    past, ahead = PAST, AHEAD  # frames before and after a frame that its decoding depends on
+    prompt_frames = PAST  # at the end of a prompt from which decoding can go on
 
     def __init__(self, settings: SpectralSettings) -> None:
-        self.settings = settings
+        self.settings, self.channels = settings, settings.channels
         self.bins_hz = np.arange(settings.n_fft // 2 + 1) * settings.sample_rate_hz / settings.n_fft
         self.full_scale = float(torch.hann_window(settings.n_fft).sum()) / 2  # the magnitude of a sine of amplitude 1
         self.high = HighBands(self.bins_hz)
@@ -213,10 +215,13 @@ class SpectralCodec:
 
         These are log magnitudes (over full scale, plus a floor) of low bins and of bands, and the stereo image.
         """
+        return self._vectors(frames, self.settings.floor)
+
+    def _vectors(self, frames: torch.Tensor, floor: float) -> torch.Tensor:
         magnitude = torch.from_numpy(np.abs(frames.numpy()))  # takes a tenth of the time of torch's abs
         if frames.dim() == 3:
             magnitude = magnitude.square().mean(1).sqrt()
-        values = self.high.fold(magnitude).div_(self.full_scale).add_(self.settings.floor).log_()
+        values = self.high.fold(magnitude).div_(self.full_scale).add_(floor).log_()
         if self.image:
             both = self.image.measure(frames) if frames.dim() == 3 else values.new_zeros(len(values), 2 * BANDS)
             values = torch.cat([values, both], dim=1)
@@ -226,9 +231,13 @@ class SpectralCodec:
         """Return the codes `(T, L)` int64 of complex frames `(T, K)`."""
         return self.codebook.encode(self.vectors(frames))
 
+    def components(self, codes: torch.Tensor, before: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the components `(T, P)` of codes `(T, L)` that follow a frame with the components `before` `(P,)`."""
+        return self.codebook.dequantize(codes)
+
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Return STFT magnitudes `(T, K)` of codes `(T, L)`."""
-        return self.decode_components(pad_edges(self.codebook.dequantize(codes)))[0]
+        return self.decode_components(pad_edges(self.components(codes), self.past, self.ahead))[0]
 
     @torch.no_grad()
     def decode_components(self, components: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

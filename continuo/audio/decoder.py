@@ -8,7 +8,7 @@ import torch
 
 from continuo.audio.codec import SpectralCodec
 from continuo.audio.phase import BLOCK, PhaseStream
-from continuo.audio.postfilter import AHEAD, PAST, pad_edges
+from continuo.audio.postfilter import pad_edges
 from continuo.audio.stereo import Upmix
 from continuo.audio.stft import OverlapAdd, from_frames, spectrum
 
@@ -54,52 +54,53 @@ class SpectrumDecoder(Decoder):
 
 
 class CodebookDecoder(Decoder):
-    """Turn codes into audio; `tail` is the end of the prompt, 1 to `PAST` whole frames, or None for silence.
+    """Turn codes into audio; `tail` is the end of the prompt, 1 to `codec.prompt_frames` frames, or None for silence.
 
     Shape: tail `(n,)`, or `(n, 2)` for a codec of two channels.
     """
 
     def __init__(self, codec: SpectralCodec, tail: np.ndarray | None) -> None:
         n_fft, hop = codec.settings.n_fft, codec.settings.hop
-        self.codec, self.channels = codec, codec.settings.channels
+        self.codec, self.channels = codec, codec.channels
         self.steps: list[torch.Tensor] = []  # codes that are not decoded yet
-        self.recent: torch.Tensor | None = None  # components (PAST or PAST + AHEAD, P) of the frames before them
+        self.past, self.ahead = codec.past, codec.ahead
+        self.recent: torch.Tensor | None = None  # components (past or past + ahead, P) of the frames before them
         self.images: deque[np.ndarray] = deque()  # stereo parameters of frames whose phases are not final yet
         last = None  # the last frame of the prompt in each channel, (n_fft, channels)
         if tail is not None:  # where the prompt is short, its first frame is repeated
             frames = spectrum(tail, n_fft, hop)
-            quantized = codec.codebook.dequantize(codec.encode(frames))
-            self.recent = pad_edges(quantized)[len(quantized) : PAST + len(quantized)]
+            quantized = codec.components(codec.encode(frames))
+            self.recent = pad_edges(quantized, self.past)[len(quantized) : self.past + len(quantized)]
             last = tail[-n_fft:] if tail.ndim == 2 else np.stack([tail[-n_fft:]] * self.channels, axis=1)
-        self.upmix = Upmix(codec.image) if codec.image else None
+        self.upmix = Upmix(codec.image) if codec.image and codec.channels == 2 else None
         self.phase = PhaseStream(n_fft, hop, tail=None if last is None else _audible_mix(last))
         tails = [None] * self.channels if last is None else list(last.T)
         self.overlap, *self.other = (OverlapAdd(n_fft, hop, tail) for tail in tails)
 
     def push(self, step: torch.Tensor) -> np.ndarray:
         self.steps.append(step)
-        seen = PAST if self.recent is None else len(self.recent)
-        due = TOGETHER if seen == PAST + AHEAD else BLOCK  # the first samples come sooner
-        if seen + len(self.steps) < PAST + due + AHEAD:
+        seen = self.past if self.recent is None else len(self.recent)
+        due = TOGETHER if seen == self.past + self.ahead else BLOCK  # the first samples come sooner
+        if seen + len(self.steps) < self.past + due + self.ahead:
             return self._samples([np.zeros(0, np.float32)] * self.channels)
         return self._decode(self._components())
 
     def finish(self) -> np.ndarray:
         components, parts = self._components() if self.steps else self.recent, []
-        if components is not None and len(components) > PAST:
-            parts = [self._decode(torch.cat([components, components[-1:].expand(AHEAD, -1)]))]
+        if components is not None and len(components) > self.past:
+            parts = [self._decode(torch.cat([components, components[-1:].expand(self.ahead, -1)]))]
         parts.append(self._overlapped(self.phase.finish()))
         return np.concatenate([*parts, self._samples([each.finish() for each in (self.overlap, *self.other)])])
 
     def _components(self) -> torch.Tensor:
         """Return the components of the waiting steps after those before them; after silence the first is repeated."""
-        new = self.codec.codebook.dequantize(torch.stack(self.steps))
+        new = self.codec.components(torch.stack(self.steps), None if self.recent is None else self.recent[-1])
         self.steps = []
-        return torch.cat([new[:1].expand(PAST, -1) if self.recent is None else self.recent, new])
+        return torch.cat([new[:1].expand(self.past, -1) if self.recent is None else self.recent, new])
 
     def _decode(self, components: torch.Tensor) -> np.ndarray:
-        """Return the samples that are final with components `(PAST + n + AHEAD, P)`, and keep the last."""
-        self.recent = components[len(components) - PAST - AHEAD :]
+        """Return the samples that are final with components `(past + n + ahead, P)`, and keep the last."""
+        self.recent = components[len(components) - self.past - self.ahead :]
         magnitudes, images = self.codec.decode_components(components)
         self.images.extend(images.numpy())
         return np.concatenate([self._overlapped(self.phase.push(row)) for row in magnitudes.numpy()])

@@ -26,7 +26,7 @@ from continuo.audio.stft import mel_filters, overlapped_power
 
 PAST, AHEAD = 3, 1  # frames that the network sees before and after the frame it makes
 WIDTH, BATCH, LEARNING_RATE, WARMUP_STEPS, MAX_EPOCHS = 384, 16, 2e-3, 50, 50
-STATISTICS_WEIGHTS = 0.5, 1.0, 1.0, 1.0, 0.5, 0.5  # relative to the squared error, in the order of `_statistics`
+STATISTICS_WEIGHTS = 0.5, 1.0, 1.0, 1.0, 0.5, 0.5  # relative to the squared error, in the order of `statistics`
 MEL_BANDS = 48
 BAND_FLOOR = 4e-5  # of full scale, added to the magnitudes of bands before their logarithm
 REPORTS = 20  # calls of `advance` during a fit
@@ -59,10 +59,10 @@ class Postfilter(nn.Module):
         return self.out(F.silu(self.inner(F.silu(self.mix(windows.flatten(-2))))))
 
 
-def pad_edges(vectors: torch.Tensor) -> torch.Tensor:
-    """Repeat the first of frames `(..., T, P)` `PAST` times before it, and the last `AHEAD` times after it."""
-    first = vectors[..., :1, :].expand(*vectors.shape[:-2], PAST, -1)
-    last = vectors[..., -1:, :].expand(*vectors.shape[:-2], AHEAD, -1)
+def pad_edges(vectors: torch.Tensor, past: int = PAST, ahead: int = AHEAD) -> torch.Tensor:
+    """Repeat the first of frames `(..., T, P)` `past` times before it, and the last `ahead` times after it."""
+    first = vectors[..., :1, :].expand(*vectors.shape[:-2], past, -1)
+    last = vectors[..., -1:, :].expand(*vectors.shape[:-2], ahead, -1)
     return torch.cat([first, vectors, last], dim=-2)
 
 
@@ -103,8 +103,8 @@ class PostfilterLoss:
         if overlapped:
             ours = self.reanalysis.magnitudes(ours, self.runs.phases[rows].float())
             theirs = theirs[:, self.reanalysis.inner]
-        statistics = (_statistics(magnitudes, self.filters, self.floor) for magnitudes in (ours, theirs))
-        pairs = zip(STATISTICS_WEIGHTS, *statistics, strict=True)
+        measured = (statistics(magnitudes, self.filters, self.floor) for magnitudes in (ours, theirs))
+        pairs = zip(STATISTICS_WEIGHTS, *measured, strict=True)
         return F.mse_loss(made, real) + sum(weight * (a - b).abs().mean() for weight, a, b in pairs)
 
 
@@ -208,7 +208,7 @@ class Reanalysis:
         return torch.fft.rfft(audio.unfold(1, self.n_fft, self.hop) * self.window)[..., : frames.shape[-1]]
 
 
-def _statistics(magnitude: torch.Tensor, filters: torch.Tensor, floor: float) -> tuple[torch.Tensor, ...]:
+def statistics(magnitude: torch.Tensor, filters: torch.Tensor, floor: float) -> tuple[torch.Tensor, ...]:
     """Return what runs `(R, T, K)` are compared by.
 
     These are the log magnitude of each mel band, sorted over time `(R, T, 48)`; its movement between frames, sorted

@@ -21,7 +21,7 @@ from continuo.system.text import suggestion
 EMBEDDED_CORPUS = "music21:bach"
 MAX_BYTES = 2**20  # larger metadata files are refused; one that names every key has about 1,000 bytes
 MAX_REASONS = 5  # largest number of mistakes that one message names
-FITTING = ("fit_frames", "postfilter_steps")  # keys of a representation for its fitting alone
+FITTING = ("fit_frames", "postfilter_steps", "adaptation_steps")  # keys of a representation for its fitting alone
 Json = dict[str, Any]  # an object of a JSON file that is not validated yet
 Program = Annotated[int, Field(ge=0, le=127)]  # General MIDI number
 Temperature = Annotated[float, Field(ge=0, le=1e9)]  # the product of two stays finite in float32
@@ -99,6 +99,13 @@ class CodebookSection(StftSection):
         if self.components > bins:
             raise ValueError(f"components {self.components} exceeds the {bins} bins of n_fft {self.n_fft}")
         return self
+
+
+class UniversalSection(Section):
+    """The codes that are shipped for all music: 62.6 frames a second at 44.1 kHz, three codes of 1,024 values each."""
+
+    kind: Literal["universal"]
+    adaptation_steps: int = Field(240, ge=0, le=100_000)  # of the decoder, on the folder; 0: as shipped
 
 
 class GridSection(Section):
@@ -223,7 +230,8 @@ class SamplingSection(Section):
 
 
 Representation = Annotated[
-    SpectrumSection | CodebookSection | ChordsSection | RollSection | RemiSection, Field(discriminator="kind")
+    SpectrumSection | CodebookSection | UniversalSection | ChordsSection | RollSection | RemiSection,
+    Field(discriminator="kind"),
 ]
 Architecture = Annotated[LstmSection | ConvSection | MlpSection | TransformerSection, Field(discriminator="kind")]
 BY_KIND: dict[str, dict[str, type[Section]]] = {

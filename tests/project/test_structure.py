@@ -14,6 +14,7 @@ from conftest import ROOT
 ORDER = [
     "continuo.system",
     "continuo.audio",
+    "continuo.universal",
     "continuo.engine",
     "continuo.model",
     "continuo.midi",
