@@ -1,11 +1,12 @@
 """Send recordings through a codec and measure what is lost, next to Opus and Vorbis.
 
-    python benchmarks/codec.py --audio DIR --out DIR [--meta FILE | --fit DIR] [--excerpts 6] [--seconds 6] [--json]
+    python benchmarks/codec.py --audio DIR --out DIR [--meta FILE | --fit DIR [--preset NAME] [--set KEY=VALUE]]
+                               [--excerpts 6] [--seconds 6] [--no-others] [--json]
 
 Each folder inside `--audio` is one row of the table; recordings that lie in `--audio` itself are a row as well. Every
 recording gives up to `--excerpts` excerpts, spread evenly. `OUT/original/` and `OUT/codec/` hold them, as WAV files
-with the same names. The codec is that of the shipped model, of another one (`--meta`), or of the default preset, fitted
-to the recordings in `--fit` first.
+with the same names. The codec is that of the shipped model, of another one (`--meta`), or of a preset, fitted to
+the recordings in `--fit` first.
 
 MMD2 and AUC compare windows of 2 s at 16 kHz mono with the original: 0 and 0.5 mean no difference. Onsets and flux are
 ratios to the original. Level is that of the median frame. The spectral error is the mean absolute difference of log
@@ -78,7 +79,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the WAVs")
     codec = parser.add_mutually_exclusive_group()
     codec.add_argument("--meta", type=Path, default=SHIPPED, help="model whose codec is used (default: the shipped)")
-    codec.add_argument("--fit", type=Path, metavar="DIR", help="fit the default codec to these recordings first")
+    codec.add_argument("--fit", type=Path, metavar="DIR", help="fit the codec of a preset to these recordings first")
+    parser.add_argument("--preset", default=presets.DEFAULT_PRESET, help="preset whose codec is fitted")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="metadata of the fitted codec")
     parser.add_argument("--excerpts", type=int, default=6, help="excerpts of each recording (default: 6)")
     parser.add_argument("--seconds", type=float, default=6.0, help="length of an excerpt (default: 6)")
@@ -100,7 +102,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if not rows:
         raise ValueError(f"{arguments.audio} holds no recording of {arguments.seconds:g} s or more")
     settings = presets.parse_assignments(arguments.set)
-    featurizer, rate_hz = fitted(arguments.fit, settings) if arguments.fit else codec_of(arguments.meta)
+    featurizer, rate_hz = (
+        fitted(arguments.fit, arguments.preset, settings) if arguments.fit else codec_of(arguments.meta)
+    )
     codecs: dict[str, Callable[[Audio], Coded]] = {"Continuo": partial(through_codec, featurizer, rate_hz)}
     if not arguments.no_others:
         codecs |= {name: partial(through_libsndfile, *how) for name, how in OTHERS.items()}
@@ -158,11 +162,11 @@ def codec_of(meta: Path) -> tuple[CodebookFeaturizer, int]:
     return predictor.featurizer, predictor.sample_rate_hz
 
 
-def fitted(folder: Path, settings: dict[str, Any]) -> tuple[CodebookFeaturizer, int]:
-    """Return the featurizer of the default preset, fitted to recordings, and its sample rate."""
+def fitted(folder: Path, name: str, settings: dict[str, Any]) -> tuple[CodebookFeaturizer, int]:
+    """Return the featurizer of a preset, fitted to recordings, and its sample rate."""
     with Display() as display:
         settings = {"corpus.path": str(folder)} | settings
-        preset = presets.from_preset(presets.DEFAULT_PRESET, settings, state="unused.safetensors")
+        preset = presets.from_preset(name, settings, state="unused.safetensors")
         rate_hz = preset.corpus.sample_rate_hz
         pieces = corpus.load(preset.corpus, seed=preset.training.seed, display=display).pieces
         featurizer = build_featurizer(preset)

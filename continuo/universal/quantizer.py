@@ -11,7 +11,9 @@ from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
+ROWS = 16  # runs that are coded together: always as many, since products of other shapes are rounded otherwise
 STRETCH = 256  # steps of a piece that are coded together, after `WARM_UP` steps before them
 WARM_UP = 48  # steps after which nothing is left of where the prediction began: 0.8 ** 48 is 2e-5
 
@@ -30,6 +32,10 @@ class PredictiveQuantizer:
 
     def encode(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return the codes `(B, T, L)` int64 of B runs of vectors `(B, T, P)`; the prediction of the first is zero."""
+        filled = F.pad(vectors, (0, 0, 0, 0, 0, -len(vectors) % ROWS))
+        return torch.cat([self._encode(runs) for runs in filled.split(ROWS)])[: len(vectors)]
+
+    def _encode(self, vectors: torch.Tensor) -> torch.Tensor:
         decay, centroids = self.decay.numpy(), self.centroids.numpy()
         last, codes = np.zeros_like(vectors[:, 0].numpy()), np.empty((*vectors.shape[:2], len(centroids)), np.int64)
         for t, target in enumerate(vectors.transpose(0, 1).numpy()):

@@ -1,0 +1,195 @@
+"""The codec for all music: codes of a part equal those of the whole, sound comes back, and folders only adapt it."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import train
+from continuo.audio.piece import Piece
+from continuo.model import presets
+from continuo.universal import codec as module
+from continuo.universal.network import AHEAD, PAST, RestorationLoss, RestorationNetwork
+from continuo.universal.quantizer import STRETCH, WARM_UP, PredictiveQuantizer
+from featurizer import UniversalFeaturizer, build_featurizer
+from predictor import Predictor, joined
+
+RATE_HZ, HOP = module.RATE_HZ, module.HOP
+
+
+def music(seed: int, seconds: float = 3.0) -> np.ndarray:
+    """Return decaying notes of 12 harmonics, each in one place between left and right, `(N, 2)`."""
+    rng, time = np.random.default_rng(seed), np.arange(round(seconds * RATE_HZ)) / RATE_HZ
+    sound = np.zeros((len(time), 2), np.float32)
+    for onset in np.arange(0, seconds, 0.5):
+        after, pitch_hz = np.maximum(time - onset, 0), 110 * 2 ** (rng.integers(24) / 12)
+        tones = (np.sin(2 * np.pi * pitch_hz * n * after) * np.exp(-(4 + n) * after) / n for n in range(1, 13))
+        sound += (0.1 * (time >= onset) * sum(tones))[:, None] * rng.uniform(0.2, 1, 2)
+    return sound.astype(np.float32)
+
+
+def featurizer(channels: int = 2, **settings: int) -> UniversalFeaturizer:
+    values = {"corpus.channels": channels} | {f"representation.{name}": value for name, value in settings.items()}
+    made = build_featurizer(presets.from_preset("universal-lstm", values, state="unused.safetensors"))
+    assert isinstance(made, UniversalFeaturizer)
+    return made
+
+
+def quantizer() -> PredictiveQuantizer:
+    generator = torch.Generator().manual_seed(0)
+    return PredictiveQuantizer(torch.randn(3, 16, 4, generator=generator), torch.tensor([0.0, 0.3, 0.6, 0.8]))
+
+
+class TestQuantizer:
+    def test_decode_known_codes_gives_leaky_sums(self):
+        simple = PredictiveQuantizer(torch.tensor([[[1.0], [2.0]], [[0.0], [0.5]]]), torch.tensor([0.5]))
+        assert simple.decode(torch.tensor([[0, 0], [1, 1], [0, 0]])).tolist() == [[1.0], [3.0], [2.5]]
+        assert simple.decode(torch.tensor([[0, 0]]), torch.tensor([4.0])).tolist() == [[3.0]]
+
+    def test_encode_takes_the_nearest_centroid_of_the_change_at_each_level(self):
+        coder = quantizer()
+        vectors = torch.randn(1, 20, 4, generator=torch.Generator().manual_seed(1))
+        codes, last = coder.encode(vectors)[0], torch.zeros(4)
+        for target, step in zip(vectors[0], codes, strict=True):
+            rest = target - coder.decay * last
+            for level, code in enumerate(step):
+                distances = (rest - coder.centroids[level]).square().sum(-1)
+                assert distances[code] == pytest.approx(float(distances.min()), rel=1e-5)
+                rest = rest - coder.centroids[level, code]
+            last = target - rest
+        assert torch.allclose(coder.decode(codes)[-1], last, atol=1e-5)
+
+    def test_decode_in_parts_equals_the_whole(self):
+        coder, codes = quantizer(), torch.randint(16, (50, 3), generator=torch.Generator().manual_seed(2))
+        whole = coder.decode(codes)
+        parts = [coder.decode(codes[:20]), coder.decode(codes[20:], whole[19])]
+        assert torch.equal(torch.cat(parts), whole)
+
+    @pytest.mark.parametrize("steps", [1, STRETCH, STRETCH + 1])
+    def test_encode_stretches_has_a_code_for_each_step(self, steps):
+        assert quantizer().encode_stretches(torch.randn(WARM_UP + steps, 4)).shape == (steps, 3)
+
+
+class TestNetwork:
+    def test_new_network_corrects_nothing(self):
+        assert not RestorationNetwork(6, 9)(torch.randn(2, PAST + 7 + AHEAD, 6)).any()
+
+    def test_forward_sees_the_frames_around_each_frame_and_no_others(self):
+        network = RestorationNetwork(6, 9)
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(3))
+        components = torch.randn(1, PAST + 40 + AHEAD, 6)
+        changed = components.clone()
+        changed[0, PAST + 20] += 1
+        differs = (network(components) != network(changed)).any(-1)[0].nonzero()[:, 0]
+        assert differs.min() == 20 - AHEAD
+        assert differs.max() <= min(39, 20 + PAST)
+
+    def test_loss_of_equal_vectors_is_nothing_but_what_phases_change(self):
+        real = torch.randn(2, 32, 70)
+        loss = RestorationLoss(torch.ones(70), np.linspace(0, 12_000, 65), 2, floor=3e-5, n_fft=128, hop=32, run=32)
+        assert float(loss(real, real)) == 0
+        assert float(loss(real + 0.1, real)) > 0.01
+
+
+class TestFeaturizer:
+    def test_encode_part_equals_that_part_of_the_whole(self):
+        piece, codec = Piece.from_samples(music(0, 8.0), RATE_HZ), featurizer()
+        whole = codec.encode(piece)
+        assert whole.shape == (codec.steps(piece), 3)
+        for start, stop in [(0, 10), (200, 300), (STRETCH, 2 * STRETCH), (300, 301)]:
+            assert torch.equal(codec.encode(piece, start, stop), whole[start:stop])
+
+    @pytest.mark.parametrize("channels", [1, 2])
+    def test_decoded_music_has_the_loudness_of_the_original(self, channels):
+        piece, codec = Piece.from_samples(music(1), RATE_HZ), featurizer(channels)
+        decoder = codec.decoder()
+        made = np.concatenate([*(decoder.push(step) for step in codec.encode(piece)), decoder.finish()])
+        assert made.shape[1:] == ((2,) if channels == 2 else ())
+        real = piece.read_channels(0, len(piece.samples)) if channels == 2 else piece.read(0, len(piece.samples))
+        assert 20 * np.log10(made.std() / real.std()) == pytest.approx(0, abs=2)
+
+    def test_decoder_gives_the_same_samples_however_steps_are_pushed(self):
+        prompt, codec = Piece.from_samples(music(2, 1.5), RATE_HZ), featurizer()
+        codes = torch.randint(1024, (150, 3), generator=torch.Generator().manual_seed(4))
+        decoder, other = codec.decoder(prompt), codec.decoder(prompt)
+        parts = [decoder.push(step) for step in codes]
+        ends = np.concatenate([*parts, decoder.finish()])
+        again = np.concatenate([*(other.push(step) for step in codes), other.finish()])
+        assert len(ends) == decoder.overlap_samples + 150 * HOP
+        assert np.array_equal(ends, again)
+        assert any(len(part) for part in parts[: 16 + AHEAD + 4])  # sound comes while steps are made
+
+    def test_state_restores_codes_and_decoder(self):
+        codec, other = featurizer(adaptation_steps=2), featurizer(channels=1)
+        codec.fit([Piece.from_samples(music(seed, 20.0), RATE_HZ) for seed in range(2)], seed=0, advance=str)
+        other.load_state(codec.state())
+        assert other.channels == 2
+        assert other.fingerprint() == codec.fingerprint()
+        components = torch.randn(PAST + 3 + AHEAD, 160)
+        assert torch.equal(other.codec.decode_components(components)[0], codec.codec.decode_components(components)[0])
+
+    def test_mono_corpus_stays_mono(self):
+        codec = featurizer(adaptation_steps=0)
+        codec.fit([Piece.from_samples(music(0)[:, 0], RATE_HZ)], seed=0, advance=str)
+        assert codec.channels == 1
+
+    def test_fit_keeps_the_network_unless_held_out_music_improves(self, monkeypatch):
+        pieces = [Piece.from_samples(music(seed, 20.0), RATE_HZ) for seed in range(2)]
+        codec, before = featurizer(adaptation_steps=3), featurizer().state()
+        monkeypatch.setattr(module, "LEARNING_RATE", 10.0)
+        codec.fit(pieces, seed=0, advance=str)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in codec.state().items())
+
+    @pytest.mark.slow
+    def test_fit_brings_decoded_music_closer_to_a_folder(self):
+        pieces = [Piece.from_samples(music(seed, 30.0), RATE_HZ) for seed in range(3)]
+        codec, shipped = featurizer(adaptation_steps=40), featurizer()
+        codec.fit(pieces, seed=0, advance=str)
+        frames = next(iter(codec.sample([Piece.from_samples(music(9, 5.0), RATE_HZ)], 200, 0, 200)))
+        real = frames.abs().square().mean(1).sqrt()
+        errors = [(each.codec.round_trip(frames) - real).square().mean() for each in (codec, shipped)]
+        assert errors[0] < errors[1]
+
+
+@pytest.mark.parametrize("rate_hz", [24_000, 48_000])
+def test_other_sample_rates_are_refused_in_one_line(tmp_path, capsys, rate_hz):
+    soundfile.write(tmp_path / "a.wav", music(0), RATE_HZ)
+    words = [
+        "--preset",
+        "universal-lstm",
+        "--corpus",
+        str(tmp_path),
+        "--meta",
+        str(tmp_path / "m.json"),
+        "--steps",
+        "1",
+    ]
+    assert train.main([*words, "--set", f"corpus.sample_rate_hz={rate_hz}"]) == 2
+    assert "corpus.sample_rate_hz must be 44100" in capsys.readouterr().err
+
+
+def test_missing_shipped_codec_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "SHIPPED", tmp_path / "codec.safetensors")
+    module.shipped.cache_clear()
+    with pytest.raises(ValueError, match=r"codec\.safetensors is missing"):
+        featurizer()
+    module.shipped.cache_clear()
+
+
+def test_preset_trains_at_once_and_continues_in_stereo(tmp_path):
+    folder = tmp_path / "music"
+    folder.mkdir()
+    for seed in range(3):
+        soundfile.write(folder / f"{seed}.wav", music(seed, 6.0), RATE_HZ)
+    small = ["architecture.hidden=16", "architecture.head_width=16", "representation.adaptation_steps=0"]
+    words = ["--preset", "universal-lstm", "--corpus", str(folder), "--meta", str(tmp_path / "m.json"), "--steps", "2"]
+    assert train.main([*words, *(word for value in small for word in ("--set", value))]) == 0
+    predictor = Predictor.load(tmp_path / "m.json")
+    soundfile.write(tmp_path / "prompt.wav", music(8, 2.0), RATE_HZ)
+    prompt = predictor.prompt(tmp_path / "prompt.wav")
+    whole = np.concatenate([*joined(predictor.take(prompt, seed=1), prompt, 40)])
+    assert whole.shape == (len(prompt.samples) + 40 * HOP, 2)
+    start = len(prompt.samples) - predictor.take(None).overlap_samples
+    np.testing.assert_allclose(whole[:start], prompt.samples[:start], atol=1e-6)
+    assert np.abs(whole[len(prompt.samples) :]).max() > 0.001
