@@ -31,7 +31,7 @@ from continuo.symbolic.roll import RollCodec
 from continuo.symbolic.song import Song
 from continuo.system.workers import check_cancelled
 from continuo.universal.codec import HOP, N_FFT, RATE_HZ, SAMPLED, UniversalCodec
-from continuo.universal.quantizer import STRETCH, WARM_UP
+from continuo.universal.quantizer import STRETCH
 
 P = TypeVar("P", Piece, Song)
 NOTE_CODECS: dict[str, type[NoteCodec]] = {"chords": ChordCodec, "roll": RollCodec, "remi": RemiCodec}
@@ -258,14 +258,19 @@ class UniversalFeaturizer(CodebookFeaturizer):
         self._set_spec()
 
     def _encode(self, piece: Piece, origin: int, start: int, stop: int) -> torch.Tensor:
-        first = start - start % STRETCH - WARM_UP  # codes depend on the frames before, but on no others
-        parts = []
-        for begin in range(first, stop, ENCODE_ROWS):
-            check_cancelled()
-            last = min(begin + ENCODE_ROWS, stop) - 1
-            audio = self._read(piece, origin + begin * self.hop, origin + last * self.hop + self.n_fft)
-            parts.append(self.codec.project(spectrum(audio, self.n_fft, self.hop)))
-        return self.codec.quantizer.encode_stretches(torch.cat(parts))[start - first - WARM_UP :]
+        stretches = range(
+            start // STRETCH, -(-stop // STRETCH)
+        )  # each is read whole, since its codes depend on rounding
+        parts = [self._components(piece, origin, stretch) for stretch in range(stretches.start - 1, stretches.stop)]
+        codes = self.codec.quantizer.encode_stretches(torch.stack(parts))
+        return codes[start - stretches.start * STRETCH :][: stop - start]
+
+    def _components(self, piece: Piece, origin: int, stretch: int) -> torch.Tensor:
+        """Return the components `(STRETCH, P)` of a stretch; outside of the piece there is silence."""
+        check_cancelled()
+        begin = origin + stretch * STRETCH * self.hop
+        audio = self._read(piece, begin, begin + (STRETCH - 1) * self.hop + self.n_fft)
+        return self.codec.project(spectrum(audio, self.n_fft, self.hop))
 
 
 class NotesFeaturizer(Featurizer[Song]):

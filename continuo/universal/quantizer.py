@@ -48,15 +48,12 @@ class PredictiveQuantizer:
         return torch.from_numpy(codes)
 
     def encode_stretches(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Return the codes `(T, L)` of a run `(WARM_UP + T, P)`, in stretches of `STRETCH` that are coded at once.
+        """Return the codes `(N * STRETCH, L)` of stretches 1 to N of vectors `(N + 1, STRETCH, P)`, coded at once.
 
-        What a stretch becomes depends on itself and on the `WARM_UP` vectors before it, so that any part of a piece
-        that begins with a stretch has the codes of the whole.
+        What a stretch becomes depends on itself and on the last `WARM_UP` vectors before it, and on nothing else, so
+        that a part of a piece has the codes of the whole.
         """
-        steps = len(vectors) - WARM_UP
-        filled = torch.cat([vectors, vectors[-1:].expand(-steps % STRETCH, -1)])
-        runs = filled.unfold(0, WARM_UP + STRETCH, STRETCH).transpose(1, 2)
-        return self.encode(runs)[:, WARM_UP:].flatten(0, 1)[:steps]
+        return self.encode(torch.cat([vectors[:-1, -WARM_UP:], vectors[1:]], dim=1))[:, WARM_UP:].flatten(0, 1)
 
     def decode(self, codes: torch.Tensor, before: torch.Tensor | None = None) -> torch.Tensor:
         """Return the vectors `(..., T, P)` of codes `(..., T, L)`, after the decoded vector `before` `(..., P)`."""

@@ -399,7 +399,7 @@ def test_ties_of_one_pitch_in_two_voices_read_back(tmp_path):
 
 def test_presets_are_complete():
     names = set(preset_names())
-    assert names == {"codebook-lstm", "stereo-lstm", "spectral-lstm", *SYMBOLIC}
+    assert names == {"codebook-lstm", "stereo-lstm", "universal-lstm", "spectral-lstm", *SYMBOLIC}
     for name in names:
         from_preset(name, {}, state="x.safetensors")
 

@@ -10,7 +10,7 @@ from continuo.audio.piece import Piece
 from continuo.model import presets
 from continuo.universal import codec as module
 from continuo.universal.network import AHEAD, PAST, RestorationLoss, RestorationNetwork
-from continuo.universal.quantizer import STRETCH, WARM_UP, PredictiveQuantizer
+from continuo.universal.quantizer import STRETCH, PredictiveQuantizer
 from featurizer import UniversalFeaturizer, build_featurizer
 from predictor import Predictor, joined
 
@@ -65,9 +65,11 @@ class TestQuantizer:
         parts = [coder.decode(codes[:20]), coder.decode(codes[20:], whole[19])]
         assert torch.equal(torch.cat(parts), whole)
 
-    @pytest.mark.parametrize("steps", [1, STRETCH, STRETCH + 1])
-    def test_encode_stretches_has_a_code_for_each_step(self, steps):
-        assert quantizer().encode_stretches(torch.randn(WARM_UP + steps, 4)).shape == (steps, 3)
+    def test_encode_stretches_of_some_equals_those_of_all(self):
+        vectors = torch.randn(20, STRETCH, 4, generator=torch.Generator().manual_seed(5))
+        whole = quantizer().encode_stretches(vectors)
+        assert whole.shape == (19 * STRETCH, 3)
+        assert torch.equal(quantizer().encode_stretches(vectors[4:7]), whole[4 * STRETCH : 6 * STRETCH])
 
 
 class TestNetwork:
@@ -97,7 +99,7 @@ class TestFeaturizer:
         piece, codec = Piece.from_samples(music(0, 8.0), RATE_HZ), featurizer()
         whole = codec.encode(piece)
         assert whole.shape == (codec.steps(piece), 3)
-        for start, stop in [(0, 10), (200, 300), (STRETCH, 2 * STRETCH), (300, 301)]:
+        for start, stop in [(0, 10), (200, 300), (STRETCH, 2 * STRETCH - 20), (300, 301)]:
             assert torch.equal(codec.encode(piece, start, stop), whole[start:stop])
 
     @pytest.mark.parametrize("channels", [1, 2])
@@ -120,6 +122,7 @@ class TestFeaturizer:
         assert np.array_equal(ends, again)
         assert any(len(part) for part in parts[: 16 + AHEAD + 4])  # sound comes while steps are made
 
+    @pytest.mark.slow
     def test_state_restores_codes_and_decoder(self):
         codec, other = featurizer(adaptation_steps=2), featurizer(channels=1)
         codec.fit([Piece.from_samples(music(seed, 20.0), RATE_HZ) for seed in range(2)], seed=0, advance=str)
@@ -134,6 +137,7 @@ class TestFeaturizer:
         codec.fit([Piece.from_samples(music(0)[:, 0], RATE_HZ)], seed=0, advance=str)
         assert codec.channels == 1
 
+    @pytest.mark.slow
     def test_fit_keeps_the_network_unless_held_out_music_improves(self, monkeypatch):
         pieces = [Piece.from_samples(music(seed, 20.0), RATE_HZ) for seed in range(2)]
         codec, before = featurizer(adaptation_steps=3), featurizer().state()
@@ -177,7 +181,7 @@ def test_missing_shipped_codec_is_refused(monkeypatch, tmp_path):
     module.shipped.cache_clear()
 
 
-def test_preset_trains_at_once_and_continues_in_stereo(tmp_path):
+def test_A16_preset_trains_at_once_and_continues_in_stereo(tmp_path):
     folder = tmp_path / "music"
     folder.mkdir()
     for seed in range(3):
