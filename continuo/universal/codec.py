@@ -44,14 +44,15 @@ class UniversalCodec(SpectralCodec):
     Args:
         channels: of what is decoded, 1 or 2; frames may have one or two.
         adaptation_steps: training steps of the network on a folder; 0: it stays as shipped.
+        tensors: those of another codec than the shipped one.
     """
 
     past, ahead = PAST, AHEAD
     prompt_frames = WARM_UP + PAST
     quantizer: PredictiveQuantizer
 
-    def __init__(self, channels: int, adaptation_steps: int) -> None:
-        tensors = shipped()
+    def __init__(self, channels: int, adaptation_steps: int, tensors: Tensors | None = None) -> None:
+        tensors = tensors or shipped()
         levels, centroids, components = tensors["centroids"].shape
         # The vectors always have stereo parameters; those of mono frames are zero.
         super().__init__(SpectralSettings(RATE_HZ, N_FFT, HOP, FLOOR, components, levels, centroids, 0, 0, 0, 2))
