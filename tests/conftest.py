@@ -44,7 +44,13 @@ SMALL_CODEBOOK = SMALL | {
     "representation.postfilter_steps": 8,
 }
 SMALL_SPECTRUM = SMALL | {"representation.n_fft": 256, "representation.hop": 64}
-SMALL_OF = {"codebook-lstm": SMALL_CODEBOOK, "stereo-lstm": SMALL_CODEBOOK, "spectral-lstm": SMALL_SPECTRUM}
+SMALL_UNIVERSAL = SMALL | {"corpus.sample_rate_hz": 44_100, "representation.adaptation_steps": 0}
+SMALL_OF = {
+    "codebook-lstm": SMALL_CODEBOOK,
+    "stereo-lstm": SMALL_CODEBOOK,
+    "spectral-lstm": SMALL_SPECTRUM,
+    "universal-lstm": SMALL_UNIVERSAL,
+}
 
 
 @pytest.fixture(scope="session", autouse=True)
