@@ -27,8 +27,6 @@ import json
 import sys
 from pathlib import Path
 
-from rich.filesize import decimal as human_size
-
 from continuo.system.command_line import Parser, run_main
 from continuo.system.files import atomic_write, check_writable
 
@@ -50,6 +48,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.out.suffix in (".json", ".safetensors"):
         raise ValueError(f"--out {arguments.out} would be a model's own file: call it {arguments.out.stem}.onnx, say")
     check_writable(arguments.out, force=arguments.force)
+
+    from rich.filesize import decimal as human_size
 
     from generation import first_state, step_graph
     from predictor import Predictor

@@ -361,7 +361,7 @@ def test_train_model_beyond_memory_is_refused_before_reading(architecture, refus
     content = preset(architecture=whole, training__batch_size=65536, training__window=65536)
     (tmp_path / "model.json").write_text(json.dumps(content))
     said = refused("train", "--meta", "model.json", "--corpus", ROOT / "examples", "--quiet")
-    assert re.search(r"training this model takes [\d.]+ TB or more, and this machine has .*: lower archi", said)
+    assert re.search(r"training this model takes [\d.]+ [TP]B or more, and this machine has .*: lower archi", said)
 
 
 @pytest.mark.parametrize("kind", ["lstm", "conv", "mlp", "transformer"])
