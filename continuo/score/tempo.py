@@ -202,10 +202,8 @@ def read_tempo_map(written: WrittenScore) -> TempoMap:
             now_qpm = tempos[position_q] = qpm
         else:
             written.warn(f"a tempo of {qpm:g} quarter notes per minute is ignored")
-    # A mark within the first bar, or just after a pick-up, holds from the beginning; a later one does not.
-    first_q = written.starts_q[min(1, len(written.starts_q) - 1)]
-    is_pick_up = any(first_q < staff.bars[0].meter_q - ROUND_Q for staff in written.staves if staff.bars)
-    if not tempos or min(tempos) > first_q + (ROUND_Q if is_pick_up else -ROUND_Q):
+    # A mark within the first bar holds from the beginning; a later one, also after a pick-up, does not (as in verovio).
+    if not tempos or min(tempos) > written.starts_q[min(1, len(written.starts_q) - 1)] - ROUND_Q:
         tempos[0.0] = tempos.get(0.0, DEFAULT_QPM)
     _warn_of_tempo_words(written, tempos)
     return TempoMap(sorted(tempos.items()))
