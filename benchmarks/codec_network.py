@@ -1,14 +1,15 @@
 """Train the network of the codec on runs of all groups, with a checkpoint each minute."""
 
 import math
-import pickle
 import time
 from pathlib import Path
-from typing import Any
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 from continuo.audio.codec import Tensors
+from continuo.model.checkpoint import under_prefix
 from continuo.system.device import choose_precision
 from continuo.system.files import atomic_write
 from continuo.system.progress import Display
@@ -29,8 +30,8 @@ RENDERED_WEIGHT = 1.3  # of a group made of scores in the choice of runs, relati
 def load(path: Path) -> Tensors:
     """Return the tensors of a file, which stay there until they are used; ValueError if it is damaged."""
     try:
-        tensors: Tensors = torch.load(path, mmap=True, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        tensors: Tensors = safetensors.torch.load_file(path)
+    except SafetensorError as error:
         raise ValueError(f"{path} cannot be read: delete it, and start again") from error
     return tensors
 
@@ -99,11 +100,11 @@ def train_network(
     network, step, used_s = codec.network, 0, 0.0
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, BETAS, weight_decay=0.01, fused=True)
     if path.exists():
-        saved: Any = load(path)
-        network.load_state_dict(saved["network"])
-        optimizer.load_state_dict(saved["optimizer"])
-        average, step, used_s = saved["average"], saved["step"], saved["used_s"]
-        average = {name: tensor.clone() for name, tensor in average.items()}
+        saved = load(path)
+        network.load_state_dict(under_prefix("network", saved))
+        average, step, used_s = under_prefix("average", saved), int(saved["step"]), float(saved["used_s"])
+        moments = [under_prefix(f"optimizer.{number}", saved) for number, _ in enumerate(network.parameters())]
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": dict(enumerate(moments))})
     else:
         network.scale.fill_(torch.cat([load(other)["components"][:SCALE_FRAMES].float() for other in decoded]).std())
         average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -137,9 +138,14 @@ def train_network(
         recent += (float(error.detach()) - recent) * max(0.01, 1 / step)
         task.update(used_s, f"step {step}, loss {recent:.4f}")
         if used_s - saved_s > CHECKPOINT_S or used_s >= budget_s:
-            facts = {"step": step, "used_s": used_s, "average": average}
+            parts = {"average": average, "network": network.state_dict()}
+            parts |= {f"optimizer.{number}": of for number, of in optimizer.state_dict()["state"].items()}
+            saved = {"step": torch.tensor(step), "used_s": torch.tensor(used_s, dtype=torch.float64)}
+            saved |= {
+                f"{part}.{name}": tensor.contiguous() for part, of in parts.items() for name, tensor in of.items()
+            }
             with atomic_write(path) as temporary:
-                torch.save(facts | {"network": network.state_dict(), "optimizer": optimizer.state_dict()}, temporary)
+                safetensors.torch.save_file(saved, temporary)
             saved_s = used_s
     task.close()
     network.requires_grad_(False)

@@ -8,12 +8,12 @@ instruments, MIDI with its own, both with reverberation, a tilt of the spectrum 
 
 A stage is skipped where its result lies in FOLDER already, so the same command goes on after an interruption:
 
-    rendered/      the groups made of scores
-    vectors/       weighted log spectra, stereo parameters and phases of each group
-    basis.pt       mean and principal components of all groups
-    quantizer.pt   decays and centroids
-    decoded/       components of each group after quantization
-    network.pt     the network and its optimizer, saved every minute of training
+    rendered/              the groups made of scores
+    vectors/               weighted log spectra, stereo parameters and phases of each group
+    basis.safetensors      mean and principal components of all groups
+    quantizer.safetensors  decays and centroids
+    decoded/               components of each group after quantization
+    network.safetensors    the network and its optimizer, saved every minute of training
 
 To repeat a stage, delete its result and those below it.
 """
@@ -91,14 +91,14 @@ def _run(arguments: argparse.Namespace) -> int:
             SpectralSettings(RATE_HZ, N_FFT, HOP, FLOOR, COMPONENTS, LEVELS, CENTROIDS, 0, 0, 0, 2)
         )
         files = measure_groups(spectral, groups, out / "vectors", display)
-        basis = _result(out / "basis.pt", lambda: fit_basis(spectral, files, seed), display)
-        quantizer = _result(out / "quantizer.pt", lambda: fit_quantizer(spectral, basis, files, seed), display)
+        basis = _result(out / "basis.safetensors", lambda: fit_basis(spectral, files, seed), display)
+        quantizer = _result(out / "quantizer.safetensors", lambda: fit_quantizer(spectral, basis, files, seed), display)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = RestorationNetwork(COMPONENTS, len(spectral.weight)).state_dict()
         codec = UniversalCodec(2, 0, basis | quantizer | {f"network.{name}": t for name, t in network.items()})
         decoded = decode_groups(codec, files, out / "decoded", display)
-        train_network(codec, files, decoded, out / "network.pt", 60 * arguments.minutes, seed, display)
+        train_network(codec, files, decoded, out / "network.safetensors", 60 * arguments.minutes, seed, display)
         export(codec, out / "codec.safetensors")
     print(f"{out / 'codec.safetensors'} is ready")
     return 0
@@ -110,7 +110,7 @@ def _result(path: Path, make: Callable[[], Tensors], display: Display) -> Tensor
         started = time.monotonic()
         result = make()
         with atomic_write(path) as temporary:
-            torch.save(result, temporary)
+            safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in result.items()}, temporary)
         display.say(f"{path.parent.name}/{path.name} was made in {time.monotonic() - started:.0f} s")
     return load(path)
 
@@ -147,7 +147,7 @@ def measure_groups(codec: SpectralCodec, groups: dict[str, list[Path]], out: Pat
     """Write vectors, phases and lengths of each group that has none yet, and return the files of all groups."""
     out.mkdir(exist_ok=True)
     for name, paths in groups.items():
-        if (out / f"{name}.pt").exists():
+        if (out / f"{name}.safetensors").exists():
             continue
         measured = []
         for path in paths:
@@ -159,8 +159,8 @@ def measure_groups(codec: SpectralCodec, groups: dict[str, list[Path]], out: Pat
             vectors, phases = map(torch.cat, zip(*measured, strict=True))
             lengths = torch.tensor([len(rows) for rows, _ in measured])
             result = {"vectors": vectors, "phases": phases, "lengths": lengths}
-            _result(out / f"{name}.pt", partial(dict, result), display)
-    files = [path for name in groups if (path := out / f"{name}.pt").exists()]
+            _result(out / f"{name}.safetensors", partial(dict, result), display)
+    files = [path for name in groups if (path := out / f"{name}.safetensors").exists()]
     if not files:
         raise ValueError(f"no recording can be used: each must last {MIN_SECONDS:g} s and sound")
     return files
@@ -241,15 +241,16 @@ def _rounded(values: np.ndarray | torch.Tensor) -> torch.Tensor:
 def decode_groups(codec: UniversalCodec, files: list[Path], out: Path, display: Display) -> list[Path]:
     """Write the components `(T, P)` of each group after quantization, and return the files."""
     out.mkdir(exist_ok=True)
-    silence = codec.project(torch.zeros(WARM_UP, len(codec.bins_hz), dtype=torch.complex64))
+    silence = codec.project(torch.zeros(STRETCH, len(codec.bins_hz), dtype=torch.complex64))
     basis = {"mean": codec.codebook.mean, "components": codec.codebook.components}
 
     def decoded(path: Path) -> Tensors:
         group, parts = load(path), []
         for vectors in group["vectors"].split(group["lengths"].tolist()):
             components = torch.cat([projected(codec, basis, rows) for rows in vectors.split(READ_FRAMES)])
-            codes = codec.quantizer.encode_stretches(torch.cat([silence, components]))
-            parts.append(codec.components(codes).half())
+            filled = torch.cat([silence, components, components[-1:].expand(-len(components) % STRETCH, -1)])
+            codes = codec.quantizer.encode_stretches(filled.unflatten(0, (-1, STRETCH)))
+            parts.append(codec.components(codes[: len(components)]).half())
         return {"components": torch.cat(parts)}
 
     for path in files:

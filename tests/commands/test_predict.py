@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import pickle
 import shutil
 import signal
@@ -53,8 +54,9 @@ def test_A04_predict_every_preset_continues(tmp_path, music_folder, prompt_wav, 
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     audio, rate = soundfile.read(out)
     prompt, _ = soundfile.read(prompt_wav)
-    assert rate == RATE_HZ
-    assert len(audio) == len(prompt) + 50 * HOP
+    predictor = Predictor.load(meta)
+    assert rate == predictor.sample_rate_hz
+    assert len(audio) == math.ceil(len(prompt) * rate / RATE_HZ) + 50 * predictor.featurizer.hop
     assert result["seconds"] == pytest.approx(len(audio) / rate)
     assert result["prompt_seconds"] == pytest.approx(len(prompt) / rate)
     assert result["frames"] == 50

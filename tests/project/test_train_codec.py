@@ -55,10 +55,14 @@ def test_train_codec_makes_a_codec_that_is_loaded_and_goes_on(recordings, tmp_pa
     assert magnitudes.shape == (30, 1409)
     assert magnitudes.isfinite().all()
 
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.pt") if path.name != "network.pt"}
-    steps = torch.load(out / "network.pt")["step"]
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in out.rglob("*.safetensors")
+        if path.name not in ("network.safetensors", "codec.safetensors")
+    }
+    steps = safetensors.torch.load_file(out / "network.safetensors")["step"]
     assert train_codec.main([*flags[:-1], "0.1"]) == 0
-    assert torch.load(out / "network.pt")["step"] > steps
+    assert safetensors.torch.load_file(out / "network.safetensors")["step"] > steps
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
