@@ -37,7 +37,7 @@ P = TypeVar("P", Piece, Song)
 NOTE_CODECS: dict[str, type[NoteCodec]] = {"chords": ChordCodec, "roll": RollCodec, "remi": RemiCodec}
 FIT_ARGUMENTS = {"strikes": "reattacks", "most": "max_notes"}  # of note codecs, for metadata keys with other names
 MAX_PROMPT_S = 600.0  # s; of a longer sound prompt only the end is encoded
-FIT_VERSION = 6  # part of the cache key of what was fitted; raise it when the same pieces would be fitted differently
+FIT_VERSION = 6  # part of the cache key of what was fitted; raise it when a fit, or the shipped codec, changes
 
 
 class Featurizer(ABC, Generic[P]):
@@ -256,6 +256,9 @@ class UniversalFeaturizer(CodebookFeaturizer):
         StftFeaturizer.__init__(self, metadata.StftSection(n_fft=N_FFT, hop=HOP), sample_rate_hz, channels)
         self.codec: UniversalCodec = UniversalCodec(channels, section.adaptation_steps)
         self._set_spec()
+
+    def layout(self) -> str:
+        return f"{super().layout()}, universal, {self.codec.adaptation_steps} steps on the folder"
 
     def _encode(self, piece: Piece, origin: int, start: int, stop: int) -> torch.Tensor:
         stretches = range(

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from continuo.audio.codebook import Advance, ResidualCodebook
-from continuo.audio.codec import SpectralCodec, SpectralSettings, Tensors
+from continuo.audio.codec import SpectralCodec, SpectralSettings, Tensors, checked
 from continuo.audio.stereo import BANDS
 from continuo.system.device import choose_precision
 from continuo.system.paths import MODELS
@@ -171,8 +171,11 @@ class UniversalCodec(SpectralCodec):
         return book | {"centroids": self.codebook.centroids, "channels": torch.tensor(self.channels)} | weights
 
     def load_dict(self, tensors: Tensors) -> None:
-        self.codebook = ResidualCodebook(tensors["mean"], tensors["components"], tensors["centroids"])
-        self.quantizer = PredictiveQuantizer(tensors["centroids"], tensors["decay"])
+        s, width = self.settings, len(self.weight)
+        mean, components = checked(tensors, "mean", (width,)), checked(tensors, "components", (s.components, width))
+        centroids = checked(tensors, "centroids", (s.levels, s.centroids, s.components))
+        self.codebook = ResidualCodebook(mean, components, centroids)
+        self.quantizer = PredictiveQuantizer(centroids, checked(tensors, "decay", (s.components,)))
         weights = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
         self.network.load_state_dict(weights)
         self.network.eval().requires_grad_(False)

@@ -132,6 +132,15 @@ class TestFeaturizer:
         components = torch.randn(PAST + 3 + AHEAD, 160)
         assert torch.equal(other.codec.decode_components(components)[0], codec.codec.decode_components(components)[0])
 
+    def test_layout_changes_with_the_adaptation_so_that_no_other_fit_is_taken_from_the_cache(self):
+        assert len({featurizer(adaptation_steps=steps, channels=n).layout() for steps in (0, 240) for n in (1, 2)}) == 4
+
+    @pytest.mark.parametrize("name", ["mean", "components", "centroids", "decay"])
+    def test_load_state_of_another_shape_is_refused(self, name):
+        codec = featurizer()
+        with pytest.raises(ValueError, match=f"{name} is torch.float32 of"):
+            codec.load_state(codec.state() | {name: torch.zeros(3)})
+
     def test_mono_corpus_stays_mono(self):
         codec = featurizer(adaptation_steps=0)
         codec.fit([Piece.from_samples(music(0)[:, 0], RATE_HZ)], seed=0, advance=str)
