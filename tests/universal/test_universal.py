@@ -124,7 +124,7 @@ class TestFeaturizer:
 
     @pytest.mark.slow
     def test_state_restores_codes_and_decoder(self):
-        codec, other = featurizer(adaptation_steps=2), featurizer(channels=1)
+        codec, other = featurizer(adaptation_steps=2), featurizer(channels=1, adaptation_steps=2)
         codec.fit([Piece.from_samples(music(seed, 20.0), RATE_HZ) for seed in range(2)], seed=0, advance=str)
         other.load_state(codec.state())
         assert other.channels == 2
