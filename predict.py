@@ -181,6 +181,8 @@ def _model(meta: Path | None) -> Path:
 def _prompt(arguments: Namespace, predictor: Predictor, display: Display) -> Prompt | None:
     """Read the part of the prompt to continue, and print what is unusual about it."""
     if arguments.prompt == NO_PROMPT:
+        if predictor.soundfont and predictor.modality == "sound":
+            display.say(f"there is no score to render: the SoundFont {predictor.soundfont.name} is not used")
         return None
     prompt = predictor.prompt(arguments.prompt, ring_out=arguments.frames == 0)
     if arguments.prompt_share < 1:

@@ -121,7 +121,8 @@ class Predictor:
             return corpus.load_prompt_song(path)
         section = self.in_channels(self.metadata.corpus)
         if path.suffix.lower() not in SCORE_ENDINGS:
-            return corpus.load_prompt(path, section, ring_out=ring_out)
+            unused = f"is a recording: the SoundFont {self.soundfont.name} is not used" if self.soundfont else ""
+            return replace(corpus.load_prompt(path, section, ring_out=ring_out), rendering=unused)
         section, remark = self.with_soundfont(section)
         return replace(corpus.load_prompt(path, section, ring_out=ring_out), rendering=remark)
 

@@ -7,6 +7,7 @@ instrument-change); General MIDI 1 sound set and percussion map, https://midi.or
 from __future__ import annotations
 
 import re
+import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,20 +27,20 @@ TECHNIQUES = (
 """Programs of instruments, words for a playing technique, and the program for it, None for the instrument's own."""
 
 PERCUSSION_KEYS = (
-    ("bass drum|kick|gro(ss|ß)e trommel|grosse caisse|gran ?cassa|grancassa", 36), ("side stick|rim", 37),
-    ("snare|caisse|side drum|kleine trommel|tamburo|tambour\\b|tarol", 38), ("(hand )?clap|palmas", 39),
+    ("bass drum|kick|grosse trommel|grosse caisse|gran ?cassa", 36), ("side stick|rim", 37),
+    ("snare|caisse|side drum|kleine trommel|tamburo|tambour\\b|tarol|rullante", 38), ("(hand ?)?clap|palmas", 39),
     ("pedal hi", 44), ("hi ?hat pedal", 44), ("open(ed)? hi", 46), ("hi ?hat.* open", 46), ("hi ?hat|charleston", 42),
     ("floor tom", 43), ("(low|lo) tom", 45), ("mid tom", 47), ("(high|hi) tom", 50), ("tom ?tom|tom", 47),
     ("splash", 55), ("china", 52), ("ride bell", 53), ("ride", 51), ("crash|cymbals?\\b|becken|piatti|cinelli", 49),
     ("tambourin|tamburin|pandeir|schellentrommel", 54), ("cowbell|kuhglocke|cencerro", 56), ("vibraslap", 58),
     ("bongo", 60), ("conga|tumba", 63), ("timbale", 65), ("agogo", 67), ("cabasa", 69), ("maraca", 70), ("guiro", 73),
-    ("clave", 75), ("temple ?block|wood ?block|holzblock|tempelblock", 76), ("cuica", 79), ("triang", 81),
-    ("shaker|ganza", 82), ("jingle|sleigh|schellen", 83), ("(c|k)asta(gn|n)", 85), ("tam ?tam|gong", 52), ("cajon", 36),
-    ("surdo", 87), (r"(\w* )?drum\b|\w*trommel\b", 38),
+    ("claves?\\b", 75), ("temple ?block|wood ?block|holzblock|tempelblock", 76), ("cuica", 79), ("triang", 81),
+    ("shaker|ganza", 82), ("jingle|sleigh|schellen", 83), ("(c|k)asta(gn|n)|nacchere", 85), ("tam ?tam|gong", 52),
+    ("cajon", 36), ("surdo", 87), (r"(?<!steel )(?!steel )(\w+ )?drum\b|\w*trommel\b", 38),
 )  # fmt: skip
 """Percussion keys by patterns for the beginning of a word in the name of an instrument; the first match counts."""
-DRUM_SETS = (
-    r"drums\b|drum ?(set|kit|group)|percussion|schlagzeug|batterie|schlagwerk"  # names of many instruments at once
+DRUM_SETS = (  # names of many instruments at once
+    r"(?<!steel )drums\b|drum ?(set|kit|group)|percus|schlagzeug|batteri[ae]|bateria|schlagwerk"
 )
 STAFF_KEYS = {
     ("D", 4): 44, ("E", 4): 35, ("F", 4): 36, ("G", 4): 41, ("A", 4): 43, ("B", 4): 45, ("C", 5): 38, ("D", 5): 47,
@@ -50,33 +51,39 @@ CHANGE = re.compile(r"(?i)(change )?(to|muta in|cambia a|nimmt|take|prend) ")  #
 DEFAULT_KEY = 38  # percussion key without a name or position: the snare drum
 
 NAMES = (
-    (r"(contra|kontra|double )-?(bass?oo?n|fagott)|contrefagot|contrebasson", 70),
-    (r"synth\w*[ -]bass", 38), (r"fretless", 35), (r"slap.*bass", 36),
+    (r"synth\w*[ -]bass|bass synth", 38), (r"fretless", 35), (r"slap.*bass", 36), (r"pick\w* bass", 34),
     (r"(acoustic|upright|jazz) bass\b|bass.*acoustic", 32),
     (r"bass[ -]?(guitar|gitar)|(guitar|gitar)\w*[ -]bass|bas\w*[ -]guit|guit\w*[ -]bas|\bel\w*\.?[ -]?bass?[eo]?\b"
-     r"|\be[.-]? ?bass?\b|bass\W.*electric|bas\w* [eé]l[eé]ct|bass?o elettrico|\bbajo", 33),
-    (r"\b(electric|e)[. -]?piano|rhodes|wurlitzer", 4), (r"piano accord", 21), (r"clavinet|clavichord", 7),
-    (r"piano|klavier|keyboard|pian\.?$|pno", 0), (r"celesta|celeste", 8), (r"glocken", 9), (r"music box", 10),
-    (r"vibraph", 11), (r"marimba", 12), (r"xylo", 13), (r"tubular|chimes|röhrengl", 14), (r"dulcimer|hackbrett", 15),
-    (r"harpsi|cembalo|clavecin", 6), (r"harmonium|reed organ", 20), (r"organ|orgel|orgue", 19), (r"accord|akkord", 21),
-    (r"harmonica|mundharmonika", 22), (r"\b(electric|e)[. -]?(guitar|gitar)|(guitar|gitar).*electric", 27),
-    (r"(steel|western)\w*[ -](guitar|gitar)", 25), (r"guitar|gitar|guitare", 24),
-    (r"(contrab|kontrab|contreb)(?!.*(clar|klar|fl[uöa]|tub|trom|pos|sax|rec))|double bass|string bass|violone", 43),
-    (r"violonc|cello|vc", 42), (r"viola|bratsche|vla", 41), (r"viol|geige|vln|vn", 40), (r"harp|harfe", 46),
-    (r"timpani|pauken", 47), (r"strings|streicher", 48), (r"\bbrass\b|blechbl", 61),
-    (r"english horn|cor anglais|englischhorn", 69),
-    (r"fl[uü]gelhorn", 56), (r"horn|cor\b", 60), (r"trumpet|trompet|tromba|cornet", 56), (r"tromb|posaune", 57),
-    (r"tuba|euphonium|sousaph", 58), (r"sopran.*sax", 64), (r"alto.*sax", 65), (r"bari.*sax", 67), (r"sax", 66),
-    (r"oboe|hautbois", 68), (r"bassoon|fagott?|basson", 70), (r"clarinet|klarinet|basset", 71), (r"piccolo", 72),
-    (r"recorder|blockfl", 74), (r"pan ?(flute|flöte|pipe)", 75), (r"ocarina|okarina", 79),
-    (r"flute|flöte|flauto|flûte", 73),
-    (r"voice|voix|gesang|bariton|mezzo|sing|stimme|sopran|alt|tenor|bass|choir|chor|vocal", 52),
-    (r"banjo", 105), (r"sitar", 104), (r"mandolin", 25), (r"ukulele", 24), (r"lute|laute", 24), (r"whistle", 78),
-    (r"^fl\b", 73), (r"^ob\b", 68), (r"^cl\b", 71), (r"^(bsn|bn|fg)\b", 70), (r"^(hn|hr)\b", 60), (r"^(tpt|trp)\b", 56),
-    (r"^(tbn|trb|pos)\b", 57), (r"^(db|cb|kb)\b", 43), (r"^(timp|pk)\b", 47), (r"^(gtr|git|guit)\b", 24),
-    (r"koto", 107), (r"kalimba", 108), (r"bagpipe|dudelsack", 109), (r"fiddle", 110), (r"steel ?(drum|pan)", 114),
+     r"|\be[.-]? ?bass?\b|bass\W.*electric|bass?[eo]? ele[ct]|\bbajo", 33),
+    (r"\be(l\w*)?[. -]?piano|piano ele[ct]|rhodes|wurlitzer", 4), (r"piano accord", 21), (r"clavinet|clavichord", 7),
+    (r"piano|klavier|clavier|keyboard|pian\.?$|pno", 0), (r"celesta|celeste", 8),
+    (r"tubular|chimes|rohrengl|campane\b", 14), (r"glocken|campanelli", 9), (r"music box", 10),
+    (r"vibraph", 11), (r"marimba", 12), (r"xylo", 13), (r"dulcimer|hackbrett", 15),
+    (r"harpsi|cembalo|clavecin|continuo", 6), (r"harmonium|reed organ", 20), (r"organ|orgel|orgue", 19),
+    (r"bandoneon", 23), (r"accord|akkord|acorde|concertina", 21), (r"harmonica|mundharmonika", 22),
+    (r"distort\w* (guitar|gitar)", 30), (r"overdriv", 29), (r"jazz (guitar|gitar)", 26),
+    (r"\be(l\w*)?[. -]?(guitar|gitar)|(guitar|gitar|chitarra).* ?ele[ct]", 27),
+    (r"(steel|western)\w*[ -](guitar|gitar)", 25), (r"guitar|gitar|chitarra|violao", 24),
+    (r"english horn|cor anglais|englischhorn|corno ingles", 69), (r"flugelhorn|flicorno", 56), (r"basset", 71),
+    (r"horn|\bcor(s|no|ni)?\b|\btrompas?\b", 60), (r"trump|tromp|tromb[ae]\b|[ck]ornett?|clarin[io]\b|bugle", 56),
+    (r"tromb|posaune", 57), (r"tuba|euphonium|sousaph", 58), (r"sopran.*sax|sax\w* sopran", 64),
+    (r"alt.*sax|sax\w* alt", 65), (r"(bari|bass).*sax|sax\w* (bari|bas)", 67), (r"sax", 66),
+    (r"\bobo[ei]|hautbois|heckelphone", 68), (r"bass?oo?ns?\b|fagot", 70), (r"clarin|klarinet", 71),
+    (r"piccolo|ottavino", 72), (r"recorder|blockfl|flute a bec|flaut[ao] d[ou]lce", 74),
+    (r"shakuhachi", 77), (r"pan ?(flute|flote|pipe)", 75), (r"o[ck]arina", 79), (r"flute|flote|flaut|traverso", 73),
+    (r"contra ?b|kontra ?b|contreb|double bass|string bass|violone\b", 43),
+    (r"violonc|cell[io]|\bvc|gamba|bass viol|basse de viole", 42), (r"viol[ae]\b|bratsche|vla", 41),
+    (r"viol|geige|vln|vn", 40), (r"harp|harfe|\barp[ae]\b", 46), (r"timpani|pauken", 47),
+    (r"strings\b|string (ens|sec|orch)|streicher|\barchi\b", 48), (r"\bbrass\b|blechbl", 61),
+    (r"banjo", 105), (r"sitar", 104), (r"mandolin|balalaika|bouzouki", 25), (r"ukulele", 24),
+    (r"\blute|laute|liuto|archlute|theorb|tiorba", 24), (r"whistle", 78), (r"^fl\b", 73), (r"^ob\b", 68),
+    (r"^cl\b", 71), (r"^(bsn|bn|fg)\b", 70), (r"^(hn|hr)\b", 60), (r"^(tpt|trp)\b", 56), (r"^(tbn|trb|pos)\b", 57),
+    (r"^(db|cb|kb)\b", 43), (r"^(timp|pk)\b", 47), (r"^(gtr|git|guit)\b", 24), (r"shamisen", 106), (r"koto", 107),
+    (r"kalimba", 108), (r"bagpipe|dudelsack", 109), (r"fiddle", 110), (r"steel ?(drum|pan)", 114),
+    (r"voice|voix|voce|gesang|canto|chant|bariton|mezzo|sing|stimme|sopran|(\b|contr)alt|tenor|bass|baixo|choir|chor"
+     r"|ch(oe|œ)ur|coro\b|cantus|vocal", 52),
 )  # fmt: skip
-"""General MIDI programs by patterns for the name of a part; the first match counts."""
+"""General MIDI programs by patterns for the name of a part, without accents; the first match counts."""
 
 
 Place = tuple[int, float]  # index of the bar, and quarter notes from its beginning
@@ -88,7 +95,13 @@ def program_of_name(name: str) -> int | None:
     >>> program_of_name("Violoncello II"), program_of_name("Part_1")
     (42, None)
     """
-    return next((program for words, program in NAMES if re.search(words, name, re.IGNORECASE)), None)
+    plain = _plain(name)
+    return next((program for words, program in NAMES if re.search(words, plain)), None)
+
+
+def _plain(name: str) -> str:
+    """Return a name in small letters without accents."""
+    return "".join(c for c in unicodedata.normalize("NFKD", name.casefold()) if not unicodedata.combining(c))
 
 
 def key_of_name(name: str, least: int = 1) -> int | None:
@@ -99,7 +112,7 @@ def key_of_name(name: str, least: int = 1) -> int | None:
     >>> key_of_name("Snare Drum"), key_of_name("Drumset"), key_of_name("Tom", least=5)
     (38, None, None)
     """
-    plain = re.sub(r"[^a-zß]+", " ", name.lower().translate(str.maketrans("íóöü", "ioou")))
+    plain = re.sub(r"[^a-z]+", " ", _plain(name))
     for words, key in PERCUSSION_KEYS:
         found = re.search(rf"\b({words})", plain)
         if found and len(found.group()) >= least:
@@ -209,7 +222,7 @@ def percussion_key(written: WrittenScore, staff: Staff, head: Head) -> float:
     names: list[str] = []
     if head.names_instrument or len(written.instruments(staff)) == 1:
         instrument = written.instruments(staff)[head.instrument]
-        if instrument.key is not None and (head.names_instrument or not re.search(DRUM_SETS, staff.name.lower())):
+        if instrument.key is not None and (head.names_instrument or not re.search(DRUM_SETS, _plain(staff.name))):
             return instrument.key
         names = [instrument.name, instrument.sound, "" if head.names_instrument else staff.name]
     by_name = next((key for name in names if (key := key_of_name(name)) is not None), None)
@@ -245,12 +258,12 @@ def _program(written: WrittenScore, staff: Staff, index: int) -> tuple[int, bool
     names = (f"{part_name} {instrument.name}", instrument.sound.partition(".")[2].replace(".", " "))
     if instrument.is_drum or instrument.key is not None:
         return PIANO, True
-    if instrument.program is None and any(key_of_name(name, 5) or re.search(DRUM_SETS, name.lower()) for name in names):
+    if instrument.program is None and any(key_of_name(name, 5) or re.search(DRUM_SETS, _plain(name)) for name in names):
         return PIANO, True
     by_name = next((program for name in names if (program := program_of_name(name)) is not None), None)
     if instrument.program or by_name is None:  # piano is often stated for other instruments
         name = instrument.name or part_name or instrument.sound
         if instrument.program is None and name not in ("", "Instrument"):
-            written.warn(f"the instrument '{name[:40]}' is not known; a piano plays it")
+            written.warn(f"the instrument '{name[:40]}' is not known; a piano, or percussion by its place, plays it")
         return instrument.program or PIANO, False
     return by_name, False

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 from conftest import ROOT, train_small
 from midi_bytes import chunk, midi_file, track
 
@@ -135,6 +136,18 @@ def test_predict_given_soundfont_outweighs_that_of_the_model_and_is_named(model,
     assert sounds[0] != sounds[1] == sounds[2]
     assert predict([*flags, "--out", str(tmp_path / "d.wav"), "--soundfont", "missing.sf2"]) == 2
     assert "the SoundFont missing.sf2 does not exist" in capsys.readouterr().err
+
+
+def test_predict_soundfont_without_a_score_to_render_is_named(model, other, tmp_path, capsys):
+    recording = tmp_path / "recording.wav"
+    soundfile.write(recording, np.random.default_rng(1).normal(scale=0.1, size=24_000), 24_000)
+    flags = ["--meta", str(model), "--frames", "2", "--device", "cpu", "--out", str(tmp_path / "out.wav")]
+    assert predict([*flags, "--prompt", str(recording), "--soundfont", str(other)]) == 0
+    assert f"the prompt {recording} is a recording: the SoundFont Other.sf2 is not used\n" in capsys.readouterr().err
+    assert predict([*flags, "--force", "--prompt", "none", "--soundfont", str(other)]) == 0
+    assert "there is no score to render: the SoundFont Other.sf2 is not used\n" in capsys.readouterr().err
+    assert predict([*flags, "--force", "--prompt", str(recording)]) == 0
+    assert "SoundFont" not in capsys.readouterr().err
 
 
 def test_missing_soundfont_is_named_with_its_substitute(model, own, tmp_path, monkeypatch, capsys):

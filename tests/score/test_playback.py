@@ -210,6 +210,12 @@ class TestInstruments:
             ("Electric Piano", 4), ("Alto Flute", 73), ("Contrabass Clarinet", 71), ("Contrabajo", 43),
             ("Basse électrique", 33), ("Baritone", 52),
             ("Synth Bass", 38), ("Tenor Saxophone", 66), ("Baritone Sax", 67), ("Euphonium", 58),
+            ("Basset Horn", 71), ("Bassethorn", 71), ("Cor de basset", 71), ("Clavecin", 6), ("Corno inglese", 69),
+            ("Corni in F", 60), ("Hörner", 60), ("Trombe in D", 56), ("Kornett", 56), ("Oboi", 68), ("Flauti", 73),
+            ("Flûte à bec", 74), ("Röhrenglocken", 14), ("Violão", 24), ("Bass Viol", 42), ("Picked Bass", 34),
+            ("Tenor Banjo", 105), ("Bass Ukulele", 24), ("Psaltery", None), ("Contralto", 52), ("Saxofón alto", 65),
+            ("Piano eléctrico", 4), ("Guitare électrique", 27), ("Bandoneon", 23), ("Shakuhachi", 77),
+            ("Steel Drums", 114), ("Violone", 43), ("Violon", 40), ("Basso continuo", 6),
         ],
     )  # fmt: skip
     def test_program_of_name_knows_common_names(self, name, program):
@@ -222,6 +228,7 @@ class TestInstruments:
             ("Piatti", 49), ("Cymbals", 49), ("Tambourine", 54), ("Triangel", 81), ("Castanets", 85), ("Drumset", None),
             ("Drums", None), ("Tom", 47), ("Hi-Hat", 42), ("Open Hi-Hat", 46), ("Primo", None), ("Violin", None),
             ("Große Trommel", 36), ("Claves", 75), ("Tam-tam", 52), ("Wood Blocks", 76), ("Snare Drums", 38),
+            ("Handclap", 39), ("Clavecin", None), ("Steel Drum", None), ("Batería", None),
         ],
     )  # fmt: skip
     def test_key_of_name_knows_common_names(self, name, key):
@@ -238,6 +245,11 @@ class TestInstruments:
     def test_pitched_notes_of_a_percussion_part_are_percussion(self, performed):
         performance = performed(score(note("C4", 4), parts=part_list("Snare Drum")))
         assert [(n.pitch, n.is_drum) for n in performance.notes] == [(38, True)]
+
+    @pytest.mark.parametrize("name", ["Steel Drums", "Clavecin"])
+    def test_instruments_with_pitches_and_names_like_percussion_keep_them(self, performed, name):
+        performance = performed(score(note("C4", 4), parts=part_list(name)))
+        assert [(n.pitch, n.is_drum) for n in performance.notes] == [(60, False)]
 
     def test_drum_set_without_numbers_plays_by_name_of_each_instrument(self, performed):
         inside = FLUTE_AND_OBOE.replace("Flute", "Bass Drum").replace("Oboe", "Hi-Hat")
