@@ -13,6 +13,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 LOWEST := .venv-lowest/bin/python
 LOWEST_TESTS ?= tests
+export PYTHONDONTWRITEBYTECODE := # empty: without bytecode every process that a test starts compiles everything again
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
 .PHONY: env demo studio test check types fast-tests fix bench docs reliability audit test-lowest coverage mutants clean-cache

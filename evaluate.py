@@ -49,18 +49,17 @@ def _run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out or Path(f"{printable(arguments.meta.stem)}.evaluation")
     _check_out(out, force=arguments.force)
 
-    import torch
-
     from continuo.model.metadata import Json
     from continuo.system.device import choose
     from continuo.system.progress import Display
+    from continuo.system.workers import use_one_thread
     from evaluation.base import Plan
     from evaluation.notes import NotesEvaluation
     from evaluation.report import page
     from evaluation.sound import SoundEvaluation
     from predictor import Predictor
 
-    torch.set_num_threads(1)  # a training on the same machine may need the other cores
+    use_one_thread()  # a training on the same machine may need the other cores
     kinds: dict[str, type[SoundEvaluation | NotesEvaluation]] = {"sound": SoundEvaluation, "notes": NotesEvaluation}
     given = {name: value for name in ("seconds", "prompt_seconds") if (value := getattr(arguments, name)) is not None}
     constant = {"long_seconds": arguments.long, "seed": arguments.seed} | given

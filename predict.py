@@ -86,16 +86,15 @@ def _run(arguments: Namespace) -> int:
     outs = _outs(arguments)
     _check_outs(arguments, outs, ".wav", ".png")
 
-    import torch
-
     from continuo.model.temperature import Sampling
     from continuo.score.synth import find_soundfont
     from continuo.system.device import choose
     from continuo.system.progress import Display
+    from continuo.system.workers import use_one_thread
     from predictor import Predictor
     from takes import TakeRequest
 
-    torch.set_num_threads(1)  # a step is too small to share, and a training may want the other cores
+    use_one_thread()  # a step is too small to share, and a training may want the other cores
     device, _ = choose(arguments.device)
     with Display(quiet=arguments.quiet) as display:
         flags = {name: getattr(arguments, name) for name in Sampling.model_fields}
@@ -166,10 +165,12 @@ def _outs(arguments: Namespace) -> list[Path]:
 
 def _check_outs(arguments: Namespace, outs: list[Path], *suffixes: str) -> None:
     """Refuse files that would overwrite the prompt, or, without --force, any existing file."""
-    for path in (out.with_suffix(suffix) for out in outs if out != STANDARD_OUTPUT for suffix in suffixes):
-        if os.path.realpath(path) == os.path.realpath(arguments.prompt):
+    paths = [out.with_suffix(suffix) for out in outs if out != STANDARD_OUTPUT for suffix in suffixes]
+    prompt = os.path.realpath(arguments.prompt)
+    for path in paths:
+        if path.exists() and os.path.realpath(path) == prompt:
             raise ValueError(f"{path} is the prompt itself: choose another --out")
-        check_writable(path, force=arguments.force)
+    check_writable(*paths, force=arguments.force)
 
 
 def _model(meta: Path | None) -> Path:

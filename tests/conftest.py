@@ -1,13 +1,18 @@
 """Define shared fixtures: a separate cache, small corpora made on the spot, and the real data where it exists."""
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is loaded: its threads would wait for each other
+
+# isort: split
 import numpy as np
 import pytest
 import soundfile
-import torch
 from hypothesis import HealthCheck, settings
+from sandbox import Sandbox
 
 from continuo.score.notes import Performance
 from continuo.score.performance import perform
@@ -56,6 +61,8 @@ SMALL_OF = {
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     """Give the tests a cache other than the user's, and one thread: small models gain nothing from a second."""
+    import torch  # slow, and the process that hands out tests does without it
+
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONTINUO_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -105,6 +112,14 @@ def train_small(folder: Path, music: Path, preset: str = "codebook-lstm", steps:
 def trained(tmp_path_factory, music_folder) -> Path:
     """Return the metadata file of a tiny trained codebook model."""
     return train_small(tmp_path_factory.mktemp("trained"), music_folder)
+
+
+@pytest.fixture(scope="session")
+def box(tmp_path_factory) -> Iterator[Sandbox]:
+    """Return the sandbox in which commands read hostile files."""
+    box = Sandbox(tmp_path_factory.mktemp("sandbox"))
+    yield box
+    box.close()
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from continuo.audio.files import soft_limit, with_channels
 from continuo.audio.piece import Piece
 from continuo.model import metadata
+from continuo.system.workers import use_one_thread
 from predictor import Predictor
 from takes import TakeRequest, write_take
 
@@ -111,7 +111,7 @@ def to_pcm(samples: np.ndarray) -> str:
 
 
 def main() -> int:
-    torch.set_num_threads(1)  # a training may want the other cores
+    use_one_thread()  # a training may want the other cores
     working = False
 
     def cancel(*_: object) -> None:

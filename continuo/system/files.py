@@ -91,22 +91,24 @@ def _lock_of(path: Path) -> FileLock:
     return FileLock(path.with_name(f".{path.name}.lock"))
 
 
-def check_writable(path: Path, *, force: bool) -> None:
-    """Raise ValueError if `path` exists (without `force`), is a folder, or its folder is missing or read-only."""
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: give the name of a file")
-    if path.exists() and not force:
-        raise ValueError(f"{path} exists already: choose another name, or give --force to overwrite it")
-    if path.parent.exists() and not path.parent.is_dir():
-        raise ValueError(f"{path} cannot be written: {path.parent} is a file, not a folder")
-    if not path.parent.is_dir():
-        raise ValueError(f"the folder {path.parent} does not exist: create it, or choose another one")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        reason = f"cannot write to the folder {path.parent} ({error.strerror})"
-        raise ValueError(f"{reason}: choose another folder") from None
+def check_writable(*paths: Path, force: bool) -> None:
+    """Raise ValueError if a path exists (without `force`), is a folder, or its folder is missing or read-only."""
+    for path in paths:
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder: give the name of a file")
+        if path.exists() and not force:
+            raise ValueError(f"{path} exists already: choose another name, or give --force to overwrite it")
+    for folder, path in {path.parent: path for path in reversed(paths)}.items():  # the first path of each folder
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{path} cannot be written: {folder} is a file, not a folder")
+        if not folder.is_dir():
+            raise ValueError(f"the folder {folder} does not exist: create it, or choose another one")
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            reason = f"cannot write to the folder {folder} ({error.strerror})"
+            raise ValueError(f"{reason}: choose another folder") from None
 
 
 def check_space(path: Path, size_bytes: float, advice: str) -> None:

@@ -16,6 +16,15 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+def use_one_thread() -> None:
+    """Compute with one thread from now on, in torch and in NumPy: on busy cores several would wait for each other."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(1)
+    threadpool_limits(1, user_api="blas")
+
+
 class Cancelled(Exception):
     """The caller stopped waiting for this work."""
 
@@ -23,10 +32,11 @@ class Cancelled(Exception):
 def ordered_map(work: Callable[[T], R], things: Iterable[T], workers: int = WORKERS) -> Generator[R, None, None]:
     """Yield `work(thing)` for every thing, in order, with `workers` threads.
 
-    Each thread computes with one torch thread, so threads do not compete for cores and results do not depend on their
+    Torch and NumPy start no further threads, so threads do not compete for cores and results do not depend on their
     number. Closing the generator (after an error or Ctrl-C) ends running work at its next `check_cancelled`.
     """
     import torch
+    from threadpoolctl import threadpool_limits
 
     threads, stop, rest = torch.get_num_threads(), threading.Event(), iter(things)
 
@@ -34,7 +44,7 @@ def ordered_map(work: Callable[[T], R], things: Iterable[T], workers: int = WORK
         _thread.stop = stop
         torch.set_num_threads(1)
 
-    pool = ThreadPoolExecutor(workers, initializer=begin)
+    pool, blas = ThreadPoolExecutor(workers, initializer=begin), threadpool_limits(1, user_api="blas")
     try:
         waiting: deque[Future[R]] = deque(pool.submit(work, thing) for thing in islice(rest, AHEAD))
         while waiting:
@@ -44,6 +54,7 @@ def ordered_map(work: Callable[[T], R], things: Iterable[T], workers: int = WORK
         stop.set()
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
+        blas.restore_original_limits()
 
 
 def prefetch(things: Iterable[T], batch_size: int, batches: int) -> Generator[T, None, None]:

@@ -37,13 +37,6 @@ def cases(full: int) -> int:
     return full if THOROUGH else full // 20
 
 
-@pytest.fixture(scope="session")
-def box(tmp_path_factory):
-    box = Sandbox(tmp_path_factory.mktemp("sandbox"))
-    yield box
-    box.close()
-
-
 TINY = {"hidden": 16, "head_width": 16, "layers": 1}
 NOTES = ("notes-lstm", "roll-conv", "remi-transformer")
 

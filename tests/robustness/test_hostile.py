@@ -17,7 +17,7 @@ import safetensors.torch
 import soundfile
 import torch
 from conftest import RATE_HZ, ROOT, melody
-from sandbox import CONNECTED, STARTED, UNPICKLED, WROTE, Outcome, Sandbox
+from sandbox import CONNECTED, STARTED, UNPICKLED, WROTE, Outcome
 
 import corpus
 from continuo.audio.files import decode_blocks
@@ -43,13 +43,6 @@ def midi(track: bytes, division: int = 480) -> bytes:
     """Return a MIDI file of one track."""
     header = b"MThd" + (6).to_bytes(4) + (0).to_bytes(2) + (1).to_bytes(2) + division.to_bytes(2)
     return header + b"MTrk" + len(track).to_bytes(4) + track
-
-
-@pytest.fixture(scope="module")
-def box(tmp_path_factory):
-    box = Sandbox(tmp_path_factory.mktemp("hostile"))
-    yield box
-    box.close()
 
 
 @pytest.fixture

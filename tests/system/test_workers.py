@@ -6,9 +6,10 @@ from contextlib import closing
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from continuo.system import workers
-from continuo.system.workers import check_cancelled, ordered_map, prefetch
+from continuo.system.workers import check_cancelled, ordered_map, prefetch, use_one_thread
 
 
 def test_ordered_map_results_keep_the_order():
@@ -19,14 +20,28 @@ def test_ordered_map_results_keep_the_order():
     assert list(ordered_map(work, range(40), workers=4)) == [n**2 for n in range(40)]
 
 
+def blas_threads() -> set[int]:
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
 def test_ordered_map_workers_compute_with_one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        assert list(ordered_map(lambda _: torch.get_num_threads(), range(4), workers=2)) == [1] * 4
-        assert torch.get_num_threads() == 3
+        with threadpool_limits(2, user_api="blas"):
+            found = list(ordered_map(lambda _: (torch.get_num_threads(), blas_threads()), range(4), workers=2))
+            assert found == [(1, {1})] * 4
+            assert (torch.get_num_threads(), blas_threads()) == (3, {2})
     finally:
         torch.set_num_threads(before)
+
+
+def test_use_one_thread_limits_torch_and_numpy():
+    before = torch.get_num_threads()
+    with threadpool_limits(2, user_api="blas"):
+        use_one_thread()
+        assert (torch.get_num_threads(), blas_threads()) == (1, {1})
+    torch.set_num_threads(before)
 
 
 def test_ordered_map_works_ahead_a_limited_number(monkeypatch):
