@@ -3,10 +3,11 @@
     %(prog)s --meta model.json --out step.onnx
 
 The file holds the graph of one step for any number of streams (inputs `state`, `threshold` and `noise`, outputs
-`codes`, `ended` and `state_after`: see `generation.py`) and needs ONNX Runtime 1.20 or newer. Its metadata holds the
-rest, each a JSON value: `opening`, the `state` of one stream before a piece's first step; `levels` and `vocabulary` of
-a step; `steps_per_second`; `temperatures`, the defaults of `predict.py` for each level. `StreamBatch` in
-`generation.py` draws thresholds and noise from a seed, sixteen steps at a time; no piece ends in the first two seconds.
+`codes`, `ended` and `state_after`: see `continuo/model/onnx_step.py`) and needs ONNX Runtime 1.20 or newer. Its
+metadata holds the rest, each a JSON value: `opening`, the `state` of one stream before a piece's first step; `levels`
+and `vocabulary` of a step; `steps_per_second`; `temperatures`, the defaults of `predict.py` for each level.
+`StreamBatch` in `generation.py` draws thresholds and noise from a seed, sixteen steps at a time; no piece ends in the
+first two seconds.
 A hundred steps from the beginning of a piece:
 
     import json
@@ -51,7 +52,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from rich.filesize import decimal as human_size
 
-    from generation import first_state, step_graph
+    from continuo.model.onnx_step import first_state, step_graph
     from predictor import Predictor
 
     predictor = Predictor.load(arguments.meta)

@@ -2,18 +2,6 @@
 
 A stream yields pairs indefinitely: the next step, `(L,)` or `(F,)`, on the CPU, and whether a new piece starts with it.
 The same seed gives the same steps, alone and next to other streams.
-
-The graph draws one step of B streams in ONNX Runtime, with 8-bit weights, code vectors looked up in tables, and random
-noise as an input. Only an LSTM whose head draws one level after another has such a graph. Its inputs, all float32:
-
-    state (B, S)          a context, W, then hidden and cell state of each LSTM layer in turn, H each, then, where the
-                          LSTM has a memory of onsets, the onsets in it, the oldest first, and the latest features
-    threshold (B, 1)      the piece ends where the logit of its end is larger; infinite where it must not end
-    noise (B, L * V)      Gumbel noise times the temperature, level by level; the class with the largest sum of logit
-                          and noise is drawn
-
-Outputs: `codes` (B, L) int64; `ended` (B, 1) bool, whether a piece ended before this step, which then begins another
-one; `state_after`, the state of the next step. No rounding depends on another row.
 """
 
 import threading
@@ -25,10 +13,10 @@ import onnx
 import onnxruntime
 import torch
 
-from continuo.model.backbones import Lstm, State
-from continuo.model.onnx_graph import Graph, repeated
-from continuo.model.temperature import Sampling
-from model_definition import LevelHead, SequenceModel
+from continuo.model.backbones import State
+from continuo.model.metadata import Sampling
+from continuo.model.onnx_step import repeated
+from model_definition import SequenceModel
 
 Stream = Iterator[tuple[torch.Tensor, bool]]
 STEPS_PER_CALL = 16  # steps that the graph draws in one call
@@ -127,46 +115,3 @@ class StreamBatch:
         np.log(np.negative(noise, out=noise), out=noise)
         noise *= -self.temperatures
         return noise.reshape(*noise.shape[:2], -1)
-
-
-def flat_state(model: SequenceModel, context: torch.Tensor, state: State) -> np.ndarray:
-    """Return the graph's `state` input `(B, S)` for contexts `(B, W)` and the state of an `Lstm`."""
-    assert isinstance(model.backbone, Lstm)
-    return torch.cat([context, model.backbone.flat_state(state)], dim=1).detach().numpy()
-
-
-def first_state(model: SequenceModel) -> np.ndarray:
-    """Return the graph's `state` input before a piece begins, `(1, S)`."""
-    return flat_state(model, model.bos_context(1), model.initial_state(1))
-
-
-@torch.no_grad()
-def step_graph(model: SequenceModel) -> onnx.ModelProto:
-    """Build the ONNX graph, described at the top of this file, that draws one step of B streams of a model on the CPU.
-
-    ValueError: the model has no such graph: its backbone is no LSTM, or its steps are not levels of codes.
-    """
-    head, backbone = model.head, model.backbone
-    if not (model.has_step_graph and isinstance(head, LevelHead) and isinstance(backbone, Lstm)):
-        raise ValueError("this model has no graph of its step: only an LSTM has one whose steps are levels of codes")
-    g = Graph()
-    start = torch.from_numpy(first_state(model))
-    width, size = len(model.bos), start.shape[1]
-
-    ending = torch.zeros(1, size)
-    ending[:, :width] = model.ending.weight
-    end = g.add("Gemm", "state", g.constant(ending), g.constant(model.ending.bias), transB=1)
-    g.add("Greater", end, "threshold", to="ended")
-    context, before = g.split(g.add("Where", "ended", g.constant(start), "state"), [width, size - width])
-
-    read = backbone.input_weight()  # (R, H); nothing stands between it and the input projection
-    weight = torch.cat([read @ model.in_proj.weight, model.skip_proj.weight])
-    bias = torch.cat([read @ model.in_proj.bias, model.skip_proj.bias])
-    vectors = head.graph(g, context, weight, bias)
-    read_input, skipped = g.split(vectors, [len(read), width])
-    hidden, after = backbone.graph(g, read_input, before)
-    out = g.normed_product(hidden, model.norm, model.out_proj.weight, model.out_proj.bias)
-    g.add("Concat", g.add("Add", out, skipped), *after, axis=1, to="state_after")
-    levels, classes, _ = head.embedding.vectors.shape
-    inputs = {"state": size, "threshold": 1, "noise": levels * classes}
-    return g.finished(inputs, {"codes": levels, "ended": 1, "state_after": size})

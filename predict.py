@@ -86,7 +86,7 @@ def _run(arguments: Namespace) -> int:
     outs = _outs(arguments)
     _check_outs(arguments, outs, ".wav", ".png")
 
-    from continuo.model.temperature import Sampling
+    from continuo.model.metadata import Sampling
     from continuo.score.synth import find_soundfont
     from continuo.system.device import choose
     from continuo.system.progress import Display

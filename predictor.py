@@ -23,14 +23,15 @@ import corpus
 from continuo.audio.files import with_channels
 from continuo.audio.piece import Piece
 from continuo.model import checkpoint, metadata
-from continuo.model.temperature import Sampling
+from continuo.model.metadata import Sampling
+from continuo.model.onnx_step import flat_state, step_graph
 from continuo.score.performance import SCORE_ENDINGS
 from continuo.score.synth import choose_soundfont, render
 from continuo.symbolic.song import Song
 from continuo.system.paths import command
 from continuo.system.workers import prefetch
 from featurizer import Featurizer, NotesFeaturizer, StftFeaturizer, build_featurizer
-from generation import STEPS_PER_CALL, StepRunner, Stream, StreamBatch, flat_state, single_stream, step_graph
+from generation import STEPS_PER_CALL, StepRunner, Stream, StreamBatch, single_stream
 from model_definition import LevelHead, SequenceModel, State, build_model, model_size
 
 Arrays = dict[str, np.ndarray]

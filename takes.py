@@ -19,7 +19,7 @@ import numpy as np
 
 from continuo.audio.files import MADE_BY_A_MODEL, in_blocks, stream_wav, write_wav
 from continuo.audio.pictures import draw_continuation, save_figure
-from continuo.model.temperature import Sampling
+from continuo.model.metadata import Sampling
 from continuo.symbolic.engraving import TooLong
 from continuo.symbolic.note_metrics import stuck
 from continuo.symbolic.song import Song

@@ -33,7 +33,7 @@ from scaling import ddp_efficiency
 
 from continuo.audio.piece import Piece
 from continuo.model import metadata, presets
-from continuo.model.temperature import Sampling
+from continuo.model.metadata import Sampling
 from continuo.system.device import choose_precision
 from continuo.system.process_pool import process_map
 from continuo.system.workers import WORKERS

@@ -15,8 +15,7 @@ from continuo.audio.phase import invert
 from continuo.audio.piece import Piece
 from continuo.audio.samples import mix_to_mono
 from continuo.audio.stft import spectrum
-from continuo.model.metadata import Json
-from continuo.model.temperature import Sampling
+from continuo.model.metadata import Json, Sampling
 from continuo.system.progress import Display
 from dataset import AudioDataset
 from evaluation import audio_metrics, long_run, plots

@@ -5,7 +5,6 @@ For every backbone `forward` over T steps equals T calls of one step, and no ste
 
 from abc import ABC, abstractmethod
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +12,8 @@ from torch import Tensor, nn
 
 from continuo.model.metadata import ConvSection, LstmSection, MlpSection, TransformerSection
 
-if TYPE_CHECKING:
-    from continuo.model.onnx_graph import Graph
-
 State = tuple[Tensor, ...]  # every tensor has the batch as its first axis
 ONSET_FEATURES = 4  # learned directions in which an LSTM with onset memory measures increases
-LOST_SQUARES = 0.01  # fraction of a matrix's squares that two factors may leave out
-MAX_FACTOR_SIZE = 0.5  # fraction of a matrix's numbers that two factors may have
 
 
 class Backbone(nn.Module, ABC):
@@ -89,66 +83,6 @@ class Lstm(Backbone):
             moved.append(torch.lstm_cell(out, before, *weights))
             out = moved[-1][0]
         return out, *(torch.stack(tensors, 1) for tensors in zip(*moved, strict=True))
-
-    def flat_state(self, state: State) -> Tensor:
-        """Return a state as one row per stream `(B, S)`, as `graph` takes it: layers, rises, latest features."""
-        hidden, cell, *past = state
-        parts = [torch.stack([hidden, cell], dim=2)]
-        for features in past:
-            parts += [features.diff(dim=1).clamp(min=0), features[:, -1]]
-        return torch.cat([tensor.flatten(1) for tensor in parts], dim=1)
-
-    def input_weight(self) -> Tensor:
-        """Return what multiplies a step's input, `(R, H)`, to tabulate it: the first gates and the onset features."""
-        gates = self.lstm.all_weights[0][0]
-        return torch.cat([gates, self.onset_proj.weight]) if self.memory else gates
-
-    def graph(self, g: "Graph", read_input: str, state: str) -> tuple[str, list[str]]:
-        """Add one step to a graph; return its output `(B, H)` and the parts of the state after it, to be concatenated.
-
-        `read_input`: the input multiplied by `input_weight`, `(B, R)`; `state`: `(B, S)`, as `flat_state` lays it out.
-        """
-        features, kept = ONSET_FEATURES * bool(self.memory), ONSET_FEATURES * self.memory
-        gates, now = g.split(read_input, [4 * self.width, features])
-        *cells, past = g.split(state, [self.width] * 2 * self.layers + [kept])
-        if self.memory:
-            recalled, past = self._graph_onsets(g, past, now)
-            gates = g.add("Add", gates, recalled)
-        x, after = "", []
-        for layer, (into, hidden_weight, bias, hidden_bias) in enumerate(self.lstm.all_weights):
-            hidden, cell = cells[2 * layer : 2 * layer + 2]
-            if layer:
-                both = g.add("Concat", x, hidden, axis=1)
-                gates = g.product(both, 1.0, torch.cat([into, hidden_weight], dim=1), bias + hidden_bias)
-            else:
-                gates = g.add("Add", gates, g.product(hidden, 1.0, hidden_weight, bias + hidden_bias))
-            enter, keep, new, leave = g.split(gates, [self.width] * 4)
-            remembered = g.add("Mul", g.add("Sigmoid", keep), cell)
-            cell = g.add("Add", remembered, g.add("Mul", g.add("Sigmoid", enter), g.add("Tanh", new)))
-            x = g.add("Mul", g.add("Sigmoid", leave), g.add("Tanh", cell))
-            after += [x, cell]
-        return x, [*after, past]
-
-    def _graph_onsets(self, g: "Graph", past: str, now: str) -> tuple[str, str]:
-        """Add the onset memory to a graph; return its part of the gates and its state after the step."""
-        size = ONSET_FEATURES * self.memory
-        earlier, latest = g.split(past, [size - ONSET_FEATURES, ONSET_FEATURES])
-        rises = g.add("Concat", earlier, g.add("Relu", g.add("Sub", now, latest)), axis=1)
-        after = g.add("Concat", g.split(rises, [ONSET_FEATURES, size - ONSET_FEATURES])[1], now, axis=1)
-        weight = self.memory_proj.weight.unflatten(1, (ONSET_FEATURES, -1)).transpose(1, 2).flatten(1)  # as in `rises`
-        recalled = rises
-        for factor in low_rank(self.lstm.all_weights[0][0] @ weight):
-            recalled = g.scaled_product(recalled, factor)
-        return recalled, after
-
-
-def low_rank(weight: Tensor) -> list[Tensor]:
-    """Factor a matrix `(out, in)` into two, to apply in turn, without `LOST_SQUARES`, unless that saves little."""
-    left, sizes, right = torch.linalg.svd(weight, full_matrices=False)
-    rank = int((sizes.square().cumsum(0) < (1 - LOST_SQUARES) * sizes.square().sum()).sum()) + 1
-    if rank * sum(weight.shape) > MAX_FACTOR_SIZE * weight.numel():
-        return [weight]
-    return [right[:rank], left[:, :rank] * sizes[:rank]]
 
 
 class CausalConv(Backbone):

@@ -8,7 +8,7 @@ import os
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, Self, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator, with_config
 from rich.filesize import decimal as human_size
@@ -227,6 +227,25 @@ class SamplingSection(Section):
 
     coarse_temperature: Temperature = 1.08  # of the first level
     fine_temperature: Temperature = 0.7  # of the levels that refine it; below 1 they are less noisy
+
+
+class Sampling(SamplingSection):
+    """The settings of sampling: those of the metadata, which temper single levels, and these for all levels."""
+
+    temperature: Temperature = 1.0  # multiplies those of the levels; 1 is natural, 0 takes the likeliest class
+    top_p: float = Field(1.0, gt=0, le=1)  # below 1 unlikely classes, onsets among them, are never drawn
+
+    def but(self, **values: float | None) -> Self:
+        """Return these settings with the values that are not None changed; ValueError for one outside its range."""
+        given = {name: value for name, value in values.items() if value is not None}
+        try:
+            return type(self).model_validate(self.model_dump() | given)
+        except ValidationError as error:
+            raise ValueError(in_words(error)) from None
+
+    def level_temperature(self, level: int) -> float:
+        """Return the factor of `temperature` for a level of a stream whose levels refine the first one."""
+        return self.fine_temperature if level else self.coarse_temperature
 
 
 Representation = Annotated[

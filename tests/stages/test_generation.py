@@ -11,13 +11,12 @@ import torch.nn.functional as F
 from conftest import RATE_HZ, ROOT, melody
 
 from continuo.audio.piece import Piece
-from continuo.model.backbones import low_rank
-from continuo.model.metadata import LstmSection, MlpSection
+from continuo.model.metadata import LstmSection, MlpSection, Sampling
+from continuo.model.onnx_step import first_state, flat_state, low_rank, step_graph
 from continuo.model.presets import from_preset
 from continuo.model.stream import StreamSpec
-from continuo.model.temperature import Sampling
 from export import main as export
-from generation import StepRunner, StreamBatch, first_state, flat_state, step_graph
+from generation import StepRunner, StreamBatch
 from model_definition import SequenceModel, build_model
 from predictor import Predictor
 

@@ -9,7 +9,7 @@ from conftest import ROOT
 from small_models import KINDS, SECTIONS, model_of, stream
 
 from continuo.model import checkpoint
-from continuo.model.temperature import Sampling
+from continuo.model.metadata import Sampling
 from model_definition import MODELS, LevelHead
 from predictor import Predictor
 

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from continuo.model.temperature import Sampling, draw
+from continuo.model.heads import draw
+from continuo.model.metadata import Sampling
 
 
 def test_draw_at_temperature_zero_takes_the_likeliest_for_every_seed():
