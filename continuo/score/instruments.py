@@ -124,10 +124,10 @@ def key_of_name(name: str, least: int = 1) -> int | None:
 def listed_parts(root: Element, warn: Callable[[str], None]) -> Iterator[tuple[str, str, Element, Element]]:
     """Yield an id of its own, the name, the <part> and the <score-part> of each part, also if they are not listed."""
     listed = {entry.get("id", ""): entry for entry in root.iterfind("part-list/score-part")}
-    stated = {part.get("id", "") for part in root.iterfind("part")}
+    stated = {part.get("id", "") for part in root.findall("part")}
     unused = [name for name in listed if name not in stated]
     found: set[str] = set()
-    for part in root.iterfind("part"):
+    for part in root.findall("part"):
         group = own = part.get("id", "")
         if own not in listed and unused:
             group = unused.pop(0)
@@ -152,7 +152,7 @@ class PartInstruments:
 
     def __init__(self, entry: Element, part_name: str) -> None:
         """Read a <score-part>."""
-        midi = {i.get("id", ""): i for i in entry.iterfind("midi-instrument")}
+        midi = {i.get("id", ""): i for i in entry.findall("midi-instrument")}
         self.found: list[Instrument] = []
         self._states: dict[str, list[tuple[Place, int]]] = {}  # by id, where each state begins, and its index
         self._notes: list[tuple[Place, Head, str | None]] = []
@@ -167,7 +167,7 @@ class PartInstruments:
     def change(self, place: Place, sound: Element) -> None:
         """Enter the changes that a <sound> states; each makes another instrument."""
         default = next(iter(self._states))
-        for change in (*sound.iterfind("instrument-change"), *sound.iterfind("midi-instrument")):
+        for change in (*sound.findall("instrument-change"), *sound.findall("midi-instrument")):
             states = self._states.get(change.get("id", ""), self._states[default])
             states.append((place, len(self.found)))
             self.found.append(_changed(self.found[states[-2][1]], change))

@@ -233,27 +233,6 @@ def _root_file(archive: zipfile.ZipFile) -> str | None:
     return next((e.get("full-path") for e in typed + files), None)
 
 
-class _LimitedTreeBuilder(TreeBuilder):
-    """A builder of element trees that raises ValueError above `MAX_DEPTH` or `MAX_ELEMENTS`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.depth = self.count = 0
-
-    def start(self, tag: str, attributes: dict[str, str], /) -> Element:
-        self.depth += 1
-        self.count += 1
-        if self.depth > MAX_DEPTH:
-            raise ValueError(f"nested deeper than {MAX_DEPTH} elements; no score is")
-        if self.count > MAX_ELEMENTS:
-            raise ValueError(f"more than {MAX_ELEMENTS} elements; split the score")
-        return super().start(tag, attributes)
-
-    def end(self, tag: str, /) -> Element:
-        self.depth -= 1
-        return super().end(tag)
-
-
 def _refuse_entity(name: str, *_: object) -> None:
     raise ValueError(f"declares the entity {name!r}; entities are refused for safety")
 
@@ -262,7 +241,7 @@ def parse_xml(data: bytes) -> Element:
     """Parse XML into an element tree; ValueError if it is ill-formed, too deep or large, or declares entities."""
     # Some exporters declare UTF-16 and write UTF-8. A declaration that is readable as single bytes is not UTF-16.
     declares_utf16 = re.match(rb"<\?xml[^>]*encoding=.utf-?16", data, re.IGNORECASE)
-    builder = _LimitedTreeBuilder()
+    builder = TreeBuilder()
     data, is_decoded = _decode_multibyte(data)
     parser = expat.ParserCreate("utf-8" if declares_utf16 or is_decoded else None)
     parser.buffer_text = True
@@ -270,13 +249,24 @@ def parse_xml(data: bytes) -> Element:
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
     parser.EntityDeclHandler = _refuse_entity
+    if data.count(b"<") - data.count(b"</") > MAX_ELEMENTS:
+        raise ValueError(f"more than {MAX_ELEMENTS} elements; split the score")
+    problem = ""
     try:
         parser.Parse(data, True)
     except expat.ExpatError as error:
-        raise ValueError(f"ill-formed XML ({error}); export the score again") from None
+        problem = f"ill-formed XML ({error}); export the score again"
     except (LookupError, UnicodeError) as error:
-        raise ValueError(f"unknown or wrong text encoding ({one_line(str(error))})") from None
-    return builder.close()
+        problem = f"unknown or wrong text encoding ({one_line(str(error))})"
+    root: Element | None = builder.close()  # what came before a problem
+    level = [] if root is None else [root]
+    for _ in range(MAX_DEPTH):
+        level = [child for element in level for child in element]
+    if level:
+        raise ValueError(f"nested deeper than {MAX_DEPTH} elements; no score is")
+    if problem or root is None:
+        raise ValueError(problem)
+    return root
 
 
 def _decode_multibyte(data: bytes) -> tuple[bytes, bool]:
@@ -299,40 +289,37 @@ def _decode_multibyte(data: bytes) -> tuple[bytes, bool]:
 
 def _check_counts(root: Element) -> None:
     """Raise ValueError for numbers that no score needs."""
-    for element in root.iter():
-        counts = [element.text or ""] if element.tag in COUNTED else []
-        counts += [text for name, text in element.attrib.items() if (element.tag, name) in COUNTED_ATTRIBUTES]
-        for text in counts:
-            if len(text) > 400 or any(float(number) > MAX_COUNT for number in _NUMBERS.findall(text)):
-                raise ValueError(f"<{element.tag}> holds {text[:20]!r}, and {MAX_COUNT} is the maximum; correct it")
-        if element.tag == "note" and len(element.findall("dot")) > MAX_DOTS:
-            raise ValueError(f"a note has more than {MAX_DOTS} dots; correct it")
+    stated = [(tag, element.text or "") for tag in COUNTED for element in root.iter(tag)]
+    stated += [(tag, element.get(name, "")) for tag, name in COUNTED_ATTRIBUTES for element in root.iter(tag)]
+    for tag, text in stated:
+        if len(text) > 400 or any(float(number) > MAX_COUNT for number in _NUMBERS.findall(text)):
+            raise ValueError(f"<{tag}> holds {text[:20]!r}, and {MAX_COUNT} is the maximum; correct it")
+    if any(len(note.findall("dot")) > MAX_DOTS for note in root.iter("note")):
+        raise ValueError(f"a note has more than {MAX_DOTS} dots; correct it")
 
 
 def _unperformed(root: Element) -> list[str]:
     """Return warnings for what a score states and nobody performs, and for elements that MusicXML does not have."""
-    names: dict[str, None] = {}
-    unknown: set[str] = set()
-    for element in root.iter():
-        meaning = ELEMENTS.get(element.tag, "")
-        if element.tag in ("note", "sound"):
-            names |= dict.fromkeys(_unperformed_attributes(element))
-        elif not meaning:
-            unknown.add(element.tag)
-        elif meaning not in (PERFORMED, IRRELEVANT, COMPARISON) and (element.text or "").strip() not in NEUTRAL:
-            names[element.tag.replace("-", " ") if meaning == NAMED else meaning] = None
-    found = [f"not performed: {name}" for name in names]  # the reader of tempos names comparisons
-    return found + ([f"not elements of MusicXML: {' '.join(sorted(unknown))[:80]}"] if unknown else [])
+    names = dict.fromkeys(name for tag in ("note", "sound") for e in root.iter(tag) for name in _unperformed_in(e))
+    tags = dict.fromkeys(element.tag for element in root.iter())
+    for tag in tags:
+        meaning = ELEMENTS.get(tag, PERFORMED)
+        is_named = meaning not in (PERFORMED, IRRELEVANT, COMPARISON)  # the reader of tempos names comparisons
+        if is_named and any((element.text or "").strip() not in NEUTRAL for element in root.iter(tag)):
+            names[tag.replace("-", " ") if meaning == NAMED else meaning] = None
+    found = [f"not performed: {name}" for name in names]
+    unknown = " ".join(sorted(tags.keys() - ELEMENTS.keys()))[:80]
+    return found + ([f"not elements of MusicXML: {unknown}"] if unknown else [])
 
 
-def _unperformed_attributes(element: Element) -> Iterator[str]:
+def _unperformed_in(element: Element) -> Iterator[str]:
     """Yield what the attributes of a <sound> or <note> and its ties state and nobody performs."""
     for attribute, name in UNPERFORMED_ATTRIBUTES.items():
         if element.get(attribute) not in (None, "no"):
             yield name
     if "time-only" in element.attrib and element.attrib.keys() & {"tempo", "dynamics"}:
         yield "tempo or dynamics in some passes only"
-    if any("time-only" in tie.attrib for tie in element.iterfind("tie")):
+    if any("time-only" in tie.attrib for tie in element.findall("tie")):
         yield "tie in some passes only"
 
 

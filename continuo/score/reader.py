@@ -213,7 +213,7 @@ class _PartReader:
             chord.heads.append(head)
             place = self._bar_number, round(chord.start_q, 4)
             self.instruments.add_note(place, head, None if named is None else named.get("id", ""))
-        for notations in note.iterfind("notations"):
+        for notations in note.findall("notations"):
             self._read_notations(notations, chord, staff)
 
     def _new_chord(self, note: Element, length_q: float, *, is_bar_rest: bool) -> Chord:
@@ -221,7 +221,9 @@ class _PartReader:
         self._voice = (note.findtext("voice") or self._voice).strip()
         grace = note.find("grace")
         kind, dots = (note.findtext("type") or "").strip(), len(note.findall("dot"))
-        actual, normal = (finite_number(note.findtext(f"time-modification/{k}-notes")) for k in ("actual", "normal"))
+        ratio = note.find("time-modification")
+        ratio = Element("time-modification") if ratio is None else ratio
+        actual, normal = (finite_number(ratio.findtext(tag)) for tag in ("actual-notes", "normal-notes"))
         tuplet = normal / actual if kind and normal and actual and normal / actual > 0 else 1.0
         is_printed = kind in TYPES_Q and not is_bar_rest and grace is None
         printed_q = TYPES_Q[kind] * (2 - 0.5**dots) * tuplet if is_printed else length_q
@@ -269,7 +271,7 @@ class _PartReader:
             return []
         ties = [
             TIES.get(e.get("type", ""), (False, False))
-            for e in (*note.iterfind("tie"), *note.iterfind("notations/tied"))
+            for e in [*note.findall("tie"), *(t for n in note.findall("notations") for t in n.findall("tied"))]
         ]
         dynamics = finite_number(note.get("dynamics"))
         head = Head(
@@ -358,20 +360,20 @@ class _PartReader:
         divisions = _divisions(attributes) or self._divisions
         self._now *= divisions / self._divisions
         self._divisions = divisions
-        for clef in attributes.iterfind("clef"):
+        for clef in attributes.findall("clef"):
             self._types[clef.get("number", "1")] = "TAB" if clef.findtext("sign", "").strip() == "TAB" else ""
-        for details in attributes.iterfind("staff-details"):
+        for details in attributes.findall("staff-details"):
             if (kind := details.findtext("staff-type")) in SILENT_STAVES:
                 self._types[details.get("number", "1")] = kind or ""
-        for transpose in attributes.iterfind("transpose"):
+        for transpose in attributes.findall("transpose"):
             self._transpositions.update(dict.fromkeys(self._numbers(transpose), self._transposition(transpose)))
-        for key in attributes.iterfind("key"):
+        for key in attributes.findall("key"):
             self._keys.update(dict.fromkeys(self._numbers(key), _key(key)))
         if attributes.find("key") is not None or attributes.find("transpose") is not None:
             for n, written in self._keys.items():
                 sounding = self._transpositions.get(n, _Transposition()).sounding_key(written)
                 self._bars[n].marks.keys.append((self._place_q, sounding))
-        for time in attributes.iterfind("time"):
+        for time in attributes.findall("time"):
             if (meter := self._meter(time)) is not None:
                 for n in self._numbers(time):
                     self._meters_q[n] = meter.length_q
@@ -396,8 +398,8 @@ class _PartReader:
 
     def _meter(self, time: Element) -> Meter | None:
         """Read a <time>, also one of several parts (3+2/8 or 3/4+3/8); None without a meter."""
-        beats = [[int(n) for n in (e.text or "").split("+") if n.strip().isdecimal()] for e in time.iterfind("beats")]
-        units = [int(e.text or 0) if (e.text or "").strip().isdecimal() else 0 for e in time.iterfind("beat-type")]
+        beats = [[int(n) for n in (e.text or "").split("+") if n.strip().isdecimal()] for e in time.findall("beats")]
+        units = [int(e.text or 0) if (e.text or "").strip().isdecimal() else 0 for e in time.findall("beat-type")]
         if not (beats and units and all(map(sum, beats)) and all(0 < unit <= 1024 for unit in units)):
             if time.find("senza-misura") is None:
                 self.warn("a time signature without numbers is ignored")
@@ -444,15 +446,15 @@ class _PartReader:
             signs.append((item, is_right or 0 < position_q >= end_q - ROUND_Q))
         for sign, is_ahead in read_signs(signs):
             self._order[min(i + is_ahead, len(self._measures) - 1)].add(**sign)
-        for barline in measure.iterfind("barline"):
-            for repeat in barline.iterfind("repeat"):
+        for barline in measure.findall("barline"):
+            for repeat in barline.findall("repeat"):
                 times = (repeat.get("times") or "").strip()
                 if repeat.get("direction") == "forward":
                     self._order[i].starts = True
                 elif repeat.get("direction") == "backward":
                     number = int(times) if times.isdecimal() else 0
                     self._order[i].times = max(self._order[i].times, min(number or 2, MAX_PASSES))
-            for ending in barline.iterfind("ending"):
+            for ending in barline.findall("ending"):
                 self._read_ending(i, ending)
             if barline.find("fermata") is not None:
                 self.warn("fermatas within the piece do not stop the beat")
@@ -511,8 +513,8 @@ def _key(key: Element) -> Key:
     fifths = finite_number(key.findtext("fifths"))
     if fifths is not None:
         return Key(int(fifths), (key.findtext("mode") or "").strip() == "minor", _altered_steps(int(fifths)))
-    alters = [finite_number(e.text) or 0.0 for e in key.iterfind("key-alter")]
-    return Key(None, False, dict(zip((e.text or "" for e in key.iterfind("key-step")), alters, strict=False)))
+    alters = [finite_number(e.text) or 0.0 for e in key.findall("key-alter")]
+    return Key(None, False, dict(zip((e.text or "" for e in key.findall("key-step")), alters, strict=False)))
 
 
 def _dynamic(mark: Element, velocity: float | None = None) -> str | float:

@@ -130,7 +130,7 @@ def _stated(item: Element) -> Iterator[dict[str, str]]:
     """Yield the signs that the attributes of a <sound>, of the <sound> of a direction, or of a <barline> state."""
     if item.tag == "barline":
         yield from ({"sign": k, "name": item.get(k, "")} for k in ("segno", "coda") if item.get(k))
-        if any(repeat.get("after-jump") == "yes" for repeat in item.iterfind("repeat")):
+        if any(repeat.get("after-jump") == "yes" for repeat in item.findall("repeat")):
             yield {"sign": "after_jump"}
     for sound in [item] if item.tag == "sound" else item.findall("sound"):
         for attribute, sign in _SOUNDS.items():

@@ -1,5 +1,7 @@
 """Files that are whole or absent: temporary name, sync, rename; and locks between processes."""
 
+from __future__ import annotations
+
 import contextlib
 import glob
 import os
@@ -7,11 +9,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-
-from filelock import FileLock, Timeout
-from rich.filesize import decimal as human_size
+from typing import TYPE_CHECKING
 
 from continuo.system.text import suggestion
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 
 @contextlib.contextmanager
@@ -64,6 +67,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def locked(path: Path, refusal: str) -> Iterator[None]:
     """Hold the lock of `path`, which ends with its process; ValueError(`refusal`) if another process holds it."""
+    from filelock import Timeout  # slow, and most writers need no lock
+
     lock = _lock_of(path)
     try:
         lock.acquire(timeout=0)
@@ -79,6 +84,8 @@ def locked(path: Path, refusal: str) -> Iterator[None]:
 
 def is_locked(path: Path) -> bool:
     """Return whether a process holds the lock of `path`."""
+    from filelock import Timeout
+
     lock = _lock_of(path)
     if not Path(lock.lock_file).exists():
         return False
@@ -88,6 +95,8 @@ def is_locked(path: Path) -> bool:
 
 
 def _lock_of(path: Path) -> FileLock:
+    from filelock import FileLock
+
     return FileLock(path.with_name(f".{path.name}.lock"))
 
 
@@ -113,6 +122,8 @@ def check_writable(*paths: Path, force: bool) -> None:
 
 def check_space(path: Path, size_bytes: float, advice: str) -> None:
     """Raise ValueError, with `advice` beside freeing space, if the disk of `path` has not `size_bytes` free."""
+    from rich.filesize import decimal as human_size
+
     if size_bytes > (free := shutil.disk_usage(path.parent).free):
         needed, there = human_size(int(size_bytes)), human_size(free)
         raise ValueError(f"cannot write {path}: {needed} are needed, {there} are free: free some space, or {advice}")
