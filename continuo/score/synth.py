@@ -150,7 +150,7 @@ def render(
             layer = _play(font, run, cents, start, sample_rate_hz)[:, : samples - start]
             layer = layer * np.float32(GAIN * (velocity / 127) ** 2)
             stop = start + layer.shape[1]
-            sound[:, start:stop] += layer if stereo else layer.mean(axis=0)
+            sound[:, start:stop] += layer if stereo else (layer[0] + layer[1]) / 2  # mean() takes far longer
             if not stereo and stop > end:
                 release[:, max(start - end, 0) : stop - end] += layer[:, max(end - start, 0) :]
     sound = _trim(sound, release, sample_rate_hz)
