@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from continuo.score.measures import Head, Instrument, Staff, WrittenScore
@@ -26,19 +27,6 @@ TECHNIQUES = (
 )  # fmt: skip
 """Programs of instruments, words for a playing technique, and the program for it, None for the instrument's own."""
 
-PERCUSSION_KEYS = (
-    ("bass drum|kick|grosse trommel|grosse caisse|gran ?cassa", 36), ("side stick|rim", 37),
-    ("snare|caisse|side drum|kleine trommel|tamburo|tambour\\b|tarol|rullante", 38), ("(hand ?)?clap|palmas", 39),
-    ("pedal hi", 44), ("hi ?hat pedal", 44), ("open(ed)? hi", 46), ("hi ?hat.* open", 46), ("hi ?hat|charleston", 42),
-    ("floor tom", 43), ("(low|lo) tom", 45), ("mid tom", 47), ("(high|hi) tom", 50), ("tom ?tom|tom", 47),
-    ("splash", 55), ("china", 52), ("ride bell", 53), ("ride", 51), ("crash|cymbals?\\b|becken|piatti|cinelli", 49),
-    ("tambourin|tamburin|pandeir|schellentrommel", 54), ("cowbell|kuhglocke|cencerro", 56), ("vibraslap", 58),
-    ("bongo", 60), ("conga|tumba", 63), ("timbale", 65), ("agogo", 67), ("cabasa", 69), ("maraca", 70), ("guiro", 73),
-    ("claves?\\b", 75), ("temple ?block|wood ?block|holzblock|tempelblock", 76), ("cuica", 79), ("triang", 81),
-    ("shaker|ganza", 82), ("jingle|sleigh|schellen", 83), ("(c|k)asta(gn|n)|nacchere", 85), ("tam ?tam|gong", 52),
-    ("cajon", 36), ("surdo", 87), (r"(?<!steel )(?!steel )(\w+ )?drum\b|\w*trommel\b", 38),
-)  # fmt: skip
-"""Percussion keys by patterns for the beginning of a word in the name of an instrument; the first match counts."""
 DRUM_SETS = (  # names of many instruments at once
     r"(?<!steel )drums\b|drum ?(set|kit|group)|percus|schlagzeug|batteri[ae]|bateria|schlagwerk"
 )
@@ -50,43 +38,16 @@ STAFF_KEYS = {
 CHANGE = re.compile(r"(?i)(change )?(to|muta in|cambia a|nimmt|take|prend) ")  # words that announce another instrument
 DEFAULT_KEY = 38  # percussion key without a name or position: the snare drum
 
-NAMES = (
-    (r"synth\w*[ -]bass|bass synth", 38), (r"fretless", 35), (r"slap.*bass", 36), (r"pick\w* bass", 34),
-    (r"(acoustic|upright|jazz) bass\b|bass.*acoustic", 32),
-    (r"bass[ -]?(guitar|gitar)|(guitar|gitar)\w*[ -]bass|bas\w*[ -]guit|guit\w*[ -]bas|\bel\w*\.?[ -]?bass?[eo]?\b"
-     r"|\be[.-]? ?bass?\b|bass\W.*electric|bass?[eo]? ele[ct]|\bbajo", 33),
-    (r"\be(l\w*)?[. -]?piano|piano ele[ct]|rhodes|wurlitzer", 4), (r"piano accord", 21), (r"clavinet|clavichord", 7),
-    (r"piano|klavier|clavier|keyboard|pian\.?$|pno", 0), (r"celesta|celeste", 8),
-    (r"tubular|chimes|rohrengl|campane\b", 14), (r"glocken|campanelli", 9), (r"music box", 10),
-    (r"vibraph", 11), (r"marimba", 12), (r"xylo", 13), (r"dulcimer|hackbrett", 15),
-    (r"harpsi|cembalo|clavecin|continuo", 6), (r"harmonium|reed organ", 20), (r"organ|orgel|orgue", 19),
-    (r"bandoneon", 23), (r"accord|akkord|acorde|concertina", 21), (r"harmonica|mundharmonika", 22),
-    (r"distort\w* (guitar|gitar)", 30), (r"overdriv", 29), (r"jazz (guitar|gitar)", 26),
-    (r"\be(l\w*)?[. -]?(guitar|gitar)|(guitar|gitar|chitarra).* ?ele[ct]", 27),
-    (r"(steel|western)\w*[ -](guitar|gitar)", 25), (r"guitar|gitar|chitarra|violao", 24),
-    (r"english horn|cor anglais|englischhorn|corno ingles", 69), (r"flugelhorn|flicorno", 56), (r"basset", 71),
-    (r"horn|\bcor(s|no|ni)?\b|\btrompas?\b", 60), (r"trump|tromp|tromb[ae]\b|[ck]ornett?|clarin[io]\b|bugle", 56),
-    (r"tromb|posaune", 57), (r"tuba|euphonium|sousaph", 58), (r"sopran.*sax|sax\w* sopran", 64),
-    (r"alt.*sax|sax\w* alt", 65), (r"(bari|bass).*sax|sax\w* (bari|bas)", 67), (r"sax", 66),
-    (r"\bobo[ei]|hautbois|heckelphone", 68), (r"bass?oo?ns?\b|fagot", 70), (r"clarin|klarinet", 71),
-    (r"piccolo|ottavino", 72), (r"recorder|blockfl|flute a bec|flaut[ao] d[ou]lce", 74),
-    (r"shakuhachi", 77), (r"pan ?(flute|flote|pipe)", 75), (r"o[ck]arina", 79), (r"flute|flote|flaut|traverso", 73),
-    (r"contra ?b|kontra ?b|contreb|double bass|string bass|violone\b", 43),
-    (r"violonc|cell[io]|\bvc|gamba|bass viol|basse de viole", 42), (r"viol[ae]\b|bratsche|vla", 41),
-    (r"viol|geige|vln|vn", 40), (r"harp|harfe|\barp[ae]\b", 46), (r"timpani|pauken", 47),
-    (r"strings\b|string (ens|sec|orch)|streicher|\barchi\b", 48), (r"\bbrass\b|blechbl", 61),
-    (r"banjo", 105), (r"sitar", 104), (r"mandolin|balalaika|bouzouki", 25), (r"ukulele", 24),
-    (r"\blute|laute|liuto|archlute|theorb|tiorba", 24), (r"whistle", 78), (r"^fl\b", 73), (r"^ob\b", 68),
-    (r"^cl\b", 71), (r"^(bsn|bn|fg)\b", 70), (r"^(hn|hr)\b", 60), (r"^(tpt|trp)\b", 56), (r"^(tbn|trb|pos)\b", 57),
-    (r"^(db|cb|kb)\b", 43), (r"^(timp|pk)\b", 47), (r"^(gtr|git|guit)\b", 24), (r"shamisen", 106), (r"koto", 107),
-    (r"kalimba", 108), (r"bagpipe|dudelsack", 109), (r"fiddle", 110), (r"steel ?(drum|pan)", 114),
-    (r"voice|voix|voce|gesang|canto|chant|bariton|mezzo|sing|stimme|sopran|(\b|contr)alt|tenor|bass|baixo|choir|chor"
-     r"|ch(oe|œ)ur|coro\b|cantus|vocal", 52),
-)  # fmt: skip
-"""General MIDI programs by patterns for the name of a part, without accents; the first match counts."""
-
-
 Place = tuple[int, float]  # index of the bar, and quarter notes from its beginning
+
+
+def _patterns(name: str) -> list[tuple[str, int]]:
+    """Return the pairs of pattern and number in a table of this folder, whose comments say what they are."""
+    lines = Path(__file__).with_name(name).read_text(encoding="utf-8").splitlines()
+    return [(pattern, int(number)) for number, _, pattern in (line.partition(" ") for line in lines if line[0] != "#")]
+
+
+PROGRAMS, PERCUSSION_KEYS = _patterns("programs.txt"), _patterns("percussion.txt")
 
 
 def program_of_name(name: str) -> int | None:
@@ -96,7 +57,7 @@ def program_of_name(name: str) -> int | None:
     (42, None)
     """
     plain = _plain(name)
-    return next((program for words, program in NAMES if re.search(words, plain)), None)
+    return next((program for words, program in PROGRAMS if re.search(words, plain)), None)
 
 
 def _plain(name: str) -> str:

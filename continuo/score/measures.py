@@ -271,16 +271,10 @@ def place_arpeggios(chords: list[Chord]) -> None:
             number, _, is_unbroken = chord.arpeggio
             name = number or ("unbroken" if is_unbroken else f"alone {len(found)}")
             found[round(chord.start_q, 4), name].append(chord)
-    for (position_q, name), alone in list(found.items()):
-        if name.startswith("alone") and (position_q, "unbroken") in found:
-            found[position_q, "unbroken"] += alone
-            del found[position_q, name]
     for members in found.values():
         is_down = any(chord.arpeggio is not None and chord.arpeggio[1] for chord in members)
-        heads = sorted(
-            (head for chord in members for head in chord.heads), key=lambda head: head.pitch, reverse=is_down
-        )
-        for place, head in enumerate(heads):
+        heads = [head for chord in members for head in chord.heads]
+        for place, head in enumerate(sorted(heads, key=lambda head: head.pitch, reverse=is_down)):
             head.roll = (place, len(heads)) if len(heads) > 1 else None
 
 

@@ -213,6 +213,7 @@ class _Player:
 
     def __init__(self, file: MidiFile) -> None:
         self.file, self.warnings = file, dict.fromkeys(file.warnings)
+        self._warn = self.warnings.setdefault
         self.channels: dict[int, _Channel] = {}
         self.zones: dict[int, range] = {}  # member channels of the zones of MIDI Polyphonic Expression, by main channel
         self.system = ""  # one of `SET_UP`
@@ -223,9 +224,6 @@ class _Player:
                 self._channel_message(event)
             elif event.status == SYSEX:
                 self._system_message(event)
-
-    def _warn(self, text: str) -> None:
-        self.warnings[text] = None
 
     def _channel(self, number: int) -> _Channel:
         if number not in self.channels:

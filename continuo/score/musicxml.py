@@ -47,67 +47,9 @@ COUNTED_ATTRIBUTES = frozenset({("ending", "number"), ("repeat", "times")})
 PERFORMED, IRRELEVANT, NAMED = "performed", "irrelevant", "named"
 COMPARISON = "a metronome mark that compares notes"
 MEANINGS = {
-    PERFORMED: """
-        score-partwise score-timewise part-list score-part part-name part-name-display display-text part-abbreviation
-        score-instrument instrument-name instrument-sound instrument-change midi-instrument midi-channel midi-program
-        midi-unpitched volume part measure attributes divisions key fifths mode key-step key-alter time beats beat-type
-        senza-misura transpose diatonic chromatic octave-change double clef sign staff-details staff-type note pitch
-        step alter octave unpitched display-step display-octave rest chord cue grace duration tie voice type dot
-        accidental time-modification actual-notes normal-notes staff instrument backup forward notations tied slur
-        glissando slide fermata arpeggiate articulations accent strong-accent soft-accent staccato staccatissimo
-        spiccato tenuto detached-legato stress unstress breath-mark caesura technical ornaments trill-mark turn
-        delayed-turn inverted-turn delayed-inverted-turn vertical-turn inverted-vertical-turn shake wavy-line mordent
-        inverted-mordent schleifer tremolo accidental-mark direction direction-type offset words symbol rehearsal segno
-        coda wedge dashes pedal metronome beat-unit beat-unit-dot beat-unit-tied per-minute dynamics p pp ppp pppp ppppp
-        pppppp f ff fff ffff fffff ffffff mp mf sf sfp sfpp fp rf rfz sfz sffz fz n pf sfzp other-dynamics sound swing
-        straight first second swing-type barline ending repeat
-    """,
-    IRRELEVANT: """
-        accidental-text appearance arrow arrow-direction arrow-style arrowhead assess bar-style barre beam beat-repeat
-        bookmark bottom-margin bracket cancel capo circular-arrow clef-octave-change concert-score creator credit
-        credit-image credit-symbol credit-type credit-words defaults distance double-tongue down-bow elision encoder
-        encoding encoding-date encoding-description end-line end-paragraph ensemble except-voice extend eyeglasses
-        feature fingering fingernails first-fret footnote for-part frame frame-frets frame-note frame-strings fret glyph
-        group group-abbreviation group-abbreviation-display group-barline group-link group-name group-name-display
-        group-symbol group-time grouping harp-pedals heel hole hole-closed hole-shape hole-type humming identification
-        image instrument-abbreviation instrument-link instruments interchangeable key-accidental key-octave laughing
-        left-divider left-margin level line line-detail line-width link listen listening lyric lyric-font lyric-language
-        measure-distance measure-layout measure-numbering measure-repeat measure-style midi-device midi-name millimeters
-        miscellaneous miscellaneous-field movement-number movement-title multiple-rest music-font non-arpeggiate
-        normal-dot normal-type note-size notehead notehead-text octave-shift open-string opus other-appearance
-        other-listen other-listening page-height page-layout page-margins page-width part-abbreviation-display part-clef
-        part-group part-link part-symbol part-transpose pedal-alter pedal-step pedal-tuning play player player-name
-        pluck principal-voice print relation right-divider right-margin rights scaling slash slash-dot slash-type
-        software solo source staff-distance staff-divide staff-layout staff-lines staff-size staff-tuning staves stem
-        string supports swing-style syllabic sync system-distance system-dividers system-layout system-margins tenths
-        text thumb-position time-relation toe top-margin top-system-distance triple-tongue tuning-alter tuning-octave
-        tuning-step tuplet tuplet-actual tuplet-dot tuplet-normal tuplet-number tuplet-type up-bow virtual-instrument
-        virtual-library virtual-name wait word-font work work-number work-title
-    """,
-    NAMED: """
-        scoop plop doit falloff hammer-on pull-off tap stopped open half-muted handbell brass-bend flip smear golpe
-        snap-pizzicato haydn other-ornament other-articulation other-technical other-notation other-direction mute
-        semi-pitched ipa other-play string-mute damp damp-all directive pan elevation midi-bank
-    """,
-    "chord symbols": (
-        "harmony root root-step root-alter numeral numeral-root numeral-alter numeral-key numeral-fifths "
-        "numeral-mode function kind inversion bass bass-separator bass-step bass-alter degree degree-value "
-        "degree-alter degree-type"
-    ),
-    "figured bass": "figured-bass figure figure-number prefix suffix",
-    "harmonic": "harmonic natural artificial base-pitch touching-pitch sounding-pitch",
-    "bend": "bend bend-alter pre-bend release with-bar",
-    "harmon mute": "harmon-mute harmon-closed",
-    "accordion registration": "accordion-registration accordion-high accordion-middle accordion-low",
-    "scordatura": "scordatura accord",
-    "percussion pictograms": (
-        "percussion glass metal wood pitched membrane effect timpani beater stick stick-type stick-material "
-        "stick-location other-percussion"
-    ),
-    COMPARISON: (
-        "metronome-arrows metronome-beam metronome-dot metronome-note metronome-relation metronome-tied "
-        "metronome-tuplet metronome-type"
-    ),
+    meaning: tags
+    for block in Path(__file__).with_name("elements.txt").read_text(encoding="utf-8").split("\n\n")
+    for meaning, _, tags in [block.partition(":")]
 }
 """All elements of MusicXML 4.0 by what becomes of them.
 

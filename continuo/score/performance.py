@@ -28,7 +28,7 @@ from continuo.score.notes import (
     join_ties,
     pedal_spans,
 )
-from continuo.score.tempo import TempoMap, read_fermatas, read_tempo_map
+from continuo.score.tempo import TempoMap, read_tempo_map
 from continuo.system import cache
 
 MIDI_ENDINGS = frozenset({".mid", ".midi", ".kar", ".rmi"})
@@ -158,9 +158,15 @@ def _in_force(marks: Placed[T], written: WrittenScore, times: BarTimes) -> Itera
 
 def _last_fermata(written: WrittenScore) -> float:
     """Return the position of the fermata that ends the piece, infinity without; name the others, which are ignored."""
-    found = read_fermatas(written)
+    found: dict[float, float] = {}  # the end of each by its beginning, once for all staves
+    for staff in written.staves:
+        for start_q, bar in zip(written.starts_q, staff.bars, strict=False):
+            for chord in bar.chords:
+                if "fermata" in chord.marks:
+                    begin_q = round(start_q + chord.start_q, 6)
+                    found[begin_q] = max(found.get(begin_q, 0.0), begin_q + chord.length_q)
     end_q = written.starts_q[written.order[-1] + 1] if written.order else 0.0
-    last = [begin_q for begin_q, until_q in found if until_q >= end_q - ROUND_Q]
+    last = [begin_q for begin_q, until_q in found.items() if until_q >= end_q - ROUND_Q]
     if len(found) > len(last):
         written.warn("fermatas within the piece do not stop the beat")
     return min(last, default=math.inf)

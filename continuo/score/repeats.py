@@ -151,19 +151,13 @@ def _written(item: Element) -> dict[str, str]:
 _TEXTS = frozenset({"words", "rehearsal", "symbol", "segno", "coda"})
 
 
-def playing_order(bars: list[BarMarks]) -> list[int]:
-    """Return the indices of the bars in playing order; raise ValueError if there are more than `MAX_BARS`.
-
-    >>> playing_order([BarMarks(), BarMarks(passes=frozenset({1}), times=2), BarMarks(passes=frozenset({2}))])
-    [0, 1, 0, 2]
-    """
-    return [i for i, _ in play_bars(bars)]
-
-
 def play_bars(bars: list[BarMarks]) -> list[tuple[int, int]]:
     """Return the index of each bar in playing order, and its pass; raise ValueError above `MAX_BARS` bars.
 
     The pass is that of the innermost repeated section; after a jump it is the last one, and at least the second.
+
+    >>> play_bars([BarMarks(), BarMarks(passes=frozenset({1}), times=2), BarMarks(passes=frozenset({2}))])
+    [(0, 1), (1, 1), (0, 2), (2, 2)]
     """
     found: list[tuple[int, int]] = []
     walk, i = _Walk(bars), 0

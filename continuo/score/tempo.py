@@ -165,15 +165,12 @@ def _read_metronome(metronome: Element, warn: Callable[[str], None]) -> TempoMar
     if per_minute is None:
         return None
     text = shown(per_minute.text or "")
-    value = finite_number(text) or 0.0
-    if value <= 0.0:
-        numbers = [float(n.replace(",", ".")) for n in re.findall(r"\d+(?:[.,]\d+)?", text)]
-        numbers = [n for n in numbers if n >= 10] or [n for n in numbers if n > 0]
-        if len(numbers) != 1:
-            played = f"is played as {numbers[0]:g}" if numbers else "is no positive number"
-            warn(f"the tempo '{text[:30]}' {played}")
-        value = numbers[0] if numbers else 0.0
-    return TempoMark(value * units_q[0]) if value > 0.0 else None
+    stated = finite_number(text) or 0.0
+    numbers = [float(n.replace(",", ".")) for n in re.findall(r"\d+(?:[.,]\d+)?", text)]
+    numbers = [stated] if stated > 0 else [n for n in numbers if n >= 10] or [n for n in numbers if n > 0]
+    if len(numbers) != 1:
+        warn(f"the tempo '{text[:30]}' " + (f"is played as {numbers[0]:g}" if numbers else "is no positive number"))
+    return TempoMark(numbers[0] * units_q[0]) if numbers else None
 
 
 def read_swing_mark(sound: Element | None, words: str, warn: Callable[[str], None]) -> tuple[float, float] | None:
@@ -183,10 +180,9 @@ def read_swing_mark(sound: Element | None, words: str, warn: Callable[[str], Non
         if re.search(r"(?i)\b(swing|swung|shuffle)\b", words):
             warn(f"not performed: {shown(words)}")
         return None
-    parts = [
-        1.0 if swing.find("straight") is not None else finite_number(swing.findtext(t)) for t in ("first", "second")
-    ]
-    first, second = (max(part or 1.0, 0.01) for part in parts)
+    is_straight = swing.find("straight") is not None
+    parts = [1.0 if is_straight else finite_number(swing.findtext(tag)) or 1.0 for tag in ("first", "second")]
+    first, second = (max(part, 0.01) for part in parts)
     return UNITS_Q.get((swing.findtext("swing-type") or "eighth").strip(), 0.5), first / (first + second)
 
 
@@ -255,15 +251,3 @@ def read_swing(written: WrittenScore, staff: Staff) -> dict[float, float]:
     return {
         off_q: played_q for (off_q, played_q), inside in pairs.items() if all(abs(q - off_q) < ROUND_Q for q in inside)
     }
-
-
-def read_fermatas(written: WrittenScore) -> list[tuple[float, float]]:
-    """Return where each fermata begins and ends, in quarter notes, once for all staves."""
-    found: dict[float, float] = {}
-    for staff in written.staves:
-        for start_q, bar in zip(written.starts_q, staff.bars, strict=False):
-            for chord in bar.chords:
-                if "fermata" in chord.marks:
-                    begin_q = round(start_q + chord.start_q, 6)
-                    found[begin_q] = max(found.get(begin_q, 0.0), begin_q + chord.length_q)
-    return sorted(found.items())
