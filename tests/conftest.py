@@ -1,5 +1,6 @@
 """Define shared fixtures: a separate cache, small corpora made on the spot, and the real data where it exists."""
 
+import gc
 import json
 import os
 from collections.abc import Iterator
@@ -58,14 +59,25 @@ SMALL_OF = {
 }
 
 
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from searching half a million objects of imported modules again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory):
-    """Give the tests a cache other than the user's, and one thread: small models gain nothing from a second."""
+def own_cache(tmp_path_factory) -> Iterator[None]:
+    """Give the tests a cache other than the user's, and one thread: small models gain nothing from a second.
+
+    Files are not synced to the disk: no test cuts the power, and thousands of syncs are a long wait.
+    """
     import torch  # slow, and the process that hands out tests does without it
 
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONTINUO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(os, "fsync", os.fstat)  # fails for the same descriptors
         yield
 
 

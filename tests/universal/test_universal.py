@@ -195,8 +195,9 @@ def test_A16_preset_trains_at_once_and_continues_in_stereo(tmp_path):
     folder = tmp_path / "music"
     folder.mkdir()
     for seed in range(3):
-        soundfile.write(folder / f"{seed}.wav", music(seed, 6.0), RATE_HZ)
+        soundfile.write(folder / f"{seed}.wav", music(seed, 4.0), RATE_HZ)
     small = ["architecture.hidden=16", "architecture.head_width=16", "representation.adaptation_steps=0"]
+    small.append("training.precision=float32")  # its choice takes a second
     words = ["--preset", "universal-lstm", "--corpus", str(folder), "--meta", str(tmp_path / "m.json"), "--steps", "2"]
     assert train.main([*words, *(word for value in small for word in ("--set", value))]) == 0
     predictor = Predictor.load(tmp_path / "m.json")
