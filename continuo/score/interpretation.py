@@ -174,7 +174,7 @@ class StaffPlayer:
         for k, (pitch, head) in enumerate(heads):
             begin_s = onset_s
             if head.roll is not None and not self.as_written:
-                rising = rising or ornaments.arpeggio(onset_s, end_s, head.roll[1], down=False)
+                rising = rising or ornaments.arpeggio(onset_s, end_s, head.roll[1])
                 begin_s = rising[head.roll[0]]
             from_before, to_next = head.tie
             until_s = begin_s + self._sounding_s(main, end_s - begin_s, is_tied=to_next)

@@ -75,17 +75,16 @@ def glissando(onset_s: float, end_s: float, start: float, goal: float) -> list[D
     return tremolo(onset_s, end_s, [[start + math.copysign(k, goal - start)] for k in range(count)], count)
 
 
-def arpeggio(onset_s: float, end_s: float, count: int, *, down: bool) -> list[float]:
-    """Return the onsets of `count` notes of an arpeggiated chord, lowest note first; the first onset is on the beat.
+def arpeggio(onset_s: float, end_s: float, count: int) -> list[float]:
+    """Return the onsets of the `count` notes of an arpeggio; the first one is on the beat.
 
-    >>> [round(onset, 3) for onset in arpeggio(0.0, 1.0, 3, down=False)]
+    >>> [round(onset, 3) for onset in arpeggio(0.0, 1.0, 3)]
     [0.0, 0.067, 0.133]
     """
     step_s = ARPEGGIO_S
     while step_s * count > end_s - onset_s and step_s > MIN_ARPEGGIO_S:
         step_s *= 2 / 3
-    onsets = [onset_s + k * step_s for k in range(count)]
-    return onsets[::-1] if down else onsets
+    return [onset_s + k * step_s for k in range(count)]
 
 
 def grace_time(length_s: float, count: int, *, slashed: bool, dotted: bool) -> float:

@@ -130,6 +130,11 @@ ORDERS = [
     ("CCDCCD", ["_" + REPEAT, "_" + words("D.C. con repetizione")]),
     ("CCDECCD", ["_" + REPEAT, "_" + words("Fine"), "_" + words("D.C. al Fine with repeats")]),
     ("CCDCD", ["_" + REPEAT, "_" + words("D.C. senza repetizione")]),
+    ("CDEFEFG", ["_", SEGNO + "_", SEGNO + "_", "_" + words("D.S.S. al Fine"), "_"]),
+    ("CDEDFGFA", ["_", SEGNO + "_" + words("To Coda"), "_" + words("D.S. al Coda"), CODA + SEGNO + "_" +
+                  words("To Coda 2"), "_" + words("D.S.S. al Coda 2"), CODA + "_"]),
+    ("CCDCCD", ["_" + REPEAT.replace("/><", ' after-jump="yes"/><'), '_<sound dacapo="yes"/>']),
+    ("CDECDF", ["_", '_<sound tocoda="c" time-only="2"/>', '_<sound dacapo="yes"/>', '<sound coda="c"/>_']),
 ]  # fmt: skip
 """The order in which bars are played, and the bars."""
 
