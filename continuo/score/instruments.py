@@ -225,6 +225,8 @@ def _program(written: WrittenScore, staff: Staff, index: int) -> tuple[int, bool
     if instrument.program or by_name is None:  # piano is often stated for other instruments
         name = instrument.name or part_name or instrument.sound
         if instrument.program is None and name not in ("", "Instrument"):
-            written.warn(f"the instrument '{name[:40]}' is not known; a piano, or percussion by its place, plays it")
+            is_pitched = any(head.is_pitched for bar in staff.bars for chord in bar.chords for head in chord.heads)
+            player = "a piano plays it" if is_pitched else "the places of its notes choose percussion"
+            written.warn(f"the instrument '{name[:40]}' is not known; {player}")
         return instrument.program or PIANO, False
     return by_name, False

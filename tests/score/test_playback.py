@@ -242,6 +242,13 @@ class TestInstruments:
         hit = played_by("A", hit) if where == "instrument" else hit
         assert [(n.pitch, n.is_drum) for n in performed(score(hit, parts=parts)).notes] == [(81, True)]
 
+    def test_unpitched_notes_of_an_unknown_name_are_percussion_by_place_and_named(self, performed):
+        performance = performed(score(STRIKE.format("<duration>16</duration>"), parts=part_list("Wobble board")))
+        assert [n.is_drum for n in performance.notes] == [True]
+        assert performance.warnings == (
+            "the instrument 'Wobble board' is not known; the places of its notes choose percussion",
+        )
+
     def test_pitched_notes_of_a_percussion_part_are_percussion(self, performed):
         performance = performed(score(note("C4", 4), parts=part_list("Snare Drum")))
         assert [(n.pitch, n.is_drum) for n in performance.notes] == [(38, True)]
