@@ -42,8 +42,8 @@ MULTIBYTE = {
     r"big-?5|cp950|windows-950": "cp950", r"big5-?hkscs": "big5hkscs",
 }  # fmt: skip
 """Python codecs of encodings that expat does not know by patterns of their names (https://www.iana.org/assignments/character-sets)."""
-COUNTED = frozenset({"fifths", "beats", "staves", "chromatic", "octave", "alter", "degree-alter"})
-COUNTED_ATTRIBUTES = frozenset({("ending", "number"), ("repeat", "times")})
+COUNTED = ("fifths", "beats", "staves", "chromatic", "octave", "alter", "degree-alter")
+COUNTED_ATTRIBUTES = (("ending", "number"), ("repeat", "times"))
 PERFORMED, IRRELEVANT, NAMED = "performed", "irrelevant", "named"
 COMPARISON = "a metronome mark that compares notes"
 MEANINGS = {
@@ -181,11 +181,9 @@ def _refuse_entity(name: str, *_: object) -> None:
 
 def parse_xml(data: bytes) -> Element:
     """Parse XML into an element tree; ValueError if it is ill-formed, too deep or large, or declares entities."""
-    # Some exporters declare UTF-16 and write UTF-8. A declaration that is readable as single bytes is not UTF-16.
-    declares_utf16 = re.match(rb"<\?xml[^>]*encoding=.utf-?16", data, re.IGNORECASE)
     builder = TreeBuilder()
-    data, is_decoded = _decode_multibyte(data)
-    parser = expat.ParserCreate("utf-8" if declares_utf16 or is_decoded else None)
+    data, encoding = _recoded(data)
+    parser = expat.ParserCreate(encoding)
     parser.buffer_text = True
     parser.StartElementHandler = builder.start
     parser.EndElementHandler = builder.end
@@ -211,22 +209,21 @@ def parse_xml(data: bytes) -> Element:
     return root
 
 
-def _decode_multibyte(data: bytes) -> tuple[bytes, bool]:
-    """Return XML in UTF-8 if it declares a multi-byte encoding that expat does not know, and whether it did.
+def _recoded(data: bytes) -> tuple[bytes, str | None]:
+    """Return XML, in UTF-8 if expat does not know its encoding, and the encoding if it is not the declared one.
 
-    Raise ValueError for an encoding that Python does not know either, or for bytes that are not in it.
+    Raise ValueError for bytes that are not in the declared encoding.
     """
     declared = re.match(rb"<\?xml[^>]*encoding\s*=\s*[\"']([\w.:-]+)", data)
-    name = declared.group(1).decode().lower() if declared else "utf-8"
-    if data.startswith(codecs.BOM_UTF8):
-        return data, True
-    for known, codec in MULTIBYTE.items():
-        if re.fullmatch(known, name):
-            try:
-                return data.decode(codec).encode(), True
-            except UnicodeError as error:
-                raise ValueError(f"not in the encoding {name} that it declares ({one_line(str(error))})") from None
-    return data, False
+    name = declared.group(1).decode().lower() if declared else ""
+    # Some exporters declare UTF-16 and write UTF-8. A declaration that is readable as single bytes is not UTF-16.
+    if data.startswith(codecs.BOM_UTF8) or name.startswith(("utf-16", "utf16")):
+        return data, "utf-8"
+    codec = next((codec for known, codec in MULTIBYTE.items() if re.fullmatch(known, name)), None)
+    try:
+        return (data.decode(codec).encode(), "utf-8") if codec else (data, None)
+    except UnicodeError as error:
+        raise ValueError(f"not in the encoding {name} that it declares ({one_line(str(error))})") from None
 
 
 def _check_counts(root: Element) -> None:
