@@ -216,7 +216,8 @@ def _program(written: WrittenScore, staff: Staff, index: int) -> tuple[int, bool
     """Return the program of an instrument of a staff, and whether it is percussion; name an unknown one."""
     instrument = written.instruments(staff)[index]
     part_name = "" if index else staff.name
-    names = (f"{part_name} {instrument.name}", instrument.sound.partition(".")[2].replace(".", " "))
+    sound = re.sub(r"^(?!pluck|synth)[\w-]+\.|\W", " ", instrument.sound)  # other families name no instrument
+    names = (f"{part_name} {instrument.name}", sound)
     if instrument.is_drum or instrument.key is not None:
         return PIANO, True
     if instrument.program is None and any(key_of_name(name, 5) or re.search(DRUM_SETS, _plain(name)) for name in names):

@@ -159,6 +159,7 @@ class _Channel:
         self.end_notes(tick)
         self.program, self.volume, self.part_is_drum = 0, VOLUME, None
         self.bank: int | None = None
+        self.fine_bank = 0
         self.is_drum = self.number % 16 == DRUM_CHANNEL
         self.parameters = dict(PARAMETERS)
         self.reset_controls(tick)
@@ -265,6 +266,8 @@ class _Player:
         if number == 0:
             channel.bank = value
             channel.is_drum = channel.is_drum or self._is_drum(channel)
+        elif number == 32:
+            channel.fine_bank = value
         elif number == 7:
             channel.volume = value
         elif number == 11:
@@ -316,8 +319,10 @@ class _Player:
     def _program(self, channel: _Channel, program: int) -> None:
         """Perform a program change, at which the chosen bank becomes effective."""
         channel.program, channel.is_drum = program, self._is_drum(channel)
-        if channel.bank and channel.bank != MELODIC_BANK and not channel.is_drum:
-            self._warn(f"sounds of bank {channel.bank} are not played: those of General MIDI stand in")
+        bank = 0 if channel.bank in (None, MELODIC_BANK) else channel.bank
+        if (bank or channel.fine_bank) and not channel.is_drum:
+            name = bank if not channel.fine_bank else f"{channel.bank or 0}.{channel.fine_bank}"
+            self._warn(f"sounds of bank {name} are not played: those of General MIDI stand in")
 
     def _is_drum(self, channel: _Channel) -> bool:
         """Return True if the bank and the system of sounds make a channel a drum kit."""

@@ -216,6 +216,16 @@ class TestFiles:
             "system exclusive messages", "the modulation (control 1)", "the soft pedal (control 67)", "aftertouch",
         ]  # fmt: skip
 
+    @pytest.mark.parametrize(
+        ("banks", "name"), [(("b00008",), "8"), (("b02003",), "0.3"), (("b00079", "b02001"), "121.1")]
+    )
+    def test_bank_beyond_general_midi_is_named(self, banks, name):
+        made = only(*((0, bank) for bank in banks), (0, "c000"), *NOTE)
+        assert made.warnings == (f"sounds of bank {name} are not played: those of General MIDI stand in",)
+
+    def test_melodic_bank_of_general_midi_is_not_named(self):
+        assert only((0, "b00079"), (0, "b02000"), (0, "c000"), *NOTE).warnings == ()
+
 
 class TestDrums:
     @pytest.mark.parametrize(

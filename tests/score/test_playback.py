@@ -258,6 +258,20 @@ class TestInstruments:
         performance = performed(score(note("C4", 4), parts=part_list(name)))
         assert [(n.pitch, n.is_drum) for n in performance.notes] == [(60, False)]
 
+    @pytest.mark.parametrize(
+        ("sound", "program"),
+        [
+            ("wind.reed.english-horn", 69), ("pluck.bass", 33), ("synth.bass", 38), ("voice.bass", 52),
+            ("pluck.guitar.electric", 27), ("wind.reed.clarinet.bass", 71), ("pitched-percussion.tubular-bells", 14),
+            ("drum.timpani", 47), ("strings.contrabass", 43), ("wind.reed.saxophone.alto", 65),
+        ],
+    )  # fmt: skip
+    def test_sound_of_an_instrument_without_a_known_name_chooses_its_program(self, performed, sound, program):
+        stated = f"<score-instrument id='A'><instrument-name/><instrument-sound>{sound}</instrument-sound>"
+        parts = part_list("Part 1", inside=f"{stated}</score-instrument>")
+        performance = performed(score(note("C4", 4), parts=parts))
+        assert [(n.program, n.is_drum) for n in performance.notes] == [(program, False)]
+
     def test_drum_set_without_numbers_plays_by_name_of_each_instrument(self, performed):
         inside = FLUTE_AND_OBOE.replace("Flute", "Bass Drum").replace("Oboe", "Hi-Hat")
         hit = STRIKE.format("<duration>8</duration>")
