@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import corpus
 from continuo.audio.files import write_wav
 from continuo.system.command_line import Parser, run_main
+from continuo.system.workers import use_one_thread
 from evaluation.excerpts import excerpts, load_split
 from evaluation.sound import free_run, similarity, through_codec
 from predictor import Predictor
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    torch.set_num_threads(1)  # as predict.py does
+    use_one_thread()  # as predict.py does
     predictor = Predictor.load(arguments.meta)
     if predictor.modality != "sound":
         raise ValueError(f"{arguments.meta} is a model of notes: measure it with evaluate.py --meta {arguments.meta}")

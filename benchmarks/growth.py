@@ -229,12 +229,11 @@ def waiting_fraction(running: "Trainer") -> tuple[float, float]:
 
 def play(length_s: float, folder: Path) -> dict[str, float]:
     """Make a continuation of `length_s` seconds and discard it block by block."""
-    import torch
-
     from continuo.audio.piece import Piece
+    from continuo.system.workers import use_one_thread
     from predictor import Predictor
 
-    torch.set_num_threads(1)  # as predict.py does
+    use_one_thread()  # as predict.py does
     predictor = Predictor.load(folder / "model.json")
     prompt = Piece.from_samples(np.random.default_rng(1).standard_normal(4 * 24000) * 0.1, 24000)
     started = time.perf_counter()

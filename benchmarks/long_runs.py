@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import corpus
 from continuo.audio.samples import mix_to_mono
 from continuo.system.command_line import Parser, run_main
+from continuo.system.workers import use_one_thread
 from evaluation import long_run
 from evaluation.excerpts import excerpts, load_split
 from predictor import Predictor
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    torch.set_num_threads(1)
+    use_one_thread()
     predictor = Predictor.load(arguments.meta)
     if predictor.modality != "sound":
         raise ValueError(f"{arguments.meta} is a model of notes, and only models of sound are measured")

@@ -36,7 +36,7 @@ from continuo.model import metadata, presets
 from continuo.model.metadata import Sampling
 from continuo.system.device import choose_precision
 from continuo.system.process_pool import process_map
-from continuo.system.workers import WORKERS
+from continuo.system.workers import WORKERS, use_one_thread
 from generation import single_stream
 from predictor import Predictor, SoundTake, Take
 from trainer import Trainer, build_trainer
@@ -191,7 +191,7 @@ def multiplications(trainer: Trainer) -> int:
 
 def playing(folder: Path) -> dict[str, float]:
     """Time what follows a prompt of 4 s: one stream, its codes alone, the plain model, and many takes at once."""
-    torch.set_num_threads(1)  # as predict.py does
+    use_one_thread()  # as predict.py does
     predictor = Predictor.load(folder / "model.json")
     prompt = Piece.from_samples(np.random.default_rng(1).standard_normal(4 * 24000) * 0.1, 24000)
     fast, plain = predictor.take(prompt, seed=0), predictor.take(prompt, seed=0)

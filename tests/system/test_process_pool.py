@@ -33,7 +33,7 @@ def test_process_map_with_one_process_works_here_in_order():
 
 
 def test_process_map_processes_compute_with_one_thread():
-    assert list(process_map(pool_tasks.threads, range(2), 2)) == [1, 1]
+    assert list(process_map(pool_tasks.threads, [0], 2)) == [1]  # a second process would import torch as well
 
 
 def test_process_map_starts_all_processes_before_one_has_read_its_work(tmp_path):
