@@ -99,8 +99,7 @@ def prepare(
     featurizer = build_featurizer(metadata)
     is_sound = featurizer.modality == "sound"
     with group.local_main_first():
-        music, font = (pieces, None) if pieces else load_corpus(metadata, featurizer, start, display)
-        train, held_out = music
+        (train, held_out), font = (pieces, None) if pieces else load_corpus(metadata, featurizer, start, display)
         amounts = amounts_of(train, held_out)
         semitones = transposition(metadata, is_sound, amounts["seconds"] + amounts["held_out_seconds"])
         if semitones:
