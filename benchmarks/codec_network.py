@@ -9,17 +9,19 @@ import torch
 from safetensors import SafetensorError
 
 from continuo.audio.codec import Tensors
+from continuo.audio.phase import PASSES
 from continuo.model.checkpoint import under_prefix
 from continuo.system.device import choose_precision
 from continuo.system.files import atomic_write
 from continuo.system.progress import Display
 from continuo.universal.codec import HOP, LOW_FLOOR, N_FFT, UniversalCodec
-from continuo.universal.network import AHEAD, PAST, RestorationLoss
+from continuo.universal.loss import RestorationLoss
+from continuo.universal.network import AHEAD, PAST
 
 RUN = 48  # frames of a run that the loss compares
 BATCH, LEARNING_RATE, WARMUP_STEPS, BETAS, MAX_NORM = 12, 1e-3, 100, (0.9, 0.98), 5.0
 CONSTANT_RATE, LAST_RATE = 0.5, 0.03  # fraction of the training at the full learning rate, and the last rate over it
-OVERLAPPED, PERTURBED = 0.34, 0.5  # fractions of the steps: statistics of overlapped audio, and perturbed components
+HEARD, PERTURBED = 0.5, 0.5  # fractions of the steps: statistics of what is heard, and perturbed components
 PERTURBED_FRAMES, PERTURBATIONS = 0.3, (0.03, 0.13)  # fraction of frames, and deviation over that of the components
 MAX_AVERAGE = 0.999  # share of the average of weights that a step keeps
 CHECKPOINT_S = 60.0
@@ -106,7 +108,10 @@ def train_network(
         moments = [under_prefix(f"optimizer.{number}", saved) for number, _ in enumerate(network.parameters())]
         optimizer.load_state_dict(optimizer.state_dict() | {"state": dict(enumerate(moments))})
     else:
-        network.scale.fill_(torch.cat([load(other)["components"][:SCALE_FRAMES].float() for other in decoded]).std())
+        if not network.out.weight.any():  # a new network
+            network.scale.fill_(
+                torch.cat([load(other)["components"][:SCALE_FRAMES].float() for other in decoded]).std()
+            )
         average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     sampler = Sampler(files, decoded)
     low_hz, bands = codec.bins_hz[: codec.high.start], len(codec.high.bands)
@@ -118,13 +123,13 @@ def train_network(
     while used_s < budget_s:
         generator = torch.Generator().manual_seed((seed << 32) + step)
         components, real, phases = sampler.batch(generator)
-        perturb, overlap = torch.rand(2, generator=generator).tolist()
+        perturb, heard, some = torch.rand(3, generator=generator).tolist()
         if perturb < PERTURBED:
             components = perturbed(components, network.scale, generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=fast):
             corrections = network(components)
         made = codec._looked_up(components[:, PAST : PAST + RUN]) + corrections.float()
-        error = loss(made, real, phases if overlap < OVERLAPPED else None)
+        error = loss(made, real, phases if heard < HEARD else None, passes=PASSES if some < 0.5 else 0)
         optimizer.param_groups[0]["lr"] = learning_rate(step, used_s / budget_s)
         optimizer.zero_grad()
         error.backward()

@@ -25,7 +25,7 @@ class Rendering:
     programs: tuple[int, ...]  # General MIDI numbers that replace those of the score, in turn
     soundfont: int  # number of the SoundFont
     reverberation_s: float
-    wet: float  # share of the reverberation
+    wet: float  # share of the reverberation; without any there is no noise either
     tilt_db: float  # per octave, 0 dB at 1 kHz
     minutes: float
 
@@ -39,6 +39,10 @@ RENDERINGS = [
     Rendering("brass", (56, 60, 57, 58), 1, 1.5, 0.2, 0, 6), Rendering("electric-piano", (4, 5), 0, 0.4, 0.05, 0, 5),
     Rendering("reeds", (19, 21), 0, 0.8, 0.15, 0, 5), Rendering("ensemble", (49, 52), 1, 2.0, 0.25, 0, 6),
     Rendering("midi-1", (), 0, 0.5, 0.08, 0, 10), Rendering("midi-2", (), 1, 0.8, 0.12, 0, 10),
+    Rendering("dry-piano-1", (0,), 0, 0, 0, 0, 8), Rendering("dry-piano-2", (1,), 1, 0, 0, 0, 8),
+    Rendering("dry-choir-1", (52,), 0, 0, 0, 0, 8), Rendering("dry-choir-2", (53, 52), 1, 0, 0, 0, 8),
+    Rendering("dry-strings", (48, 40), 1, 0, 0, 0, 6), Rendering("dry-winds", (73, 71, 68), 0, 0, 0, 0, 6),
+    Rendering("dry-organ", (19,), 0, 0, 0, 0, 6), Rendering("dry-midi", (), 1, 0, 0, 0, 10),
 ]  # fmt: skip
 
 
@@ -91,8 +95,9 @@ def render(performance: Performance, plan: Rendering, fonts: list[Path], rng: np
         audio = synth.render(performance, RATE_HZ, soundfont=font, stereo=True).T
     except RuntimeError:  # symusic cannot decode a sample of this font
         audio = synth.render(performance, RATE_HZ, soundfont=fonts[0], stereo=True).T
-    audio = tilt(reverberate(audio, plan.reverberation_s, plan.wet, rng), plan.tilt_db)
-    audio = audio + rng.standard_normal(audio.shape) * 10 ** (rng.uniform(-95, -75) / 20)
+    if plan.wet:
+        audio = tilt(reverberate(audio, plan.reverberation_s, plan.wet, rng), plan.tilt_db)
+        audio = audio + rng.standard_normal(audio.shape) * 10 ** (rng.uniform(-95, -75) / 20)
     return np.asarray(audio * (0.9 / max(np.abs(audio).max(), 1e-3) * rng.uniform(0.5, 1)), np.float32)
 
 

@@ -15,7 +15,8 @@ A stage is skipped where its result lies in FOLDER already, so the same command 
     decoded/               components of each group after quantization
     network.safetensors    the network and its optimizer, saved every minute of training
 
-To repeat a stage, delete its result and those below it.
+To repeat a stage, delete its result and those below it. With `--start FILE` the codes of an earlier codec are kept, and
+its network is trained further.
 """
 
 import argparse
@@ -67,6 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--scores", type=Path, nargs="+", default=[], metavar="DIR", help="folders of scores to render")
     parser.add_argument("--soundfont", type=Path, nargs="+", default=[], metavar="FILE", help="fonts that render them")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder for the results")
+    parser.add_argument(
+        "--start", type=Path, metavar="FILE", help="codec whose codes are kept, and whose network goes on"
+    )
     parser.add_argument("--minutes", type=float, default=60.0, help="training time of the network (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="seed of all random choices (default: 0)")
     return parser
@@ -91,12 +95,10 @@ def _run(arguments: argparse.Namespace) -> int:
             SpectralSettings(RATE_HZ, N_FFT, HOP, FLOOR, COMPONENTS, LEVELS, CENTROIDS, 0, 0, 0, 2)
         )
         files = measure_groups(spectral, groups, out / "vectors", display)
-        basis = _result(out / "basis.safetensors", lambda: fit_basis(spectral, files, seed), display)
-        quantizer = _result(out / "quantizer.safetensors", lambda: fit_quantizer(spectral, basis, files, seed), display)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = RestorationNetwork(COMPONENTS, len(spectral.weight)).state_dict()
-        codec = UniversalCodec(2, 0, basis | quantizer | {f"network.{name}": t for name, t in network.items()})
+        if arguments.start:
+            codec = UniversalCodec(2, 0, {name: tensor.float() for name, tensor in load(arguments.start).items()})
+        else:
+            codec = new_codec(spectral, files, out, seed, display)
         decoded = decode_groups(codec, files, out / "decoded", display)
         train_network(codec, files, decoded, out / "network.safetensors", 60 * arguments.minutes, seed, display)
         export(codec, out / "codec.safetensors")
@@ -190,6 +192,17 @@ def coded_vectors(codec: SpectralCodec, vectors: torch.Tensor) -> torch.Tensor:
     return torch.cat([(magnitudes + FLOOR).log(), image], dim=-1) * codec.weight
 
 
+def new_codec(spectral: SpectralCodec, files: list[Path], out: Path, seed: int, display: Display) -> UniversalCodec:
+    """Return a codec whose components and centroids are fitted to all groups, and whose network changes nothing yet."""
+    basis = _result(out / "basis.safetensors", lambda: fit_basis(spectral, files, seed), display)
+    quantizer = _result(out / "quantizer.safetensors", lambda: fit_quantizer(spectral, basis, files, seed), display)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = RestorationNetwork(COMPONENTS, len(spectral.weight))
+    weights = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    return UniversalCodec(2, 0, basis | quantizer | weights)
+
+
 def fit_basis(codec: SpectralCodec, files: list[Path], seed: int) -> Tensors:
     """Return mean and principal components of frames of all groups, rounded to half precision as in the result."""
     generator, rows = torch.Generator().manual_seed(seed), []
@@ -259,8 +272,9 @@ def decode_groups(codec: UniversalCodec, files: list[Path], out: Path, display: 
 
 
 def export(codec: UniversalCodec, path: Path) -> None:
-    """Write the tensors of a codec in half precision, without the number of channels, which is the user's choice."""
-    tensors = {name: tensor.half().contiguous() for name, tensor in codec.to_dict().items() if name != "channels"}
+    """Write the tensors of a codec in half precision, without the numbers that a folder decides."""
+    numbers = "channels", "passes"
+    tensors = {name: tensor.half().contiguous() for name, tensor in codec.to_dict().items() if name not in numbers}
     with atomic_write(path) as temporary:
         safetensors.torch.save_file(tensors, temporary)
 

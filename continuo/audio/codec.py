@@ -9,6 +9,7 @@ import torch
 
 from continuo.audio import codebook, postfilter
 from continuo.audio.codebook import Advance, ResidualCodebook
+from continuo.audio.phase import PASSES
 from continuo.audio.postfilter import AHEAD, PAST, Postfilter, PostfilterLoss, Runs, pad_edges
 from continuo.audio.stereo import BANDS, StereoImage
 
@@ -97,6 +98,7 @@ class SpectralCodec:
 
     codebook: ResidualCodebook  # present once the codec is fitted or loaded
     past, ahead = PAST, AHEAD  # frames before and after a frame that its decoding depends on
+    passes = PASSES  # of the decoder's `PhaseStream`
     prompt_frames = PAST  # at the end of a prompt from which decoding can go on
 
     def __init__(self, settings: SpectralSettings) -> None:

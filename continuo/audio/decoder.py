@@ -73,7 +73,8 @@ class CodebookDecoder(Decoder):
             self.recent = pad_edges(quantized, self.past)[len(quantized) : self.past + len(quantized)]
             last = tail[-n_fft:] if tail.ndim == 2 else np.stack([tail[-n_fft:]] * self.channels, axis=1)
         self.upmix = Upmix(codec.image) if codec.image and codec.channels == 2 else None
-        self.phase = PhaseStream(n_fft, hop, tail=None if last is None else _audible_mix(last))
+        tail_mix = None if last is None else _audible_mix(last)
+        self.phase = PhaseStream(n_fft, hop, tail=tail_mix, passes=codec.passes)
         tails = [None] * self.channels if last is None else list(last.T)
         self.overlap, *self.other = (OverlapAdd(n_fft, hop, tail) for tail in tails)
 

@@ -13,10 +13,12 @@ import torch
 
 from continuo.audio.codebook import Advance, ResidualCodebook
 from continuo.audio.codec import SpectralCodec, SpectralSettings, Tensors, checked
+from continuo.audio.phase import PASSES
 from continuo.audio.stereo import BANDS
 from continuo.system.device import choose_precision
 from continuo.system.paths import MODELS
-from continuo.universal.network import AHEAD, PAST, RestorationLoss, RestorationNetwork
+from continuo.universal.loss import RestorationLoss
+from continuo.universal.network import AHEAD, PAST, RestorationNetwork
 from continuo.universal.quantizer import WARM_UP, PredictiveQuantizer
 
 SHIPPED = MODELS / "codec" / "codec.safetensors"
@@ -25,7 +27,9 @@ FLOOR, LOW_FLOOR = 4e-4, 3e-5  # of full scale, added to magnitudes: what is cod
 QUIETEST = 5e-5  # magnitude of what lies below the floor of the codes, before the network
 RUN = 32  # frames of a run that the loss compares
 SAMPLED = WARM_UP + PAST + RUN + AHEAD  # frames of a run that is read for it
-MAX_RUNS, BATCH, LEARNING_RATE = 512, 12, 6e-4
+MAX_RUNS, BATCH, LEARNING_RATE = 512, 12, 1.5e-3
+PASSES_TRIED = 0, 2, PASSES  # of the decoder's phases: few suit steady tones, many suit choirs and noise
+HEARD_FROM = 0.25  # fraction of the adaptation from which on every other step compares what is heard
 HELD_OUT = 8  # every eighth run is held out
 REPORTS = 20  # calls of `advance` while the network is adapted
 
@@ -89,8 +93,9 @@ class UniversalCodec(SpectralCodec):
         if not self.adaptation_steps or len(runs) < 2 * HELD_OUT:
             return
         coded, real, phases = map(torch.stack, zip(*map(self._prepared, runs), strict=True))
-        adapted = self._adapted(coded, real, phases, seed, advance)
-        self.network.load_state_dict({name: tensor.half() for name, tensor in adapted.items()})
+        before = self.to_dict()
+        improved = self._adapt(coded, real, phases, seed, advance)
+        self.load_dict(self.to_dict() if improved else before)  # in half precision, as in a state
 
     def _prepared(self, run: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return decoded components `(PAST + RUN + AHEAD, P)`, vectors `(RUN, F)` and phases `(RUN, K)` of a run."""
@@ -99,11 +104,10 @@ class UniversalCodec(SpectralCodec):
         mono = run if run.dim() == 2 else run.sum(1)
         return coded, self._vectors(run[inner], LOW_FLOOR), mono[inner, : self.high.start].angle()
 
-    def _adapted(
+    def _adapt(
         self, coded: torch.Tensor, real: torch.Tensor, phases: torch.Tensor, seed: int, advance: Advance
-    ) -> Tensors:
-        """Return the weights of the network after its adaptation to runs, or as they were if it did not improve."""
-        before = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+    ) -> bool:
+        """Train the network on runs, choose the decoder's passes, and return whether held-out runs improved."""
         low_hz, bands = self.bins_hz[: self.high.start], len(self.high.bands)
         loss = RestorationLoss(self.weight, low_hz, bands, floor=LOW_FLOOR, n_fft=N_FFT, hop=HOP, run=RUN)
         held_out = torch.arange(len(real)) % HELD_OUT == 0
@@ -111,31 +115,38 @@ class UniversalCodec(SpectralCodec):
         generator = torch.Generator().manual_seed(seed % 2**63)
         fast = choose_precision("auto", torch.device("cpu")) == torch.bfloat16
 
-        def error(rows: torch.Tensor, *, heard: bool = False) -> torch.Tensor:
+        def error(rows: torch.Tensor, heard: bool = True) -> torch.Tensor:
             with torch.autocast("cpu", torch.bfloat16, enabled=fast):
                 corrections = self.network(coded[rows])
             made = self._looked_up(coded[rows, PAST : PAST + RUN]) + corrections.float()
-            return loss(made, real[rows], phases[rows] if heard else None)
+            return loss(made, real[rows], phases[rows] if heard else None, self.passes)
 
         def held_out_error() -> float:
-            with torch.no_grad():
-                return float(error(held_out))
+            """Return the smallest error over numbers of passes, and choose that number."""
+            errors = {}
+            for self.passes in PASSES_TRIED:
+                with torch.no_grad():
+                    errors[self.passes] = float(error(held_out))
+            self.passes = min(errors, key=errors.__getitem__)
+            return errors[self.passes]
 
         first = held_out_error()
         self.network.requires_grad_(True)
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=LEARNING_RATE)
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=LEARNING_RATE, fused=True)
         for step in range(self.adaptation_steps):
             if step % math.ceil(self.adaptation_steps / REPORTS) == 0:
                 advance("decoder")
+            if step == int(HEARD_FROM * self.adaptation_steps):
+                held_out_error()
             done = step / self.adaptation_steps
             rate = LEARNING_RATE * min(1, (step + 1) / 20) * (1 + math.cos(math.pi * done)) / 2
             optimizer.param_groups[0]["lr"] = rate
             rows = train[torch.randint(len(train), (BATCH,), generator=generator)]
             optimizer.zero_grad()
-            error(rows, heard=done > 0.5 and step % 2 == 0).backward()
+            error(rows, heard=done >= HEARD_FROM and step % 2 == 0).backward()
             optimizer.step()
         self.network.requires_grad_(False)
-        return self.network.state_dict() if held_out_error() < first else before
+        return held_out_error() < first
 
     def phase_costs(self, frames: int) -> list[float]:
         return [1.0] + [8.0 / REPORTS] * REPORTS * bool(self.adaptation_steps)
@@ -168,7 +179,8 @@ class UniversalCodec(SpectralCodec):
     def to_dict(self) -> Tensors:
         weights = {f"network.{name}": tensor.half() for name, tensor in self.network.state_dict().items()}
         book = {"mean": self.codebook.mean, "components": self.codebook.components, "decay": self.quantizer.decay}
-        return book | {"centroids": self.codebook.centroids, "channels": torch.tensor(self.channels)} | weights
+        numbers = {"channels": torch.tensor(self.channels), "passes": torch.tensor(self.passes)}
+        return book | {"centroids": self.codebook.centroids} | numbers | weights
 
     def load_dict(self, tensors: Tensors) -> None:
         s, width = self.settings, len(self.weight)
@@ -176,6 +188,9 @@ class UniversalCodec(SpectralCodec):
         centroids = checked(tensors, "centroids", (s.levels, s.centroids, s.components))
         self.codebook = ResidualCodebook(mean, components, centroids)
         self.quantizer = PredictiveQuantizer(centroids, checked(tensors, "decay", (s.components,)))
+        self.passes = int(tensors.get("passes", PASSES))
+        if self.passes not in PASSES_TRIED:
+            raise ValueError(f"{self.passes} passes")
         weights = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
         self.network.load_state_dict(weights)
         self.network.eval().requires_grad_(False)

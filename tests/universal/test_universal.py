@@ -6,10 +6,12 @@ import soundfile
 import torch
 
 import train
+from continuo.audio.phase import PhaseStream
 from continuo.audio.piece import Piece
 from continuo.model import presets
 from continuo.universal import codec as module
-from continuo.universal.network import AHEAD, PAST, RestorationLoss, RestorationNetwork
+from continuo.universal.loss import RestorationLoss
+from continuo.universal.network import AHEAD, PAST, RestorationNetwork
 from continuo.universal.quantizer import STRETCH, PredictiveQuantizer
 from featurizer import UniversalFeaturizer, build_featurizer
 from predictor import Predictor, joined
@@ -92,6 +94,25 @@ class TestNetwork:
         loss = RestorationLoss(torch.ones(70), np.linspace(0, 12_000, 65), 2, floor=3e-5, n_fft=128, hop=32, run=32)
         assert float(loss(real, real)) == 0
         assert float(loss(real + 0.1, real)) > 0.01
+
+    @pytest.mark.parametrize("passes", [0, 8])
+    def test_loss_of_what_is_heard_grows_more_with_flicker_than_with_level(self, passes):
+        tone = np.sin(2 * np.pi * 0.031 * np.arange(128 + 31 * 32)).astype(np.float32)
+        frames = torch.stft(torch.from_numpy(tone), 128, 32, window=torch.hann_window(128), center=False,
+                            return_complex=True).T[None] / 64  # fmt: skip
+        loss = RestorationLoss(torch.ones(67), np.linspace(0, 12_000, 65), 2, floor=3e-5, n_fft=128, hop=32, run=32)
+        real = torch.nn.functional.pad((frames.abs() + 3e-5).log(), (0, 2), value=np.log(3e-5))
+        phases, sign = frames.angle(), torch.tensor([1.0, -1.0]).repeat(16)[None, :, None]
+        same, steady, flickering = (float(loss(real + by, real, phases, passes)) for by in (0.0, 0.2, 0.2 * sign))
+        assert flickering > max(same, steady) + 0.5
+
+    def test_found_phases_are_those_of_the_decoder(self):
+        magnitudes = torch.rand(2, 40, 65, generator=torch.Generator().manual_seed(3))
+        loss = RestorationLoss(torch.ones(67), np.linspace(0, 12_000, 65), 2, floor=3e-5, n_fft=128, hop=32, run=40)
+        found = loss.found_phases(magnitudes, 2)
+        stream = PhaseStream(128, 32, passes=2)
+        frames = np.concatenate([*map(stream.push, magnitudes[1].numpy()), stream.finish()])
+        assert np.allclose(np.exp(1j * found[1].numpy()), np.exp(1j * np.angle(frames)), atol=1e-5)
 
 
 class TestFeaturizer:

@@ -1,0 +1,81 @@
+"""The loss of the network that restores spectra: the squared error, and how far statistics of what is heard are apart.
+
+Frames that are a little wrong do not agree with each other, so that the audio which they overlap to flickers between
+them, although the frames themselves do not. So the audio of both sides is analyzed again, half a hop after the frames.
+The phases of ours are those that the decoder finds. (Multi-resolution losses have the same aim: Yamamoto, Song and Kim,
+Parallel WaveGAN, 2020.)
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from continuo.audio.phase import PASSES, PhaseStream
+from continuo.audio.postfilter import STATISTICS_WEIGHTS, statistics
+from continuo.audio.stft import mel_filters, overlapped_power
+
+MEL_BANDS, TOP_HZ = 56, 12_000.0  # of the statistics; the bands above are compared as they are
+STATISTICS_FLOOR = 2e-4  # of full scale, added to magnitudes whose movement is compared
+HEARD_WEIGHT = 8.0  # of the statistics of what is heard, relative to those of the frames
+
+
+class RestorationLoss:
+    """Measure how far restored runs of T frames are from the real ones.
+
+    Args:
+        weight: `(F,)`, by which vectors are multiplied: log magnitudes of low bins, of bands, then stereo parameters.
+        bins_hz: frequencies of the low bins; `bands` is the number of bands after them.
+        floor: of full scale, added to magnitudes before their logarithm is taken.
+        run: T, more than twice n_fft / hop.
+    """
+
+    def __init__(
+        self, weight: torch.Tensor, bins_hz: np.ndarray, bands: int, *, floor: float, n_fft: int, hop: int, run: int
+    ) -> None:
+        self.weight, self.bins, self.floor, self.n_fft, self.hop = weight, len(bins_hz), floor, n_fft, hop
+        mels = torch.from_numpy(mel_filters(bins_hz, MEL_BANDS, high_hz=TOP_HZ).T.astype(np.float32))
+        self.filters = torch.block_diag(mels, torch.eye(bands))
+        self.window = torch.hann_window(n_fft)
+        power = np.resize(overlapped_power(n_fft, hop), n_fft + (run - 1) * hop)
+        self.gain = torch.from_numpy((1 / power).astype(np.float32))
+        edge = -(-n_fft // hop)
+        self.inner = slice(edge, run - 1 - edge)  # frames half a hop later that as many overlap as in endless audio
+
+    def __call__(
+        self, made: torch.Tensor, real: torch.Tensor, phases: torch.Tensor | None = None, passes: int = PASSES
+    ) -> torch.Tensor:
+        """Return the loss of vectors `(B, T, F)`; with the real phases `(B, T, K)` of low bins that of what is heard.
+
+        The squared error is that of the vectors either way. `passes` are those of the decoder's `PhaseStream`.
+        """
+        ours, theirs = (self._magnitudes(values) for values in (made, real))
+        scale = 1.0
+        if phases is not None:
+            found = self.found_phases(ours[..., : self.bins].detach(), passes)
+            ours, theirs, scale = self._between(ours, found), self._between(theirs, phases), HEARD_WEIGHT
+        measured = (statistics(magnitudes, self.filters, STATISTICS_FLOOR) for magnitudes in (ours, theirs))
+        distances = (weight * (a - b).abs().mean() for weight, a, b in zip(STATISTICS_WEIGHTS, *measured, strict=True))
+        return F.mse_loss(made, real) + scale * sum(distances, start=torch.zeros(()))
+
+    def found_phases(self, magnitudes: torch.Tensor, passes: int) -> torch.Tensor:
+        """Return the phases `(B, T, K)` that the decoder finds for magnitudes of the low bins, from silence."""
+        filled = F.pad(magnitudes, (0, self.n_fft // 2 + 1 - self.bins)).numpy()
+        streams = [PhaseStream(self.n_fft, self.hop, passes=passes) for _ in filled]
+        runs = [
+            np.concatenate([*map(stream.push, run), stream.finish()])
+            for stream, run in zip(streams, filled, strict=True)
+        ]
+        return torch.from_numpy(np.angle(np.stack(runs)[..., : self.bins]).astype(np.float32))
+
+    def _between(self, magnitudes: torch.Tensor, phases: torch.Tensor) -> torch.Tensor:
+        """Return the magnitudes `(B, T', F)` of the audio half a hop after the inner frames; bands stay as they are."""
+        parts = torch.fft.irfft(torch.polar(magnitudes[..., : self.bins], phases), self.n_fft) * self.window
+        width = (1, len(self.gain))
+        audio = F.fold(parts.transpose(1, 2), width, (1, self.n_fft), stride=(1, self.hop)).flatten(1) * self.gain
+        frames = audio[:, self.hop // 2 :].unfold(1, self.n_fft, self.hop)[:, self.inner] * self.window
+        heard = torch.fft.rfft(frames).abs()[..., : self.bins]
+        return torch.cat([heard, magnitudes[:, self.inner, self.bins :]], dim=-1)
+
+    def _magnitudes(self, vectors: torch.Tensor) -> torch.Tensor:
+        logs = (vectors / self.weight)[..., : len(self.filters)]
+        return (logs.clamp(max=4).exp() - self.floor).clamp(min=0)
