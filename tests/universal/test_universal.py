@@ -95,15 +95,14 @@ class TestNetwork:
         assert float(loss(real, real)) == 0
         assert float(loss(real + 0.1, real)) > 0.01
 
-    @pytest.mark.parametrize("passes", [0, 2])
-    def test_loss_of_what_is_heard_grows_more_with_flicker_than_with_level(self, passes):
+    def test_loss_of_what_is_heard_grows_more_with_flicker_than_with_level(self):
         tone = np.sin(2 * np.pi * 0.031 * np.arange(128 + 31 * 32)).astype(np.float32)
         frames = torch.stft(torch.from_numpy(tone), 128, 32, window=torch.hann_window(128), center=False,
                             return_complex=True).T[None] / 64  # fmt: skip
         loss = RestorationLoss(torch.ones(67), np.linspace(0, 12_000, 65), 2, floor=3e-5, n_fft=128, hop=32, run=32)
         real = torch.nn.functional.pad((frames.abs() + 3e-5).log(), (0, 2), value=np.log(3e-5))
         phases, sign = frames.angle(), torch.tensor([1.0, -1.0]).repeat(16)[None, :, None]
-        same, steady, flickering = (float(loss(real + by, real, phases, passes)) for by in (0.0, 0.2, 0.2 * sign))
+        same, steady, flickering = (float(loss(real + by, real, phases, 0)) for by in (0.0, 0.2, 0.2 * sign))
         assert flickering > max(same, steady) + 0.5
 
     def test_found_phases_are_those_of_the_decoder(self):
