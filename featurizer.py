@@ -17,11 +17,13 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 
-from continuo.audio.codebook import ENCODE_ROWS, Advance
-from continuo.audio.codec import RUN, SpectralCodec, SpectralSettings, Tensors, checked
-from continuo.audio.decoder import CodebookDecoder, Decoder, SpectrumDecoder
+from continuo.audio.decoder import Decoder, SpectrumDecoder
 from continuo.audio.piece import Piece
 from continuo.audio.stft import check_hop, from_frames, inverse, spectrum, to_frames
+from continuo.codec.codec import RUN, SAMPLED, Advance, SpectralCodec, Tensors, checked
+from continuo.codec.decoder import PROMPT_FRAMES, CodecDecoder
+from continuo.codec.quantizer import STRETCH
+from continuo.codec.vectors import HOP, N_FFT, RATE_HZ
 from continuo.model import metadata
 from continuo.model.stream import StreamSpec
 from continuo.symbolic.chords import ChordCodec
@@ -30,14 +32,13 @@ from continuo.symbolic.remi import RemiCodec
 from continuo.symbolic.roll import RollCodec
 from continuo.symbolic.song import Song
 from continuo.system.workers import check_cancelled
-from continuo.universal.codec import HOP, N_FFT, RATE_HZ, SAMPLED, UniversalCodec
-from continuo.universal.quantizer import STRETCH
 
 P = TypeVar("P", Piece, Song)
 NOTE_CODECS: dict[str, type[NoteCodec]] = {"chords": ChordCodec, "roll": RollCodec, "remi": RemiCodec}
 FIT_ARGUMENTS = {"strikes": "reattacks", "most": "max_notes"}  # of note codecs, for metadata keys with other names
+ENCODE_ROWS = 256  # spectra that are computed together; they stay in the processor's cache
 MAX_PROMPT_S = 600.0  # s; of a longer sound prompt only the end is encoded
-FIT_VERSION = 6  # part of the cache key of what was fitted; raise it when a fit, or the shipped codec, changes
+FIT_VERSION = 7  # part of the cache key of what was fitted; raise it when a fit changes
 
 
 class Featurizer(ABC, Generic[P]):
@@ -202,71 +203,38 @@ class SpectrumFeaturizer(StftFeaturizer):
         self._set_moments(*(checked(state, name, (self.n_fft + 2,)) for name in ("mean", "deviation")))
 
 
-class CodebookFeaturizer(StftFeaturizer):
+class CodecFeaturizer(StftFeaturizer):
     """Steps are the codes of `SpectralCodec`; `continuo.audio.phase` finds phases that continue the prompt's."""
 
-    run_frames = RUN  # of the runs that the codec is fitted to
-
-    def __init__(self, section: metadata.CodebookSection, sample_rate_hz: int, channels: int = 1) -> None:
-        super().__init__(section, sample_rate_hz, channels)
-        settings = section.model_dump(exclude={"kind"})
-        self.codec: SpectralCodec = SpectralCodec(SpectralSettings(sample_rate_hz, channels=channels, **settings))
+    def __init__(self, section: metadata.CodecSection, sample_rate_hz: int, channels: int = 1) -> None:
+        if sample_rate_hz != RATE_HZ:
+            raise ValueError(f"corpus.sample_rate_hz must be {RATE_HZ} for the codec, not {sample_rate_hz}")
+        super().__init__(metadata.StftSection(n_fft=N_FFT, hop=HOP), sample_rate_hz, channels)
+        self.codec = SpectralCodec(channels, section.adaptation_steps)
+        self.spec = StreamSpec(self.steps_per_second, self.codec.vocabulary, vectors=self.codec.quantizer.centroids)
 
     def fit(self, pieces: Sequence[Piece], *, seed: int, advance: Advance, start: Tensors | None = None) -> None:
-        if start:
-            self.codec = self.codec.like(start)
-        elif all(piece.channels == 1 for piece in pieces):  # a mono corpus stays mono, and costs no codes for two
-            self.codec = self.codec.with_channels(1)
+        if not start and all(piece.channels == 1 for piece in pieces):
+            self.codec.channels = 1  # a mono corpus stays mono
+        sample = partial(self.sample, pieces, seed=seed, run_frames=SAMPLED)
+        self.codec.fit(sample, seed=seed, advance=advance, start=start)
         self.channels = self.codec.channels
-        frames = sum(map(self.steps, pieces))
-        sample = partial(self.sample, pieces, seed=seed, run_frames=self.run_frames)
-        self.codec.fit(sample, frames, seed=seed, advance=advance, start=start)
-        self._set_spec()
 
     def phase_costs(self, pieces: Sequence[Piece]) -> list[float]:
-        return self.codec.phase_costs(sum(map(self.steps, pieces)))
+        return self.codec.phase_costs()
 
-    def _set_spec(self) -> None:
-        self.spec = StreamSpec(self.steps_per_second, self.codec.vocabulary, vectors=self.codec.codebook.centroids)
+    def layout(self) -> str:
+        shipped = self.codec.digest.numpy().tobytes().hex()
+        return f"{super().layout()}, codec {shipped}, {self.codec.adaptation_steps} steps on the folder"
 
     def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
         return self.codec.encode(frames)
 
-    def decoder(self, prompt: Piece | None = None) -> CodebookDecoder:
-        return CodebookDecoder(self.codec, self.tail(prompt, self.codec.prompt_frames))
-
-    def state(self) -> Tensors:
-        return self.codec.to_dict()
-
-    def load_state(self, state: Tensors) -> None:
-        self.codec = self.codec.like(state)
-        self.channels = self.codec.channels
-        self.codec.load_dict(state)
-        self._set_spec()
-
-
-class UniversalFeaturizer(CodebookFeaturizer):
-    """Steps are the codes of `UniversalCodec`, which are the same for all models."""
-
-    run_frames = SAMPLED
-
-    def __init__(self, section: metadata.UniversalSection, sample_rate_hz: int, channels: int = 1) -> None:
-        if sample_rate_hz != RATE_HZ:
-            raise ValueError(f"corpus.sample_rate_hz must be {RATE_HZ} for universal codes, not {sample_rate_hz}")
-        StftFeaturizer.__init__(self, metadata.StftSection(n_fft=N_FFT, hop=HOP), sample_rate_hz, channels)
-        self.codec: UniversalCodec = UniversalCodec(channels, section.adaptation_steps)
-        self._set_spec()
-
-    def layout(self) -> str:
-        return f"{super().layout()}, universal, {self.codec.adaptation_steps} steps on the folder"
-
     def _encode(self, piece: Piece, origin: int, start: int, stop: int) -> torch.Tensor:
-        stretches = range(
-            start // STRETCH, -(-stop // STRETCH)
-        )  # each is read whole, since its codes depend on rounding
-        parts = [self._components(piece, origin, stretch) for stretch in range(stretches.start - 1, stretches.stop)]
-        codes = self.codec.quantizer.encode_stretches(torch.stack(parts))
-        return codes[start - stretches.start * STRETCH :][: stop - start]
+        first = start // STRETCH  # whole stretches are read, since codes depend on what is coded together
+        stretches = range(first - 1, -(-stop // STRETCH))
+        parts = [self._components(piece, origin, stretch) for stretch in stretches]
+        return self.codec.quantizer.encode_stretches(torch.stack(parts))[start - first * STRETCH :][: stop - start]
 
     def _components(self, piece: Piece, origin: int, stretch: int) -> torch.Tensor:
         """Return the components `(STRETCH, P)` of a stretch; outside of the piece there is silence."""
@@ -274,6 +242,16 @@ class UniversalFeaturizer(CodebookFeaturizer):
         begin = origin + stretch * STRETCH * self.hop
         audio = self._read(piece, begin, begin + (STRETCH - 1) * self.hop + self.n_fft)
         return self.codec.project(spectrum(audio, self.n_fft, self.hop))
+
+    def decoder(self, prompt: Piece | None = None) -> CodecDecoder:
+        return CodecDecoder(self.codec, self.tail(prompt, PROMPT_FRAMES))
+
+    def state(self) -> Tensors:
+        return self.codec.to_dict()
+
+    def load_state(self, state: Tensors) -> None:
+        self.codec.load_dict(state)
+        self.channels = self.codec.channels
 
 
 class NotesFeaturizer(Featurizer[Song]):
@@ -339,8 +317,7 @@ class NotesFeaturizer(Featurizer[Song]):
 
 
 Make = Callable[..., Featurizer[Any]]
-FEATURIZERS: dict[str, Make] = {"spectrum": SpectrumFeaturizer, "codebook": CodebookFeaturizer}
-FEATURIZERS["universal"] = UniversalFeaturizer
+FEATURIZERS: dict[str, Make] = {"spectrum": SpectrumFeaturizer, "codec": CodecFeaturizer}
 FEATURIZERS |= dict.fromkeys(NOTE_CODECS, NotesFeaturizer)
 
 

@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--meta", type=Path, default=Path("model.json"), help="metadata file; created if missing (default: model.json)")
     presets = sorted(path.stem for path in MODELS.glob("*.json"))
-    preset_help = f"preset to create the metadata file from: {', '.join(presets)} (default: codebook-lstm)"
+    preset_help = f"preset to create the metadata file from: {', '.join(presets)} (default: codec-lstm)"
     add("--preset", choices=presets, metavar="NAME", help=preset_help)
     add("--corpus", metavar="DIR", help="folder of recordings or scores, or music21:bach")
     font_help = "SoundFont (.sf2, .sf3) that renders the scores of the corpus (default: an installed one)"
@@ -180,7 +180,8 @@ def _metadata(arguments: argparse.Namespace) -> "tuple[Metadata, Path]":
     if donor and donor.suffix == ".json":
         raise ValueError(f"--from {donor} is a metadata file: name its state, {donor.with_suffix('.safetensors')}")
     if path.exists():
-        metadata = md.load(path, overrides)
+        retired = arguments.fresh and md.is_retired(content := md.read_json(path))
+        metadata = presets.renewed(content, overrides, source=path.name) if retired else md.load(path, overrides)
     elif continues:  # the metadata file is lost; with a preset's, the model would be trained on the default corpus
         metadata = md.validated(_saved_metadata(existing), overrides | {"state": state}, source=state)
     elif donor:
@@ -221,10 +222,13 @@ def _overrides(arguments: argparse.Namespace) -> "Json":
 
 
 def _saved_metadata(state_path: Path) -> "Json":
-    """Return the metadata that a state was trained with."""
+    """Return the metadata that a state was trained with; ValueError if it is of an earlier version."""
     from continuo.model.checkpoint import read_facts
+    from continuo.model.metadata import check_readable
 
-    return dict(read_facts(state_path)["metadata"])
+    saved = dict(read_facts(state_path)["metadata"])
+    check_readable(saved, state_path)
+    return saved
 
 
 def _check_owner(state_path: Path, meta: Path, state: str) -> None:
@@ -236,10 +240,10 @@ def _check_owner(state_path: Path, meta: Path, state: str) -> None:
 
 
 def _save_metadata(metadata: "Metadata", path: Path, trainer: "Trainer") -> None:
-    """Write a metadata file that does not exist; only now, so that an unusable corpus leaves no file behind."""
-    from continuo.model.metadata import load, save
+    """Write a metadata file that is missing or retired; only now, so that an unusable corpus leaves no file behind."""
+    from continuo.model.metadata import is_retired, load, read_json, save
 
-    if not path.exists():
+    if not path.exists() or is_retired(read_json(path)):
         save(metadata, path)
         if trainer.saved_step >= 0:
             trainer.display.say(f"{path} was missing: it was written again from {trainer.state_path}")

@@ -5,8 +5,8 @@
 
 Each folder inside `--audio` is one row of the table; recordings that lie in `--audio` itself are a row as well. Every
 recording gives up to `--excerpts` excerpts, spread evenly. `OUT/original/` and `OUT/codec/` hold them, as WAV files
-with the same names. The codec is that of the shipped model, of another one (`--meta`), or of a preset, fitted to
-the recordings in `--fit` first.
+with the same names. The codec is that of the shipped model, of another one (`--meta`), or of a preset, adapted to the
+recordings in `--fit` first.
 
 MMD2 and AUC compare windows of 2 s at 16 kHz mono with the original: 0 and 0.5 mean no difference. Onsets and flux are
 ratios to the original. Level is that of the median frame. The spectral error is the mean absolute difference of log
@@ -42,7 +42,7 @@ from continuo.system.command_line import Parser, run_main
 from continuo.system.paths import MODELS
 from continuo.system.progress import Display
 from evaluation.audio_metrics import compare, separability
-from featurizer import CodebookFeaturizer, build_featurizer
+from featurizer import CodecFeaturizer, build_featurizer
 from predictor import Predictor
 
 SHIPPED = MODELS / "demo" / "chorales.json"
@@ -79,9 +79,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the WAVs")
     codec = parser.add_mutually_exclusive_group()
     codec.add_argument("--meta", type=Path, default=SHIPPED, help="model whose codec is used (default: the shipped)")
-    codec.add_argument("--fit", type=Path, metavar="DIR", help="fit the codec of a preset to these recordings first")
-    parser.add_argument("--preset", default=presets.DEFAULT_PRESET, help="preset whose codec is fitted")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="metadata of the fitted codec")
+    codec.add_argument("--fit", type=Path, metavar="DIR", help="adapt the codec of a preset to these recordings first")
+    parser.add_argument("--preset", default=presets.DEFAULT_PRESET, help="preset whose codec is adapted")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="metadata of the adapted codec")
     parser.add_argument("--excerpts", type=int, default=6, help="excerpts of each recording (default: 6)")
     parser.add_argument("--seconds", type=float, default=6.0, help="length of an excerpt (default: 6)")
     parser.add_argument("--no-others", action="store_true", help="leave out Opus and Vorbis")
@@ -154,30 +154,30 @@ def resample(audio: Audio, rate_hz: int, new_rate_hz: int) -> Audio:
     return np.asarray(resample_poly(audio, new_rate_hz // divisor, rate_hz // divisor, axis=0), np.float32)
 
 
-def codec_of(meta: Path) -> tuple[CodebookFeaturizer, int]:
+def codec_of(meta: Path) -> tuple[CodecFeaturizer, int]:
     """Return the featurizer of a model, and its sample rate."""
     predictor = Predictor.load(meta)
-    if not isinstance(predictor.featurizer, CodebookFeaturizer):
-        raise ValueError(f"{meta} has no codebook: its frames are not quantized")
+    if not isinstance(predictor.featurizer, CodecFeaturizer):
+        raise ValueError(f"{meta} has no codec: its frames are not quantized")
     return predictor.featurizer, predictor.sample_rate_hz
 
 
-def fitted(folder: Path, name: str, settings: dict[str, Any]) -> tuple[CodebookFeaturizer, int]:
-    """Return the featurizer of a preset, fitted to recordings, and its sample rate."""
+def fitted(folder: Path, name: str, settings: dict[str, Any]) -> tuple[CodecFeaturizer, int]:
+    """Return the featurizer of a preset, adapted to recordings, and its sample rate."""
     with Display() as display:
         settings = {"corpus.path": str(folder)} | settings
         preset = presets.from_preset(name, settings, state="unused.safetensors")
         rate_hz = preset.corpus.sample_rate_hz
         pieces = corpus.load(preset.corpus, seed=preset.training.seed, display=display).pieces
         featurizer = build_featurizer(preset)
-        assert isinstance(featurizer, CodebookFeaturizer)
+        assert isinstance(featurizer, CodecFeaturizer)
         started = time.monotonic()
         featurizer.fit(pieces, seed=preset.training.seed, advance=lambda words: None)
-        display.say(f"codec fitted in {time.monotonic() - started:.1f} s")
+        display.say(f"codec adapted in {time.monotonic() - started:.1f} s")
     return featurizer, rate_hz
 
 
-def through_codec(featurizer: CodebookFeaturizer, rate_hz: int, audio: Audio) -> Coded:
+def through_codec(featurizer: CodecFeaturizer, rate_hz: int, audio: Audio) -> Coded:
     """Code an excerpt and decode it, in the way of a continuation from silence."""
     started = time.perf_counter()
     if audio.ndim == 2 and featurizer.channels == 1:

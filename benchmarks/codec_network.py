@@ -8,15 +8,13 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from continuo.audio.codec import Tensors
 from continuo.audio.phase import PASSES
+from continuo.codec.codec import SpectralCodec, Tensors
+from continuo.codec.network import AHEAD, PAST
 from continuo.model.checkpoint import under_prefix
 from continuo.system.device import choose_precision
 from continuo.system.files import atomic_write
 from continuo.system.progress import Display
-from continuo.universal.codec import HOP, LOW_FLOOR, N_FFT, UniversalCodec
-from continuo.universal.loss import RestorationLoss
-from continuo.universal.network import AHEAD, PAST
 
 RUN = 48  # frames of a run that the loss compares
 BATCH, LEARNING_RATE, WARMUP_STEPS, BETAS, MAX_NORM = 12, 1e-3, 100, (0.9, 0.98), 5.0
@@ -87,7 +85,7 @@ def learning_rate(step: int, done: float) -> float:
 
 
 def train_network(
-    codec: UniversalCodec,
+    codec: SpectralCodec,
     files: list[Path],
     decoded: list[Path],
     path: Path,
@@ -114,8 +112,7 @@ def train_network(
             )
         average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     sampler = Sampler(files, decoded)
-    low_hz, bands = codec.bins_hz[: codec.high.start], len(codec.high.bands)
-    loss = RestorationLoss(codec.weight, low_hz, bands, floor=LOW_FLOOR, n_fft=N_FFT, hop=HOP, run=RUN)
+    loss = codec.loss(RUN)
     fast = choose_precision("auto", torch.device("cpu")) == torch.bfloat16
     network.requires_grad_(True)
     task = display.task("training the network", budget_s)
@@ -128,7 +125,7 @@ def train_network(
             components = perturbed(components, network.scale, generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=fast):
             corrections = network(components)
-        made = codec._looked_up(components[:, PAST : PAST + RUN]) + corrections.float()
+        made = codec.looked_up(components[:, PAST : PAST + RUN]) + corrections.float()
         error = loss(made, real, phases if heard < HEARD else None, passes=PASSES if some < 0.5 else 0)
         optimizer.param_groups[0]["lr"] = learning_rate(step, used_s / budget_s)
         optimizer.zero_grad()

@@ -159,7 +159,7 @@ def trainer(folder: Path, display: Display, **keys: float) -> "Trainer":
     from trainer import build_trainer
 
     values: dict[str, object] = {"corpus.path": str(folder / "corpus"), "corpus.transpose": 0, "training.steps": 10**6}
-    values |= {"representation.postfilter_steps": 100} | {key.replace("__", "."): value for key, value in keys.items()}
+    values |= {"representation.adaptation_steps": 20} | {key.replace("__", "."): value for key, value in keys.items()}
     made = presets.from_preset(presets.DEFAULT_PRESET, values, state="model.safetensors")
     metadata.save(made, folder / "model.json")
     return build_trainer(made, folder / "model.safetensors", torch.device("cpu"), display=display)
@@ -235,7 +235,7 @@ def play(length_s: float, folder: Path) -> dict[str, float]:
 
     use_one_thread()  # as predict.py does
     predictor = Predictor.load(folder / "model.json")
-    prompt = Piece.from_samples(np.random.default_rng(1).standard_normal(4 * 24000) * 0.1, 24000)
+    prompt = Piece.from_samples(np.random.default_rng(1).standard_normal(4 * 44_100) * 0.1, 44_100)
     started = time.perf_counter()
     take = predictor.take(prompt, seed=0)
     made = sum(len(block) for block in take.samples(round(length_s * predictor.steps_per_second)))

@@ -2,7 +2,7 @@
 
     python benchmarks/phase.py [--train 60] [--test 16] [--seed 1]
 
-The default preset's codec is fitted on some chorales and applied to others; each method continues 4 s of real audio for
+The default preset's codec is adapted to some chorales and applied to others; each method continues 4 s of real audio for
 6 s, from the true magnitudes of the following music and from quantized ones. Columns: SC, spectral convergence to the
 given magnitudes; LSD, log-spectral distance (dB) to the real audio, frame by frame, at the same places; ms per frame on
 one thread; the squared MMD and the AUC of `evaluation.audio_metrics`.
@@ -23,12 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import corpus
 from continuo.audio.phase import PhaseStream, centered, integrate_phases, invert, levels, phasors
 from continuo.audio.stft import OverlapAdd
+from continuo.codec.vectors import HOP, N_FFT, RATE_HZ
 from continuo.model import presets
-from continuo.model.metadata import CodebookSection
 from evaluation import audio_metrics
-from featurizer import CodebookFeaturizer
+from featurizer import CodecFeaturizer, build_featurizer
 
-RATE_HZ, N_FFT, HOP = 24_000, 1536, 384
 PROMPT, FRAMES = 4 * RATE_HZ, 6 * RATE_HZ // HOP
 FLOOR = 4e-4 * N_FFT / 4
 WINDOW = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)).astype(np.float32)
@@ -58,13 +57,13 @@ def frames(audio: np.ndarray) -> np.ndarray:
 
 
 def held_out_items(train: int, test: int, seed: int) -> list[Item]:
-    """Return ten seconds from the middle of `test` chorales, with the default codec fitted on `train` others."""
-    preset = presets.from_preset(presets.DEFAULT_PRESET, {"corpus.pieces": train + test}, state="unused.safetensors")
+    """Return ten seconds from the middle of `test` chorales, with the default codec adapted to `train` others."""
+    wanted = {"corpus.pieces": train + test, "corpus.channels": 1}
+    preset = presets.from_preset(presets.DEFAULT_PRESET, wanted, state="unused.safetensors")
     loaded = corpus.load(preset.corpus, seed=seed)
     pieces, others = loaded.split(test / len(loaded.pieces), seed)
-    section = preset.representation.model_copy(update={"n_fft": N_FFT, "hop": HOP})
-    assert isinstance(section, CodebookSection)
-    featurizer = CodebookFeaturizer(section, RATE_HZ)
+    featurizer = build_featurizer(preset)
+    assert isinstance(featurizer, CodecFeaturizer)
     featurizer.fit(pieces, seed=seed, advance=lambda words: None)
     items = []
     for piece in others:

@@ -193,7 +193,7 @@ def playing(folder: Path) -> dict[str, float]:
     """Time what follows a prompt of 4 s: one stream, its codes alone, the plain model, and many takes at once."""
     use_one_thread()  # as predict.py does
     predictor = Predictor.load(folder / "model.json")
-    prompt = Piece.from_samples(np.random.default_rng(1).standard_normal(4 * 24000) * 0.1, 24000)
+    prompt = Piece.from_samples(np.random.default_rng(1).standard_normal(4 * 44_100) * 0.1, 44_100)
     fast, plain = predictor.take(prompt, seed=0), predictor.take(prompt, seed=0)
     plain.stream = single_stream(
         predictor.model,

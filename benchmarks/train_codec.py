@@ -36,21 +36,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from codec_network import draw, load, starts, train_network
 from renderings import render_groups
+from residual_kmeans import fit_centroids
 
-from continuo.audio import codebook
-from continuo.audio.codec import SpectralCodec, SpectralSettings, Tensors
 from continuo.audio.files import AUDIO_ENDINGS, decode_blocks, made_by_a_model
 from continuo.audio.piece import Piece, check_audible
-from continuo.audio.stereo import BANDS
 from continuo.audio.stft import spectrum
+from continuo.codec.codec import SpectralCodec, Tensors
+from continuo.codec.network import RestorationNetwork
+from continuo.codec.quantizer import STRETCH, WARM_UP, PredictiveQuantizer
+from continuo.codec.vectors import HOP, LOW_FLOOR, N_FFT, RATE_HZ, FrameVectors
 from continuo.score import synth
 from continuo.score.performance import SCORE_ENDINGS
 from continuo.system.command_line import Parser, run_main
 from continuo.system.files import atomic_write, locked
 from continuo.system.progress import Display
-from continuo.universal.codec import FLOOR, HOP, LOW_FLOOR, N_FFT, RATE_HZ, UniversalCodec
-from continuo.universal.network import RestorationNetwork
-from continuo.universal.quantizer import STRETCH, WARM_UP, PredictiveQuantizer
 
 COMPONENTS, LEVELS, CENTROIDS = 160, 3, 1024
 MIN_SECONDS = 6.0  # s; shorter recordings are skipped
@@ -91,14 +90,12 @@ def _run(arguments: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / "codec.safetensors", f"another process trains in {out}"), Display() as display:
         groups |= render_groups(scores, fonts, out / "rendered", seed, display) if scores else {}
-        spectral = SpectralCodec(
-            SpectralSettings(RATE_HZ, N_FFT, HOP, FLOOR, COMPONENTS, LEVELS, CENTROIDS, 0, 0, 0, 2)
-        )
-        files = measure_groups(spectral, groups, out / "vectors", display)
+        space = FrameVectors()
+        files = measure_groups(space, groups, out / "vectors", display)
         if arguments.start:
-            codec = UniversalCodec(2, 0, {name: tensor.float() for name, tensor in load(arguments.start).items()})
+            codec = SpectralCodec(2, 0, {name: tensor.float() for name, tensor in load(arguments.start).items()})
         else:
-            codec = new_codec(spectral, files, out, seed, display)
+            codec = new_codec(space, files, out, seed, display)
         decoded = decode_groups(codec, files, out / "decoded", display)
         train_network(codec, files, decoded, out / "network.safetensors", 60 * arguments.minutes, seed, display)
         export(codec, out / "codec.safetensors")
@@ -145,7 +142,7 @@ def _folders(roots: list[Path], flag: str, endings: Iterable[str]) -> dict[str, 
 # --- vectors, components and codes ------------------------------------------------------------------------------------
 
 
-def measure_groups(codec: SpectralCodec, groups: dict[str, list[Path]], out: Path, display: Display) -> list[Path]:
+def measure_groups(space: FrameVectors, groups: dict[str, list[Path]], out: Path, display: Display) -> list[Path]:
     """Write vectors, phases and lengths of each group that has none yet, and return the files of all groups."""
     out.mkdir(exist_ok=True)
     for name, paths in groups.items():
@@ -154,7 +151,7 @@ def measure_groups(codec: SpectralCodec, groups: dict[str, list[Path]], out: Pat
         measured = []
         for path in paths:
             try:
-                measured.append(measure(codec, path))
+                measured.append(measure(space, path))
             except ValueError as error:
                 display.say(f"skipped {path}: {error}")
         if measured:
@@ -168,7 +165,7 @@ def measure_groups(codec: SpectralCodec, groups: dict[str, list[Path]], out: Pat
     return files
 
 
-def measure(codec: SpectralCodec, path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+def measure(space: FrameVectors, path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """Return vectors `(T, F)` with the low floor and phases `(T, K)` of the low bins of a recording, as halves."""
     if made_by_a_model(path):
         raise ValueError("a model made it")
@@ -180,40 +177,33 @@ def measure(codec: SpectralCodec, path: Path) -> tuple[torch.Tensor, torch.Tenso
         stop = min(start + READ_FRAMES, frames)
         audio = piece.read_channels(start * HOP - N_FFT // 2, (stop - 1) * HOP + N_FFT // 2)
         run = spectrum(audio, N_FFT, HOP)
-        vectors.append(codec._vectors(run, LOW_FLOOR).half())
-        phases.append((run if run.dim() == 2 else run.sum(1))[:, : codec.high.start].angle().half())
+        vectors.append(space.measure(run, LOW_FLOOR).half())
+        phases.append(space.low_phases(run).half())
     return torch.cat(vectors), torch.cat(phases)
 
 
-def coded_vectors(codec: SpectralCodec, vectors: torch.Tensor) -> torch.Tensor:
-    """Return vectors `(..., F)` with the floor of the codes for those with the low floor."""
-    logs, image = (vectors.float() / codec.weight).tensor_split([len(codec.weight) - 2 * BANDS], dim=-1)
-    magnitudes = (logs.exp() - LOW_FLOOR).clamp(min=0)
-    return torch.cat([(magnitudes + FLOOR).log(), image], dim=-1) * codec.weight
-
-
-def new_codec(spectral: SpectralCodec, files: list[Path], out: Path, seed: int, display: Display) -> UniversalCodec:
+def new_codec(space: FrameVectors, files: list[Path], out: Path, seed: int, display: Display) -> SpectralCodec:
     """Return a codec whose components and centroids are fitted to all groups, and whose network changes nothing yet."""
-    basis = _result(out / "basis.safetensors", lambda: fit_basis(spectral, files, seed), display)
-    quantizer = _result(out / "quantizer.safetensors", lambda: fit_quantizer(spectral, basis, files, seed), display)
+    basis = _result(out / "basis.safetensors", lambda: fit_basis(space, files, seed), display)
+    quantizer = _result(out / "quantizer.safetensors", lambda: fit_quantizer(space, basis, files, seed), display)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = RestorationNetwork(COMPONENTS, len(spectral.weight))
+        network = RestorationNetwork(COMPONENTS, len(space.weight))
     weights = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
-    return UniversalCodec(2, 0, basis | quantizer | weights)
+    return SpectralCodec(2, 0, basis | quantizer | weights)
 
 
-def fit_basis(codec: SpectralCodec, files: list[Path], seed: int) -> Tensors:
+def fit_basis(space: FrameVectors, files: list[Path], seed: int) -> Tensors:
     """Return mean and principal components of frames of all groups, rounded to half precision as in the result."""
     generator, rows = torch.Generator().manual_seed(seed), []
     for group in map(load, files):
         order = torch.randperm(len(group["vectors"]), generator=generator)[:BASIS_FRAMES]
-        rows.append(coded_vectors(codec, group["vectors"][order.sort().values]))
+        rows.append(space.with_floor(group["vectors"][order.sort().values].float()))
     pca = PCA(COMPONENTS, svd_solver="covariance_eigh").fit(torch.cat(rows).numpy())
     return {name: _rounded(array) for name, array in (("mean", pca.mean_), ("components", pca.components_))}
 
 
-def fit_quantizer(codec: SpectralCodec, basis: Tensors, files: list[Path], seed: int) -> Tensors:
+def fit_quantizer(space: FrameVectors, basis: Tensors, files: list[Path], seed: int) -> Tensors:
     """Return decays and centroids, fitted to what the prediction leaves of segments of all groups.
 
     The first centroids are fitted with the prediction from the frame before as it is; the others with that from the
@@ -224,7 +214,7 @@ def fit_quantizer(codec: SpectralCodec, basis: Tensors, files: list[Path], seed:
         frames = len(group["vectors"])
         count = min(frames // SEGMENT, max(2, int(SEGMENT_DENSITY * frames**0.5)))
         places = draw(starts(group["lengths"], SEGMENT), count, generator)[:, None] + torch.arange(SEGMENT)
-        segments.append(projected(codec, basis, group["vectors"][places]))
+        segments.append(projected(space, basis, group["vectors"][places]))
     x = torch.cat(segments)
     centered = x - x.mean((0, 1))
     correlation = (centered[:, 1:] * centered[:, :-1]).mean((0, 1)) / centered.square().mean((0, 1))
@@ -234,16 +224,15 @@ def fit_quantizer(codec: SpectralCodec, basis: Tensors, files: list[Path], seed:
         changes = (x[:, WARM_UP:] - decay * before).flatten(0, 1).numpy()
         if len(changes) < CENTROIDS:
             raise ValueError(f"the recordings are too short for {CENTROIDS} centroids: add some")
-        centroids = _rounded(codebook._fit_levels(changes, LEVELS, CENTROIDS, seed, earlier, lambda words: None))
-        earlier = codebook.ResidualCodebook(basis["mean"], basis["components"], centroids)
+        centroids = earlier = _rounded(fit_centroids(changes, LEVELS, CENTROIDS, seed, earlier))
         quantizer = PredictiveQuantizer(centroids, decay)
         before = quantizer.decode(quantizer.encode(x))[:, WARM_UP - 1 : -1]
     return {"decay": decay, "centroids": centroids}
 
 
-def projected(codec: SpectralCodec, basis: Tensors, vectors: torch.Tensor) -> torch.Tensor:
+def projected(space: FrameVectors, basis: Tensors, vectors: torch.Tensor) -> torch.Tensor:
     """Return the components `(..., P)` of vectors `(..., F)` with the low floor."""
-    return (coded_vectors(codec, vectors) - basis["mean"]) @ basis["components"].T
+    return (space.with_floor(vectors.float()) - basis["mean"]) @ basis["components"].T
 
 
 def _rounded(values: np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -251,16 +240,17 @@ def _rounded(values: np.ndarray | torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(values).half().float()
 
 
-def decode_groups(codec: UniversalCodec, files: list[Path], out: Path, display: Display) -> list[Path]:
+def decode_groups(codec: SpectralCodec, files: list[Path], out: Path, display: Display) -> list[Path]:
     """Write the components `(T, P)` of each group after quantization, and return the files."""
     out.mkdir(exist_ok=True)
-    silence = codec.project(torch.zeros(STRETCH, len(codec.bins_hz), dtype=torch.complex64))
-    basis = {"mean": codec.codebook.mean, "components": codec.codebook.components}
+    silence = codec.project(torch.zeros(STRETCH, N_FFT // 2 + 1, dtype=torch.complex64))
 
     def decoded(path: Path) -> Tensors:
         group, parts = load(path), []
         for vectors in group["vectors"].split(group["lengths"].tolist()):
-            components = torch.cat([projected(codec, basis, rows) for rows in vectors.split(READ_FRAMES)])
+            components = torch.cat(
+                [projected(codec.vectors, codec.origin, rows) for rows in vectors.split(READ_FRAMES)]
+            )
             filled = torch.cat([silence, components, components[-1:].expand(-len(components) % STRETCH, -1)])
             codes = codec.quantizer.encode_stretches(filled.unflatten(0, (-1, STRETCH)))
             parts.append(codec.components(codes[: len(components)]).half())
@@ -271,10 +261,10 @@ def decode_groups(codec: UniversalCodec, files: list[Path], out: Path, display: 
     return [out / path.name for path in files]
 
 
-def export(codec: UniversalCodec, path: Path) -> None:
-    """Write the tensors of a codec in half precision, without the numbers that a folder decides."""
-    numbers = "channels", "passes"
-    tensors = {name: tensor.half().contiguous() for name, tensor in codec.to_dict().items() if name not in numbers}
+def export(codec: SpectralCodec, path: Path) -> None:
+    """Write the tensors of a codec, with its network as it is now, in half precision."""
+    network = {f"network.{name}": tensor for name, tensor in codec.network.state_dict().items()}
+    tensors = {name: tensor.half().contiguous() for name, tensor in (codec.origin | network).items()}
     with atomic_write(path) as temporary:
         safetensors.torch.save_file(tensors, temporary)
 

@@ -2,9 +2,9 @@
 
     python examples/demo_model.py [--minutes 40] [--work demo-model]
 
-Trains the default preset on the bundled chorales, each in three keys, in the folder `--work` (started again, it goes on
-there), keeps the weights that predict and the fitted featurizer, as 8-bit integers and half precision, and writes them
-to `models/demo/` with a model card.
+Trains the default preset on the bundled chorales in the folder `--work` (started again, it goes on
+there), keeps the weights that predict, as 8-bit integers and half precision, and what was adapted of the codec, and
+writes them to `models/demo/` with a model card.
 """
 
 import argparse
@@ -26,8 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     arguments.work.mkdir(parents=True, exist_ok=True)
     meta = arguments.work / f"{NAME}.json"
-    chosen = ["--set", "corpus.transpose=1", "--set", "sampling.coarse_temperature=1.05"]
-    status = train(["--meta", str(meta), "--minutes", str(arguments.minutes), *chosen])
+    status = train(["--meta", str(meta), "--minutes", str(arguments.minutes)])
     if status == 0:
         pack(meta, ROOT / "models" / "demo")
     return status
@@ -42,12 +41,12 @@ def pack(meta: Path, folder: Path) -> None:
 
     described = metadata.load(meta)
     tensors, facts = checkpoint.load_model(meta.parent / described.state)
-    kept = [f"{name}." for name in ("featurizer", checkpoint.weights_prefix(facts["progress"]))]
-    geometry = "head.embedding.vectors"  # is the featurizer's
-    chosen = {n: t for n, t in tensors.items() if n.startswith(tuple(kept)) and not n.endswith(geometry)}
+    prefix, geometry = checkpoint.weights_prefix(facts["progress"]), "head.embedding.vectors"  # is the codec's
+    weights = {n: t for n, t in tensors.items() if n.startswith(f"{prefix}.") and not n.endswith(geometry)}
+    codec = {n: t.half() if t.is_floating_point() else t for n, t in tensors.items() if n.startswith("featurizer.")}
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / f"{NAME}.safetensors"
-    checkpoint.save(state, checkpoint.quantize_int8(chosen), facts)
+    checkpoint.save(state, checkpoint.quantize_int8(weights) | codec, facts)
     write_card(state, facts, keep_evaluation=False)
     metadata.save(described.model_copy(update={"state": state.name}), folder / f"{NAME}.json")
     print(f"{state}: {decimal(state.stat().st_size)}")

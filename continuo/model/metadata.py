@@ -21,7 +21,8 @@ from continuo.system.text import suggestion
 EMBEDDED_CORPUS = "music21:bach"
 MAX_BYTES = 2**20  # larger metadata files are refused; one that names every key has about 1,000 bytes
 MAX_REASONS = 5  # largest number of mistakes that one message names
-FITTING = ("fit_frames", "postfilter_steps", "adaptation_steps")  # keys of a representation for its fitting alone
+FITTING = ("adaptation_steps",)  # keys of a representation for its fitting alone
+RETIRED_KINDS = "codebook", "universal"  # of representations of earlier versions
 Json = dict[str, Any]  # an object of a JSON file that is not validated yet
 Program = Annotated[int, Field(ge=0, le=127)]  # General MIDI number
 Temperature = Annotated[float, Field(ge=0, le=1e9)]  # the product of two stays finite in float32
@@ -49,7 +50,7 @@ class CorpusSection(Section):
     path: FilePath = EMBEDDED_CORPUS
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    sample_rate_hz: int = Field(24000, ge=4000, le=192000)
+    sample_rate_hz: int = Field(44100, ge=4000, le=192000)
     channels: Literal[1, 2] = 1  # 2: recordings keep both channels, scores are rendered in stereo
     program: Program | None = None  # all scores are played with it; null: with the instruments they name
     programs: tuple[Program, ...] = ()  # models of notes read the notes of these alone; none: of all
@@ -81,30 +82,10 @@ class SpectrumSection(StftSection):
     kind: Literal["spectrum"]
 
 
-class CodebookSection(StftSection):
-    """Log-magnitude, PCA and residual k-means: a frame becomes `levels` codes with at most `centroids` values each."""
+class CodecSection(Section):
+    """The codes of the shipped codec: 62.6 frames a second at 44.1 kHz, three codes of 1,024 values each."""
 
-    kind: Literal["codebook"]
-    floor: float = Field(4e-4, gt=0, lt=1)  # magnitude (1: full-scale sine) added before the logarithm
-    components: int = Field(160, ge=1)
-    levels: int = Field(3, ge=1, le=64)
-    centroids: int = Field(1024, ge=2, le=32768)
-    frames_per_centroid: int = Field(0, ge=0, le=10_000)  # lower limit; a small corpus gets fewer centroids
-    fit_frames: int = Field(300_000, ge=100, le=5_000_000)  # upper limit of frames for fitting the levels
-    postfilter_steps: int = Field(1200, ge=0, le=100_000)  # upper limit; 0: no post-filter
-
-    @model_validator(mode="after")
-    def _components_fit(self) -> "CodebookSection":
-        bins = self.n_fft // 2 + 1
-        if self.components > bins:
-            raise ValueError(f"components {self.components} exceeds the {bins} bins of n_fft {self.n_fft}")
-        return self
-
-
-class UniversalSection(Section):
-    """The codes that are shipped for all music: 62.6 frames a second at 44.1 kHz, three codes of 1,024 values each."""
-
-    kind: Literal["universal"]
+    kind: Literal["codec"]
     adaptation_steps: int = Field(240, ge=0, le=100_000)  # of the decoder, on the folder; 0: as shipped
 
 
@@ -249,7 +230,7 @@ class Sampling(SamplingSection):
 
 
 Representation = Annotated[
-    SpectrumSection | CodebookSection | UniversalSection | ChordsSection | RollSection | RemiSection,
+    SpectrumSection | CodecSection | ChordsSection | RollSection | RemiSection,
     Field(discriminator="kind"),
 ]
 Architecture = Annotated[LstmSection | ConvSection | MlpSection | TransformerSection, Field(discriminator="kind")]
@@ -286,7 +267,22 @@ class Metadata(Section):
 
 def load(path: Path, overrides: Json | None = None) -> Metadata:
     """Read and validate a metadata file; `overrides`: values by dotted keys, as of `--set`; ValueError if refused."""
-    return validated(read_json(path), overrides or {}, source=path.name)
+    content = read_json(path)
+    check_readable(content, path)
+    return validated(content, overrides or {}, source=path.name)
+
+
+def is_retired(content: Mapping[str, Any]) -> bool:
+    """Return True for the metadata of an earlier version, whose codes this version does not read."""
+    section = content.get("representation")
+    return isinstance(section, dict) and section.get("kind") in RETIRED_KINDS
+
+
+def check_readable(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse retired metadata, which a file or the state at `path` holds; the ValueError says how to train anew."""
+    if is_retired(content):
+        anew = f"train it anew with {command('train')} --meta {path.with_suffix('.json')} --fresh"
+        raise ValueError(f"{path} was made by an earlier version, whose codes this version does not read: {anew}")
 
 
 def save(metadata: Metadata, path: Path) -> None:
@@ -386,6 +382,7 @@ def check_same_model(ours: Metadata, saved: Mapping[str, Any], state_path: Path,
     A key that a state lacks is newer than the state and has its default value there. `refitted` ignores how the
     representation was fitted, because it is fitted again. The ValueError names the first key that differs.
     """
+    check_readable(saved, state_path)
     pairs = []
     for section in ("representation", "architecture"):
         model = getattr(ours, section)

@@ -8,7 +8,7 @@ from continuo.model.metadata import BY_KIND, EMBEDDED_CORPUS, FITTING, Json, Met
 from continuo.system.paths import MODELS
 from continuo.system.text import suggestion
 
-DEFAULT_PRESET = "codebook-lstm"
+DEFAULT_PRESET = "codec-lstm"
 
 
 def preset_names() -> list[str]:
@@ -31,6 +31,17 @@ def from_preset(name: str, overrides: Json, *, state: str) -> Metadata:
         if model := models.get(str(overrides.get(f"{section}.kind"))):
             content[section] = {key: value for key, value in content[section].items() if key in model.model_fields}
     return validated(content, overrides, source=f"preset {name}")
+
+
+def renewed(content: Json, overrides: Json, *, source: str) -> Metadata:
+    """Return the retired metadata of an earlier version with the default preset's codec, rate, channels and sampling.
+
+    ValueError: an override or another key is refused; `source` names the metadata.
+    """
+    preset = read_json(MODELS / f"{DEFAULT_PRESET}.json")
+    rate = {key: preset["corpus"][key] for key in ("sample_rate_hz", "channels")}
+    codec = {key: preset[key] for key in ("representation", "sampling")}
+    return validated(content | codec | {"corpus": content.get("corpus", {}) | rate}, overrides, source=source)
 
 
 def from_donor(donor: Mapping[str, Any], overrides: Json, *, state: str) -> Metadata:

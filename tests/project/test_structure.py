@@ -14,7 +14,7 @@ from conftest import ROOT
 ORDER = [
     "continuo.system",
     "continuo.audio",
-    "continuo.universal",
+    "continuo.codec",
     "continuo.engine",
     "continuo.model",
     "continuo.midi",
@@ -105,7 +105,7 @@ def test_no_folder_is_a_crowd():
 )
 def test_scripts_name_no_architecture_and_no_representation(name):
     text = MODULES[name].read_text().lower()
-    text = text.replace("codebook-lstm", "")  # the default preset's name may stand in a help text
+    text = text.replace("codec-lstm", "")  # the default preset's name may stand in a help text
     for word in ("lstm", "transformer", "mlp", "remi", "codebook", "spectral-", "chord"):
         assert word not in text
 

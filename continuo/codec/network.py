@@ -50,3 +50,10 @@ class RestorationNetwork(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.out(self.ln(x))
+
+
+def pad_edges(vectors: torch.Tensor, past: int, ahead: int = 0) -> torch.Tensor:
+    """Repeat the first of frames `(..., T, P)` `past` times before it, and the last `ahead` times after it."""
+    first = vectors[..., :1, :].expand(*vectors.shape[:-2], past, -1)
+    last = vectors[..., -1:, :].expand(*vectors.shape[:-2], ahead, -1)
+    return torch.cat([first, vectors, last], dim=-2)

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from continuo.audio.phase import PASSES, PhaseStream
-from continuo.audio.postfilter import STATISTICS_WEIGHTS, statistics
 from continuo.audio.stft import mel_filters, overlapped_power
 
+STATISTICS_WEIGHTS = 0.5, 1.0, 1.0, 1.0, 0.5, 0.5  # relative to the squared error, in the order of `statistics`
+BAND_FLOOR = 4e-5  # of full scale, added to the magnitudes of bands before their logarithm
 MEL_BANDS, TOP_HZ = 56, 12_000.0  # of the statistics; the bands above are compared as they are
 STATISTICS_FLOOR = 2e-4  # of full scale, added to magnitudes whose movement is compared
 HEARD_WEIGHT = 8.0  # of the statistics of what is heard, relative to those of the frames
@@ -79,3 +80,16 @@ class RestorationLoss:
     def _magnitudes(self, vectors: torch.Tensor) -> torch.Tensor:
         logs = (vectors / self.weight)[..., : len(self.filters)]
         return (logs.clamp(max=4).exp() - self.floor).clamp(min=0)
+
+
+def statistics(magnitude: torch.Tensor, filters: torch.Tensor, floor: float) -> tuple[torch.Tensor, ...]:
+    """Return what runs `(R, T, F)` are compared by, with `filters` `(F, M)` for M bands.
+
+    These are the log magnitude of each band, sorted over time `(R, T, M)`; its movement between frames, sorted
+    `(R, T - 1, M)`; the movement of the whole spectrum and its rises alone, sorted `(R, T - 1)`; and the mean and
+    deviation of each band's movement `(R, M)`.
+    """
+    bands = (magnitude.clamp(max=20) @ filters + BAND_FLOOR).log()
+    moved, change = bands.diff(dim=1).abs(), (magnitude + floor).log().diff(dim=1)
+    each = bands, moved, change.abs().mean(2), change.clamp(min=0).mean(2)
+    return *(values.sort(1).values for values in each), moved.mean(1), moved.std(1)

@@ -1,0 +1,237 @@
+"""The codec of sound: shipped principal components, codes and decoder network, for 44.1 kHz in mono or stereo.
+
+`models/codec/codec.safetensors` holds it. Codes mean the same for all models. `fit` goes on training a part of the
+network for about half a minute on a folder, so that it knows its instruments, and keeps the result where held-out music
+improves by it.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable
+from functools import cache, cached_property
+
+import safetensors.torch
+import torch
+
+from continuo.audio.phase import PASSES
+from continuo.codec.loss import RestorationLoss
+from continuo.codec.network import AHEAD, PAST, RestorationNetwork, pad_edges
+from continuo.codec.quantizer import WARM_UP, PredictiveQuantizer
+from continuo.codec.vectors import FLOOR, HIGH_BANDS, HOP, LOW_FLOOR, N_FFT, FrameVectors
+from continuo.system.device import choose_precision
+from continuo.system.paths import MODELS
+
+SHIPPED = MODELS / "codec" / "codec.safetensors"
+RUN = 32  # frames of a run that the loss compares
+SAMPLED = WARM_UP + PAST + RUN + AHEAD  # frames of a run that is read for it
+MAX_RUNS, BATCH, LEARNING_RATE = 512, 12, 1.5e-3
+PASSES_TRIED = 0, 2, PASSES  # of the decoder's phases: few suit steady tones, many suit choirs and noise
+HEARD_FROM = 0.25  # fraction of the adaptation from which on every other step compares what is heard
+HELD_OUT = 8  # every eighth run is held out
+REPORTS = 20  # calls of `advance` while the network is adapted
+
+Advance = Callable[[str], None]  # called with a few words before each part of the work
+Tensors = dict[str, torch.Tensor]
+
+
+def is_adapted(name: str) -> bool:
+    """Return True for the parameters of the network that are adapted: all but the two matrices of each block."""
+    return not name.endswith((".a.weight", ".b.weight"))
+
+
+def checked(tensors: Tensors, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return the tensor of a name; ValueError if it is not float32 of this shape."""
+    tensor = tensors[name]
+    if tensor.shape != shape or tensor.dtype != torch.float32:
+        raise ValueError(f"{name} is {tensor.dtype} of {list(tensor.shape)}, not float32 of {list(shape)}")
+    return tensor
+
+
+@cache
+def shipped() -> Tensors:
+    """Return the tensors of the codec that the project ships, in float32; ValueError if the file is not there."""
+    if not SHIPPED.is_file():
+        raise ValueError(f"{SHIPPED} is missing: install Continuo again")
+    return {name: tensor.float() for name, tensor in safetensors.torch.load_file(SHIPPED).items()}
+
+
+class SpectralCodec:
+    """Turn frames of one or two channels into codes that mean the same for all music, and codes into magnitudes.
+
+    Frames are those of an STFT with `N_FFT` samples every `HOP` at `RATE_HZ`. Codes hold no phase.
+
+    Args:
+        channels: of what is decoded, 1 or 2; frames may have one or two.
+        adaptation_steps: training steps of the network on a folder; 0: it stays as shipped.
+        tensors: those of another codec than the shipped one.
+    """
+
+    def __init__(self, channels: int, adaptation_steps: int, tensors: Tensors | None = None) -> None:
+        self.channels, self.adaptation_steps, self.passes = channels, adaptation_steps, PASSES
+        self.origin = tensors or shipped()
+        self.vectors = FrameVectors()
+        levels, centroids, components = self.origin["centroids"].shape
+        width = len(self.vectors.weight)
+        self.mean = checked(self.origin, "mean", (width,))
+        self.axes = checked(self.origin, "components", (components, width))  # orthonormal rows
+        self.quantizer = PredictiveQuantizer(self.origin["centroids"], checked(self.origin, "decay", (components,)))
+        self.vocabulary = (centroids,) * levels
+        self.network = RestorationNetwork(components, width)
+        self._load_network({})
+
+    def _load_network(self, adapted: Tensors) -> None:
+        """Load the network of the codec, with some tensors in place of its own: `adapted`, by the names in a state."""
+        prefix, self.adapted = "network.", adapted
+        own = {name: tensor for name, tensor in self.origin.items() if name.startswith(prefix)}
+        self.network.load_state_dict({n.removeprefix(prefix): t for n, t in (own | adapted).items()})
+        self.network.eval().requires_grad_(False)
+
+    @cached_property
+    def digest(self) -> torch.Tensor:
+        """Return a digest of the codec before adaptation, `(16,)` uint8: of its codes and of its network."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, tensor in sorted(self.origin.items()):
+            digest.update(name.encode() + tensor.half().contiguous().numpy().tobytes())
+        return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+
+    def fit(
+        self,
+        sample: Callable[[int], Iterable[torch.Tensor]],
+        *,
+        seed: int,
+        advance: Advance,
+        start: Tensors | None = None,
+    ) -> None:
+        """Adapt the network to a folder of music, and keep the result if held-out runs improve.
+
+        Args:
+            sample: returns about as many complex frames as asked for, in runs of at most `SAMPLED`.
+            start: the tensors of an adapted codec to continue from.
+        """
+        if start:
+            self.load_dict(start)
+        if not self.adaptation_steps:
+            return
+        advance("sampling frames")
+        runs = [run for run in sample(MAX_RUNS * SAMPLED) if len(run) == SAMPLED]
+        if len(runs) < 2 * HELD_OUT:
+            return
+        coded, real, phases = map(torch.stack, zip(*map(self._prepared, runs), strict=True))
+        state = self.to_dict()
+        if self._adapt(coded, real, phases, seed, advance):
+            weights = {f"network.{name}": weight.half() for name, weight in self._adapted_parameters().items()}
+            state |= {"passes": torch.tensor(self.passes)} | weights
+        self.load_dict(state)  # in half precision, as another process will
+
+    def _adapted_parameters(self) -> Tensors:
+        return {name: weight for name, weight in self.network.named_parameters() if is_adapted(name)}
+
+    def loss(self, run: int) -> RestorationLoss:
+        """Return the loss of the network on runs of `run` frames."""
+        low_hz = self.vectors.bins_hz[: self.vectors.high.start]
+        weight = self.vectors.weight
+        return RestorationLoss(weight, low_hz, HIGH_BANDS, floor=LOW_FLOOR, n_fft=N_FFT, hop=HOP, run=run)
+
+    def _prepared(self, run: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return decoded components `(PAST + RUN + AHEAD, P)`, vectors `(RUN, F)` and phases `(RUN, K)` of a run."""
+        inner = slice(WARM_UP + PAST, WARM_UP + PAST + RUN)
+        coded = self.components(self.encode(run))[WARM_UP:]
+        return coded, self.vectors.measure(run[inner], LOW_FLOOR), self.vectors.low_phases(run[inner])
+
+    def _adapt(
+        self, coded: torch.Tensor, real: torch.Tensor, phases: torch.Tensor, seed: int, advance: Advance
+    ) -> bool:
+        """Train the network on runs, choose the decoder's passes, and return whether held-out runs improved."""
+        loss = self.loss(RUN)
+        held_out = torch.arange(len(real)) % HELD_OUT == 0
+        train = (~held_out).nonzero()[:, 0]
+        generator = torch.Generator().manual_seed(seed % 2**63)
+        fast = choose_precision("auto", torch.device("cpu")) == torch.bfloat16
+
+        def error(rows: torch.Tensor, heard: bool = True) -> torch.Tensor:
+            with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+                corrections = self.network(coded[rows])
+            made = self.looked_up(coded[rows, PAST : PAST + RUN]) + corrections.float()
+            return loss(made, real[rows], phases[rows] if heard else None, self.passes)
+
+        def held_out_error() -> float:
+            """Return the smallest error over numbers of passes, and choose that number."""
+            errors = {}
+            for self.passes in PASSES_TRIED:
+                with torch.no_grad():
+                    errors[self.passes] = float(error(held_out))
+            self.passes = min(errors, key=errors.__getitem__)
+            return errors[self.passes]
+
+        first = held_out_error()
+        parameters = [weight.requires_grad_(True) for weight in self._adapted_parameters().values()]
+        optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, fused=True)
+        for step in range(self.adaptation_steps):
+            if step % math.ceil(self.adaptation_steps / REPORTS) == 0:
+                advance("decoder")
+            if step == int(HEARD_FROM * self.adaptation_steps):
+                held_out_error()
+            done = step / self.adaptation_steps
+            rate = LEARNING_RATE * min(1, (step + 1) / 20) * (1 + math.cos(math.pi * done)) / 2
+            optimizer.param_groups[0]["lr"] = rate
+            rows = train[torch.randint(len(train), (BATCH,), generator=generator)]
+            optimizer.zero_grad()
+            error(rows, heard=done >= HEARD_FROM and step % 2 == 0).backward()
+            optimizer.step()
+        return held_out_error() < first
+
+    def phase_costs(self) -> list[float]:
+        """Return the relative cost of each phase of `fit`, in the order reported to `advance`."""
+        return [1.0] + [8.0 / REPORTS] * REPORTS * bool(self.adaptation_steps)
+
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        """Return the codes `(T, L)` int64 of one run of complex frames `(T, K)` or `(T, 2, K)`.
+
+        The codes of the first `WARM_UP` frames suit only this run.
+        """
+        return self.quantizer.encode(self.project(frames)[None])[0]
+
+    def project(self, frames: torch.Tensor) -> torch.Tensor:
+        """Return the components `(T, P)` of complex frames, before quantization."""
+        return self.projected(self.vectors.measure(frames, FLOOR))
+
+    def projected(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the components `(..., P)` of vectors `(..., F)` with the floor of the codes."""
+        return (vectors - self.mean) @ self.axes.T
+
+    def components(self, codes: torch.Tensor, before: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the components `(T, P)` of codes `(T, L)` that follow a frame with the components `before` `(P,)`."""
+        return self.quantizer.decode(codes, before)
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return STFT magnitudes `(T, K)` of codes `(T, L)`."""
+        return self.decode_components(pad_edges(self.components(codes), PAST, AHEAD))[0]
+
+    @torch.no_grad()
+    def decode_components(self, components: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return magnitudes `(T, K)` and stereo parameters `(T, 2 * BANDS)` of components `(PAST + T + AHEAD, P)`."""
+        inner = components[PAST : len(components) - AHEAD]
+        return self.vectors.magnitudes(self.looked_up(inner) + self.network(components[None])[0])
+
+    def looked_up(self, components: torch.Tensor) -> torch.Tensor:
+        """Return the vectors `(..., F)` that components `(..., P)` stand for, with the floor of the network."""
+        return self.vectors.with_low_floor(components @ self.axes + self.mean)
+
+    def round_trip(self, frames: torch.Tensor) -> torch.Tensor:
+        """Return the magnitudes `(T, K)` that are left of complex frames after encoding and decoding."""
+        return self.decode(self.encode(frames))
+
+    def to_dict(self) -> Tensors:
+        """Return what a folder decided, in half precision, and a digest of the rest, which is shipped."""
+        numbers = {"channels": torch.tensor(self.channels), "passes": torch.tensor(self.passes)}
+        return {"shipped": self.digest} | numbers | {name: tensor.half() for name, tensor in self.adapted.items()}
+
+    def load_dict(self, tensors: Tensors) -> None:
+        """Load what `to_dict` returned; ValueError, RuntimeError or KeyError if it is damaged or of another codec."""
+        if not torch.equal(tensors["shipped"], self.digest):
+            raise ValueError(f"its codes are not those of {SHIPPED.name}, which Continuo ships now")
+        channels, passes = int(tensors["channels"]), int(tensors["passes"])
+        if channels not in (1, 2) or passes not in PASSES_TRIED:
+            raise ValueError(f"{channels} channels, {passes} passes")
+        self._load_network({name: tensor.float() for name, tensor in tensors.items() if name.startswith("network.")})
+        self.channels, self.passes = channels, passes
