@@ -47,7 +47,7 @@ class SequenceModel(nn.Module):
         return self.backbone.initial_state(batch)
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
-        """Load weights, but no buffers (geometry of the codes, normalization); RuntimeError: they are of another model."""
+        """Load weights, but no buffers (geometry, normalization); RuntimeError: they are of another model."""
         buffers = {name for name, _ in self.named_buffers()}
         own = {name: tensor for name, tensor in self.state_dict().items() if name in buffers}
         self.load_state_dict({name: tensor for name, tensor in weights.items() if name not in buffers} | own)

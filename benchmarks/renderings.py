@@ -8,11 +8,11 @@ import numpy as np
 import soundfile
 from scipy.signal import fftconvolve
 
+from continuo.codec.vectors import RATE_HZ
 from continuo.score import synth
 from continuo.score.notes import Performance
 from continuo.score.performance import MIDI_ENDINGS, perform
 from continuo.system.progress import Display
-from continuo.codec.vectors import RATE_HZ
 
 MAX_SCORE_S = 100.0  # s of each score that are rendered
 

@@ -25,7 +25,7 @@ settings.load_profile("any machine")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
-RATE_HZ = 8000
+RATE_HZ, HOP = 44_100, 704  # those of the codec
 
 SMALL = {
     "corpus.sample_rate_hz": RATE_HZ,
@@ -40,23 +40,9 @@ SMALL = {
     "architecture.hidden": 24,
     "architecture.head_width": 24,
 }
-SMALL_CODEBOOK = SMALL | {
-    "representation.n_fft": 256,
-    "representation.hop": 64,
-    "representation.components": 24,
-    "representation.levels": 3,
-    "representation.centroids": 32,
-    "representation.fit_frames": 2000,
-    "representation.postfilter_steps": 8,
-}
-SMALL_SPECTRUM = SMALL | {"representation.n_fft": 256, "representation.hop": 64}
-SMALL_UNIVERSAL = SMALL | {"corpus.sample_rate_hz": 44_100, "representation.adaptation_steps": 0}
-SMALL_OF = {
-    "codebook-lstm": SMALL_CODEBOOK,
-    "stereo-lstm": SMALL_CODEBOOK,
-    "spectral-lstm": SMALL_SPECTRUM,
-    "universal-lstm": SMALL_UNIVERSAL,
-}
+SMALL_CODEC = SMALL | {"representation.adaptation_steps": 0}
+SMALL_SPECTRUM = SMALL | {"representation.n_fft": 2 * HOP, "representation.hop": HOP}
+SMALL_OF = {"codec-lstm": SMALL_CODEC, "spectral-lstm": SMALL_SPECTRUM}
 
 
 def pytest_collection_finish() -> None:
@@ -109,7 +95,7 @@ def set_flags(values: dict) -> list[str]:
     return [word for key, value in values.items() for word in ("--set", f"{key}={json.dumps(value)}")]
 
 
-def train_small(folder: Path, music: Path, preset: str = "codebook-lstm", steps: int = 12, extra: tuple = ()) -> Path:
+def train_small(folder: Path, music: Path, preset: str = "codec-lstm", steps: int = 12, extra: tuple = ()) -> Path:
     """Train a tiny model in `folder`, and return its metadata file."""
     from train import main
 
@@ -122,7 +108,7 @@ def train_small(folder: Path, music: Path, preset: str = "codebook-lstm", steps:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, music_folder) -> Path:
-    """Return the metadata file of a tiny trained codebook model."""
+    """Return the metadata file of a tiny trained model of codes."""
     return train_small(tmp_path_factory.mktemp("trained"), music_folder)
 
 

@@ -39,9 +39,9 @@ def renewed(content: Json, overrides: Json, *, source: str) -> Metadata:
     ValueError: an override or another key is refused; `source` names the metadata.
     """
     preset = read_json(MODELS / f"{DEFAULT_PRESET}.json")
-    rate = {key: preset["corpus"][key] for key in ("sample_rate_hz", "channels")}
     codec = {key: preset[key] for key in ("representation", "sampling")}
-    return validated(content | codec | {"corpus": content.get("corpus", {}) | rate}, overrides, source=source)
+    rate = {f"corpus.{key}": preset["corpus"][key] for key in ("sample_rate_hz", "channels")}
+    return validated(content | codec, rate | overrides, source=source)
 
 
 def from_donor(donor: Mapping[str, Any], overrides: Json, *, state: str) -> Metadata:

@@ -1,4 +1,4 @@
-"""The codec for all music: codes of a part equal those of the whole, sound comes back, and folders only adapt it."""
+"""The codec of sound: codes of a part equal those of the whole, sound comes back, and folders only adapt it."""
 
 import numpy as np
 import pytest
@@ -8,15 +8,18 @@ import torch
 import train
 from continuo.audio.phase import PhaseStream
 from continuo.audio.piece import Piece
+from continuo.audio.stereo import BANDS
+from continuo.audio.stft import spectrum
+from continuo.codec import codec as module
+from continuo.codec.decoder import PROMPT_FRAMES
+from continuo.codec.loss import RestorationLoss
+from continuo.codec.network import AHEAD, PAST, RestorationNetwork
+from continuo.codec.quantizer import STRETCH, PredictiveQuantizer
+from continuo.codec.vectors import FLOOR, HIGH_BANDS, HOP, LOW_FLOOR, N_FFT, RATE_HZ, FrameVectors
 from continuo.model import presets
-from continuo.universal import codec as module
-from continuo.universal.loss import RestorationLoss
-from continuo.universal.network import AHEAD, PAST, RestorationNetwork
-from continuo.universal.quantizer import STRETCH, PredictiveQuantizer
-from featurizer import UniversalFeaturizer, build_featurizer
+from continuo.symbolic.chords import ChordCodec
+from featurizer import CodecFeaturizer, build_featurizer
 from predictor import Predictor, joined
-
-RATE_HZ, HOP = module.RATE_HZ, module.HOP
 
 
 def music(seed: int, seconds: float = 3.0) -> np.ndarray:
@@ -30,10 +33,10 @@ def music(seed: int, seconds: float = 3.0) -> np.ndarray:
     return sound.astype(np.float32)
 
 
-def featurizer(channels: int = 2, **settings: int) -> UniversalFeaturizer:
+def featurizer(channels: int = 2, **settings: int) -> CodecFeaturizer:
     values = {"corpus.channels": channels} | {f"representation.{name}": value for name, value in settings.items()}
-    made = build_featurizer(presets.from_preset("universal-lstm", values, state="unused.safetensors"))
-    assert isinstance(made, UniversalFeaturizer)
+    made = build_featurizer(presets.from_preset("codec-lstm", values, state="unused.safetensors"))
+    assert isinstance(made, CodecFeaturizer)
     return made
 
 
@@ -114,6 +117,46 @@ class TestNetwork:
         assert np.allclose(np.exp(1j * found[1].numpy()), np.exp(1j * np.angle(frames)), atol=1e-5)
 
 
+class TestHighBands:
+    def test_fold_of_unfold_keeps_low_bins_and_energies(self):
+        high = FrameVectors().high
+        folded = torch.rand(5, high.start + HIGH_BANDS) + 0.1
+        magnitude = high.unfold(folded)
+        assert torch.equal(magnitude[:, : high.start], folded[:, : high.start])
+        assert torch.allclose(high.fold(magnitude), folded, rtol=1e-5)
+        assert not magnitude[:, FrameVectors().bins_hz > 20_050].any()
+
+    def test_unfold_of_silent_low_bins_is_finite(self):
+        high = FrameVectors().high
+        folded = torch.zeros(1, high.start + HIGH_BANDS)
+        folded[:, high.start :] = 0.5
+        assert high.unfold(folded).isfinite().all()
+
+
+class TestFrameVectors:
+    def test_magnitudes_are_what_was_measured(self):
+        frames = spectrum(music(0), N_FFT, HOP)
+        space = FrameVectors()
+        magnitudes, image = space.magnitudes(space.measure(frames, LOW_FLOOR))
+        low = slice(0, space.high.start)
+        torch.testing.assert_close(
+            magnitudes[:, low], frames.abs().square().mean(1).sqrt()[:, low], atol=0.05, rtol=1e-3
+        )
+        torch.testing.assert_close(image, space.image.measure(frames))
+
+    def test_floors_are_exchanged(self):
+        frames = spectrum(music(0)[:, 0], N_FFT, HOP)
+        space = FrameVectors()
+        high, low = (space.measure(frames, floor) for floor in (FLOOR, LOW_FLOOR))
+        torch.testing.assert_close(space.with_floor(low), high, atol=1e-4, rtol=1e-4)
+        audible = slice(0, 100)  # what lies below the floor of the codes is not known
+        loud = (high[:, audible] / space.weight[audible]).exp() > 4 * FLOOR
+        torch.testing.assert_close(
+            space.with_low_floor(high)[:, audible][loud], low[:, audible][loud], atol=1e-2, rtol=1e-2
+        )
+        assert not high[:, -2 * BANDS :].any()  # one channel has no image
+
+
 class TestFeaturizer:
     def test_encode_part_equals_that_part_of_the_whole(self):
         piece, codec = Piece.from_samples(music(0, 8.0), RATE_HZ), featurizer()
@@ -142,24 +185,105 @@ class TestFeaturizer:
         assert np.array_equal(ends, again)
         assert any(len(part) for part in parts[: 16 + AHEAD + 4])  # sound comes while steps are made
 
+    def test_decoder_gives_a_steady_flow(self):
+        codec, codes = featurizer(1), torch.randint(1024, (260, 3), generator=torch.Generator().manual_seed(5))
+        decoder = codec.decoder()
+        blocks = [len(decoder.push(step)) for step in codes]
+        assert all(sum(blocks[first : first + 64]) == 64 * HOP for first in range(100, 180))
+
+    def test_decoder_magnitudes_step_by_step_equal_those_of_the_whole(self):
+        codec = featurizer(1)
+        codes = codec.encode(Piece.from_samples(music(3), RATE_HZ))[:40]
+        decoder, made = codec.decoder(), []
+        keep = decoder.phase.push
+        decoder.phase.push = lambda magnitude: (made.append(magnitude), keep(magnitude))[1]
+        for step in codes:
+            decoder.push(step)
+        decoder.finish()
+        np.testing.assert_allclose(np.array(made), codec.codec.decode(codes).numpy(), rtol=1e-3, atol=1e-3)
+
+    def test_decoder_starts_from_the_last_frames_of_the_prompt(self):
+        codec, piece = featurizer(), Piece.from_samples(music(3), RATE_HZ)
+        tail = codec.tail(piece, PROMPT_FRAMES)
+        assert len(tail) == N_FFT + (PROMPT_FRAMES - 1) * HOP
+        recent, frames = codec.decoder(piece).recent, spectrum(tail, N_FFT, HOP)
+        assert torch.equal(recent, codec.codec.components(codec.codec.encode(frames))[-PAST:])
+        whole = codec.codec.components(codec.encode_prompt(piece))[-PAST:]  # rounding decides between close centroids
+        assert (recent - whole).norm() < 0.3 * whole.norm()
+        short = codec.decoder(Piece.from_samples(music(3)[:N_FFT], RATE_HZ)).recent  # one frame, repeated
+        assert torch.equal(short, short[:1].expand(PAST, -1))
+
+    def test_round_trip_is_decode_after_encode(self):
+        codec, frames = featurizer().codec, spectrum(music(4), N_FFT, HOP)
+        for name in ("vocabulary", "encode", "decode", "to_dict"):
+            assert hasattr(codec, name)
+            assert hasattr(ChordCodec(), name)
+        made = codec.round_trip(frames)
+        assert torch.equal(made, codec.decode(codec.encode(frames)))
+        real = (frames.abs().square().mean(1).sqrt() + 1).log()
+        assert ((made + 1).log() - real).square().mean() < 0.4**2 * (real - real.mean(0)).square().mean()
+
+    def test_channels_out_of_phase_are_not_lost(self):
+        samples = music(6)[:, :1] * np.float32([1, -1])
+        piece, codec = Piece.from_samples(samples, RATE_HZ), featurizer()
+        decoder = codec.decoder(piece)
+        made = np.concatenate([*map(decoder.push, codec.encode(piece)), decoder.finish()])[N_FFT:]
+        powers = np.square(made).mean(0)
+        assert powers == pytest.approx(np.square(piece.read_channels(0, len(samples))).mean(0), rel=0.5)
+        assert np.corrcoef(made.T)[0, 1] < 0
+
     @pytest.mark.slow
-    def test_state_restores_codes_and_decoder(self):
-        codec, other = featurizer(adaptation_steps=2), featurizer(channels=1, adaptation_steps=2)
+    def test_state_restores_codes_and_decoder_and_holds_only_what_was_adapted(self):
+        codec, other = featurizer(adaptation_steps=20), featurizer(channels=1, adaptation_steps=20)
         codec.fit([Piece.from_samples(music(seed, 20.0), RATE_HZ) for seed in range(2)], seed=0, advance=str)
-        other.load_state(codec.state())
+        state = codec.state()
+        names = {f"network.{name}" for name, _ in codec.codec.network.named_parameters() if module.is_adapted(name)}
+        assert {name for name in state if name.startswith("network.")} == names
+        assert sum(tensor.numel() * tensor.element_size() for tensor in state.values()) < 1_100_000
+        other.load_state(state)
         assert other.channels == 2
         assert other.fingerprint() == codec.fingerprint()
         components = torch.randn(PAST + 3 + AHEAD, 160)
         assert torch.equal(other.codec.decode_components(components)[0], codec.codec.decode_components(components)[0])
 
+    @pytest.mark.parametrize("steps", [0, 4])
+    def test_phase_costs_has_one_cost_per_announced_phase(self, steps):
+        codec, said = featurizer(adaptation_steps=steps), []
+        pieces = [Piece.from_samples(music(seed, 20.0), RATE_HZ) for seed in range(2 * bool(steps))]
+        codec.fit(pieces, seed=0, advance=said.append)
+        assert len(said) <= len(codec.phase_costs(pieces))
+
     def test_layout_changes_with_the_adaptation_so_that_no_other_fit_is_taken_from_the_cache(self):
         assert len({featurizer(adaptation_steps=steps, channels=n).layout() for steps in (0, 240) for n in (1, 2)}) == 4
 
-    @pytest.mark.parametrize("name", ["mean", "components", "centroids", "decay"])
-    def test_load_state_of_another_shape_is_refused(self, name):
+    def test_state_that_was_not_adapted_holds_no_network(self):
+        assert set(featurizer(adaptation_steps=0).state()) == {"shipped", "channels", "passes"}
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"shipped": torch.zeros(16, dtype=torch.uint8)}, r"not those of codec\.safetensors, which Continuo ships"),
+            ({"passes": torch.tensor(3)}, "3 passes"),
+            ({"channels": torch.tensor(3)}, "3 channels"),
+            ({"network.ln.bias": torch.zeros(3)}, "size mismatch"),
+            ({"network.more": torch.zeros(3)}, "Unexpected key"),
+        ],
+    )
+    def test_load_state_of_another_codec_or_damaged_is_refused(self, change, words):
         codec = featurizer()
+        with pytest.raises((ValueError, RuntimeError), match=words):
+            codec.load_state(codec.state() | change)
+
+    @pytest.mark.parametrize("name", ["mean", "components", "decay"])
+    def test_codec_of_another_shape_is_refused(self, name):
         with pytest.raises(ValueError, match=f"{name} is torch.float32 of"):
-            codec.load_state(codec.state() | {name: torch.zeros(3)})
+            module.SpectralCodec(1, 0, module.shipped() | {name: torch.zeros(3)})
+
+    def test_digest_changes_with_the_codes_and_with_the_network(self):
+        whole = module.shipped()
+        changed = [whole | {name: whole[name] + 1} for name in ("centroids", "mean", "network.blocks.0.a.weight")]
+        digests = [bytes(module.SpectralCodec(1, 0, tensors).digest.tolist()) for tensors in (whole, *changed)]
+        assert len(set(digests)) == 4
 
     def test_mono_corpus_stays_mono(self):
         codec = featurizer(adaptation_steps=0)
@@ -191,7 +315,7 @@ def test_other_sample_rates_are_refused_in_one_line(tmp_path, capsys, rate_hz):
     soundfile.write(tmp_path / "a.wav", music(0), RATE_HZ)
     words = [
         "--preset",
-        "universal-lstm",
+        "codec-lstm",
         "--corpus",
         str(tmp_path),
         "--meta",
@@ -218,7 +342,7 @@ def test_A16_preset_trains_at_once_and_continues_in_stereo(tmp_path):
         soundfile.write(folder / f"{seed}.wav", music(seed, 4.0), RATE_HZ)
     small = ["architecture.hidden=16", "architecture.head_width=16", "representation.adaptation_steps=0"]
     small.append("training.precision=float32")  # its choice takes a second
-    words = ["--preset", "universal-lstm", "--corpus", str(folder), "--meta", str(tmp_path / "m.json"), "--steps", "2"]
+    words = ["--preset", "codec-lstm", "--corpus", str(folder), "--meta", str(tmp_path / "m.json"), "--steps", "2"]
     assert train.main([*words, *(word for value in small for word in ("--set", value))]) == 0
     predictor = Predictor.load(tmp_path / "m.json")
     soundfile.write(tmp_path / "prompt.wav", music(8, 2.0), RATE_HZ)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import RATE_HZ, ROOT, melody, train_small
+from conftest import HOP, RATE_HZ, ROOT, melody, train_small
 from stereo import make_wide
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -134,9 +134,9 @@ def test_commands_quiet_write_nothing_to_standard_error(trained, prompt, music_f
 @pytest.mark.slow
 def test_commands_show_progress_and_colors_on_a_terminal_only(tmp_path, music_folder, trained, prompt):
     script = lambda name, *flags: [sys.executable, str(ROOT / f"{name}.py"), *map(str, flags)]  # noqa: E731
-    from conftest import SMALL_CODEBOOK, set_flags
+    from conftest import SMALL_CODEC, set_flags
 
-    learn = script("train", "--corpus", music_folder, "--steps", 40, *set_flags(SMALL_CODEBOOK))
+    learn = script("train", "--corpus", music_folder, "--steps", 40, *set_flags(SMALL_CODEC))
     fresh_cache = {"CONTINUO_CACHE": str(tmp_path / "cache")}
     shown = on_a_terminal(learn, tmp_path, **fresh_cache)
     for part in ("reading the corpus", "fitting the featurizer", "encoding", "training"):
@@ -261,7 +261,7 @@ def test_card_code_runs(trained, prompt, monkeypatch):
     exec(code.replace("song.musicxml", str(prompt)), scope)  # the code that a reader copies
     assert isinstance(scope["predictor"], Predictor)
     take = scope["take"]
-    assert len(np.concatenate([*take.samples(20), take.finish()])) == 20 * 64 + take.overlap_samples
+    assert len(np.concatenate([*take.samples(20), take.finish()])) == 20 * HOP + take.overlap_samples
 
 
 def test_program_and_command_of_a_checkout_and_of_an_installation(monkeypatch):
@@ -275,10 +275,10 @@ def test_program_and_command_of_a_checkout_and_of_an_installation(monkeypatch):
 
 
 def small_trainer(folder, music):
-    from conftest import SMALL_CODEBOOK
+    from conftest import SMALL_CODEC
 
-    values = SMALL_CODEBOOK | {"corpus.path": str(music), "training.steps": 12}
-    made = presets.from_preset("codebook-lstm", values, state="model.safetensors")
+    values = SMALL_CODEC | {"corpus.path": str(music), "training.steps": 12}
+    made = presets.from_preset("codec-lstm", values, state="model.safetensors")
     folder.mkdir(exist_ok=True)
     return build_trainer(made, folder / "model.safetensors", torch.device("cpu"))
 
@@ -300,7 +300,7 @@ def test_continuation_logger_changes_nothing_of_the_training(tmp_path, music_fol
     assert [event.step for event in events.Images("continuation")] == [4, 8, 12]
     sound = events.Audio("continuation")[0]
     assert sound.sample_rate == RATE_HZ
-    assert sound.length_frames > 250 * 64
+    assert sound.length_frames > 250 * HOP
 
 
 def test_training_log_has_both_channels_of_a_stereo_model(tmp_path, music_folder, monkeypatch):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import RATE_HZ, ROOT, SMALL_CODEBOOK, SMALL_OF, melody, set_flags, train_small
+from conftest import HOP, RATE_HZ, ROOT, SMALL_CODEC, SMALL_OF, melody, set_flags, train_small
 from stereo import both, make_wide
 
 import predict as predict_script
@@ -31,7 +31,6 @@ from predictor import Predictor, joined
 from train import main as train
 
 PROMPT = ROOT / "examples" / "prompt.musicxml"
-HOP = 64
 
 
 @pytest.fixture
@@ -88,7 +87,7 @@ def test_A08_predict_musicxml_prompt_writes_audio_and_picture(trained, tmp_path)
     written = round(32 * 60 / 92 * RATE_HZ)  # 32 quarter notes at 92 a minute: where the continuation begins
     assert len(audio) == written + 60 * HOP
     assert len(prompt) > written  # a prompt alone includes the decay of the last chord
-    kept = written - 256
+    kept = written - 4 * HOP
     np.testing.assert_array_equal(audio[:kept], prompt[:kept])
     for picture in (out.with_suffix(".png"), alone.with_suffix(".png")):
         assert picture.read_bytes().startswith(b"\x89PNG")
@@ -104,7 +103,7 @@ def test_validation_trend_is_named_after_the_second_validation(validations, step
 
 
 @pytest.mark.parametrize(
-    ("preset", "channels"), [("codebook-lstm", 1), ("spectral-lstm", 1), ("spectral-lstm", 2), ("stereo-lstm", 2)]
+    ("preset", "channels"), [("codec-lstm", 1), ("spectral-lstm", 1), ("spectral-lstm", 2), ("codec-lstm", 2)]
 )
 def test_A08_channels_out_of_phase_are_learned_and_continued(tmp_path, preset, channels):
     """The mean of such channels is silence, which models of mono learned where the corpus was read in stereo."""
@@ -115,7 +114,7 @@ def test_A08_channels_out_of_phase_are_learned_and_continued(tmp_path, preset, c
     extra = ("--set", f"corpus.channels={channels}")
     predictor = Predictor.load(train_small(tmp_path, tmp_path / "music", preset, steps=1, extra=extra))
     prompt = predictor.prompt(tmp_path / "music" / "1.wav")
-    assert (prompt.channels, predictor.channels) == ((2, 2) if preset == "stereo-lstm" else (1, 1))
+    assert (prompt.channels, predictor.channels) == ((2, 2) if (preset, channels) == ("codec-lstm", 2) else (1, 1))
     read = predictor.featurizer._read(prompt, 0, len(prompt.samples)) / prompt.gain
     assert read.std() == pytest.approx(melody(1).std(), rel=0.01)
     whole = np.concatenate([*joined(predictor.take(prompt), prompt, 0)])
@@ -222,7 +221,7 @@ def test_A09_joined_has_no_click_at_the_join(trained):
     """The second difference of the signal around the join is at most 1.5 times the largest elsewhere."""
     predictor = Predictor.load(trained)
     for seed in range(5):
-        prompt = Piece.from_samples(melody(seed)[: 14_000 + 31 * seed], RATE_HZ)
+        prompt = Piece.from_samples(melody(seed)[: 77_000 + 31 * seed], RATE_HZ)
         audio = np.concatenate([*joined(predictor.take(prompt, seed=seed), prompt, 100)])
         bend = np.abs(np.diff(audio, 2))
         join = len(prompt.samples)
@@ -261,17 +260,17 @@ def test_predict_mono_prompt_of_a_stereo_model_is_in_both_channels(trained, prom
 
 
 @pytest.mark.parametrize("prompt_channels", [1, 2])
-def test_A15_preset_for_stereo_trains_and_continues_in_stereo(tmp_path, prompt_channels):
+def test_A15_default_preset_trains_and_continues_in_stereo(tmp_path, prompt_channels):
     (tmp_path / "music").mkdir()
     for seed in range(3):
         soundfile.write(tmp_path / "music" / f"{seed}.wav", both(seed), RATE_HZ)
-    meta = train_small(tmp_path, tmp_path / "music", "stereo-lstm", steps=3)
+    meta = train_small(tmp_path, tmp_path / "music", "codec-lstm", steps=3)
     samples = both(9) if prompt_channels == 2 else both(9)[:, 0]
     soundfile.write(tmp_path / "prompt.wav", samples, RATE_HZ)
     assert predict(meta, tmp_path / "prompt.wav", tmp_path / "take.wav", "--frames", "60") == 0
     whole, alone = (soundfile.read(tmp_path / f"{name}.wav", always_2d=True)[0] for name in ("take", "prompt"))
     assert whole.shape == (len(alone) + 60 * HOP, 2)
-    start = len(alone) - (256 - HOP)
+    start = len(alone) - 3 * HOP
     assert np.abs(whole[:start] - alone[:start]).max() < 1e-4
     made = whole[len(alone) :]
     assert np.abs(made).max() > 0.01
@@ -297,7 +296,7 @@ def test_A09_take_has_the_loudness_of_the_prompt(trained):
 def test_A07_prompt_codes_equal_the_codes_of_training(trained):
     """The prompt has the scale and the codes that training gave the same samples."""
     predictor = Predictor.load(trained)
-    piece = Piece.from_samples(melody(2)[: 64 * 100 + 256], RATE_HZ)
+    piece = Piece.from_samples(melody(2)[: HOP * 100 + 4 * HOP], RATE_HZ)
     as_prompt = predictor.featurizer.encode_prompt(piece)
     as_training = predictor.featurizer.encode(piece)[2:-2]
     assert torch.equal(as_prompt, as_training)
@@ -350,8 +349,8 @@ def test_A09_predict_after_an_ending_begins_another_piece_or_stops(trained, prom
     assert main([*flags, "--out", str(tmp_path / "end.wav"), "--until-end", "--continuation-only"]) == 0
     ended = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert ended["endings_s"] == going_on["endings_s"][:1]
-    assert ended["frames"] == round(ended["endings_s"][0] * RATE_HZ / 64) < 300
-    assert soundfile.info(tmp_path / "end.wav").frames == ended["frames"] * 64
+    assert ended["frames"] == round(ended["endings_s"][0] * RATE_HZ / HOP) < 300
+    assert soundfile.info(tmp_path / "end.wav").frames == ended["frames"] * HOP
 
 
 def test_predict_an_ending_at_once_waits_two_seconds(trained, prompt_wav, tmp_path):
@@ -387,7 +386,7 @@ def test_packed_model_predicts_and_starts_trainings_but_cannot_resume(trained, m
     assert "with another --meta and --from" in capsys.readouterr().err
     begun = ["--set", "training.batch_size=4", "--set", "training.window=16", "--steps", "1", "--device", "cpu"]
     mine = ["--meta", str(tmp_path / "mine.json"), "--from", str(state), "--corpus", str(music_folder)]
-    assert train([*mine, *begun, "--set", "representation.postfilter_steps=2", "--quiet"]) == 0
+    assert train([*mine, *begun, "--set", "representation.adaptation_steps=0", "--quiet"]) == 0
 
 
 def test_A11_predict_without_a_model_uses_the_demo_model(tmp_path, prompt_wav, monkeypatch, capsys):
@@ -396,7 +395,7 @@ def test_A11_predict_without_a_model_uses_the_demo_model(tmp_path, prompt_wav, m
     captured = capsys.readouterr()
     assert "made by the demo model (Bach chorales)" in captured.err
     assert json.loads(captured.out.splitlines()[-1])["state_step"] > 1000
-    assert soundfile.info(tmp_path / "a.wav").samplerate == 24_000
+    assert soundfile.info(tmp_path / "a.wav").samplerate == 44_100
     (tmp_path / "model.json").write_text("{}")
     assert main(["--prompt", str(prompt_wav), "--frames", "3", "--out", "b.wav", "--device", "cpu"]) == 2
     assert "model.json" in capsys.readouterr().err
@@ -408,7 +407,7 @@ def test_A07_predict_during_a_training_uses_later_steps(tmp_path, music_folder, 
 
     Where a later state has the same best weights, the report says so and the sound is the same.
     """
-    values = SMALL_CODEBOOK | {"training.checkpoint_every_s": 0.3, "training.learning_rate": 1e-4}
+    values = SMALL_CODEC | {"training.checkpoint_every_s": 0.3, "training.learning_rate": 1e-4}
     command = [
         sys.executable,
         str(ROOT / "train.py"),
@@ -616,9 +615,9 @@ def test_predict_damaged_or_foreign_state_is_refused(trained, prompt_wav, tmp_pa
     assert "lacks what its model needs" in refused()
     state.write_bytes(whole)
     content = json.loads(meta.read_text())
-    content["representation"]["hop"] = 128
+    content["architecture"]["layers"] = 3
     meta.write_text(json.dumps(content))
-    assert "representation.hop = 64, now it is 128" in refused()
+    assert "architecture.layers = 2, now it is 3" in refused()
 
 
 def test_predict_on_a_full_disk_leaves_nothing(trained, prompt_wav, tmp_path, monkeypatch, capsys):

@@ -15,11 +15,7 @@ from predict import main as predict
 from train import main as train
 
 QUICK = {
-    "representation.components": 96,
-    "representation.levels": 4,
-    "representation.centroids": 256,
-    "representation.fit_frames": 20_000,
-    "representation.postfilter_steps": 400,
+    "representation.adaptation_steps": 40,
     "architecture.hidden": 256,
     "architecture.head_width": 256,
 }

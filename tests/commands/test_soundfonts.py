@@ -191,7 +191,7 @@ def test_resumed_training_renders_its_corpus_as_before(model, own, other, scores
 
 def test_new_training_says_which_soundfont_renders_the_corpus(other, scores, tmp_path, capsys):
     flags = ["--meta", str(tmp_path / "new.json"), "--corpus", str(scores), "--prepare-only", "--device", "cpu"]
-    assert train([*flags, "--set", "representation.fit_frames=200", "--set", "representation.postfilter_steps=0"]) == 0
+    assert train([*flags, "--set", "representation.adaptation_steps=0"]) == 0
     assert f"the corpus is rendered with Other.sf2 ({other})" in capsys.readouterr().err
     assert train([*flags, "--soundfont", "missing.sf2"]) == 2
     assert "missing.sf2 does not exist" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import time
 import pytest
 import soundfile
 import torch
-from conftest import RATE_HZ, ROOT, SMALL_CODEBOOK, SMALL_OF, melody, set_flags, train_small
+from conftest import RATE_HZ, ROOT, SMALL_CODEC, SMALL_OF, melody, set_flags, train_small
 
 import preparation
 from continuo.model import checkpoint, metadata, presets
@@ -96,7 +96,7 @@ def train_small_metadata(folder, music, preset, steps, extra):
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_A06_signals_save_and_leave(tmp_path, music_folder, signum):
-    meta = train_small_metadata(tmp_path, music_folder, "codebook-lstm", 10**6, ())[1].with_name("model.json")
+    meta = train_small_metadata(tmp_path, music_folder, "codec-lstm", 10**6, ())[1].with_name("model.json")
     command = [sys.executable, str(ROOT / "train.py"), "--meta", str(meta), "--device", "cpu"]
     is_handled = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup  # noqa: E731
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ, preexec_fn=is_handled)
@@ -126,7 +126,7 @@ def test_train_finished_continues_only_with_a_larger_budget(tmp_path, music_fold
 def test_train_minutes_are_a_budget(tmp_path, music_folder, capsys):
     meta = tmp_path / "model.json"
     flags = ["--meta", str(meta), "--corpus", str(music_folder), "--minutes", "0.03", "--device", "cpu", "--json"]
-    assert main([*flags, *set_flags(SMALL_CODEBOOK)]) == 0
+    assert main([*flags, *set_flags(SMALL_CODEC)]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert 1.7 < result["seconds"] < 30
     assert result["step"] > 0
@@ -220,7 +220,7 @@ def test_train_corpus_other_than_in_the_metadata_is_reported(tmp_path, music_fol
 
 
 def test_train_changed_recording_alone_is_encoded_again(tmp_path, music_folder, monkeypatch):
-    """Resume after one of four tunes was changed and one touched: one is encoded, with the same codebook."""
+    """Resume after one of four tunes was changed and one touched: one is encoded, with the same codec."""
     music = tmp_path / "music"
     shutil.copytree(music_folder, music)
     train_small(tmp_path, music, steps=2)
@@ -251,7 +251,7 @@ def test_train_same_command_with_preset_continues(tmp_path, music_folder, capsys
     again = ["--meta", str(meta), "--corpus", str(music_folder), "--steps", "3", "--device", "cpu", "--quiet"]
     assert main([*again, "--preset", "spectral-lstm"]) == 0
     assert state_of(meta)[1]["progress"]["step"] == 3
-    assert main([*again, "--preset", "codebook-lstm"]) == 2
+    assert main([*again, "--preset", "codec-lstm"]) == 2
     assert "not of the preset" in capsys.readouterr().err
 
 
@@ -263,29 +263,27 @@ def test_train_second_start_uses_the_cache(tmp_path, music_folder, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("done again")
 
-    monkeypatch.setattr("continuo.audio.codebook.fit", refuse)
+    monkeypatch.setattr("featurizer.CodecFeaturizer.fit", refuse)
     monkeypatch.setattr("featurizer.StftFeaturizer.encode", refuse)
     assert_same_state(first, state_of(train_small(tmp_path / "b", music_folder, steps=3)))
 
 
 def test_A11_train_from_donor_starts_from_its_weights(tmp_path, music_folder, trained, capsys):
-    """Take weights from the donor, fit the codebook again with default settings; the same command continues."""
+    """Take weights from the donor, go on adapting the codec with default settings; the same command continues."""
     donor, _ = state_of(trained)
     meta = tmp_path / "model.json"
     flags = ["--meta", str(meta), "--from", str(trained.with_suffix(".safetensors")), "--corpus", str(music_folder)]
     small = ["--set", "training.batch_size=4", "--set", "training.window=16", "--set", "training.learning_rate=1e-12"]
-    fit = ["--set", "representation.postfilter_steps=4", "--set", "training.weight_decay=0"]
+    fit = ["--set", "representation.adaptation_steps=2", "--set", "training.weight_decay=0"]
     assert main([*flags, "--steps", "1", *small, *fit, "--device", "cpu", "--quiet"]) == 0
     tensors, facts = state_of(meta)
     assert facts["metadata"]["architecture"] == state_of(trained)[1]["metadata"]["architecture"]
     fitted = [f["metadata"]["representation"] for f in (facts, state_of(trained)[1])]
-    assert [(f["fit_frames"], f["postfilter_steps"]) for f in fitted] == [(300_000, 4), (2000, 8)]
+    assert [f["adaptation_steps"] for f in fitted] == [2, 0]
     for name in ("in_proj.weight", "head.out", "backbone.lstm.weight_ih_l0", "ending.weight"):
         torch.testing.assert_close(tensors[f"weights.{name}"], donor[f"average.{name}"], atol=1e-6, rtol=0)
-    assert torch.equal(tensors["featurizer.components"], donor["featurizer.components"])
-    assert not torch.equal(tensors["featurizer.centroids"], donor["featurizer.centroids"])
-    vectors = tensors["featurizer.centroids"] / tensors["featurizer.centroids"][0].std()
-    torch.testing.assert_close(tensors["weights.head.embedding.vectors"], vectors)
+    assert torch.equal(tensors["featurizer.shipped"], donor["featurizer.shipped"])
+    assert torch.equal(tensors["weights.head.embedding.vectors"], donor["weights.head.embedding.vectors"])
     assert main([*flags, "--steps", "2", "--device", "cpu"]) == 0
     assert "exists: continuing from it" in capsys.readouterr().err
     assert state_of(meta)[1]["progress"]["step"] == 2
@@ -299,7 +297,7 @@ def test_train_unsuitable_donor_is_refused(tmp_path, music_folder, trained, caps
     for extra, words in [
         (["--from", str(tmp_path / "none.safetensors")], "there is no such state"),
         (["--from", str(trained)], f"name its state, {trained.with_suffix('.safetensors')}"),
-        ([*state, "--preset", "codebook-lstm"], "leave out --preset"),
+        ([*state, "--preset", "codec-lstm"], "leave out --preset"),
         ([*state, "--set", "architecture.hidden=7"], "architecture.hidden"),
     ]:
         assert main([*flags, *extra]) == 2
@@ -336,7 +334,7 @@ def test_train_ctrl_c_while_preparing_reports_what_is_kept(tmp_path, music_folde
 
     monkeypatch.setattr("preparation.encode", interrupted)
     flags = ["--meta", str(tmp_path / "model.json"), "--corpus", str(music_folder), "--device", "cpu", "--steps", "2"]
-    assert main([*flags, *set_flags(SMALL_CODEBOOK)]) == 130
+    assert main([*flags, *set_flags(SMALL_CODEC)]) == 130
     lines = capsys.readouterr().err.splitlines()
     assert lines[-2:] == [
         "stopped while preparing: what was read is kept in the cache, and no state was touched",
@@ -403,8 +401,8 @@ def test_train_state_of_another_model_is_refused(tmp_path, music_folder, capsys)
 
 def test_trainer_average_keeps_no_autograd_history(tmp_path, music_folder):
     """A history would take 20 KB a step, 1.7 GB after a day of training."""
-    wanted = SMALL_CODEBOOK | {"corpus.path": str(music_folder), "training.steps": 3}
-    made = presets.from_preset("codebook-lstm", wanted, state="model.safetensors")
+    wanted = SMALL_CODEC | {"corpus.path": str(music_folder), "training.steps": 3}
+    made = presets.from_preset("codec-lstm", wanted, state="model.safetensors")
     trainer = build_trainer(made, tmp_path / "model.safetensors", torch.device("cpu"))
     trainer.run()
     assert [name for name, weight in trainer.average.named_parameters() if weight.requires_grad or weight.grad_fn] == []
@@ -510,3 +508,84 @@ def test_keep_freed_memory_keeps_what_a_step_frees():
     run = subprocess.run([sys.executable, "-c", KEPT], cwd=ROOT, capture_output=True, text=True, check=True)
     kept_all, kept = map(int, run.stdout.split())  # a fork that keeps freed memory prints first, then its parent
     assert kept < 10e6 < 19e6 < kept_all
+
+
+# --- models of earlier versions ---------------------------------------------------------------------------------------
+
+
+def make_retired(meta: Path, kind: str) -> None:
+    """Turn a metadata file and its state into those of an earlier version."""
+    old = {"codebook": {"kind": "codebook", "n_fft": 256, "hop": 64}, "universal": {"kind": "universal"}}[kind]
+    tensors, facts = checkpoint.load(meta.with_suffix(".safetensors"))
+    facts["metadata"]["representation"] = old
+    checkpoint.save(meta.with_suffix(".safetensors"), tensors, facts)
+    content = json.loads(meta.read_text()) | {"representation": old}
+    content["corpus"]["sample_rate_hz"] = 8000
+    meta.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("kind", ["codebook", "universal"])
+def test_model_of_an_earlier_version_is_refused_and_trained_anew(tmp_path, music_folder, capsys, kind):
+    meta = train_small(tmp_path, music_folder, steps=2)
+    new = meta.read_text()
+    make_retired(meta, kind)
+    state = meta.with_suffix(".safetensors")
+
+    def refused(status: int, path: Path) -> None:
+        assert status == 2
+        advice = f"train it anew with python train.py --meta {meta} --fresh"
+        reason = f"{path} was made by an earlier version, whose codes this version does not read: {advice}\n"
+        assert capsys.readouterr().err.endswith(reason)
+
+    train_words = ["--meta", str(meta), "--device", "cpu", "--quiet"]
+    predict_words = ["--meta", str(meta), "--prompt", str(music_folder / "tune0.wav"), "--frames", "2"]
+    refused(main(train_words), meta)
+    refused(predict(predict_words), meta)
+    refused(main(["--meta", str(tmp_path / "mine.json"), "--from", str(state), *train_words[2:]]), state)
+    old = meta.read_text()
+    meta.write_text(new)  # a state of an earlier version beside metadata of this one
+    refused(main(train_words), state)
+    refused(predict(predict_words), state)
+    meta.unlink()
+    refused(main(train_words), state)
+    meta.write_text(old)
+    few = ["--set", "representation.adaptation_steps=0", "--steps", "2"]
+    assert main([*train_words, "--fresh", *few]) == 0
+    content = json.loads(meta.read_text())
+    assert content["representation"] == {"kind": "codec", "adaptation_steps": 0}
+    assert content["corpus"]["path"] == str(music_folder)
+    assert content["sampling"] == {"coarse_temperature": 1.0, "fine_temperature": 1.0}
+    assert predict([*predict_words, "--out", str(tmp_path / "take.wav")]) == 0
+
+
+def test_state_of_another_codec_is_refused(tmp_path, music_folder, capsys):
+    """It is refused by training, by prediction and as the start of another training; `--fresh` trains anew."""
+    meta = train_small(tmp_path, music_folder, steps=2)
+    state = meta.with_suffix(".safetensors")
+    tensors, facts = checkpoint.load(state)
+    checkpoint.save(state, tensors | {"featurizer.shipped": torch.zeros(16, dtype=torch.uint8)}, facts)
+    words = ["--device", "cpu", "--quiet", "--corpus", str(music_folder), "--steps", "3"]
+    prompt = ["--prompt", str(music_folder / "tune0.wav"), "--frames", "2"]
+    for status in (
+        main(["--meta", str(meta), *words]),
+        predict(["--meta", str(meta), *prompt]),
+        main(["--meta", str(tmp_path / "mine.json"), "--from", str(state), *words]),
+    ):
+        assert status == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 3
+    assert all("its codes are not those of codec.safetensors, which Continuo ships now" in line for line in errors)
+    assert all(f"{state}" in line and "--fresh" in line for line in errors)
+    assert main(["--meta", str(meta), *words, "--fresh"]) == 0
+
+
+def test_ctrl_c_while_the_codec_is_adapted_reports_what_is_kept(tmp_path, music_folder, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("continuo.codec.codec.SpectralCodec._adapt", interrupted)
+    monkeypatch.setattr("continuo.codec.codec.HELD_OUT", 1)
+    flags = ["--meta", str(tmp_path / "model.json"), "--corpus", str(music_folder), "--device", "cpu", "--steps", "2"]
+    assert main([*flags, *set_flags(SMALL_CODEC | {"representation.adaptation_steps": 3})]) == 130
+    assert "stopped while preparing: what was read is kept in the cache" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,7 @@ import numpy as np
 from conftest import melody
 
 from continuo.audio.decoder import Decoder
-from featurizer import CodebookFeaturizer
+from featurizer import CodecFeaturizer
 
 
 def both(seed: int) -> np.ndarray:
@@ -32,6 +32,6 @@ def wide(samples: np.ndarray) -> np.ndarray:
 
 
 def make_wide(monkeypatch) -> None:
-    """Let all models with a codebook make sound of two channels, from now on."""
-    one = CodebookFeaturizer.decoder
-    monkeypatch.setattr(CodebookFeaturizer, "decoder", lambda self, prompt=None: WideDecoder(one(self, prompt)))
+    """Let all models of codes make sound of two channels, from now on."""
+    one = CodecFeaturizer.decoder
+    monkeypatch.setattr(CodecFeaturizer, "decoder", lambda self, prompt=None: WideDecoder(one(self, prompt)))

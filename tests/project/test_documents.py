@@ -147,7 +147,7 @@ def small(name: str, flags: list[str], music, tunes) -> list[str]:
     arguments = MAINS[name].build_parser().parse_args(flags)
     if name == "train":
         new = not arguments.meta.exists()
-        preset = arguments.preset or "codebook-lstm"
+        preset = arguments.preset or "codec-lstm"
         tiny = SMALL_OF.get(preset, TINY | ({"architecture.heads": 2} if preset == "remi-transformer" else {}))
         flags = [flag for flag in flags if flag != "--epochs"] if arguments.epochs else flags
         if arguments.minutes or arguments.epochs:

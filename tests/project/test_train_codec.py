@@ -11,9 +11,9 @@ from codec_network import starts
 from conftest import melody
 from tunes import tune
 
+from continuo.codec import codec as module
+from continuo.codec.vectors import RATE_HZ
 from continuo.symbolic.writing import write_musicxml
-from continuo.universal import codec as universal
-from continuo.universal.codec import RATE_HZ, UniversalCodec
 
 SECONDS = 8.0
 
@@ -45,12 +45,12 @@ def test_train_codec_makes_a_codec_that_is_loaded_and_goes_on(recordings, tmp_pa
     assert 0 <= tensors["decay"].min() <= tensors["decay"].max() <= 0.8
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
     assert all(tensor.isfinite().all() for tensor in tensors.values())
-    monkeypatch.setattr(universal, "SHIPPED", out / "codec.safetensors")
-    universal.shipped.cache_clear()
+    monkeypatch.setattr(module, "SHIPPED", out / "codec.safetensors")
+    module.shipped.cache_clear()
     try:
-        codec = UniversalCodec(2, 0)
+        codec = module.SpectralCodec(2, 0)
     finally:
-        universal.shipped.cache_clear()
+        module.shipped.cache_clear()
     magnitudes = codec.decode(torch.randint(1024, (30, 3)))
     assert magnitudes.shape == (30, 1409)
     assert magnitudes.isfinite().all()

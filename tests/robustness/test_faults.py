@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import RATE_HZ, ROOT, SMALL_OF, melody
+from conftest import HOP, RATE_HZ, ROOT, SMALL_OF, melody
 from fault_processes import digest, run_command, start_process, wait_for
 from torchrun import torchrun, worker
 
@@ -49,7 +49,7 @@ def seed() -> int:
     return chosen
 
 
-def begin(folder, music, steps, preset="codebook-lstm", **values):
+def begin(folder, music, steps, preset="codec-lstm", **values):
     """Write the metadata of a tiny model; return the flags that train it and save after every step."""
     folder.mkdir(exist_ok=True)
     values = SMALL_OF[preset] | {"corpus.path": str(music), "training.validate_every_steps": 20} | values
@@ -218,13 +218,12 @@ def test_train_thousands_of_saves_leave_nothing_behind(tmp_path, music_folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["codebook-lstm", "spectral-lstm"])
+@pytest.mark.parametrize("preset", ["codec-lstm", "spectral-lstm"])
 def test_predict_hour_of_music_needs_no_more_memory(tmp_path, music_folder, preset):
     seconds, out, wav = times(3600, 240), tmp_path / "used.json", tmp_path / "long.wav"
-    sizes = {"representation.n_fft": 512, "representation.hop": 256}
-    assert run_command(train.main, *begin(tmp_path / "a", music_folder, 40, preset, **sizes)) == (0, "")
+    assert run_command(train.main, *begin(tmp_path / "a", music_folder, 40, preset)) == (0, "")
     words = ["--meta", str(tmp_path / "a" / "model.json"), "--prompt", str(music_folder / "tune0.wav"), "--quiet"]
-    words += ["--frames", str(seconds * RATE_HZ // 256), "--out", str(wav), "--continuation-only"]
+    words += ["--frames", str(seconds * RATE_HZ // HOP), "--out", str(wav), "--continuation-only"]
     running = start_process(fault_processes.predict_long, out, words, seconds / 40)
     running.join()
     result = json.loads(out.read_text())
@@ -485,7 +484,7 @@ def damaged_at(step: int, what, music) -> type[train.Reporter]:
     return Damaging
 
 
-@pytest.mark.parametrize("preset", ["codebook-lstm", "spectral-lstm"])
+@pytest.mark.parametrize("preset", ["codec-lstm", "spectral-lstm"])
 @pytest.mark.parametrize("what", [remove, truncate, change, clear_cache, cut_cache, fill_cache_with_nan])
 def test_train_damaged_corpus_or_cache_changes_nothing(tmp_path, own_music, monkeypatch, preset, what):
     for name in "ab":

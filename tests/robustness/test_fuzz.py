@@ -20,7 +20,7 @@ import file_mutations
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE_HZ, ROOT, SHARED, SMALL_CODEBOOK, melody, set_flags
+from conftest import RATE_HZ, ROOT, SHARED, SMALL_CODEC, melody, set_flags
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sandbox import Sandbox
@@ -45,13 +45,13 @@ NOTES = ("notes-lstm", "roll-conv", "remi-transformer")
 def models(box, tmp_path_factory) -> dict[str, Path]:
     """Return metadata files of tiny models, one of sound and three of notes; their corpora lie next to them."""
     found = {}
-    for preset in ("codebook-lstm", *NOTES):
+    for preset in ("codec-lstm", *NOTES):
         folder = tmp_path_factory.mktemp(preset)
         music = folder / "music"
         music.mkdir()
-        small = SMALL_CODEBOOK if preset == "codebook-lstm" else {"training.batch_size": 2, "training.window": 8}
+        small = SMALL_CODEC if preset == "codec-lstm" else {"training.batch_size": 2, "training.window": 8}
         for number in range(2):
-            if preset == "codebook-lstm":
+            if preset == "codec-lstm":
                 soundfile.write(music / f"{number}.wav", melody(number), RATE_HZ)
             else:
                 shutil.copy(ROOT / "examples" / ("hymn.musicxml", "dance.musicxml")[number], music)
@@ -132,7 +132,7 @@ def try_as_music(cases: Cases, rng: Random, models: dict[str, Path], name: str, 
         cases.try_({name: data}, "corpus", name, "--notes", "--text")
     elif kind == 2:
         cases.try_(
-            {name: data}, "predict", "--meta", models["codebook-lstm"], "--prompt", name, "--frames", "2", "--quiet"
+            {name: data}, "predict", "--meta", models["codec-lstm"], "--prompt", name, "--frames", "2", "--quiet"
         )
     else:
         meta = models[rng.choice(NOTES)]
@@ -200,7 +200,7 @@ def test_commands_damaged_audio_is_used_or_refused(box, models, tmp_path):
         if rng.random() < 0.7:
             tried.try_({name: data}, "corpus", name)
         else:
-            meta = models["codebook-lstm"]
+            meta = models["codec-lstm"]
             tried.try_({name: data}, "predict", "--meta", meta, "--prompt", name, "--frames", "2", "--quiet")
     tried.conclude()
 
@@ -240,7 +240,7 @@ def test_commands_damaged_states_are_used_or_refused(box, models, tmp_path):
             tried.try_(files, "train", "--meta", "model.json", "--steps", "3", "--device", "cpu", "--quiet")
         else:
             begin = ("--from", "model.safetensors", "--corpus", meta.parent / "music", "--device", "cpu", "--quiet")
-            few = ("--steps", "1", "--set", "representation.postfilter_steps=8")
+            few = ("--steps", "1", "--set", "representation.adaptation_steps=2")
             tried.try_(files, "train", "--meta", "new.json", *begin, *few)
     tried.conclude()
 

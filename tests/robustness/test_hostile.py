@@ -274,7 +274,7 @@ def test_decode_blocks_recording_too_long_is_refused(tmp_path, monkeypatch):
 
 
 def preset(**changes: object) -> dict:
-    content = json.loads((ROOT / "models" / "codebook-lstm.json").read_text())
+    content = json.loads((ROOT / "models" / "codec-lstm.json").read_text())
     for key, value in changes.items():
         section, _, name = key.partition("__")
         content[section] = content[section] | {name: value} if name else value

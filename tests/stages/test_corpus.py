@@ -19,12 +19,12 @@ import corpus
 from continuo.audio.files import MADE_BY_A_MODEL, TRUNCATED, decode_blocks, write_wav
 from continuo.audio.piece import Piece, check_audible
 from continuo.audio.samples import StoredSamples
-from continuo.model.metadata import CodebookSection, CorpusSection
+from continuo.model.metadata import CodecSection, CorpusSection
 from continuo.score.performance import perform
 from continuo.system import cache
 from continuo.system.progress import Display
 from dataset import AudioDataset
-from featurizer import CodebookFeaturizer
+from featurizer import CodecFeaturizer
 from web import preview
 
 
@@ -261,8 +261,7 @@ def test_load_keeps_no_file_open(tmp_path):
     resource.setrlimit(resource.RLIMIT_NOFILE, (len([*Path("/dev/fd").iterdir()]) + 12, hard))
     try:
         pieces = corpus.load(section(tmp_path)).pieces
-        small = {"n_fft": 256, "hop": 64, "components": 8, "levels": 2, "centroids": 8, "postfilter_steps": 8}
-        featurizer = CodebookFeaturizer(CodebookSection(kind="codebook", **small), RATE_HZ)
+        featurizer = CodecFeaturizer(CodecSection(kind="codec", adaptation_steps=2), RATE_HZ)
         featurizer.fit(pieces, seed=0, advance=lambda words: None)
         dataset = AudioDataset(pieces, featurizer, window=16)
     finally:

@@ -6,14 +6,14 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from conftest import RATE_HZ, melody
+from conftest import HOP, RATE_HZ, melody
 from torch.utils.data import default_collate
 
-from continuo.audio.codec import RUN
 from continuo.audio.piece import Piece
-from continuo.model.metadata import CodebookSection, SpectrumSection
+from continuo.codec.codec import RUN
+from continuo.model.metadata import CodecSection, SpectrumSection
 from dataset import AudioDataset, CodeFile, RowSampler, training_batches, validation_batches
-from featurizer import CodebookFeaturizer, SpectrumFeaturizer
+from featurizer import CodecFeaturizer, SpectrumFeaturizer
 
 SECONDS = (3.0, 1.1, 0.2, 2.0)
 
@@ -25,11 +25,8 @@ def pieces() -> list[Piece]:
 
 
 @pytest.fixture(scope="module")
-def featurizer(pieces) -> CodebookFeaturizer:
-    section = CodebookSection(
-        kind="codebook", n_fft=256, hop=64, components=16, levels=2, centroids=16, postfilter_steps=8
-    )
-    f = CodebookFeaturizer(section, RATE_HZ)
+def featurizer(pieces) -> CodecFeaturizer:
+    f = CodecFeaturizer(CodecSection(kind="codec", adaptation_steps=0), RATE_HZ)
     f.fit(pieces[:4], seed=0, advance=lambda words: None)
     return f
 
@@ -52,7 +49,7 @@ def test_A03_every_step_is_once_an_input_and_once_a_target(pieces, featurizer):
 def test_dataset_cut_piece_has_no_end_event(pieces, featurizer):
     """Check pieces around a whole number of windows: an end is an event, a cut is none."""
     for steps in (16, 17, 18):
-        whole = Piece.from_samples(melody(0)[: 64 * (steps - 1)], RATE_HZ)
+        whole = Piece.from_samples(melody(0)[: HOP * (steps - 1)], RATE_HZ)
         assert featurizer.steps(whole) == steps
         longer = Piece.from_samples(np.concatenate([whole.samples, whole.samples]), RATE_HZ)
         cut = longer.excerpt(0, len(whole.samples), "beginning")
@@ -68,7 +65,7 @@ def test_dataset_cut_piece_has_no_end_event(pieces, featurizer):
 def test_A03_memory_holds_each_frame_once(pieces, featurizer):
     dataset = AudioDataset(pieces, featurizer, window=16)
     held = os.fstat(dataset.codes.file.fileno()).st_size
-    assert held == sum(featurizer.steps(p) for p in pieces[:4]) * 2 * 2  # two levels of 16 bits
+    assert held == sum(featurizer.steps(p) for p in pieces[:4]) * 3 * 2  # three levels of 16 bits
     small, large = AudioDataset(pieces, featurizer, window=2), AudioDataset(pieces, featurizer, window=500)
     assert [os.fstat(d.codes.file.fileno()).st_size for d in (small, large)] == [held, held]
 
@@ -197,7 +194,7 @@ def test_training_batches_leave_the_global_generator_alone(pieces, featurizer):
     expected = torch.rand(4)
     torch.manual_seed(3)
     batch = next(training_batches(dataset, RowSampler(dataset.windows, 2, 0)))
-    assert batch.inputs.shape == (2, 16, 2)
+    assert batch.inputs.shape == (2, 16, 3)
     assert torch.equal(torch.rand(4), expected)
 
 

@@ -109,7 +109,7 @@ def test_low_rank_matrix_of_few_directions_becomes_two_factors():
 
 @pytest.mark.slow
 def test_step_graph_at_the_default_presets_size_matches_the_plain_model():
-    section = from_preset("codebook-lstm", {}, state="unused.safetensors").architecture
+    section = from_preset("codec-lstm", {}, state="unused.safetensors").architecture
     check_against_plain(refined(section, classes=1024))
 
 

@@ -54,9 +54,8 @@ REPRESENTATIONS = {
     "chords": {"kind": "chords"},
     "roll": {"kind": "roll"},
     "remi": {"kind": "remi"},
-    "codebook": {"kind": "codebook", "n_fft": 256, "hop": 64, "components": 8, "levels": 2, "centroids": 16,
-                 "fit_frames": 500, "postfilter_steps": 2},
-    "spectrum": {"kind": "spectrum", "n_fft": 64, "hop": 32},
+    "codec": {"kind": "codec", "adaptation_steps": 0},
+    "spectrum": {"kind": "spectrum", "n_fft": 352, "hop": 176},
 }  # fmt: skip
 ARCHITECTURES = {
     "lstm": {"kind": "lstm", "layers": 1},
@@ -72,7 +71,7 @@ def test_every_representation_trains_with_every_architecture(representation, arc
     import soundfile
 
     corpus = tunes
-    if representation in ("codebook", "spectrum"):
+    if representation in ("codec", "spectrum"):
         corpus = tmp_path / "sounds"
         corpus.mkdir()
         for seed in range(2):
@@ -399,7 +398,7 @@ def test_ties_of_one_pitch_in_two_voices_read_back(tmp_path):
 
 def test_presets_are_complete():
     names = set(preset_names())
-    assert names == {"codebook-lstm", "stereo-lstm", "universal-lstm", "spectral-lstm", *SYMBOLIC}
+    assert names == {"codec-lstm", "spectral-lstm", *SYMBOLIC}
     for name in names:
         from_preset(name, {}, state="x.safetensors")
 

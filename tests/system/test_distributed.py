@@ -22,7 +22,7 @@ from trainer import LossModule, build_trainer
 STEPS = 10
 
 
-def prepared(folder: Path, music: Path, preset: str = "codebook-lstm", steps: int = STEPS, **values) -> Path:
+def prepared(folder: Path, music: Path, preset: str = "codec-lstm", steps: int = STEPS, **values) -> Path:
     """Write the metadata file of a tiny model into a folder of its own."""
     folder.mkdir()
     sizes = SMALL_OF[preset] | {"corpus.path": str(music), "training.steps": steps} | values
@@ -126,8 +126,8 @@ def test_process_group_incomplete_environment_is_refused(monkeypatch, capsys, tm
 @pytest.mark.parametrize(
     ("preset", "values"),
     [
-        ("codebook-lstm", {}),
-        ("codebook-lstm", {"architecture.kind": "transformer", "architecture.hidden": 24, "architecture.heads": 2}),
+        ("codec-lstm", {}),
+        ("codec-lstm", {"architecture.kind": "transformer", "architecture.hidden": 24, "architecture.heads": 2}),
         ("spectral-lstm", {}),
     ],
 )

@@ -224,7 +224,7 @@ def test_take_with_a_broken_body_is_refused(client, body):
     ],
 )
 def test_training_with_impossible_values_is_refused(client, changes, words):
-    body = {"name": "mine", "corpus": "music21:bach", "preset": "codebook-lstm", "minutes": 1} | changes
+    body = {"name": "mine", "corpus": "music21:bach", "preset": "codec-lstm", "minutes": 1} | changes
     answer = client.post("/api/training", json=body)
     assert answer.status_code == 400
     assert words in answer.json()["error"]

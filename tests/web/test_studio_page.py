@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import soundfile
-from conftest import RATE_HZ, ROOT, SMALL_CODEBOOK, melody
+from conftest import RATE_HZ, ROOT, SMALL_CODEC, melody
 
 from continuo.model import metadata, presets
 
@@ -52,8 +52,8 @@ def home(tmp_path_factory, trained, music_folder) -> Path:
         text=True,
     )
     assert shown.returncode == 0, shown.stderr
-    changes = SMALL_CODEBOOK | {"corpus.path": str(music_folder), "training.checkpoint_every_s": 1.0}
-    metadata.save(presets.from_preset("codebook-lstm", changes, state="fresh.safetensors"), folder / "fresh.json")
+    changes = SMALL_CODEC | {"corpus.path": str(music_folder), "training.checkpoint_every_s": 1.0}
+    metadata.save(presets.from_preset("codec-lstm", changes, state="fresh.safetensors"), folder / "fresh.json")
     return folder
 
 
