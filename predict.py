@@ -55,10 +55,10 @@ def build_parser() -> ArgumentParser:
     heat_help = "temperature of all choices: 1 is natural, lower is tamer, 0 takes the likeliest (default: 1)"
     add("--temperature", type=float, default=1.0, help=heat_help)
     coarse_help = "temperature of the first quantizer stage, which decides what is played, multiplied by "
-    coarse_help += "--temperature (default: from the metadata file, or 1.08)"
+    coarse_help += "--temperature (default: from the metadata file, or 1)"
     add("--coarse-temperature", type=float, metavar="T", help=coarse_help)
     fine_help = "temperature of the later quantizer stages, which decide how it sounds, multiplied by --temperature "
-    fine_help += "(default: from the metadata file, or 0.7)"
+    fine_help += "(default: from the metadata file, or 1)"
     add("--fine-temperature", type=float, metavar="T", help=fine_help)
     font_help = "SoundFont (.sf2, .sf3) that renders scores (default: the one that rendered the model's corpus)"
     add("--soundfont", type=Path, metavar="FILE", help=font_help)

@@ -222,8 +222,9 @@ def fitted_state(
     earlier, origin = checkpoint.under_prefix("featurizer", start.tensors) if start else {}, ""
     if start and not start.is_donor:
         return earlier
-    if earlier:
-        featurizer.load_state(earlier)
+    if start:
+        with checkpoint.mismatch_refused(start.path):
+            featurizer.load_state(earlier)
         origin = featurizer.fingerprint()
     keys = sorted(piece.key for piece in pieces)
     key = cache.key_of_values("featurizer", FIT_VERSION, featurizer.layout(), seed, keys, origin)

@@ -1,7 +1,7 @@
 """Continue held-out prompts for minutes with a trained model, with several seeds each, and measure the result.
 
     python benchmarks/long_runs.py --meta model.json [--seconds 120] [--prompts 3] [--seeds 3]
-        [--coarse-temperature 1.08]
+        [--coarse-temperature 1]
 
 Prints mean, minimum and maximum over all runs of: onsets, as a ratio to those of the real pieces (6 s after each of 40
 prompts); the fraction of seconds that are 60 dB or more below full scale at the models' loudness; and the level at the

@@ -3,9 +3,9 @@
     python benchmarks/phase.py [--train 60] [--test 16] [--seed 1]
 
 The default preset's codec is adapted to some chorales and applied to others; each method continues 4 s of real audio
-for 6 s, from the true magnitudes of the following music and from quantized ones. Columns: SC, spectral convergence to the
-given magnitudes; LSD, log-spectral distance (dB) to the real audio, frame by frame, at the same places; ms per frame on
-one thread; the squared MMD and the AUC of `evaluation.audio_metrics`.
+for 6 s, from the true magnitudes of the following music and from quantized ones. Columns: SC, spectral convergence to
+the given magnitudes; LSD, log-spectral distance (dB) to the real audio, frame by frame, at the same places; ms per
+frame on one thread; the squared MMD and the AUC of `evaluation.audio_metrics`.
 """
 
 import argparse

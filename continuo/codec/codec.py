@@ -119,7 +119,7 @@ class SpectralCodec:
         coded, real, phases = map(torch.stack, zip(*map(self._prepared, runs), strict=True))
         state = self.to_dict()
         if self._adapt(coded, real, phases, seed, advance):
-            weights = {f"network.{name}": weight.half() for name, weight in self._adapted_parameters().items()}
+            weights = {f"network.{name}": weight.detach().half() for name, weight in self._adapted_parameters().items()}
             state |= {"passes": torch.tensor(self.passes)} | weights
         self.load_dict(state)  # in half precision, as another process will
 

@@ -46,9 +46,9 @@ class FrameVectors:
     """Turn complex STFT frames into vectors of F = 819 values, and vectors into magnitudes.
 
     A vector holds log magnitudes (over full scale, plus a floor) of low bins and of bands, and the parameters of a
-    `StereoImage`, which are zero for frames of one channel. Bins are weighted by the square root of the mel scale's density,
-    1 / (1 + f / 700 Hz), so that squared errors add up over mels and not over hertz: low partials, which carry the
-    harmony, are kept better than hiss. Frames of two channels are reduced to the root of their mean power.
+    `StereoImage`, which are zero for frames of one channel. Bins are weighted by the square root of the mel scale's
+    density, 1 / (1 + f / 700 Hz), so that squared errors add up over mels and not over hertz: low partials, which carry
+    the harmony, are kept better than hiss. Frames of two channels are reduced to the root of their mean power.
     """
 
     def __init__(self) -> None:

@@ -201,13 +201,10 @@ class TrainingSection(Section):
 
 
 class SamplingSection(Section):
-    """Temperatures of the levels of a stream whose levels refine the first one; they may be changed at any time.
+    """Temperatures of the levels of a stream whose levels refine the first one; they may be changed at any time."""
 
-    The first one, a little above 1, makes as many onsets as music has; the longer the training, the higher it may be.
-    """
-
-    coarse_temperature: Temperature = 1.08  # of the first level
-    fine_temperature: Temperature = 0.7  # of the levels that refine it; below 1 they are less noisy
+    coarse_temperature: Temperature = 1.0  # of the first level; above 1 there are more onsets
+    fine_temperature: Temperature = 1.0  # of the levels that refine it; below 1 they are less noisy
 
 
 class Sampling(SamplingSection):

@@ -34,13 +34,13 @@ def from_preset(name: str, overrides: Json, *, state: str) -> Metadata:
 
 
 def renewed(content: Json, overrides: Json, *, source: str) -> Metadata:
-    """Return the retired metadata of an earlier version with the default preset's codec, rate, channels and sampling.
+    """Return the retired metadata of an earlier version with the default preset's codec, rate and channels.
 
     ValueError: an override or another key is refused; `source` names the metadata.
     """
     preset = read_json(MODELS / f"{DEFAULT_PRESET}.json")
-    codec = {key: preset[key] for key in ("representation", "sampling")}
     rate = {f"corpus.{key}": preset["corpus"][key] for key in ("sample_rate_hz", "channels")}
+    codec = {"representation": preset["representation"], "sampling": {}}  # its temperatures suit the old codes
     return validated(content | codec, rate | overrides, source=source)
 
 

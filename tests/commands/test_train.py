@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import soundfile
 import torch
 from conftest import RATE_HZ, ROOT, SMALL_CODEC, SMALL_OF, melody, set_flags, train_small
 
+import predict as predict_script
 import preparation
 from continuo.model import checkpoint, metadata, presets
 from continuo.system import device
@@ -540,12 +542,12 @@ def test_model_of_an_earlier_version_is_refused_and_trained_anew(tmp_path, music
     train_words = ["--meta", str(meta), "--device", "cpu", "--quiet"]
     predict_words = ["--meta", str(meta), "--prompt", str(music_folder / "tune0.wav"), "--frames", "2"]
     refused(main(train_words), meta)
-    refused(predict(predict_words), meta)
+    refused(predict_script.main(predict_words), meta)
     refused(main(["--meta", str(tmp_path / "mine.json"), "--from", str(state), *train_words[2:]]), state)
     old = meta.read_text()
     meta.write_text(new)  # a state of an earlier version beside metadata of this one
     refused(main(train_words), state)
-    refused(predict(predict_words), state)
+    refused(predict_script.main(predict_words), state)
     meta.unlink()
     refused(main(train_words), state)
     meta.write_text(old)
@@ -555,7 +557,7 @@ def test_model_of_an_earlier_version_is_refused_and_trained_anew(tmp_path, music
     assert content["representation"] == {"kind": "codec", "adaptation_steps": 0}
     assert content["corpus"]["path"] == str(music_folder)
     assert content["sampling"] == {"coarse_temperature": 1.0, "fine_temperature": 1.0}
-    assert predict([*predict_words, "--out", str(tmp_path / "take.wav")]) == 0
+    assert predict_script.main([*predict_words, "--out", str(tmp_path / "take.wav")]) == 0
 
 
 def test_state_of_another_codec_is_refused(tmp_path, music_folder, capsys):
@@ -568,7 +570,7 @@ def test_state_of_another_codec_is_refused(tmp_path, music_folder, capsys):
     prompt = ["--prompt", str(music_folder / "tune0.wav"), "--frames", "2"]
     for status in (
         main(["--meta", str(meta), *words]),
-        predict(["--meta", str(meta), *prompt]),
+        predict_script.main(["--meta", str(meta), *prompt]),
         main(["--meta", str(tmp_path / "mine.json"), "--from", str(state), *words]),
     ):
         assert status == 2
