@@ -134,8 +134,8 @@ def _similarity(mmd2: float, codec: float, auc: float) -> list[Rule]:
         ("coarse", coarse,
          f"The codec alone makes music differ from the original (squared MMD {codec:.2f}), and the model cannot be "
          "better.",
-         f"Use a finer codec ({command('train')} --meta fine.json --corpus YOURS --set representation.levels=6) and "
-         "more recordings.", False),
+         "Use more recordings, and adapt the codec for longer (a new --meta with "
+         "--set representation.adaptation_steps=1000).", False),
         ("close", near and not coarse,
          f"Continuations are as similar to real music as the codec allows (squared MMD {mmd2:.2f}; codec alone: "
          f"{codec:.2f}).", "", False),

@@ -1,1 +1,1 @@
-"""Sound: decoding, resampling, loudness, STFT, phase reconstruction, and the codec for spectra."""
+"""Sound: decoding, resampling, loudness, STFT, phase reconstruction and stereo."""

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import soundfile
-from conftest import RATE_HZ, ROOT, SMALL, SMALL_OF, melody, set_flags
+from conftest import HOP, RATE_HZ, ROOT, SMALL, SMALL_OF, melody, set_flags
 from tunes import TINY, tune
 
 import corpus
@@ -35,7 +35,7 @@ NOT_OURS = {
     "tensorboard --logdir model.runs": "TensorBoard's own; tests/commands/test_manners.py reads that folder",
 }
 NOT_RUN = {
-    "--from": "fits 3 x 1,024 classes: tests/commands/test_train.py begins one training with another that is smaller",
+    "--from": "a large model: tests/commands/test_train.py begins one training with another that is smaller",
     "--cache": "is the reader's cache; tests/stages/test_corpus.py asks one of its own",
     "--clear-cache": "the same",
     "music21:bach": "400 chorales: test_A11_load_embedded_chorales_needs_no_data",
@@ -170,7 +170,7 @@ def test_readme_code_runs(monkeypatch):
     monkeypatch.chdir(ROOT)
     scope: dict = {}
     exec(code.replace("500", "6"), scope)
-    assert sum(map(len, scope["blocks"])) == 6 * 384 + scope["take"].overlap_samples
+    assert sum(map(len, scope["blocks"])) == 6 * HOP + scope["take"].overlap_samples
 
 
 @pytest.mark.slow
