@@ -1,4 +1,4 @@
-"""Train the codec for all music: principal components, predictive residual codes, and the network that decodes them.
+"""Train the codec of sound: principal components, predictive residual codes, and the network that decodes them.
 
     python benchmarks/train_codec.py --audio DIR ... [--scores DIR ...] [--soundfont FILE ...] --out FOLDER
 

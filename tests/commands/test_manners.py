@@ -310,6 +310,7 @@ def test_training_log_has_both_channels_of_a_stereo_model(tmp_path, music_folder
     trainer = small_trainer(tmp_path, music_folder)
     samples = train.sample_continuation(trainer, 60)
     assert samples.shape == (len(samples), 2)
+    samples *= 0.9 / np.abs(samples).max()  # an untrained model may be louder than full scale, which is limited
     with TrainingLog(trainer.state_path, fresh=True) as log:
         log.add_audio(1, samples, RATE_HZ)
         log.add_audio(2, samples[:, 0], RATE_HZ)
