@@ -1,6 +1,6 @@
 """Train the model that comes with the project, `models/demo/chorales.json`, and make it small.
 
-    python examples/demo_model.py [--minutes 40] [--work demo-model]
+    python examples/demo_model.py [--minutes 45] [--work demo-model]
 
 Trains the default preset on the bundled chorales in the folder `--work` (started again, it goes on
 there), keeps the weights that predict, as 8-bit integers and half precision, and what was adapted of the codec, and
@@ -21,7 +21,7 @@ NAME = "chorales"
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=40.0)
+    parser.add_argument("--minutes", type=float, default=45.0)
     parser.add_argument("--work", type=Path, default=Path("demo-model"))
     arguments = parser.parse_args(argv)
     arguments.work.mkdir(parents=True, exist_ok=True)
