@@ -19,10 +19,6 @@ from continuo.model.stream import StreamSpec
 
 UNSEEN_COUNT = 0.1  # occurrences added to each code's count
 RARE_LOGIT = -7.0  # initial logit of a piece's end: one in a thousand steps
-RENAMED = {  # parameters of states that Continuo 0.1 saved, and their names now
-    "enter": "in_proj", "leave": "out_proj", "skip": "skip_proj", "begin": "bos", "head.known": "head.partial_proj",
-    "backbone.listen": "backbone.onset_proj", "backbone.recall": "backbone.memory_proj",
-}  # fmt: skip
 
 
 class SequenceModel(nn.Module):
@@ -40,7 +36,6 @@ class SequenceModel(nn.Module):
         self.ending = nn.Linear(head_width, 1)
         nn.init.constant_(self.ending.bias, RARE_LOGIT)
         self.bos = nn.Parameter(torch.zeros(head_width))
-        self.register_load_state_dict_pre_hook(rename_old_parameters)
 
     def initial_state(self, batch: int) -> State:
         """Return the state before a piece begins; every tensor has the batch as its first axis."""
@@ -145,14 +140,6 @@ class SequenceModel(nn.Module):
         parts[1:1] = [(f"backbone.{name}", child) for name, child in self.backbone.named_children()]
         counts = [(name, child, sum(p.numel() for p in child.parameters())) for name, child in parts]
         return [f"{name:<20} {type(child).__name__:<14} {count:>12,}" for name, child, count in counts if count]
-
-
-def rename_old_parameters(model: nn.Module, weights: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Rename the parameters of an older state before a model loads them."""
-    for name in list(weights):
-        for old, new in RENAMED.items():
-            if f"{name}.".startswith(f"{prefix}{old}."):
-                weights[prefix + new + name.removeprefix(prefix + old)] = weights.pop(name)
 
 
 Build = Callable[..., Backbone]

@@ -163,9 +163,9 @@ class Evaluation(ABC, Generic[P]):
         state = metadata.state_path(self.described, self.meta_path)
         if checkpoint.load(state, "weights.")[0]:
             return f"{command('train')} --meta {shlex.quote(str(self.meta_path))} {budget}"
-        section = self.described.corpus
+        section, given = self.described.corpus, {"path", "sample_rate_hz", "channels"}  # by --corpus and by --from
         flags = ["--meta", "longer.json", "--from", str(state), "--corpus", section.path]
-        changed = section.model_dump(mode="json", exclude_defaults=True, exclude={"path", "sample_rate_hz"})
+        changed = section.model_dump(mode="json", exclude_defaults=True, exclude=given)
         for key, value in changed.items():
             flags += ["--set", f"corpus.{key}={json.dumps(value)}"]
         return f"{command('train')} {shlex.join(flags)} {budget}"

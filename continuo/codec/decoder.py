@@ -28,13 +28,13 @@ class CodecDecoder(Decoder):
     def __init__(self, codec: SpectralCodec, tail: np.ndarray | None) -> None:
         self.codec, self.channels = codec, codec.channels
         self.steps: list[torch.Tensor] = []  # codes that are not decoded yet
-        self.recent: torch.Tensor | None = None  # components (PAST or PAST + AHEAD, P) of the frames before them
         self.images: deque[np.ndarray] = deque()  # stereo parameters of frames whose phases are not final yet
         last = None  # the last frame of the prompt in each channel, (N_FFT, channels)
-        if tail is not None:  # where the prompt is short, its first frame is repeated
-            frames = spectrum(tail, N_FFT, HOP)
-            quantized = codec.components(codec.encode(frames))
-            self.recent = pad_edges(quantized, PAST)[len(quantized) : PAST + len(quantized)]
+        before = np.zeros(N_FFT + (PROMPT_FRAMES - 1) * HOP, np.float32) if tail is None else tail
+        quantized = codec.components(codec.encode(spectrum(before, N_FFT, HOP)))
+        # components (PAST or PAST + AHEAD, P) of the frames before `steps`; of a short prompt the first one is repeated
+        self.recent = pad_edges(quantized, PAST)[-PAST:]
+        if tail is not None:
             last = tail[-N_FFT:] if tail.ndim == 2 else np.stack([tail[-N_FFT:]] * self.channels, axis=1)
         self.upmix = Upmix(codec.vectors.image) if codec.channels == 2 else None
         tail_mix = None if last is None else _audible_mix(last)
@@ -44,7 +44,7 @@ class CodecDecoder(Decoder):
 
     def push(self, step: torch.Tensor) -> np.ndarray:
         self.steps.append(step)
-        seen = PAST if self.recent is None else len(self.recent)
+        seen = len(self.recent)
         due = TOGETHER if seen == PAST + AHEAD else BLOCK  # the first samples come sooner
         if seen + len(self.steps) < PAST + due + AHEAD:
             return self._samples([np.zeros(0, np.float32)] * self.channels)
@@ -52,16 +52,16 @@ class CodecDecoder(Decoder):
 
     def finish(self) -> np.ndarray:
         components, parts = self._components() if self.steps else self.recent, []
-        if components is not None and len(components) > PAST:
+        if len(components) > PAST:
             parts = [self._decode(torch.cat([components, components[-1:].expand(AHEAD, -1)]))]
         parts.append(self._overlapped(self.phase.finish()))
         return np.concatenate([*parts, self._samples([each.finish() for each in (self.overlap, *self.other)])])
 
     def _components(self) -> torch.Tensor:
-        """Return the components of the waiting steps after those before them; after silence the first is repeated."""
-        new = self.codec.components(torch.stack(self.steps), None if self.recent is None else self.recent[-1])
+        """Return the components of the waiting steps after those before them."""
+        new = self.codec.components(torch.stack(self.steps), self.recent[-1])
         self.steps = []
-        return torch.cat([new[:1].expand(PAST, -1) if self.recent is None else self.recent, new])
+        return torch.cat([self.recent, new])
 
     def _decode(self, components: torch.Tensor) -> np.ndarray:
         """Return the samples that are final with components `(PAST + n + AHEAD, P)`, and keep the last."""

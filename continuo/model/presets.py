@@ -60,11 +60,9 @@ def from_donor(donor: Mapping[str, Any], overrides: Json, *, state: str) -> Meta
 
 
 def matches_preset(metadata: Metadata, name: str) -> bool:
-    """Return True if metadata has the kinds of representation and architecture, and the channels, of a preset."""
+    """Return True if metadata has the kinds of representation and architecture of a preset."""
     preset = from_preset(name, {}, state="any.safetensors")
-    return preset.corpus.channels <= metadata.corpus.channels and all(
-        getattr(metadata, section).kind == getattr(preset, section).kind for section in BY_KIND
-    )
+    return all(getattr(metadata, section).kind == getattr(preset, section).kind for section in BY_KIND)
 
 
 def parse_assignments(assignments: Iterable[str]) -> Json:

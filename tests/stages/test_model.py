@@ -233,18 +233,15 @@ def test_A04_model_learns_a_repeating_stream(kind):
     assert losses[-1] - floor < 0.25 * (losses[0] - floor)
 
 
-def test_load_weights_of_an_old_state_renames_its_parameters():
-    """The demo model was saved when the projections had other names."""
+def test_load_weights_of_the_demo_model_lacks_nothing():
     path = ROOT / "models" / "demo" / "chorales.safetensors"
     tensors, facts = checkpoint.load_model(path, "average.", "best.", "featurizer.")
     weights = checkpoint.under_prefix(checkpoint.weights_prefix(facts["progress"]), tensors)
-    assert "enter.weight" in weights
     model = Predictor.load(path.with_suffix(".json")).model
-    new_names = {"in_proj.weight": "enter.weight", "bos": "begin", "head.partial_proj.bias": "head.known.bias"}
-    for new, old in new_names.items():
-        assert torch.equal(model.state_dict()[new], weights[old])
+    for name in ("in_proj.weight", "bos", "head.partial_proj.bias"):
+        assert torch.equal(model.state_dict()[name], weights[name])
     with pytest.raises(RuntimeError, match="Missing key"):
-        model.load_weights({name: tensor for name, tensor in weights.items() if name != "enter.weight"})
+        model.load_weights({name: tensor for name, tensor in weights.items() if name != "in_proj.weight"})
 
 
 def test_models_table_has_every_architecture_of_the_metadata():
