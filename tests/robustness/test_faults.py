@@ -560,7 +560,7 @@ def test_cache_codes_out_of_range_are_encoded_again(tmp_path, own_music):
     begin(tmp_path / "a", own_music, 4)
     assert run_command(train.main, *words_for(tmp_path / "a" / "model.json", 4)) == (0, "")
     expected = digest_of(tmp_path / "a" / "model.safetensors")
-    for wrong in (-1, 32):
+    for wrong in (-1, 1024):
         for path in cache.folder().rglob("*.npy"):
             np.save(path, np.full_like(np.load(path), wrong))
         assert run_command(train.main, *words_for(tmp_path / "a" / "model.json", 4), "--fresh") == (0, "")
@@ -640,13 +640,15 @@ def test_train_recordings_with_nan_or_infinity_are_skipped(tmp_path, own_music):
     assert not (tmp_path / "a.wav").exists()
 
 
-@pytest.mark.parametrize("name", ["weights.in_proj.weight", "average.in_proj.weight", "lanes.0", "featurizer.mean"])
+@pytest.mark.parametrize(
+    "name", ["weights.in_proj.weight", "average.in_proj.weight", "lanes.0", "featurizer.network.ln.bias"]
+)
 def test_train_state_with_nan_is_refused(tmp_path, music_folder, name):
     words = begin(tmp_path / "a", music_folder, 6)
     assert run_command(train.main, *words_for(words[1], 4)) == (0, "")
     state = tmp_path / "a" / "model.safetensors"
     tensors, facts = checkpoint.load(state)
-    tensors[name].view(-1)[0] = torch.nan
+    tensors.setdefault(name, torch.zeros(288)).view(-1)[0] = torch.nan  # a codec that was not adapted has no network
     checkpoint.save(state, tensors, facts)
     before = state.read_bytes()
     status, err = run_command(train.main, *words)

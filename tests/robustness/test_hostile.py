@@ -419,11 +419,14 @@ def set_tensor(name: str, value: torch.Tensor):
         (lambda tensors, facts: facts.update(metadata=[]), "metadata"),
         (lambda tensors, facts: facts["metadata"].update(corpus=3), "metadata.corpus"),
         (lambda tensors, facts: facts.update(precision="load"), "precision"),
-        (set_tensor("featurizer.centroids", torch.zeros(3, 32, 24, dtype=torch.int64)), "centroids is torch.int64"),
-        (set_tensor("featurizer.mean", torch.zeros(1)), "mean is torch.float32 of [1]"),
-        (set_tensor("featurizer.mean", torch.full((129,), torch.nan)), "not finite"),
+        (set_tensor("featurizer.shipped", torch.zeros(16, dtype=torch.int64)), "not those of codec.safetensors"),
+        (set_tensor("featurizer.passes", torch.zeros(2)), "lacks what its model needs"),
+        (set_tensor("featurizer.channels", torch.tensor(-1)), "-1 channels"),
+        (set_tensor("featurizer.network.ln.bias", torch.zeros(1)), "lacks what its model needs"),
+        (set_tensor("featurizer.network.ln.bias", torch.full((288,), torch.nan)), "not finite"),
         (set_tensor("featurizer.x", torch.zeros(3, dtype=torch.bfloat16)), "no state holds torch.bfloat16"),
-        (lambda tensors, facts: [tensors.pop(n) for n in [*tensors] if "backbone" in n], "weights, where the model"),
+        (lambda tensors, facts: [tensors.pop(n) for n in [*tensors] if "backbone" in n or "vectors" in n],
+         "weights, where the model"),
     ],
 )  # fmt: skip
 def test_predict_state_with_wrong_contents_is_refused(change, reason, refused, trained, tmp_path):
