@@ -116,7 +116,11 @@ class SpectralCodec:
         runs = [run for run in sample(MAX_RUNS * SAMPLED) if len(run) == SAMPLED]
         if len(runs) < 2 * HELD_OUT:
             return
-        coded, real, phases = map(torch.stack, zip(*map(self._prepared, runs), strict=True))
+        codes = self.quantizer.encode(torch.stack([self.project(run) for run in runs]))
+        coded = self.components(codes)[:, WARM_UP:]
+        inner = [run[WARM_UP + PAST : WARM_UP + PAST + RUN] for run in runs]
+        real = torch.stack([self.vectors.measure(run, LOW_FLOOR) for run in inner])
+        phases = torch.stack([self.vectors.low_phases(run) for run in inner])
         state = self.to_dict()
         if self._adapt(coded, real, phases, seed, advance):
             weights = {f"network.{name}": weight.detach().half() for name, weight in self._adapted_parameters().items()}
@@ -132,16 +136,13 @@ class SpectralCodec:
         weight = self.vectors.weight
         return RestorationLoss(weight, low_hz, HIGH_BANDS, floor=LOW_FLOOR, n_fft=N_FFT, hop=HOP, run=run)
 
-    def _prepared(self, run: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return decoded components `(PAST + RUN + AHEAD, P)`, vectors `(RUN, F)` and phases `(RUN, K)` of a run."""
-        inner = slice(WARM_UP + PAST, WARM_UP + PAST + RUN)
-        coded = self.components(self.encode(run))[WARM_UP:]
-        return coded, self.vectors.measure(run[inner], LOW_FLOOR), self.vectors.low_phases(run[inner])
-
     def _adapt(
         self, coded: torch.Tensor, real: torch.Tensor, phases: torch.Tensor, seed: int, advance: Advance
     ) -> bool:
-        """Train the network on runs, choose the decoder's passes, and return whether held-out runs improved."""
+        """Train the network on R runs, choose the decoder's passes, and return whether held-out runs improved.
+
+        Shape: decoded components `(R, PAST + RUN + AHEAD, P)`, vectors `(R, RUN, F)` and phases `(R, RUN, K)`.
+        """
         loss = self.loss(RUN)
         held_out = torch.arange(len(real)) % HELD_OUT == 0
         train = (~held_out).nonzero()[:, 0]
@@ -200,7 +201,7 @@ class SpectralCodec:
         return (vectors - self.mean) @ self.axes.T
 
     def components(self, codes: torch.Tensor, before: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the components `(T, P)` of codes `(T, L)` that follow a frame with the components `before` `(P,)`."""
+        """Return the components `(..., T, P)` of codes `(..., T, L)` that follow a frame with components `before`."""
         return self.quantizer.decode(codes, before)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
