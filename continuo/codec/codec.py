@@ -35,8 +35,8 @@ Tensors = dict[str, torch.Tensor]
 
 
 def is_adapted(name: str) -> bool:
-    """Return True for the parameters of the network that are adapted: all but the two matrices of each block."""
-    return not name.endswith((".a.weight", ".b.weight"))
+    """Return True for the parameters of the network that are adapted: all but the matrices of the first three blocks."""
+    return not (name.startswith(("blocks.0.", "blocks.1.", "blocks.2.")) and name.endswith((".a.weight", ".b.weight")))
 
 
 def checked(tensors: Tensors, name: str, shape: tuple[int, ...]) -> torch.Tensor:
