@@ -35,7 +35,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def is_adapted(name: str) -> bool:
-    """Return True for the parameters of the network that are adapted: all but the matrices of the first three blocks."""
+    """Return True for parameters of the network that are adapted: all but the matrices of the first three blocks."""
     return not (name.startswith(("blocks.0.", "blocks.1.", "blocks.2.")) and name.endswith((".a.weight", ".b.weight")))
 
 
