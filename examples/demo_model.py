@@ -43,10 +43,10 @@ def pack(meta: Path, folder: Path) -> None:
     tensors, facts = checkpoint.load_model(meta.parent / described.state)
     prefix, geometry = checkpoint.weights_prefix(facts["progress"]), "head.embedding.vectors"  # is the codec's
     weights = {n: t for n, t in tensors.items() if n.startswith(f"{prefix}.") and not n.endswith(geometry)}
-    codec = {n: t.half() if t.is_floating_point() else t for n, t in tensors.items() if n.startswith("featurizer.")}
+    codec = {name: tensor for name, tensor in tensors.items() if name.startswith("featurizer.")}
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / f"{NAME}.safetensors"
-    checkpoint.save(state, checkpoint.quantize_int8(weights) | codec, facts)
+    checkpoint.save(state, checkpoint.quantize_int8(weights | codec), facts)
     write_card(state, facts, keep_evaluation=False)
     metadata.save(described.model_copy(update={"state": state.name}), folder / f"{NAME}.json")
     print(f"{state}: {decimal(state.stat().st_size)}")
