@@ -5,7 +5,8 @@
 
 Each folder inside `--audio` is one row of the table; recordings that lie in `--audio` itself are a row as well. Every
 recording gives up to `--excerpts` excerpts, spread evenly. `OUT/original/` and `OUT/codec/` hold them, as WAV files
-with the same names. The codec is that of the shipped model, of another one (`--meta`), or of a preset, adapted to the
+with the same names, and `OUT/pictures.png` the first excerpt of each row side by side.
+The codec is that of the shipped model, of another one (`--meta`), or of a preset, adapted to the
 recordings in `--fit` first.
 
 MMD2 and AUC compare windows of 2 s at 16 kHz mono with the original: 0 and 0.5 mean no difference. Onsets and flux are
@@ -36,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import corpus
 from continuo.audio.files import AUDIO_ENDINGS
+from continuo.audio.pictures import new_figure, save_figure
 from continuo.audio.piece import Piece
 from continuo.model import presets
 from continuo.system.command_line import Parser, run_main
@@ -116,6 +118,7 @@ def _run(arguments: argparse.Namespace) -> int:
             if name == "Continuo":
                 save(arguments.out / "original" / row, excerpts)
                 save(arguments.out / "codec" / row, {excerpt: made.audio for excerpt, made in coded.items()})
+    draw(arguments.out, list(rows))
     print(table(results))
     if arguments.json:
         print(json.dumps(results))
@@ -262,6 +265,25 @@ def save(folder: Path, excerpts: dict[str, Audio]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, audio in excerpts.items():
         soundfile.write(folder / f"{name}.wav", audio, RATE_HZ, subtype="FLOAT")
+
+
+def draw(out: Path, rows: list[str]) -> None:
+    """Write `OUT/pictures.png`: spectrograms up to 16 kHz of the first excerpt of each row, before and after."""
+    figure = new_figure(12, 2.4 * len(rows))
+    places = figure.subplots(len(rows), 2, sharex=True, sharey=True, squeeze=False)
+    for row, axes in zip(rows, places, strict=True):
+        name = min(path.name for path in (out / "original" / row).iterdir())
+        for side, place in zip(("original", "codec"), axes, strict=True):
+            audio = soundfile.read(out / side / row / name, always_2d=True)[0].mean(axis=1)
+            levels = 20 * np.log10(np.abs(stft(audio, RATE_HZ, "hann", WINDOW, WINDOW - HOP)[2]) + 1e-6)
+            bins = levels[: round(16_000 * WINDOW / RATE_HZ)]
+            span = (0, len(audio) / RATE_HZ, 0, 16)
+            place.imshow(bins, origin="lower", aspect="auto", extent=span, cmap="magma", vmin=-100, vmax=-25)
+            place.set_title(f"{row}: {side}")
+        axes[0].set_ylabel("kHz")
+    for place in places[-1]:
+        place.set_xlabel("seconds")
+    save_figure(figure, out / "pictures.png")
 
 
 def table(results: dict[str, dict[str, dict[str, float]]]) -> str:

@@ -1,7 +1,7 @@
 """The codec of sound: shipped principal components, codes and decoder network, for 44.1 kHz in mono or stereo.
 
 `models/codec/codec.safetensors` holds it. Codes mean the same for all models. `fit` goes on training a part of the
-network for about half a minute on a folder, so that it knows its instruments, and keeps the result where held-out music
+network for up to a minute on a folder, so that it knows its instruments, and keeps the result where held-out music
 improves by it.
 """
 
