@@ -39,7 +39,8 @@ def test_train_real_piano_is_learned_and_continued(shared_data, tmp_path, capsys
     assert train([*flags, "--device", "cpu", "--json", *set_flags(QUICK)]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     history = checkpoint.read_facts(tmp_path / "piano.safetensors")["progress"].history
-    assert result["best_nats"] < 0.9 * history[0][3]
+    assert result["best_nats"] < 0.95 * history[0][3]  # the first validation is at step 120
+    assert result["best_nats"] < 0.7 * 3 * np.log(1024)  # nats of codes drawn at random
     (held_out,) = checkpoint.read_facts(tmp_path / "piano.safetensors")["validation"]
     whole, rate = soundfile.read(shared_data / "audio" / "piano-cc0" / held_out, dtype="float32", always_2d=True)
     whole *= 0.7 / np.abs(whole).max()  # silence is measured against full scale, and the playing is soft
