@@ -276,10 +276,10 @@ def is_retired(content: Mapping[str, Any]) -> bool:
 
 
 def check_readable(content: Mapping[str, Any], path: Path) -> None:
-    """Refuse retired metadata, which a file or the state at `path` holds; the ValueError says how to train anew."""
+    """Refuse retired metadata, which a file or the state at `path` holds; the ValueError says how to train again."""
     if is_retired(content):
-        anew = f"train it anew with {command('train')} --meta {path.with_suffix('.json')} --fresh"
-        raise ValueError(f"{path} was made by an earlier version, whose codes this version does not read: {anew}")
+        again = f"train it again with {command('train')} --meta {path.with_suffix('.json')} --fresh"
+        raise ValueError(f"{path} was made by an earlier version, whose codes this version does not read: {again}")
 
 
 def save(metadata: Metadata, path: Path) -> None:

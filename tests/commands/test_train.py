@@ -527,7 +527,7 @@ def make_retired(meta: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["codebook", "universal"])
-def test_model_of_an_earlier_version_is_refused_and_trained_anew(tmp_path, music_folder, capsys, kind):
+def test_model_of_an_earlier_version_is_refused_and_trained_again(tmp_path, music_folder, capsys, kind):
     meta = train_small(tmp_path, music_folder, steps=2)
     new = meta.read_text()
     make_retired(meta, kind)
@@ -535,7 +535,7 @@ def test_model_of_an_earlier_version_is_refused_and_trained_anew(tmp_path, music
 
     def refused(status: int, path: Path) -> None:
         assert status == 2
-        advice = f"train it anew with python train.py --meta {meta} --fresh"
+        advice = f"train it again with python train.py --meta {meta} --fresh"
         reason = f"{path} was made by an earlier version, whose codes this version does not read: {advice}\n"
         assert capsys.readouterr().err.endswith(reason)
 
@@ -561,7 +561,7 @@ def test_model_of_an_earlier_version_is_refused_and_trained_anew(tmp_path, music
 
 
 def test_state_of_another_codec_is_refused(tmp_path, music_folder, capsys):
-    """It is refused by training, by prediction and as the start of another training; `--fresh` trains anew."""
+    """It is refused by training, by prediction and as the start of another training; `--fresh` trains again."""
     meta = train_small(tmp_path, music_folder, steps=2)
     state = meta.with_suffix(".safetensors")
     tensors, facts = checkpoint.load(state)
