@@ -49,7 +49,10 @@ class Featurizer(ABC, Generic[P]):
 
     @abstractmethod
     def fit(self, pieces: Sequence[P], *, seed: int, advance: Advance, start: Tensors | None = None) -> None:
-        """Learn what encoding needs; with `start`, an earlier state, codes keep roughly their old meaning."""
+        """Learn what encoding and decoding need; with `start`, an earlier state, codes keep their meaning.
+
+        `advance` is called with a few words before each part of the work.
+        """
 
     def phase_costs(self, pieces: Sequence[P]) -> list[float]:
         """Return the relative cost of each phase of `fit`, in the order reported to `advance`."""

@@ -115,7 +115,7 @@ def load(path: Path, *prefixes: str) -> tuple[Tensors, Json]:
 
 
 def load_model(path: Path, *prefixes: str) -> tuple[Tensors, Facts]:
-    """Return tensors and facts as `load` does; raise ValueError also if the facts are not those of a model."""
+    """Return tensors (those under the `prefixes`, or all) and facts; ValueError if they are not those of a model."""
     tensors, facts = load(path, *prefixes)
     return tensors, _validated(facts, path)
 
