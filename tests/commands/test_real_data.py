@@ -33,13 +33,13 @@ def test_A01_every_shared_recording_is_read_or_explained(shared_data):
 
 @pytest.mark.slow
 def test_train_real_piano_is_learned_and_continued(shared_data, tmp_path, capsys):
-    """Train 400 steps on nine piano pieces: most continuations are not silent and as loud as the prompt."""
+    """Train 600 steps on nine piano pieces: most continuations are not silent and as loud as the prompt."""
     meta = tmp_path / "piano.json"
-    flags = ["--meta", str(meta), "--corpus", str(shared_data / "audio" / "piano-cc0"), "--steps", "400", "--quiet"]
+    flags = ["--meta", str(meta), "--corpus", str(shared_data / "audio" / "piano-cc0"), "--steps", "600", "--quiet"]
     assert train([*flags, "--device", "cpu", "--json", *set_flags(QUICK)]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     history = checkpoint.read_facts(tmp_path / "piano.safetensors")["progress"].history
-    assert result["best_nats"] < 0.95 * history[0][3]  # the first validation is at step 120
+    assert result["best_nats"] < 0.9 * history[0][3]  # the first validation is at step 120
     assert result["best_nats"] < 0.7 * 3 * np.log(1024)  # nats of codes drawn at random
     (held_out,) = checkpoint.read_facts(tmp_path / "piano.safetensors")["validation"]
     whole, rate = soundfile.read(shared_data / "audio" / "piano-cc0" / held_out, dtype="float32", always_2d=True)
