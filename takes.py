@@ -24,6 +24,7 @@ from continuo.symbolic.engraving import TooLong
 from continuo.symbolic.note_metrics import stuck
 from continuo.symbolic.song import Song
 from continuo.symbolic.writing import draw_song, write_musicxml, write_song_midi
+from continuo.system.files import remove_leftovers
 from continuo.system.process_pool import process_map
 from continuo.system.text import pluralize
 from continuo.system.workers import WORKERS
@@ -32,6 +33,7 @@ from predictor import Predictor, Prompt, SongTake, SoundTake, joined
 STANDARD_OUTPUT = Path("-")
 SIDE_BY_SIDE = 16  # takes of one process that are drawn together
 PICTURE_STEPS = 1000  # steps that take as long as a picture
+SUFFIXES = ".wav", ".png", ".mid", ".musicxml"
 MIN_PROCESS_STEPS = 10_000  # steps below which another process costs more than it saves
 Watch = Callable[[np.ndarray, float], object]
 
@@ -202,8 +204,14 @@ def write_takes(
     processes = max(1, min(most, steps // MIN_PROCESS_STEPS))
     size = min(SIDE_BY_SIDE, math.ceil(len(requests) / processes))
     groups = [requests[first : first + size] for first in range(0, len(requests), size)]
-    with closing(process_map(partial(_write_group, predictor, prompt), groups, processes)) as reports:
-        yield from reports
+    try:
+        with closing(process_map(partial(_write_group, predictor, prompt), groups, processes)) as reports:
+            yield from reports
+    except BaseException:  # Ctrl-C too; a process that was killed, or stopped twice, cannot clean up
+        for request in requests:
+            for suffix in SUFFIXES:
+                remove_leftovers(request.out.with_suffix(suffix))
+        raise
 
 
 def _write_group(predictor: Predictor, prompt: Prompt | None, requests: Sequence[TakeRequest]) -> Iterator[TakeReport]:

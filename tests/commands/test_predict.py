@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from types import SimpleNamespace
@@ -589,6 +590,24 @@ def test_predict_interrupted_or_terminated_leaves_nothing(trained, prompt_wav, t
     assert err == ("predict.py: interrupted\n" if signum == signal.SIGINT else "")
     assert process.returncode == 128 + signum
     assert [path.name for path in tmp_path.iterdir()] == ["prompt.wav"]
+
+
+def test_takes_of_a_killed_process_leave_nothing(trained, tmp_path, monkeypatch):
+    """Like a process that is killed, or stopped a second time while it cleans up."""
+
+    def killed(work, groups, processes):
+        for request in itertools.chain.from_iterable(groups):
+            for path in (request.out, request.out.with_suffix(".png")):
+                tempfile.mkdtemp(dir=tmp_path, prefix=f".{path.name}.", suffix=path.suffix)
+        raise ChildProcessError("killed")
+        yield
+
+    monkeypatch.setattr(takes, "process_map", killed)
+    (tmp_path / ".o-10.wav").mkdir()  # of somebody else
+    requests = [takes.TakeRequest(tmp_path / f"o-{number}.wav", steps=5) for number in (1, 2)]
+    with pytest.raises(ChildProcessError):
+        list(takes.write_takes(Predictor.load(trained), None, requests))
+    assert [path.name for path in tmp_path.iterdir()] == [".o-10.wav"]
 
 
 def test_predict_while_a_training_prepares_is_refused_with_the_reason(tmp_path, prompt_wav, capsys):
