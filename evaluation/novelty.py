@@ -170,6 +170,9 @@ class _Neighbors:
         self.index = NearestNeighbors(algorithm="brute").fit(self.pca.transform(rows))
 
     def nearest(self, rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return distances and numbers of the `count` nearest rows, or of all if there are fewer, `(n, count)` each."""
+        """Return Euclidean distances of `rows` `(n, F)` to the `count` nearest indexed ones, and the indices of these.
+
+        Shape: `(n, count)` each, or fewer columns where fewer rows are indexed.
+        """
         distances, places = self.index.kneighbors(self.pca.transform(rows), min(count, self.index.n_samples_fit_))
         return np.asarray(distances), np.asarray(places)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-ROWS = 16  # runs that are coded together: always as many, since products of other shapes are rounded otherwise
+ROWS = 4  # runs that are coded together: always as many, since products of other shapes are rounded otherwise
 STRETCH = 256  # steps of a piece that are coded together, after `WARM_UP` steps before them
 WARM_UP = 48  # steps after which nothing is left of where the prediction began: 0.8 ** 48 is 2e-5
 
@@ -26,9 +26,13 @@ class PredictiveQuantizer:
     decay: torch.Tensor
 
     @cached_property
-    def powers(self) -> np.ndarray:
-        """Return the squared length of each centroid, `(L, V)`."""
-        return self.centroids.square().sum(-1).numpy()
+    def tables(self) -> np.ndarray:
+        """Return what vectors with a 1 after them are multiplied by, `(L, P + 1, V)`; the nearest centroid has least.
+
+        The products are squared distances less the squared length of the vector.
+        """
+        powers = self.centroids.square().sum(-1, keepdim=True)
+        return torch.cat([-2 * self.centroids, powers], dim=-1).transpose(1, 2).contiguous().numpy()
 
     def encode(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return the codes `(B, T, L)` int64 of B runs of vectors `(B, T, P)`; the prediction of the first is zero."""
@@ -37,14 +41,16 @@ class PredictiveQuantizer:
 
     def _encode(self, vectors: torch.Tensor) -> torch.Tensor:
         decay, centroids = self.decay.numpy(), self.centroids.numpy()
-        last, codes = np.zeros_like(vectors[:, 0].numpy()), np.empty((*vectors.shape[:2], len(centroids)), np.int64)
-        for t, target in enumerate(vectors.transpose(0, 1).numpy()):
-            rest = target - decay * last
-            for level, (points, powers) in enumerate(zip(centroids, self.powers, strict=True)):
-                nearest = (powers - 2 * (rest @ points.T)).argmin(-1)
+        targets, codes = vectors.transpose(0, 1).numpy(), np.empty((*vectors.shape[:2], len(centroids)), np.int64)
+        rest = np.ones((ROWS, len(decay) + 1), np.float32)  # a 1 stays at the end of each row
+        last, scores = np.zeros_like(targets[0]), np.empty((ROWS, centroids.shape[1]), np.float32)
+        for t, target in enumerate(targets):
+            rest[:, :-1] = target - decay * last
+            for level, (points, table) in enumerate(zip(centroids, self.tables, strict=True)):
+                nearest = np.dot(rest, table, out=scores).argmin(-1)
                 codes[:, t, level] = nearest
-                rest = rest - points[nearest]
-            last = target - rest
+                rest[:, :-1] -= points[nearest]
+            last = target - rest[:, :-1]
         return torch.from_numpy(codes)
 
     def encode_stretches(self, vectors: torch.Tensor) -> torch.Tensor:

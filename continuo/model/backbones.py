@@ -207,9 +207,10 @@ class Block(nn.Module):
 
 
 def rotations(positions: Tensor, features: int) -> Tensor:
-    """Return cosines and sines `(2, B, T, 1, features)` of angles for positions `(B, T)`; `features` is even.
+    """Return cosines and signed sines `(2, B, T, 1, features)` of rotary embeddings for positions `(B, T)`, in steps.
 
-    Their signs rotate a pair (a, b), half the features apart, to (a cos - b sin, b cos + a sin).
+    `rotated` turns each pair of features, half of them apart, by an angle of its own. `features`, of one head, is even.
+    Source: Su and others, RoFormer, 2021.
     """
     half = features // 2
     angle = positions[..., None, None].float() * 10_000.0 ** (-torch.arange(half, device=positions.device) / half)

@@ -82,7 +82,7 @@ class TrainingLog(AbstractContextManager["TrainingLog"]):
             write_text(self.folder / "training.csv", "\n".join(["step,seconds,training,held_out", *rows]) + "\n")
 
     def add_audio(self, step: int, samples: np.ndarray, sample_rate_hz: int) -> None:
-        """Log a sound, float32 `(N,)` or `(N, 2)`, and its spectrogram; torch's `summary.audio` knows mono only."""
+        """Log a sound, float32 `(N,)` or `(N, 2)`, softly limited to ±1, and a picture of its spectrogram."""
         from tensorboard.compat.proto.summary_pb2 import Summary
         from torch.utils.tensorboard import summary
 

@@ -77,7 +77,7 @@ class _Transposition(NamedTuple):
         return moved
 
     def sounding_key(self, key: Key) -> Key:
-        """Return a written key as it sounds; of equal keys the one with fewer accidentals."""
+        """Return a key of the part as it sounds after transposition; of equal keys the one with fewer accidentals."""
         if key.fifths is None or not (self.steps or self.semitones):
             return key
         fifths = key.fifths + 7 * round(self.semitones) - 12 * self.steps
@@ -86,7 +86,10 @@ class _Transposition(NamedTuple):
 
 
 def read_score(root: Element, warnings: list[str]) -> WrittenScore:
-    """Return the score in a <score-partwise>, at sounding pitch; raise ValueError if it exceeds a limit."""
+    """Return the score in a <score-partwise>, at sounding pitch, with `warnings` and those about what is left out.
+
+    ValueError: it exceeds a limit.
+    """
     found: dict[str, None] = dict.fromkeys(warnings)
     warn = found.setdefault
     order: list[BarMarks] = []

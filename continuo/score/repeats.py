@@ -269,7 +269,7 @@ class _Walk:
 
 
 def lost_jumps(bars: list[BarMarks]) -> list[str]:
-    """Return a line for each kind of jump whose destination is missing."""
+    """Return a warning for each kind of jump whose destination is missing, as a D.S. without a segno."""
     found = []
     if any(bar.jump == "segno" for bar in bars) and not any(bar.segno for bar in bars):
         found.append("a dal segno has no segno: it goes to the beginning")
