@@ -45,6 +45,7 @@ class Featurizer(ABC, Generic[P]):
     """Represent pieces of type P as streams: `Piece`, which is sound, or `Song`, which is notes."""
 
     modality: str  # "sound" or "notes"
+    fitting: str  # what `fit` does, in a few words for the terminal
     spec: StreamSpec  # describes the streams; present once the featurizer is fitted or loaded
 
     @abstractmethod
@@ -172,6 +173,8 @@ class StftFeaturizer(Featurizer[Piece]):
 class SpectrumFeaturizer(StftFeaturizer):
     """Steps are `[magnitude | phase]` frames: exact in both directions, for any hop that the window allows."""
 
+    fitting = "measuring the spectra"
+
     def __init__(self, section: metadata.SpectrumSection, sample_rate_hz: int, channels: int = 1) -> None:
         super().__init__(section, sample_rate_hz)  # always mono
         self._set_moments(torch.zeros(self.n_fft + 2), torch.ones(self.n_fft + 2))
@@ -208,6 +211,8 @@ class SpectrumFeaturizer(StftFeaturizer):
 
 class CodecFeaturizer(StftFeaturizer):
     """Steps are the codes of `SpectralCodec`; `continuo.audio.phase` finds phases that continue the prompt's."""
+
+    fitting = "adapting the codec"
 
     def __init__(self, section: metadata.CodecSection, sample_rate_hz: int, channels: int = 1) -> None:
         if sample_rate_hz != RATE_HZ:
@@ -260,7 +265,7 @@ class CodecFeaturizer(StftFeaturizer):
 class NotesFeaturizer(Featurizer[Song]):
     """Steps are the codes of a `NoteCodec`: events, slices of a grid, or tokens; see `continuo.symbolic`."""
 
-    modality = "notes"
+    modality, fitting = "notes", "collecting the vocabulary"
     codec: NoteCodec
 
     def __init__(
@@ -276,7 +281,7 @@ class NotesFeaturizer(Featurizer[Song]):
         if start:
             self.load_state(start)
             return
-        advance("collecting a vocabulary")
+        advance("all songs")
         keys = self.section.model_dump(exclude={"kind"})
         codec = self.codec_type.fit(pieces, **{FIT_ARGUMENTS.get(key, key): value for key, value in keys.items()})
         few = [pieces[i] for i in np.random.default_rng(seed).permutation(len(pieces))[:64]]

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from continuo.system.command_line import Parser, exit_now, nonempty_path, run_main
-from continuo.system.files import check_space, check_writable
+from continuo.system.files import check_space, check_writable, is_locked
 from continuo.system.paths import MODELS, command
 from continuo.system.text import pluralize, printable
 
@@ -36,7 +36,7 @@ SAMPLE_BYTES = 2  # bytes of a sample of one channel in a WAV
 MAX_PICTURE_BYTES = 2e6  # bytes
 NO_PROMPT = Path("none")
 STANDARD_OUTPUT = Path("-")
-DEMO_MODEL = MODELS / "demo" / "chorales.json"
+OWN_MODEL, DEMO_MODEL = Path("model.json"), MODELS / "demo" / "chorales.json"
 
 
 def build_parser() -> ArgumentParser:
@@ -103,7 +103,12 @@ def _run(arguments: Namespace) -> int:
         except ValueError as error:
             raise ValueError("--" + str(error).replace("_", "-")) from None
         font = find_soundfont(arguments.soundfont) if arguments.soundfont else None
-        predictor = Predictor.load(_model(arguments.meta), device)
+        meta = _model(arguments.meta)
+        if meta != arguments.meta and meta == DEMO_MODEL:
+            prepares = is_locked(OWN_MODEL.with_suffix(".safetensors"))
+            reason = "a training still prepares model.json" if prepares else "there is no model.json in this folder"
+            display.say(f"{reason}: the demo model (Bach chorales) is used; {command('train')} trains your own")
+        predictor = Predictor.load(meta, device)
         predictor.soundfont = font
         if predictor.modality == "notes":
             _check_outs(arguments, outs, ".mid", ".musicxml")
@@ -116,9 +121,8 @@ def _run(arguments: Namespace) -> int:
         first = TakeRequest(outs[0], arguments.frames, arguments.seed, predictor.sampling.but(**flags), name, **options)
         requests = [replace(first, out=out, seed=arguments.seed + number) for number, out in enumerate(outs)]
         facts = [report.facts() for report in _write(arguments, predictor, prompt, requests, display)]
-        display.say(f"weights of step {predictor.weights_step:,}{_validation_trend(predictor)}")
-        if _model(arguments.meta) == DEMO_MODEL:
-            display.say(f"made by the demo model (Bach chorales): {command('train')} trains your own, as model.json")
+        trend = "" if meta.resolve() == DEMO_MODEL.resolve() else _validation_trend(predictor)  # no training goes on
+        display.say(f"weights of step {predictor.weights_step:,}{trend}")
     if arguments.json:
         print(json.dumps(facts[0] | ({"songs": facts} if len(facts) > 1 else {})))
     return 0
@@ -175,8 +179,7 @@ def _check_outs(arguments: Namespace, outs: list[Path], *suffixes: str) -> None:
 
 def _model(meta: Path | None) -> Path:
     """Return the metadata file to load: the given one, model.json in this folder, or that of the demo model."""
-    here = Path("model.json")
-    return meta or (here if here.exists() or not DEMO_MODEL.exists() else DEMO_MODEL)
+    return meta or (OWN_MODEL if OWN_MODEL.exists() or not DEMO_MODEL.exists() else DEMO_MODEL)
 
 
 def _prompt(arguments: Namespace, predictor: Predictor, display: Display) -> Prompt | None:

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -16,7 +16,7 @@ import corpus
 from continuo.audio.piece import Piece
 from continuo.model import checkpoint
 from continuo.model.checkpoint import Facts, SoundFont, Tensors
-from continuo.model.metadata import Metadata, check_same_model
+from continuo.model.metadata import OTHER_START, Metadata, check_same_model
 from continuo.model.stream import StreamSpec
 from continuo.score.performance import SCORE_ENDINGS
 from continuo.score.synth import choose_soundfont, find_soundfont, identify_soundfont
@@ -48,6 +48,10 @@ class Start:
     tensors: Tensors
     facts: Facts
     is_donor: bool
+
+    def mismatch_refused(self) -> AbstractContextManager[None]:
+        """Refuse the state if a block that only loads from it finds that it lacks something."""
+        return checkpoint.mismatch_refused(self.path, *[OTHER_START] * self.is_donor)
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def prepare(
     group.check_same("a SoundFont", font and font["sha256"])
     group.check_same("a state", start and not start.is_donor and start.facts["progress"])
     fitted = group.broadcast(lambda: fitted_state(featurizer, to_fit, start, metadata.training.seed, display))
-    with checkpoint.mismatch_refused(start.path) if start else nullcontext():
+    with start.mismatch_refused() if start else nullcontext():
         featurizer.load_state(fitted)
     check_memory(metadata, device, featurizer.spec)
     with group.local_main_first():
@@ -144,7 +148,7 @@ def load_start(
         start = Start(start_from, tensors, facts, is_donor=True)
     else:
         return None
-    check_same_model(metadata, start.facts["metadata"], start.path, refitted=start.is_donor)
+    check_same_model(metadata, start.facts["metadata"], start.path, is_donor=start.is_donor)
     return start
 
 
@@ -223,7 +227,7 @@ def fitted_state(
     if start and not start.is_donor:
         return earlier
     if start:
-        with checkpoint.mismatch_refused(start.path):
+        with start.mismatch_refused():
             featurizer.load_state(earlier)
         origin = featurizer.fingerprint()
     keys = sorted(piece.key for piece in pieces)
@@ -233,11 +237,12 @@ def fitted_state(
         featurizer.load_state(checkpoint.load(entry)[0])
         return featurizer.state()
     started, costs = time.monotonic(), featurizer.phase_costs(pieces)
-    task, done = display.task("fitting the featurizer", sum(costs)), accumulate(costs, initial=0.0)
+    task, done = display.task(featurizer.fitting, sum(costs)), accumulate(costs, initial=0.0)
     featurizer.fit(pieces, seed=seed, advance=lambda words: task.update(next(done, sum(costs)), words), start=earlier)
     task.close()
     checkpoint.save(entry, featurizer.state(), {})
-    display.say(f"featurizer fitted in {time.monotonic() - started:.1f} s")
+    if costs:
+        display.say(f"{featurizer.fitting} took {time.monotonic() - started:.1f} s")
     return featurizer.state()
 
 

@@ -180,14 +180,16 @@ def _metadata(arguments: argparse.Namespace) -> "tuple[Metadata, Path]":
     if donor and donor.suffix == ".json":
         raise ValueError(f"--from {donor} is a metadata file: name its state, {donor.with_suffix('.safetensors')}")
     if path.exists():
-        retired = arguments.fresh and md.is_retired(content := md.read_json(path))
-        metadata = presets.renewed(content, overrides, source=path.name) if retired else md.load(path, overrides)
+        if arguments.fresh and md.is_retired(content := md.read_json(path)):
+            metadata = presets.renewed(content, overrides, source=path.name, state=state)
+        else:
+            metadata = md.load(path, overrides)
     elif continues:  # the metadata file is lost; with a preset's, the model would be trained on the default corpus
         metadata = md.validated(_saved_metadata(existing), overrides | {"state": state}, source=state)
     elif donor:
         if not donor.is_file():
             raise ValueError(f"--from {donor}: there is no such state{suggest_path(donor)}; name a .safetensors file")
-        metadata = presets.from_donor(_saved_metadata(donor), overrides, state=state)
+        metadata = presets.from_donor(_saved_metadata(donor, md.OTHER_START), overrides, state=state)
     else:
         metadata = presets.from_preset(arguments.preset or presets.DEFAULT_PRESET, overrides, state=state)
     if continues and arguments.preset and not presets.matches_preset(metadata, arguments.preset):
@@ -221,13 +223,13 @@ def _overrides(arguments: argparse.Namespace) -> "Json":
     return overrides | parse_assignments(arguments.set)
 
 
-def _saved_metadata(state_path: Path) -> "Json":
-    """Return the metadata that a state was trained with; ValueError if it is of an earlier version."""
+def _saved_metadata(state_path: Path, remedy: str = "") -> "Json":
+    """Return the metadata that a state was trained with; ValueError, with advice, if it is of an earlier version."""
     from continuo.model.checkpoint import read_facts
     from continuo.model.metadata import check_readable
 
     saved = dict(read_facts(state_path)["metadata"])
-    check_readable(saved, state_path)
+    check_readable(saved, state_path, remedy)
     return saved
 
 

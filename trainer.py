@@ -52,7 +52,7 @@ class Trainer:
         with self._advise_on_memory():
             self._build()
         if prepared.start:
-            with checkpoint.mismatch_refused(prepared.start.path):
+            with prepared.start.mismatch_refused():
                 self._restore(prepared.start)
 
     def _build(self) -> None:

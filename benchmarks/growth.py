@@ -184,7 +184,7 @@ def prepare(hours: float, folder: Path) -> dict[str, float]:
     return {
         "total_s": total,
         "reading_s": watch.seconds["reading the corpus"],
-        "fitting_s": watch.seconds["fitting the featurizer"],
+        "fitting_s": watch.seconds["adapting the codec"],
         "encoding_s": sum(watch.seconds[name] for name in encoding),
         "reading_times_real_time_per_core": seconds / watch.processor["reading the corpus"],
         "encoding_times_real_time_per_core": seconds / sum(watch.processor[name] for name in encoding),
@@ -195,7 +195,7 @@ def prepare(hours: float, folder: Path) -> dict[str, float]:
 def begin(hours: float, folder: Path) -> dict[str, float]:
     """Prepare the corpus of the other measurements, and a state to predict from."""
     make_corpus(folder / "corpus", hours)
-    trainer(folder, Stopwatch(), representation__fit_frames=5000).save()
+    trainer(folder, Stopwatch()).save()
     return {}
 
 

@@ -71,13 +71,13 @@ _FACTS = TypeAdapter(Facts)
 
 
 @contextmanager
-def mismatch_refused(path: Path) -> Iterator[None]:
+def mismatch_refused(path: Path, remedy: str = "train a new one with --fresh") -> Iterator[None]:
     """Raise ValueError with the path of a state if a block that only loads from it finds that it lacks something."""
     try:
         yield
     except STATE_MISMATCH_ERRORS as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} lacks what its model needs ({reason:.200}): train a new one with --fresh") from None
+        raise ValueError(f"{path} lacks what its model needs ({reason:.200}): {remedy}") from None
 
 
 def save(path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, object]) -> None:
@@ -142,7 +142,8 @@ def _read_header(file: BinaryIO, path: Path) -> Json:
         header = json.loads(file.read(length)).get("__metadata__") or {}
         found = f"{header.get('format', 'unknown'):.40}"
     if found != FORMAT:
-        raise ValueError(f"{path} is a state of another format ({found}, not {FORMAT}): train a new one with --fresh")
+        other = "name another state, or train a new one with --fresh"
+        raise ValueError(f"{path} is a state of another format ({found}, not {FORMAT}): {other}")
     with _damage_refused(path):
         facts: Json = json.loads(header["facts"])
     return facts

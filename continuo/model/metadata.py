@@ -23,6 +23,7 @@ MAX_BYTES = 2**20  # larger metadata files are refused; one that names every key
 MAX_REASONS = 5  # largest number of mistakes that one message names
 FITTING = ("adaptation_steps",)  # keys of a representation for its fitting alone
 RETIRED_KINDS = "codebook", "universal"  # of representations of earlier versions
+OTHER_START = "start without --from, or from another state"  # what to do about a state that no training can start from
 Json = dict[str, Any]  # an object of a JSON file that is not validated yet
 Program = Annotated[int, Field(ge=0, le=127)]  # General MIDI number
 Temperature = Annotated[float, Field(ge=0, le=1e9)]  # the product of two stays finite in float32
@@ -275,11 +276,14 @@ def is_retired(content: Mapping[str, Any]) -> bool:
     return isinstance(section, dict) and section.get("kind") in RETIRED_KINDS
 
 
-def check_readable(content: Mapping[str, Any], path: Path) -> None:
-    """Refuse retired metadata, which a file or the state at `path` holds; the ValueError says how to train again."""
+def check_readable(content: Mapping[str, Any], path: Path, remedy: str = "") -> None:
+    """Refuse retired metadata, which a file or the state at `path` holds; the ValueError says how to train again.
+
+    `remedy` replaces that advice.
+    """
     if is_retired(content):
-        again = f"train it again with {command('train')} --meta {path.with_suffix('.json')} --fresh"
-        raise ValueError(f"{path} was made by an earlier version, whose codes this version does not read: {again}")
+        remedy = remedy or f"train it again with {command('train')} --meta {path.with_suffix('.json')} --fresh"
+        raise ValueError(f"{path} was made by an earlier version, whose codes this version does not read: {remedy}")
 
 
 def save(metadata: Metadata, path: Path) -> None:
@@ -373,23 +377,24 @@ def known_keys() -> set[str]:
     return set(Metadata.model_fields) | {f"{name}.{key}" for name, model in sections for key in model.model_fields}
 
 
-def check_same_model(ours: Metadata, saved: Mapping[str, Any], state_path: Path, *, refitted: bool = False) -> None:
+def check_same_model(ours: Metadata, saved: Mapping[str, Any], state_path: Path, *, is_donor: bool = False) -> None:
     """Refuse a state whose representation, architecture, sample rate or channels are not ours.
 
-    A key that a state lacks is newer than the state and has its default value there. `refitted` ignores how the
-    representation was fitted, because it is fitted again. The ValueError names the first key that differs.
+    A key that a state lacks is newer than the state and has its default value there. How the representation of a donor
+    was fitted does not count, because it is fitted again. The ValueError names the first key that differs.
     """
-    check_readable(saved, state_path)
+    check_readable(saved, state_path, OTHER_START if is_donor else "")
+    other = OTHER_START if is_donor else "name another state in the metadata file (--fresh would start over)"
     pairs = []
     for section in ("representation", "architecture"):
         model = getattr(ours, section)
         defaults = {key: field.default for key, field in type(model).model_fields.items() if not field.is_required()}
         mine, theirs = model.model_dump(mode="json"), defaults | saved.get(section, {})
-        keys = [key for key in sorted(mine.keys() | theirs.keys()) if not (refitted and key in FITTING)]
+        keys = [key for key in sorted(mine.keys() | theirs.keys()) if not (is_donor and key in FITTING)]
         pairs += [(f"{section}.{key}", mine.get(key), theirs.get(key)) for key in ["kind", *keys]]
     theirs = {"channels": 1} | saved.get("corpus", {})
     pairs += [(f"corpus.{key}", getattr(ours.corpus, key), theirs.get(key)) for key in ("sample_rate_hz", "channels")]
     for key, here, there in pairs:
         if here != there:
-            raise ValueError(f"{state_path.name} was trained with {key} = {there!r}, now it is {here!r}: set it back, "
-                             "or name another state in the metadata file (--fresh would start over)")  # fmt: skip
+            differs = f"{state_path.name} was trained with {key} = {there!r}, now it is {here!r}"
+            raise ValueError(f"{differs}: set it back, or {other}")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from continuo.model.metadata import BY_KIND, EMBEDDED_CORPUS, FITTING, Json, Metadata, read_json, validated
+from continuo.model.metadata import BY_KIND, EMBEDDED_CORPUS, FITTING, OTHER_START, Json, Metadata, read_json, validated
 from continuo.system.paths import MODELS
 from continuo.system.text import suggestion
 
@@ -33,15 +33,17 @@ def from_preset(name: str, overrides: Json, *, state: str) -> Metadata:
     return validated(content, overrides, source=f"preset {name}")
 
 
-def renewed(content: Json, overrides: Json, *, source: str) -> Metadata:
+def renewed(content: Json, overrides: Json, *, source: str, state: str) -> Metadata:
     """Return the retired metadata of an earlier version with the default preset's codec, rate and channels.
 
-    ValueError: an override or another key is refused; `source` names the metadata.
+    A missing architecture is that of the default preset, and a missing name of the state is `state`. ValueError: an
+    override or another key is refused; `source` names the metadata.
     """
     preset = read_json(MODELS / f"{DEFAULT_PRESET}.json")
     rate = {f"corpus.{key}": preset["corpus"][key] for key in ("sample_rate_hz", "channels")}
     codec = {"representation": preset["representation"], "sampling": {}}  # its temperatures suit the old codes
-    return validated(content | codec, rate | overrides, source=source)
+    missing = {"architecture": preset["architecture"], "state": state}
+    return validated(missing | content | codec, rate | overrides, source=source)
 
 
 def from_donor(donor: Mapping[str, Any], overrides: Json, *, state: str) -> Metadata:
@@ -56,6 +58,10 @@ def from_donor(donor: Mapping[str, Any], overrides: Json, *, state: str) -> Meta
         if wanted not in (None, theirs):
             raise ValueError(f"--from: the {section} of that state is {theirs}, so a {wanted} cannot start from it")
     content["corpus"] = {k: v for k, v in donor.get("corpus", {}).items() if k in ("sample_rate_hz", "channels")}
+    try:
+        validated(content, {}, source="--from")
+    except ValueError as error:  # it is of an earlier version
+        raise ValueError(f"{error}: {OTHER_START}") from None
     return validated(content, overrides, source="--from")
 
 

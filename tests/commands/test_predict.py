@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import pickle
 import shutil
 import signal
@@ -399,13 +400,23 @@ def test_packed_model_predicts_and_starts_trainings_but_cannot_resume(trained, m
 
 def test_A11_predict_without_a_model_uses_the_demo_model(tmp_path, prompt_wav, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["--prompt", str(prompt_wav), "--frames", "3", "--out", "a.wav", "--device", "cpu", "--json"]) == 0
+    words = ["--prompt", str(prompt_wav), "--frames", "3", "--device", "cpu"]
+    assert main([*words, "--out", "a.wav", "--json"]) == 0
     captured = capsys.readouterr()
-    assert "made by the demo model (Bach chorales)" in captured.err
+    assert "there is no model.json in this folder: the demo model (Bach chorales) is used" in captured.err
+    assert "held-out" not in captured.err  # nobody trains it further
     assert json.loads(captured.out.splitlines()[-1])["state_step"] > 1000
     assert soundfile.info(tmp_path / "a.wav").samplerate == 44_100
+    with locked(tmp_path / "model.safetensors", "held"):
+        assert main([*words, "--out", "b.wav"]) == 0
+    assert "a training still prepares model.json: the demo model" in capsys.readouterr().err
+    demo = os.path.relpath(predict_script.DEMO_MODEL)
+    assert main([*words, "--out", "c.wav", "--meta", demo]) == 0
+    said = capsys.readouterr().err
+    assert "model.json" not in said
+    assert "held-out" not in said
     (tmp_path / "model.json").write_text("{}")
-    assert main(["--prompt", str(prompt_wav), "--frames", "3", "--out", "b.wav", "--device", "cpu"]) == 2
+    assert main([*words, "--out", "d.wav"]) == 2
     assert "model.json" in capsys.readouterr().err
 
 

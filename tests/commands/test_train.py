@@ -1,5 +1,6 @@
 """Test training as a user runs it: budgets, resuming, killing, refusals."""
 
+import io
 import json
 import os
 import shutil
@@ -13,13 +14,15 @@ import pytest
 import soundfile
 import torch
 from conftest import RATE_HZ, ROOT, SMALL_CODEC, SMALL_OF, melody, set_flags, train_small
+from tunes import tune
 
 import predict as predict_script
 import preparation
+from continuo.audio.piece import Piece
 from continuo.model import checkpoint, metadata, presets
 from continuo.system import device
 from continuo.system.progress import Display
-from featurizer import StftFeaturizer
+from featurizer import StftFeaturizer, build_featurizer
 from train import main
 from trainer import build_trainer
 
@@ -393,6 +396,22 @@ def test_prepare_fits_untransposed_music_if_there_is_enough(tmp_path, music_fold
     assert (to_fit, len(trainer.prepared.train_pieces)) == ([fitted], 15)
 
 
+@pytest.mark.parametrize(
+    ("preset", "piece", "words"),
+    [
+        ("codec-lstm", melody(70), "adapting the codec took"),
+        ("spectral-lstm", melody(70), "measuring the spectra took"),
+        ("notes-lstm", tune(70), "collecting the vocabulary took"),
+    ],
+)
+def test_fitted_state_says_what_fitting_does(tmp_path, monkeypatch, preset, piece, words):
+    monkeypatch.setenv("CONTINUO_CACHE", str(tmp_path))
+    featurizer, said = build_featurizer(presets.from_preset(preset, {}, state="x.safetensors")), io.StringIO()
+    pieces = [piece if preset == "notes-lstm" else Piece.from_samples(piece, RATE_HZ)]
+    preparation.fitted_state(featurizer, pieces, None, 0, Display(stream=said))
+    assert said.getvalue().startswith(words)
+
+
 def test_train_state_of_another_model_is_refused(tmp_path, music_folder, capsys):
     meta = train_small(tmp_path, music_folder, steps=2)
     flags = ["--meta", str(meta), "--corpus", str(music_folder), "--steps", "4", "--device", "cpu", "--quiet"]
@@ -533,9 +552,8 @@ def test_model_of_an_earlier_version_is_refused_and_trained_again(tmp_path, musi
     make_retired(meta, kind)
     state = meta.with_suffix(".safetensors")
 
-    def refused(status: int, path: Path) -> None:
+    def refused(status: int, path: Path, advice: str = f"train it again with python train.py --meta {meta} --fresh"):
         assert status == 2
-        advice = f"train it again with python train.py --meta {meta} --fresh"
         reason = f"{path} was made by an earlier version, whose codes this version does not read: {advice}\n"
         assert capsys.readouterr().err.endswith(reason)
 
@@ -543,7 +561,8 @@ def test_model_of_an_earlier_version_is_refused_and_trained_again(tmp_path, musi
     predict_words = ["--meta", str(meta), "--prompt", str(music_folder / "tune0.wav"), "--frames", "2"]
     refused(main(train_words), meta)
     refused(predict_script.main(predict_words), meta)
-    refused(main(["--meta", str(tmp_path / "mine.json"), "--from", str(state), *train_words[2:]]), state)
+    from_words = ["--meta", str(tmp_path / "mine.json"), "--from", str(state), *train_words[2:]]
+    refused(main(from_words), state, "start without --from, or from another state")
     old = meta.read_text()
     meta.write_text(new)  # a state of an earlier version beside metadata of this one
     refused(main(train_words), state)
@@ -558,6 +577,38 @@ def test_model_of_an_earlier_version_is_refused_and_trained_again(tmp_path, musi
     assert content["corpus"]["path"] == str(music_folder)
     assert content["sampling"] == {"coarse_temperature": 1.0, "fine_temperature": 1.0}
     assert predict_script.main([*predict_words, "--out", str(tmp_path / "take.wav")]) == 0
+
+
+def test_retired_metadata_without_other_sections_is_trained_again_in_one_step(tmp_path, music_folder, capsys):
+    meta = tmp_path / "mine.json"
+    meta.write_text('{"representation": {"kind": "codebook"}}')
+    words = ["--meta", str(meta), "--corpus", str(music_folder), "--steps", "1", "--device", "cpu", "--quiet"]
+    assert main(words) == 2
+    assert f"train it again with python train.py --meta {meta} --fresh" in capsys.readouterr().err
+    assert main([*words, "--fresh", *set_flags(SMALL_CODEC)]) == 0
+    assert metadata.load(meta).state == "mine.safetensors"
+    assert metadata.load(meta).architecture.kind == "lstm"
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "problem"),
+    [
+        ("architecture", {"texture": 3}, "--from: unknown key architecture.texture"),
+        ("architecture", {"kind": "gru"}, "--from: architecture: Input tag 'gru' found"),
+        ("representation", {"kind": "codebook"}, "model.safetensors was made by an earlier version"),
+    ],
+)
+def test_train_from_a_state_of_an_earlier_version_advises_to_start_without_it(
+    tmp_path, music_folder, trained, capsys, section, change, problem
+):
+    tensors, facts = state_of(trained)
+    facts["metadata"][section] |= change
+    checkpoint.save(tmp_path / "model.safetensors", tensors, facts)
+    words = ["--meta", str(tmp_path / "mine.json"), "--corpus", str(music_folder), "--device", "cpu", "--quiet"]
+    assert main([*words, "--from", str(tmp_path / "model.safetensors")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert problem in line
+    assert line.endswith(": start without --from, or from another state")
 
 
 def test_state_of_another_codec_is_refused(tmp_path, music_folder, capsys):
@@ -577,7 +628,9 @@ def test_state_of_another_codec_is_refused(tmp_path, music_folder, capsys):
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 3
     assert all("its codes are not those of codec.safetensors, which Continuo ships now" in line for line in errors)
-    assert all(f"{state}" in line and "--fresh" in line for line in errors)
+    advice = ["train a new one with --fresh"] * 2 + ["start without --from, or from another state"]
+    assert [line.rpartition("): ")[2] for line in errors] == advice
+    assert all(f"{state}" in line for line in errors)
     assert main(["--meta", str(meta), *words, "--fresh"]) == 0
 
 
