@@ -18,9 +18,10 @@ from xml.etree.ElementTree import Element
 from continuo.score.measures import Head, Instrument, Staff, WrittenScore
 from continuo.system.text import finite_number
 
-PIANO = 0
-PIZZICATO = 45
+PIANO, VIOLA, DOUBLE_BASS, PIZZICATO, SINGERS = 0, 41, 43, 45, 52
 STRINGS = (*range(40, 45), *range(48, 52))  # bowed instruments and string ensembles
+AMBIGUOUS = ((r"\b(bass|bass[eio]|basses|baixos?)\b", DOUBLE_BASS), (r"\balt(o|i|os)\b", VIOLA))
+"""Names of singers that are also those of string instruments, and their programs."""
 TECHNIQUES = (
     (STRINGS, r"\bpizz", PIZZICATO), (STRINGS, r"\barco\b", None),
     ((56,), r"\b(con sord|with mute|muted)", 59), ((56,), r"\b(senza sord|open|without mute)", None),  # trumpet
@@ -223,6 +224,8 @@ def _program(written: WrittenScore, staff: Staff, index: int) -> tuple[int, bool
     if instrument.program is None and any(key_of_name(name, 5) or re.search(DRUM_SETS, _plain(name)) for name in names):
         return PIANO, True
     by_name = next((program for name in names if (program := program_of_name(name)) is not None), None)
+    if by_name == SINGERS and not instrument.sound.startswith("voice"):
+        by_name = _singers_or_players(written, staff, *names)
     if instrument.program or by_name is None:  # piano is often stated for other instruments
         name = instrument.name or part_name or instrument.sound
         if instrument.program is None and name not in ("", "Instrument"):
@@ -231,3 +234,19 @@ def _program(written: WrittenScore, staff: Staff, index: int) -> tuple[int, bool
             written.warn(f"the instrument '{name[:40]}' is not known; {player}")
         return instrument.program or PIANO, False
     return by_name, False
+
+
+def _singers_or_players(written: WrittenScore, staff: Staff, name: str, sound: str) -> int:
+    """Return the program of a part whose name may be that of singers: by its words, its sound or the other parts."""
+    words, player = next((found for found in AMBIGUOUS if re.search(found[0], _plain(name))), ("", SINGERS))
+    if player == SINGERS or program_of_name(re.sub(words, "", _plain(name))) == SINGERS or staff.group in written.sung:
+        return SINGERS
+    if by_sound := program_of_name(sound):
+        return by_sound
+    others = {other.name for other in written.staves if other.group != staff.group}
+    has_strings = any(program_of_name(other) in STRINGS for other in others)
+    is_clear = {other: not any(re.search(words, _plain(other)) for words, _ in AMBIGUOUS) for other in others}
+    sings = any(program_of_name(other) == SINGERS and (is_clear[other] or not has_strings) for other in others)
+    if sings and not (has_strings and written.sung):  # where words are written, it has none
+        return SINGERS
+    return player if has_strings or player == DOUBLE_BASS else SINGERS

@@ -8,7 +8,7 @@ a meter of its own, or with a badly filled bar, does not drift.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import accumulate, zip_longest
 from typing import NamedTuple, TypeVar
@@ -173,6 +173,7 @@ class WrittenScore:
         instruments: dict[str, list[Instrument]],
         order: list[BarMarks],
         warnings: Iterable[str] = (),
+        sung: Collection[str] = (),
     ) -> None:
         """Align staves; raise ValueError if the repeats never end.
 
@@ -181,7 +182,9 @@ class WrittenScore:
             instruments: those of each part, by `Staff.group`; the first one is for notes that name none.
             order: for each bar, the marks that decide the order of the bars.
             warnings: names of marks that are not performed.
+            sung: parts with lyrics, by `Staff.group`.
         """
+        self.sung = sung
         self.staves, self._instruments = staves, instruments
         self.warnings: dict[str, None] = dict.fromkeys(warnings)  # as keys, in order
         stated = [instrument.volume for part in instruments.values() for instrument in part]

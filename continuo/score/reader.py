@@ -95,10 +95,12 @@ def read_score(root: Element, warnings: list[str]) -> WrittenScore:
     order: list[BarMarks] = []
     staves: list[Staff] = []
     instruments: dict[str, list[Instrument]] = {}
+    sung: set[str] = set()
     for group, name, part, entry in listed_parts(root, warn):
         reader = _PartReader(part, PartInstruments(entry, name), order, warn)
         staves += [Staff(group, name, bars) for bars in reader.read()]
         instruments[group] = reader.instruments.found
+        sung |= {group} if part.find("measure/note/lyric") is not None else set()
     silence_alternates(staves, warn)
     by_part: dict[str, list[list[Bar]]] = defaultdict(list)
     for staff in staves:
@@ -106,7 +108,7 @@ def read_score(root: Element, warnings: list[str]) -> WrittenScore:
     for members in by_part.values():
         for bars in zip(*members, strict=True):
             place_arpeggios([chord for bar in bars for chord in bar.chords])
-    return WrittenScore(staves, instruments, order, found)
+    return WrittenScore(staves, instruments, order, found, sung)
 
 
 class _PartReader:

@@ -289,7 +289,10 @@ def test_load_refusals_say_what_to_do(tmp_path):
         checkpoint.load(path)
     for header, found in [({"format": "continuo-0"}, "continuo-0"), (None, "unknown"), ({"x": "y"}, "unknown")]:
         save_file({"a": torch.zeros(1)}, path, header)
-        words = f"{path} is a state of another format ({found}, not continuo-1): name another state, or train a new one"
+        words = (
+            f"{path} is a state of another format ({found}, not continuo-1): name another state, or train a new one "
+        )
+        words += "with --fresh"
         with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
             checkpoint.load(path)
     for facts in ({}, {"facts": "{"}):  # none, and no JSON

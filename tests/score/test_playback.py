@@ -234,6 +234,39 @@ class TestInstruments:
     def test_key_of_name_knows_common_names(self, name, key):
         assert key_of_name(name) == key
 
+    @pytest.mark.parametrize(
+        ("names", "sung", "expected"),
+        [
+            (["Violini", "Viole", "Celli", "Bassi"], "", [40, 41, 42, 43]),
+            (["Violins", "Cellos", "Basses"], "", [40, 42, 43]),
+            (["Violons", "Altos", "Violoncelles", "Basses"], "", [40, 41, 42, 43]),
+            (["Soprani", "Contralti", "Tenori", "Bassi"], "", [52] * 4),
+            (["Soprani", "Alti", "Tenori", "Bassi"], "1234", [52] * 4),
+            (["Tenore", "Basso", "Violini", "Basso"], "12", [52, 52, 40, 43]),
+            (["Alto", "Basso", "Violini"], "", [41, 43, 40]),
+            (["Alto", "Bass"], "", [52, 52]),
+            (["Basso"], "1", [52]),
+            (["Basso"], "", [43]),
+            (["Bass voice"], "", [52]),
+            (["Alti"], "", [52]),
+            (["Tenori"], "", [52]),
+        ],
+    )
+    def test_names_of_singers_and_strings_are_decided_by_lyrics_and_company(self, performed, names, sung, expected):
+        lyric = "<lyric><text>la</text></lyric>"
+        bodies = [note(f"C{k}", 4).replace("</note>", lyric * (str(k) in sung) + "</note>") for k in range(1, 5)]
+        parts = "".join(
+            f'<part id="P{k}"><measure number="1">{FIRST.format(qpm=60)}{body}</measure></part>'
+            for k, body in enumerate(bodies[: len(names)], 1)
+        )
+        text = f"<score-partwise><part-list>{part_list(*names)}</part-list>{parts}</score-partwise>"
+        assert [n.program for n in sorted(performed(text).notes, key=lambda n: n.pitch)] == expected
+
+    @pytest.mark.parametrize(("sound", "program"), [("voice.bass", 52), ("pluck.bass", 33)])
+    def test_instrument_sound_outweighs_an_ambiguous_name(self, performed, sound, program):
+        inside = f"<score-instrument id='A'><instrument-sound>{sound}</instrument-sound></score-instrument>"
+        assert programs(performed(score(note("C4", 4), parts=part_list("Bassi", inside=inside)))) == [program]
+
     @pytest.mark.parametrize("where", ["part", "instrument"])
     def test_unpitched_notes_take_the_key_of_the_name(self, performed, where):
         inside = "<score-instrument id='A'><instrument-name>Triangle</instrument-name></score-instrument>"
