@@ -185,8 +185,21 @@ def parse_xml(data: bytes) -> Element:
     data, encoding = _recoded(data)
     parser = expat.ParserCreate(encoding)
     parser.buffer_text = True
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
+    depth = 0
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH} elements; no score is")
+        builder.start(tag, attributes)
+
+    def end(tag: str) -> None:
+        nonlocal depth
+        depth -= 1
+        builder.end(tag)
+
+    parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.CharacterDataHandler = builder.data
     parser.EntityDeclHandler = _refuse_entity
     if data.count(b"<") - data.count(b"</") > MAX_ELEMENTS:
@@ -199,11 +212,6 @@ def parse_xml(data: bytes) -> Element:
     except (LookupError, UnicodeError) as error:
         problem = f"unknown or wrong text encoding ({one_line(str(error))})"
     root: Element | None = builder.close()  # what came before a problem
-    level = [] if root is None else [root]
-    for _ in range(MAX_DEPTH):
-        level = [child for element in level for child in element]
-    if level:
-        raise ValueError(f"nested deeper than {MAX_DEPTH} elements; no score is")
     if problem or root is None:
         raise ValueError(problem)
     return root

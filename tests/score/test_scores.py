@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from musicxml_text import FIRST, PART, close, lengths, note, score
 
 from continuo.midi.events import parse_midi
 from continuo.performance import main
+from continuo.score.musicxml import parse_xml
 from continuo.score.notes import MAX_SECONDS, MIN_NOTE_S, DraftNote, Note, Performance
 from continuo.score.performance import perform, perform_midi, score_bytes
 from continuo.score.synth import write_midi
@@ -74,6 +76,13 @@ class TestFiles:
         assert reason in str(caught.value)
         assert "\n" not in str(caught.value)
         assert "song.musicxml" in str(caught.value)
+
+    @pytest.mark.parametrize("deep", [b"<a>" * 2_900_000, b"<b>" + b"<a>" * 48 + b"</a>" * 48 + b"<a/>" * 2_900_000])
+    def test_deep_file_is_refused_while_it_is_read(self, deep):
+        started = time.process_time()
+        with pytest.raises(ValueError, match="nested deeper than 48 elements"):
+            parse_xml(deep)
+        assert time.process_time() - started < 1
 
     def test_zip_bomb_and_oversize_file_are_refused(self, performed, monkeypatch):
         monkeypatch.setattr("continuo.score.musicxml.MAX_XML_BYTES", 1000)
