@@ -229,7 +229,7 @@ class CodecFeaturizer(StftFeaturizer):
         self.channels = self.codec.channels
 
     def phase_costs(self, pieces: Sequence[Piece]) -> list[float]:
-        return self.codec.phase_costs()
+        return self.codec.phase_costs(sum(map(self.steps, pieces)))
 
     def layout(self) -> str:
         shipped = self.codec.digest.numpy().tobytes().hex()

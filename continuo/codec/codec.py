@@ -29,6 +29,8 @@ PASSES_TRIED = 0, 2, PASSES  # of the decoder's phases: few suit steady tones, m
 HEARD_FROM = 0.25  # fraction of the adaptation from which on every other step compares what is heard
 HELD_OUT = 8  # every eighth run is held out
 REPORTS = 20  # calls of `advance` while the network is adapted
+SAMPLING_COST, HELD_OUT_COST = 0.2, 0.04  # for each run; a step that compares nothing that is heard costs 1
+HEARD_COST = 1.6  # of a step from `HEARD_FROM` on, on average
 
 Advance = Callable[[str], None]  # called with a few words before each part of the work
 Tensors = dict[str, torch.Tensor]
@@ -181,9 +183,17 @@ class SpectralCodec:
             optimizer.step()
         return held_out_error() < first
 
-    def phase_costs(self) -> list[float]:
-        """Return the relative cost of each phase of `fit`, in the order reported to `advance`."""
-        return [1.0] + [8.0 / REPORTS] * REPORTS * bool(self.adaptation_steps)
+    def phase_costs(self, frames: int) -> list[float]:
+        """Return the relative cost of each phase of `fit` to so many frames, in the order reported to `advance`."""
+        steps, runs = self.adaptation_steps, min(MAX_RUNS, frames // SAMPLED)
+        if not steps:
+            return []
+        each, held_out = math.ceil(steps / REPORTS), HELD_OUT_COST * runs
+        costs = [1.0 if step < HEARD_FROM * steps else HEARD_COST for step in range(steps)]
+        phases = [SAMPLING_COST * runs, *(sum(costs[first : first + each]) for first in range(0, steps, each))]
+        for phase in (0, 1 + int(HEARD_FROM * steps) // each, -1):  # those in which held-out runs are compared
+            phases[phase] += held_out
+        return phases
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """Return the codes `(T, L)` int64 of one run of complex frames `(T, K)` or `(T, 2, K)`.

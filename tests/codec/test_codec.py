@@ -1,5 +1,9 @@
 """The codec of sound: codes of a part equal those of the whole, sound comes back, and folders only adapt it."""
 
+import io
+import json
+from itertools import accumulate
+
 import numpy as np
 import pytest
 import soundfile
@@ -18,6 +22,7 @@ from continuo.codec.quantizer import STRETCH, PredictiveQuantizer
 from continuo.codec.vectors import FLOOR, HIGH_BANDS, HOP, LOW_FLOOR, N_FFT, RATE_HZ, FrameVectors
 from continuo.model import presets
 from continuo.symbolic.chords import ChordCodec
+from continuo.system import progress
 from featurizer import CodecFeaturizer, build_featurizer
 from predictor import Predictor, joined
 
@@ -218,7 +223,7 @@ class TestFeaturizer:
         recent, frames = codec.decoder(piece).recent, spectrum(tail, N_FFT, HOP)
         assert torch.equal(recent, codec.codec.components(codec.codec.encode(frames))[-PAST:])
         whole = codec.codec.components(codec.encode_prompt(piece))[-PAST:]  # rounding decides between close centroids
-        assert (recent - whole).norm() < 0.3 * whole.norm()
+        assert (recent - whole).norm() < 0.2 * whole.norm()
         short = codec.decoder(Piece.from_samples(music(3)[:N_FFT], RATE_HZ)).recent  # one frame, repeated
         assert torch.equal(short, short[:1].expand(PAST, -1))
 
@@ -261,7 +266,25 @@ class TestFeaturizer:
         codec, said = featurizer(adaptation_steps=steps), []
         pieces = [Piece.from_samples(music(seed, 20.0), RATE_HZ) for seed in range(2 * bool(steps))]
         codec.fit(pieces, seed=0, advance=said.append)
-        assert len(said) <= len(codec.phase_costs(pieces))
+        assert len(said) == len(codec.phase_costs(pieces))
+
+    @pytest.mark.parametrize(("sampling_s", "speedup"), [(8.2, 1.0), (6.8, 1.7)])  # on one core, and about on two
+    def test_time_that_the_adaptation_takes_is_foretold_within_a_third(self, monkeypatch, sampling_s, speedup):
+        """The seconds were measured on one core: 512 runs sampled, 12 steps a report, held-out runs compared."""
+        compared = 2.0 / speedup
+        seconds = [sampling_s + compared, *[1.2 / speedup] * 5, *[1.9 / speedup] * 15]
+        seconds[6] += compared
+        seconds[-1] += compared
+        costs, journal, now = featurizer().codec.phase_costs(200_000), io.StringIO(), 0.0
+        monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+        task = progress.Display(quiet=True, journal=journal).task("adapting", sum(costs))
+        task.last_entry = -1.0
+        for spent_s, done in zip(seconds, accumulate(costs, initial=0.0), strict=False):
+            task.update(done)
+            now += spent_s
+        entries = [json.loads(line) for line in journal.getvalue().splitlines()]
+        left_s = [sum(seconds[first:]) for first in range(1, len(seconds))]
+        assert [entry["remaining_s"] for entry in entries[1:]] == [pytest.approx(left, rel=0.3) for left in left_s]
 
     def test_layout_changes_with_the_adaptation_so_that_no_other_fit_is_taken_from_the_cache(self):
         assert len({featurizer(adaptation_steps=steps, channels=n).layout() for steps in (0, 240) for n in (1, 2)}) == 4

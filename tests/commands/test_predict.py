@@ -290,11 +290,10 @@ def test_joined_stereo_prompt_of_a_mono_model_is_mixed(trained):
 
 def test_A09_take_has_the_loudness_of_the_prompt(trained):
     predictor = Predictor.load(trained)
-    loud, quiet = (Piece.from_samples(melody(6) * gain, RATE_HZ) for gain in (1.0, 0.01))
-    a, b = (np.concatenate([*joined(predictor.take(p, seed=1), p, 60)]) for p in (loud, quiet))
-    assert np.linalg.norm(b) == pytest.approx(0.01 * np.linalg.norm(a), rel=0.01)
-    begin = len(loud.samples) + 30 * HOP  # rounding grows in the phases, and with it the difference of the samples
-    assert np.linalg.norm(a[:begin] * 0.01 - b[:begin]) < 0.05 * np.linalg.norm(b[:begin])
+    prompts = [Piece.from_samples(melody(6) * gain, RATE_HZ) for gain in (1.0, 2**-7, 0.01)]
+    a, b, c = (np.concatenate([*joined(predictor.take(prompt, seed=1), prompt, 60)]) for prompt in prompts)
+    np.testing.assert_array_equal(b, a * 2**-7)
+    assert np.linalg.norm(c) == pytest.approx(0.01 * np.linalg.norm(a), rel=0.01)  # its phases differ by rounding
 
 
 def test_A07_prompt_codes_mean_what_the_codes_of_training_mean(trained):
@@ -308,7 +307,7 @@ def test_A07_prompt_codes_mean_what_the_codes_of_training_mean(trained):
     as_training = predictor.featurizer.encode(piece)[2:-2]
     assert (as_prompt == as_training)[:, 0].float().mean() > 0.4
     ours, theirs = map(predictor.featurizer.codec.components, (as_prompt, as_training))
-    assert (ours - theirs).norm() < 0.25 * theirs.norm()  # quantization alone moves them by 0.3
+    assert (ours - theirs).norm() < 0.2 * theirs.norm()  # quantization alone moves them by 0.3
 
 
 def test_A07_take_frames_differ_from_each_other(trained):
