@@ -6,6 +6,7 @@
 import json
 import os
 import reprlib
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast, get_args
@@ -282,7 +283,10 @@ def check_readable(content: Mapping[str, Any], path: Path, remedy: str = "") -> 
     `remedy` replaces that advice.
     """
     if is_retired(content):
-        remedy = remedy or f"train it again with {command('train')} --meta {path.with_suffix('.json')} --fresh"
+        meta, corpus = path.with_suffix(".json"), ""
+        if not meta.exists():  # the state alone knows the corpus
+            corpus = f" --corpus {shlex.quote(str(content['corpus'].get('path', EMBEDDED_CORPUS)))}"
+        remedy = remedy or f"train it again with {command('train')} --meta {meta} --fresh{corpus}"
         raise ValueError(f"{path} was made by an earlier version, whose codes this version does not read: {remedy}")
 
 

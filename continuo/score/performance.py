@@ -33,7 +33,7 @@ from continuo.system import cache
 
 MIDI_ENDINGS = frozenset({".mid", ".midi", ".kar", ".rmi"})
 SCORE_ENDINGS = frozenset({".musicxml", ".xml", ".mxl"}) | MIDI_ENDINGS
-CACHE_VERSION = 17  # part of every cache key; raise it whenever a score would be performed differently
+CACHE_VERSION = 18  # part of every cache key; raise it whenever a score would be performed differently
 BarTimes = list[tuple[int, float]]  # index of each bar in playing order, and the seconds at which it begins
 
 

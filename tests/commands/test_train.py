@@ -568,7 +568,8 @@ def test_model_of_an_earlier_version_is_refused_and_trained_again(tmp_path, musi
     refused(main(train_words), state)
     refused(predict_script.main(predict_words), state)
     meta.unlink()
-    refused(main(train_words), state)
+    advice = f"train it again with python train.py --meta {meta} --fresh --corpus {music_folder}"
+    refused(main(train_words), state, advice)
     meta.write_text(old)
     few = ["--set", "representation.adaptation_steps=0", "--steps", "2"]
     assert main([*train_words, "--fresh", *few]) == 0
