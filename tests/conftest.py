@@ -1,10 +1,13 @@
 """Define shared fixtures: a separate cache, small corpora made on the spot, and the real data where it exists."""
 
 import gc
+import hashlib
 import json
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is loaded: its threads would wait for each other
 
@@ -15,6 +18,7 @@ import soundfile
 from hypothesis import HealthCheck, settings
 from sandbox import Sandbox
 
+from continuo.codec.quantizer import PredictiveQuantizer
 from continuo.score.notes import Performance
 from continuo.score.performance import perform
 
@@ -67,14 +71,54 @@ def own_cache(tmp_path_factory) -> Iterator[None]:
         yield
 
 
+ENCODED: dict[bytes, Any] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def encoded_once(request) -> Iterator[None]:
+    """Encode equal vectors once in each process, since most tests continue the same prompts; not in tests of the codec.
+
+    Encoding is a function of the vectors, the centroids and the decay alone, which `tests/codec` tests.
+    """
+    if request.path.parent.name == "codec":
+        yield
+        return
+    plain = PredictiveQuantizer._encode
+
+    def encode(self, vectors):
+        digest = hashlib.blake2b()
+        for tensor in (vectors, self.centroids, self.decay):
+            digest.update(repr(tensor.shape).encode() + tensor.numpy().tobytes())
+        key = digest.digest()
+        if key not in ENCODED:
+            ENCODED[key] = plain(self, vectors)
+        return ENCODED[key].clone()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PredictiveQuantizer, "_encode", encode)
+        yield
+
+
+@pytest.fixture
+def stub_pictures(monkeypatch) -> None:
+    """Write the first bytes of a PNG in place of each picture of a sound, for tests that look at the sound alone."""
+    monkeypatch.setattr("takes.draw_continuation", lambda wav, picture, *_: picture.write_bytes(b"\x89PNG"))
+
+
 def melody(seed: int, seconds: float = 3.0, rate_hz: int = RATE_HZ) -> np.ndarray:
     """Return decaying tones of a pentatonic scale, four a second."""
+    return _melody(seed, seconds, rate_hz).copy()
+
+
+@cache
+def _melody(seed: int, seconds: float, rate_hz: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     time = np.arange(int(seconds * rate_hz)) / rate_hz
     audio = np.zeros_like(time)
     for onset in np.arange(0, seconds, 0.25):
         hz = 220 * 2 ** (rng.choice([0, 2, 4, 7, 9, 12]) / 12)
-        sounding = time >= onset
+        first = np.searchsorted(time, onset)
+        sounding = slice(first, first + 3 * rate_hz)  # 3 s later a tone has decayed to 2e-8
         local = time[sounding] - onset
         for harmonic in (1, 2, 3):
             audio[sounding] += np.exp(-6 * local) * np.sin(2 * np.pi * hz * harmonic * local) / harmonic**2

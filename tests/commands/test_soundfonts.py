@@ -123,6 +123,7 @@ def test_soundfont_is_found_by_its_content_under_another_name(model, own, tmp_pa
     assert choose_soundfont(None, learned) == (moved, "")
 
 
+@pytest.mark.usefixtures("stub_pictures")
 def test_predict_given_soundfont_outweighs_that_of_the_model_and_is_named(model, own, other, tmp_path, capsys):
     flags = ["--meta", str(model), "--prompt", str(HYMN), "--frames", "2", "--device", "cpu"]
     assert predict([*flags, "--out", str(tmp_path / "a.wav"), "--soundfont", str(other)]) == 0
@@ -138,6 +139,7 @@ def test_predict_given_soundfont_outweighs_that_of_the_model_and_is_named(model,
     assert "the SoundFont missing.sf2 does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("stub_pictures")
 def test_predict_soundfont_without_a_score_to_render_is_named(model, other, tmp_path, capsys):
     recording = tmp_path / "recording.wav"
     soundfile.write(recording, np.random.default_rng(1).normal(scale=0.1, size=24_000), 24_000)
@@ -191,7 +193,7 @@ def test_resumed_training_renders_its_corpus_as_before(model, own, other, scores
 
 def test_new_training_says_which_soundfont_renders_the_corpus(other, scores, tmp_path, capsys):
     flags = ["--meta", str(tmp_path / "new.json"), "--corpus", str(scores), "--prepare-only", "--device", "cpu"]
-    assert train([*flags, "--set", "representation.adaptation_steps=0"]) == 0
+    assert train([*flags, "--set", "representation.adaptation_steps=0", "--set", "corpus.transpose=0"]) == 0
     assert f"the corpus is rendered with Other.sf2 ({other})" in capsys.readouterr().err
     assert train([*flags, "--soundfont", "missing.sf2"]) == 2
     assert "missing.sf2 does not exist" in capsys.readouterr().err
