@@ -49,6 +49,11 @@ SMALL_SPECTRUM = SMALL | {"representation.n_fft": 2 * HOP, "representation.hop":
 SMALL_OF = {"codec-lstm": SMALL_CODEC, "spectral-lstm": SMALL_SPECTRUM}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run slow tests first, so that no process is busy with a long one after the others have finished."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_collection_finish() -> None:
     """Keep the garbage collector from searching half a million objects of imported modules again and again."""
     gc.collect()
@@ -76,11 +81,11 @@ ENCODED: dict[bytes, Any] = {}
 
 @pytest.fixture(scope="module", autouse=True)
 def encoded_once(request) -> Iterator[None]:
-    """Encode equal vectors once in each process, since most tests continue the same prompts; not in tests of the codec.
+    """Encode equal vectors once in each process, since most tests continue the same prompts.
 
-    Encoding is a function of the vectors, the centroids and the decay alone, which `tests/codec` tests.
+    Codes depend on the vectors, the centroids and the decay alone. The modules that test this encode every time.
     """
-    if request.path.parent.name == "codec":
+    if request.path.stem in ("test_codec", "test_dataset"):
         yield
         return
     plain = PredictiveQuantizer._encode

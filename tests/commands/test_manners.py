@@ -64,6 +64,7 @@ def on_a_terminal(command_line, cwd, **environment) -> str:
 # --- pipes ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("stub_pictures")
 def test_predict_out_dash_sends_the_same_sound_and_nothing_else(trained, prompt, tmp_path, capfdbinary, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert predict.main(words(trained, prompt, "--frames", 40, "--out", "whole.wav", "--quiet")) == 0
@@ -79,6 +80,7 @@ def test_predict_out_dash_sends_the_same_sound_and_nothing_else(trained, prompt,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sent.wav", "whole.wav"]
 
 
+@pytest.mark.usefixtures("stub_pictures")
 def test_predict_out_dash_in_stereo_has_a_header_of_two_channels(trained, prompt, tmp_path, capfdbinary, monkeypatch):
     make_wide(monkeypatch)
     assert predict.main(words(trained, prompt, "--frames", 40, "--out", tmp_path / "whole.wav", "--quiet")) == 0

@@ -18,6 +18,7 @@ import pytest
 import soundfile
 from conftest import RATE_HZ, ROOT, SMALL_CODEC, melody
 
+import train
 from continuo.model import metadata, presets
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -42,16 +43,10 @@ def home(tmp_path_factory, trained, music_folder) -> Path:
     folder = tmp_path_factory.mktemp("home")
     for ending in ("json", "safetensors"):
         shutil.copy(trained.with_suffix(f".{ending}"), folder / f"model.{ending}")
-    train = {"corpus.pieces": 6, "architecture.hidden": 16, "architecture.head_width": 16, "training.steps": 4}
-    section = presets.from_preset("roll-conv", train, state="tunes.safetensors")
+    small = {"corpus.pieces": 6, "architecture.hidden": 16, "architecture.head_width": 16, "training.steps": 4}
+    section = presets.from_preset("roll-conv", small, state="tunes.safetensors")
     metadata.save(section, folder / "tunes.json")
-    shown = subprocess.run(
-        [sys.executable, ROOT / "train.py", "--meta", "tunes.json", "--quiet"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
-    assert shown.returncode == 0, shown.stderr
+    assert train.main(["--meta", str(folder / "tunes.json"), "--quiet"]) == 0
     changes = SMALL_CODEC | {"corpus.path": str(music_folder), "training.checkpoint_every_s": 1.0}
     metadata.save(presets.from_preset("codec-lstm", changes, state="fresh.safetensors"), folder / "fresh.json")
     return folder
