@@ -18,7 +18,6 @@ import soundfile
 from hypothesis import HealthCheck, settings
 from sandbox import Sandbox
 
-from continuo.codec.quantizer import PredictiveQuantizer
 from continuo.score.notes import Performance
 from continuo.score.performance import perform
 
@@ -88,6 +87,8 @@ def encoded_once(request) -> Iterator[None]:
     if request.path.stem in ("test_codec", "test_dataset"):
         yield
         return
+    from continuo.codec.quantizer import PredictiveQuantizer  # it imports torch, see `own_cache`
+
     plain = PredictiveQuantizer._encode
 
     def encode(self, vectors):
@@ -144,14 +145,24 @@ def set_flags(values: dict) -> list[str]:
     return [word for key, value in values.items() for word in ("--set", f"{key}={json.dumps(value)}")]
 
 
-def train_small(folder: Path, music: Path, preset: str = "codec-lstm", steps: int = 12, extra: tuple = ()) -> Path:
-    """Train a tiny model in `folder`, and return its metadata file."""
+def train_small(
+    folder: Path, music: Path, preset: str = "codec-lstm", steps: int = 12, extra: tuple = (), curves: bool = False
+) -> Path:
+    """Train a tiny model in `folder`, and return its metadata file; without `curves` their picture is blank.
+
+    Drawing the curves takes as long as the training.
+    """
+    from continuo.audio.pictures import new_figure
+    from continuo.model import training_log
     from train import main
 
     meta = folder / "model.json"
     make = [] if meta.exists() else ["--preset", preset]
     flags = ["--meta", str(meta), "--corpus", str(music), "--steps", str(steps), "--device", "cpu", "--quiet", *extra]
-    assert main([*flags, *make, *([] if meta.exists() else set_flags(SMALL_OF[preset]))]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        if not curves:
+            patch.setattr(training_log, "draw_curves", lambda *_: new_figure(1, 1, layout=None))
+        assert main([*flags, *make, *([] if meta.exists() else set_flags(SMALL_OF[preset]))]) == 0
     return meta
 
 

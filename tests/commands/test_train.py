@@ -47,7 +47,7 @@ def assert_same_state(a, b) -> None:
 
 @pytest.mark.parametrize("preset", SMALL_OF)
 def test_A05_training_makes_metadata_state_and_curves(tmp_path, music_folder, preset, capsys):
-    meta = train_small(tmp_path, music_folder, preset, steps=8, extra=("--json",))
+    meta = train_small(tmp_path, music_folder, preset, steps=8, extra=("--json",), curves=True)
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["step"] == 8
     assert result["device"] == "cpu"
