@@ -18,7 +18,8 @@ from xml.etree.ElementTree import Element
 from continuo.score.measures import Head, Instrument, Staff, WrittenScore
 from continuo.system.text import finite_number
 
-PIANO, VIOLA, DOUBLE_BASS, PIZZICATO, SINGERS = 0, 41, 43, 45, 52
+PIANO, ELECTRIC_BASS, VIOLA, DOUBLE_BASS, PIZZICATO, SINGERS = 0, 33, 41, 43, 45, 52
+GUITARS = range(24, 32)
 STRINGS = (*range(40, 45), *range(48, 52))  # bowed instruments and string ensembles
 AMBIGUOUS = ((r"\b(bass|bass[eio]|basses|baixos?)\b", DOUBLE_BASS), (r"\balt(o|i|os)\b", VIOLA))
 """Names of singers that are also those of string instruments, and their programs."""
@@ -245,6 +246,9 @@ def _singers_or_players(written: WrittenScore, staff: Staff, name: str, sound: s
         return by_sound
     others = {other.name for other in written.staves if other.group != staff.group}
     has_strings = any(program_of_name(other) in STRINGS for other in others)
+    plucks = (program_of_name(other) in GUITARS or re.search(DRUM_SETS, _plain(other)) for other in others)
+    if player == DOUBLE_BASS and not has_strings and any(plucks):
+        return ELECTRIC_BASS
     is_clear = {other: not any(re.search(words, _plain(other)) for words, _ in AMBIGUOUS) for other in others}
     sings = any(program_of_name(other) == SINGERS and (is_clear[other] or not has_strings) for other in others)
     if sings and not (has_strings and written.sung):  # where words are written, it has none

@@ -246,6 +246,8 @@ class TestInstruments:
             (["Alto", "Basso", "Violini"], "", [41, 43, 40]),
             (["Alto", "Bass"], "", [52, 52]),
             (["Basso"], "1", [52]),
+            (["Voice", "Guitar", "Bass", "Drumset"], "1", [52, 24, 33, 0]),
+            (["Bass", "Piano"], "", [43, 0]),
             (["Basso"], "", [43]),
             (["Bass voice"], "", [52]),
             (["Alti"], "", [52]),
