@@ -48,6 +48,12 @@ SMALL_SPECTRUM = SMALL | {"representation.n_fft": 2 * HOP, "representation.hop":
 SMALL_OF = {"codec-lstm": SMALL_CODEC, "spectral-lstm": SMALL_SPECTRUM}
 
 
+@pytest.hookimpl(optionalhook=True)  # xdist may be off
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Run one process more than there are cores where slow tests run: they often wait for programs and for sound."""
+    return None if "not slow" in config.option.markexpr else (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run slow tests first, so that no process is busy with a long one after the others have finished."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -165,6 +165,7 @@ def test_predict_lines_about_several_takes_begin_with_the_file_name(trained, pro
     assert not [line for line in said if line.startswith("the piece")]
 
 
+@pytest.mark.slow
 def test_predict_takes_in_two_processes_equal_the_takes_alone(trained, prompt_wav, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(takes, "MIN_PROCESS_STEPS", 1000)
     monkeypatch.setattr(takes, "WORKERS", 2)
