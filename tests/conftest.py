@@ -113,8 +113,14 @@ def encoded_once(request) -> Iterator[None]:
 
 @pytest.fixture
 def stub_pictures(monkeypatch) -> None:
-    """Write the first bytes of a PNG in place of each picture of a sound, for tests that look at the sound alone."""
-    monkeypatch.setattr("takes.draw_continuation", lambda wav, picture, *_: picture.write_bytes(b"\x89PNG"))
+    """Write blank pictures of takes, for tests that look at sound and notes alone."""
+    from continuo.audio.pictures import new_figure, save_figure
+
+    def blank(*_: object) -> Any:
+        return new_figure(1, 1, layout=None)
+
+    monkeypatch.setattr("takes.draw_continuation", lambda wav, picture, *_: save_figure(blank(), picture))
+    monkeypatch.setattr("takes.draw_song", blank)
 
 
 def melody(seed: int, seconds: float = 3.0, rate_hz: int = RATE_HZ) -> np.ndarray:

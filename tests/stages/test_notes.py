@@ -65,6 +65,7 @@ ARCHITECTURES = {
 }
 
 
+@pytest.mark.usefixtures("stub_pictures")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("representation", REPRESENTATIONS)
 def test_every_representation_trains_with_every_architecture(representation, architecture, tunes, tmp_path, capsys):
@@ -115,6 +116,7 @@ def test_B06_predict_writes_four_files_that_begin_with_the_prompt(preset, models
     assert made["seconds"] >= made["prompt_seconds"]
 
 
+@pytest.mark.usefixtures("stub_pictures")
 @pytest.mark.parametrize("preset", SYMBOLIC)
 def test_B05_predict_songs_from_nothing_differ_and_overwrite_none(preset, models, tmp_path, capsys):
     out = tmp_path / "song.wav"
@@ -127,6 +129,7 @@ def test_B05_predict_songs_from_nothing_differ_and_overwrite_none(preset, models
     assert again.with_suffix(".mid").read_bytes() == (tmp_path / "song-2.mid").read_bytes()
 
 
+@pytest.mark.usefixtures("stub_pictures")
 def test_B05_predict_at_temperature_0_ignores_the_seed(models, tunes, tmp_path, capsys):
     takes = []
     for seed in (0, 1):
@@ -137,6 +140,7 @@ def test_B05_predict_at_temperature_0_ignores_the_seed(models, tunes, tmp_path, 
     assert takes[0] == takes[1]
 
 
+@pytest.mark.usefixtures("stub_pictures")
 def test_predict_continuation_only_leaves_the_prompt_out(models, tunes, tmp_path, capsys):
     flags = ("--meta", models["roll-conv"], "--prompt", tunes / "tune1.mid", "--frames", 32)
     predict(capsys, *flags, "--out", tmp_path / "whole.wav")
