@@ -104,10 +104,6 @@ def _run(arguments: Namespace) -> int:
             raise ValueError("--" + str(error).replace("_", "-")) from None
         font = find_soundfont(arguments.soundfont) if arguments.soundfont else None
         meta = _model(arguments.meta)
-        if meta != arguments.meta and meta == DEMO_MODEL:
-            prepares = is_locked(OWN_MODEL.with_suffix(".safetensors"))
-            reason = "a training still prepares model.json" if prepares else "there is no model.json in this folder"
-            display.say(f"{reason}: the demo model (Bach chorales) is used; {command('train')} trains your own")
         predictor = Predictor.load(meta, device)
         predictor.soundfont = font
         if predictor.modality == "notes":
@@ -116,6 +112,10 @@ def _run(arguments: Namespace) -> int:
                 display.say(f"the music is rendered with {font.name}")
         prompt = _prompt(arguments, predictor, display)
         _check_room(arguments, predictor, prompt, outs)
+        if meta != arguments.meta and meta == DEMO_MODEL:
+            prepares = is_locked(OWN_MODEL.with_suffix(".safetensors"))
+            reason = "a training still prepares model.json" if prepares else "there is no model.json in this folder"
+            display.say(f"{reason}: the demo model (Bach chorales) is used; {command('train')} trains your own")
         name = "from nothing:" if prompt is None else printable(arguments.prompt.name)
         options = {"with_prompt": not arguments.continuation_only, "until_end": arguments.until_end}
         first = TakeRequest(outs[0], arguments.frames, arguments.seed, predictor.sampling.but(**flags), name, **options)
