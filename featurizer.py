@@ -219,7 +219,8 @@ class CodecFeaturizer(StftFeaturizer):
             raise ValueError(f"corpus.sample_rate_hz must be {RATE_HZ} for the codec, not {sample_rate_hz}")
         super().__init__(metadata.StftSection(n_fft=N_FFT, hop=HOP), sample_rate_hz, channels)
         self.codec = SpectralCodec(channels, section.adaptation_steps)
-        self.spec = StreamSpec(self.steps_per_second, self.codec.vocabulary, vectors=self.codec.quantizer.centroids)
+        centroids, decay = self.codec.quantizer.centroids, self.codec.quantizer.decay
+        self.spec = StreamSpec(self.steps_per_second, self.codec.vocabulary, vectors=centroids, decay=decay)
 
     def fit(self, pieces: Sequence[Piece], *, seed: int, advance: Advance, start: Tensors | None = None) -> None:
         if not start and all(piece.channels == 1 for piece in pieces):

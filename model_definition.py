@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from continuo.model.backbones import Backbone, CausalConv, Lstm, State, Transformer, WindowMlp
-from continuo.model.heads import LevelHead, RegressionHead, SetHead
+from continuo.model.heads import ChangeDecoder, LevelHead, RegressionHead, SetHead
 from continuo.model.metadata import Architecture, Sampling
 from continuo.model.stream import StreamSpec
 
@@ -29,17 +29,20 @@ class SequenceModel(nn.Module):
         self.spec, self.backbone, self.quantizer_dropout = spec, backbone, quantizer_dropout
         kind = RegressionHead if spec.continuous else LevelHead if spec.ranks is None else SetHead
         self.head: RegressionHead | LevelHead | SetHead = kind(spec, head_width)
-        self.in_proj = nn.Linear(self.head.features, backbone.width)
+        self.change_decoder = None if spec.decay is None else ChangeDecoder(spec.decay)
+        features = self.head.features * (1 if self.change_decoder is None else 2)
+        self.in_proj = nn.Linear(features, backbone.width)
         self.norm = nn.LayerNorm(backbone.width)
         self.out_proj = nn.Linear(backbone.width, head_width)
-        self.skip_proj = nn.Linear(self.head.features, head_width)
+        self.skip_proj = nn.Linear(features, head_width)
         self.ending = nn.Linear(head_width, 1)
         nn.init.constant_(self.ending.bias, RARE_LOGIT)
         self.bos = nn.Parameter(torch.zeros(head_width))
 
     def initial_state(self, batch: int) -> State:
         """Return the state before a piece begins; every tensor has the batch as its first axis."""
-        return self.backbone.initial_state(batch)
+        last = [] if self.change_decoder is None else [self.bos.new_zeros(batch, self.head.features)]
+        return *self.backbone.initial_state(batch), *last
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Load weights, but no buffers (geometry, normalization); RuntimeError: they are of another model."""
@@ -67,8 +70,14 @@ class SequenceModel(nn.Module):
     def forward(self, x: Tensor, state: State, n_quantizers: Tensor | None = None) -> tuple[Tensor, State]:
         """Process steps `(B, T, L)` or `(B, T, F)`; return the contexts `(B, T, W)` of the steps after them."""
         vectors = self.head.embed(x, n_quantizers)
+        decoded: list[Tensor] = []
+        if self.change_decoder is not None:
+            *before, last = state
+            state = tuple(before)
+            vectors, last = self.change_decoder(vectors, last)
+            decoded = [last]
         hidden, state = self.backbone(self.in_proj(vectors), state)
-        return self.out_proj(self.norm(hidden)) + self.skip_proj(vectors), state
+        return self.out_proj(self.norm(hidden)) + self.skip_proj(vectors), (*state, *decoded)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Take in one step of B streams, codes `(B, L)` int64 or features `(B, F)`, after those in `state`.

@@ -39,6 +39,28 @@ class CodeEmbedding(nn.Module):
         return self.vectors[self.level[:, None, None], codes.permute(2, 0, 1)].cumsum(0) * self.scale
 
 
+class ChangeDecoder(nn.Module):
+    """Decodes steps whose vectors are changes: a step is its change plus the decayed step before it."""
+
+    decay: Tensor
+
+    def __init__(self, decay: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("decay", decay.clone())
+
+    @torch.no_grad()  # neither changes nor decay are learned
+    def forward(self, changes: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """Return changes `(B, T, P)` with the decoded steps after them, `(B, T, 2 * P)`, and the last step `(B, P)`.
+
+        `last` is the step before the first one; of the beginning of a piece it is zero.
+        """
+        steps = []
+        for change in changes.unbind(1):
+            last = torch.addcmul(change, self.decay, last)
+            steps.append(last)
+        return torch.cat([changes, torch.stack(steps, 1)], dim=-1), last
+
+
 class CodeHead(nn.Module):
     """The shared part of heads over codes: a residual block that combines context, partial step and level."""
 

@@ -4,7 +4,8 @@ The graph draws one step of B streams, with code vectors looked up in tables and
 whose head draws one level after another has such a graph. Its inputs, all float32:
 
     state (B, S)          a context, W, then hidden and cell state of each LSTM layer in turn, H each, then, where the
-                          LSTM has a memory of onsets, the onsets in it, the oldest first, and the latest features
+                          LSTM has a memory of onsets, the onsets in it, the oldest first, and the latest features,
+                          and last, where codes are changes, the decoded step before
     threshold (B, 1)      the piece ends where the logit of its end is larger; infinite where it must not end
     noise (B, L * V)      Gumbel noise times the temperature, level by level; the class with the largest sum of logit
                           and noise is drawn
@@ -19,11 +20,12 @@ from typing import Protocol
 import numpy as np
 import onnx
 import torch
+import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from continuo.model.backbones import ONSET_FEATURES, Backbone, Lstm, State
-from continuo.model.heads import LevelHead, RegressionHead, SetHead
+from continuo.model.heads import ChangeDecoder, LevelHead, RegressionHead, SetHead
 
 OPSET, IR_VERSION = 21, 10
 MICROSOFT = "com.microsoft"  # domain of the operations that ONNX Runtime adds
@@ -40,6 +42,7 @@ class Model(Protocol):
 
     head: RegressionHead | LevelHead | SetHead
     backbone: Backbone
+    change_decoder: ChangeDecoder | None
     in_proj: nn.Linear
     norm: nn.LayerNorm
     out_proj: nn.Linear
@@ -53,12 +56,14 @@ class Model(Protocol):
 
 
 def flat_state(model: Model, context: Tensor, state: State) -> np.ndarray:
-    """Return the graph's `state` input `(B, S)` for contexts `(B, W)` and the state of an `Lstm`."""
+    """Return the graph's `state` input `(B, S)` for contexts `(B, W)` and the state of a model with an `Lstm`."""
     assert isinstance(model.backbone, Lstm)
     hidden, cell, *past = state
     parts = [context, torch.stack([hidden, cell], dim=2)]
-    for features in past:
+    if model.backbone.memory:
+        features, *past = past
         parts += [features.diff(dim=1).clamp(min=0), features[:, -1]]
+    parts += past
     return torch.cat([tensor.flatten(1) for tensor in parts], dim=1).detach().numpy()
 
 
@@ -89,11 +94,18 @@ def step_graph(model: Model) -> onnx.ModelProto:
     read = _input_weight(backbone)  # (R, H); nothing stands between it and the input projection
     weight = torch.cat([read @ model.in_proj.weight, model.skip_proj.weight])
     bias = torch.cat([read @ model.in_proj.bias, model.skip_proj.bias])
-    vectors = _draw_levels(g, head, context, weight, bias)
-    read_input, skipped = g.split(vectors, [len(read), width])
+    if model.change_decoder:
+        before, last = g.split(before, [size - width - head.features, head.features])
+        weight, of_steps = weight.split(head.features, dim=1)
+        with_change = torch.cat([weight, torch.eye(head.features)]), F.pad(bias, (0, head.features))
+        mapped = _draw_levels(g, head, context, *with_change)
+        mapped, *decoded = _decode_change(g, model.change_decoder, mapped, last, of_steps)
+    else:
+        mapped, decoded = _draw_levels(g, head, context, weight, bias), []
+    read_input, skipped = g.split(mapped, [len(read), width])
     hidden, after = _lstm_step(g, backbone, read_input, before)
     out = g.normed_product(hidden, model.norm, model.out_proj.weight, model.out_proj.bias)
-    g.add("Concat", g.add("Add", out, skipped), *after, axis=1, to="state_after")
+    g.add("Concat", g.add("Add", out, skipped), *after, *decoded, axis=1, to="state_after")
     levels, classes, _ = head.embedding.vectors.shape
     inputs = {"state": size, "threshold": 1, "noise": levels * classes}
     return g.finished(inputs, {"codes": levels, "ended": 1, "state_after": size})
@@ -122,6 +134,18 @@ def _draw_levels(g: "Graph", head: LevelHead, context: str, weight: Tensor, bias
         parts.append(g.add("GatherND", g.constant(mapped[level]), codes[-1]))
     g.add("Concat", *codes, axis=1, to="codes")
     return g.add("Sum", *parts)
+
+
+def _decode_change(g: "Graph", decoder: ChangeDecoder, mapped: str, last: str, weight: Tensor) -> tuple[str, str]:
+    """Add the decoding of a step; return what it adds to the input, `weight` `(R, P)` times the step, and the step.
+
+    `mapped` is `(B, R + P)`, what the change adds to the input and the change itself; `last` is the step before.
+    """
+    mapped, change = g.split(mapped, list(weight.shape))
+    step = g.add("Add", change, g.add("Mul", last, g.constant(decoder.decay)))
+    reach = weight.abs().amax(0)  # loud components have small weights; equal ones lose least when they are rounded
+    equal = g.add("Mul", step, g.constant(reach))
+    return g.add("Add", mapped, g.scaled_product(equal, weight / reach.clamp(min=1e-12))), step
 
 
 def _input_weight(backbone: Lstm) -> Tensor:

@@ -18,6 +18,7 @@ class StreamSpec:
     vocabulary: tuple[int, ...] = ()  # number of classes of each level; empty for a continuous stream
     features: int = 0  # F of a continuous stream; 0 for a categorical one
     vectors: torch.Tensor | None = None  # (L, V, P), if codes have a geometry: a step is the sum of its levels' vectors
+    decay: torch.Tensor | None = None  # (P,), if vectors are changes: a step is its vector + decay * the step before
     ranks: torch.Tensor | None = None  # (V,)
     follows: torch.Tensor | None = None  # (V, V) bool, which code (column) may follow which (row); None: any
     opens: torch.Tensor | None = None  # (V,) bool, which codes may begin a piece; None: any

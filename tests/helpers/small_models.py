@@ -11,6 +11,8 @@ def spec_of(kind: str) -> StreamSpec:
     torch.manual_seed(0)
     if kind == "geometry":
         return StreamSpec(62.5, (7, 7, 7), vectors=torch.randn(3, 7, 5))
+    if kind == "changes":
+        return StreamSpec(62.5, (7, 7, 7), vectors=torch.randn(3, 7, 5), decay=torch.linspace(0, 0.8, 5))
     if kind == "learned":
         return StreamSpec(4.0, (9, 4))
     if kind == "sets":
@@ -44,4 +46,4 @@ def stream(spec: StreamSpec, steps: int, batch: int = 2) -> torch.Tensor:
 
 
 SETS = torch.tensor([[0, 0, 0], [1, 0, 0], [2, 3, 0], [1, 4, 5], [3, 0, 0], [2, 4, 0]])
-KINDS = ["geometry", "learned", "continuous", "sets"]
+KINDS = ["geometry", "changes", "learned", "continuous", "sets"]

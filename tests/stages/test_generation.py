@@ -21,15 +21,16 @@ from model_definition import SequenceModel, build_model
 from predictor import Predictor
 
 STEPS, ROWS = 40, 8
+DECAY = torch.linspace(0.2, 0.7, 20)
 SMALL = LstmSection(kind="lstm", hidden=48, layers=2, head_width=40)
 WITH_ONSETS = LstmSection(kind="lstm", hidden=48, layers=2, head_width=40, onset_memory=7)
 
 
-def refined(section: LstmSection = SMALL, classes: int = 96) -> SequenceModel:
-    """A model of codes that refine one another, whose logits differ clearly."""
+def refined(section: LstmSection = SMALL, classes: int = 96, decay: torch.Tensor | None = None) -> SequenceModel:
+    """A model of codes that refine one another, whose logits differ clearly; with `decay` they are changes."""
     torch.manual_seed(0)
     vectors = torch.randn(3, classes, 20) * torch.tensor([1.0, 0.5, 0.25])[:, None, None]
-    model = build_model(section, StreamSpec(62.5, (classes,) * 3, vectors=vectors)).eval()
+    model = build_model(section, StreamSpec(62.5, (classes,) * 3, vectors=vectors, decay=decay)).eval()
     with torch.no_grad():
         model.head.out *= 4
         if section.onset_memory:
@@ -53,6 +54,7 @@ def learned(section: LstmSection = SMALL) -> SequenceModel:
 
 
 MODELS = [refined(), refined(WITH_ONSETS), with_few_directions(), learned(), learned(WITH_ONSETS)]
+MODELS += [refined(decay=DECAY), refined(WITH_ONSETS, decay=DECAY)]
 
 
 def forced(codes: torch.Tensor, classes: int) -> np.ndarray:
@@ -110,7 +112,7 @@ def test_low_rank_matrix_of_few_directions_becomes_two_factors():
 @pytest.mark.slow
 def test_step_graph_at_the_default_presets_size_matches_the_plain_model():
     section = from_preset("codec-lstm", {}, state="unused.safetensors").architecture
-    check_against_plain(refined(section, classes=1024))
+    check_against_plain(refined(section, classes=1024, decay=DECAY))
 
 
 def drawn_by(
