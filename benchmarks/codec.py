@@ -43,7 +43,7 @@ from continuo.model import presets
 from continuo.system.command_line import Parser, run_main
 from continuo.system.paths import MODELS
 from continuo.system.progress import Display
-from evaluation.audio_metrics import compare, separability
+from evaluation.sound import similarity
 from featurizer import CodecFeaturizer, build_featurizer
 from predictor import Predictor
 
@@ -64,6 +64,7 @@ COLUMNS = {
     "stereo_coherence_error": "coherence", "above_12k_db": "air, dB", "bits_per_s": "bit/s", "realtime": "s per s",
 }  # fmt: skip
 Audio = np.ndarray  # (N,) or (N, 2), float32 at RATE_HZ
+Figures = dict[str, float | None]  # by the keys of `COLUMNS`; None where there is too little music for one
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _run(arguments: argparse.Namespace) -> int:
     codecs: dict[str, Callable[[Audio], Coded]] = {"Continuo": partial(through_codec, featurizer, rate_hz)}
     if not arguments.no_others:
         codecs |= {name: partial(through_libsndfile, *how) for name, how in OTHERS.items()}
-    results: dict[str, dict[str, dict[str, float]]] = {}
+    results: dict[str, dict[str, Figures]] = {}
     for row, excerpts in rows.items():
         for name, codec in codecs.items():
             coded = {excerpt: codec(audio) for excerpt, audio in excerpts.items()}
@@ -213,11 +214,11 @@ def padded(audio: Audio, length: int) -> Audio:
     return np.pad(audio, [(0, length - len(audio))] + [(0, 0)] * (audio.ndim - 1))
 
 
-def measure(originals: list[Audio], coded: list[Coded]) -> dict[str, float]:
-    """Return the figures of a row by the keys of `COLUMNS`."""
+def measure(originals: list[Audio], coded: list[Coded]) -> Figures:
+    """Return the figures of a row."""
     made = [coding.audio for coding in coded]
     real, other = ([audio if audio.ndim == 1 else audio.mean(axis=1) for audio in side] for side in (originals, made))
-    figures = compare(real, other, RATE_HZ) | {"auc": separability(real, other, RATE_HZ)}
+    figures = similarity(real, other, RATE_HZ)
     wide = [wide_errors(original, other) for original, other in zip(originals, made, strict=True)]
     seconds = sum(map(len, originals)) / RATE_HZ
     figures |= {name: float(np.nanmean([errors[name] for errors in wide])) for name in wide[0]}
@@ -286,7 +287,7 @@ def draw(out: Path, rows: list[str]) -> None:
     save_figure(figure, out / "pictures.png")
 
 
-def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
+def table(results: dict[str, dict[str, Figures]]) -> str:
     """Return the results as a table, one line for each row and codec."""
 
     def lines() -> Iterator[str]:
@@ -294,9 +295,8 @@ def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
         yield "|---" * (len(COLUMNS) + 2) + "|"
         for row, codecs in results.items():
             for name, figures in codecs.items():
-                numbers = (
-                    f"{round(figures[key]):,}" if key == "bits_per_s" else f"{figures[key]:.3f}" for key in COLUMNS
-                )
+                shown = ((figures[key], ",.0f" if key == "bits_per_s" else ".3f") for key in COLUMNS)
+                numbers = ("-" if value is None else format(value, how) for value, how in shown)
                 yield f"| {row} | {name} | " + " | ".join(numbers) + " |"
 
     return "\n".join(lines())

@@ -88,3 +88,12 @@ def test_folders_are_rows_and_excerpts_have_the_same_names_on_both_sides(tmp_pat
 def test_a_folder_without_recordings_is_refused_in_one_line(tmp_path, capsys):
     assert benchmark.main(["--audio", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_row_of_one_excerpt_without_onsets_has_no_figure_for_them():
+    glide = 0.1 * np.sin(np.linspace(0, 3000, 4 * RATE) ** 1.05).astype(np.float32)
+    figures = benchmark.measure([glide], [benchmark.Coded(glide, 8.0, 1.0)])
+    assert figures["onset_ratio"] is None
+    assert figures["auc"] is None
+    assert figures["flux_ratio"] == pytest.approx(1)
+    assert "| - |" in benchmark.table({"row": {"codec": figures}})
