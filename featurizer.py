@@ -38,7 +38,7 @@ NOTE_CODECS: dict[str, type[NoteCodec]] = {"chords": ChordCodec, "roll": RollCod
 FIT_ARGUMENTS = {"strikes": "reattacks", "most": "max_notes"}  # of note codecs, for metadata keys with other names
 ENCODE_ROWS = 256  # spectra that are computed together; they stay in the processor's cache
 MAX_PROMPT_S = 600.0  # s; of a longer sound prompt only the end is encoded
-FIT_VERSION = 7  # part of the cache key of what was fitted; raise it when a fit changes
+FIT_VERSION = 8  # part of the cache key of what was fitted; raise it when a fit changes
 
 
 class Featurizer(ABC, Generic[P]):

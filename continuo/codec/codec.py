@@ -22,14 +22,14 @@ from continuo.system.device import choose_precision
 from continuo.system.paths import MODELS
 
 SHIPPED = MODELS / "codec" / "codec.safetensors"
-RUN = 32  # frames of a run that the loss compares
+RUN = 64  # frames of a run that the loss compares
 SAMPLED = WARM_UP + PAST + RUN + AHEAD  # frames of a run that is read for it
-MAX_RUNS, BATCH, LEARNING_RATE = 512, 12, 1.5e-3
+MAX_RUNS, BATCH, LEARNING_RATE = 256, 6, 1.5e-3
 PASSES_TRIED = 0, 2, PASSES  # of the decoder's phases: few suit steady tones, many suit choirs and noise
 HEARD_FROM = 0.25  # fraction of the adaptation from which on every other step compares what is heard
 HELD_OUT = 8  # every eighth run is held out
 REPORTS = 20  # calls of `advance` while the network is adapted
-SAMPLING_COST, HELD_OUT_COST = 0.2, 0.04  # for each run; a step that compares nothing that is heard costs 1
+SAMPLING_COST, HELD_OUT_COST = 0.33, 0.08  # for each run; a step that compares nothing that is heard costs 1
 HEARD_COST = 1.6  # of a step from `HEARD_FROM` on, on average
 
 Advance = Callable[[str], None]  # called with a few words before each part of the work

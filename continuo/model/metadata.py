@@ -88,7 +88,7 @@ class CodecSection(Section):
     """The codes of the shipped codec: 62.6 frames a second at 44.1 kHz, three codes of 1,024 values each."""
 
     kind: Literal["codec"]
-    adaptation_steps: int = Field(240, ge=0, le=100_000)  # of the decoder, on the folder; 0: as shipped
+    adaptation_steps: int = Field(200, ge=0, le=100_000)  # of the decoder, on the folder; 0: as shipped
 
 
 class GridSection(Section):
