@@ -126,7 +126,7 @@ def prepare(
 
 
 def clear_leftovers(state_path: Path) -> None:
-    """Remove the temporary files that killed trainings left beside the state at `state_path`."""
+    """Remove the temporary files that killed trainings left next to the state at `state_path`."""
     for suffix in (".safetensors", ".card.md", ".curves.png"):
         remove_leftovers(state_path.with_suffix(suffix))
     remove_leftovers(state_path.with_suffix(".runs") / "training.csv")

@@ -258,7 +258,8 @@ class Trainer:
             "precision": "bfloat16" if self.precision == torch.bfloat16 else "float32",
             "pieces": corpus_fingerprint(self.prepared.train_pieces),
             "validation": [piece.id for piece in self.prepared.held_out_pieces],
-            "heard": self.prepared.amounts | {"parameters": size, "steps_per_second": self.model.spec.steps_per_second},
+            "amounts": self.prepared.amounts
+            | {"parameters": size, "steps_per_second": self.model.spec.steps_per_second},
             "begun_with": self.started_from,
         }
         if self.prepared.soundfont:

@@ -235,11 +235,11 @@ def wide_errors(original: Audio, made: Audio) -> dict[str, float]:
     audible = (powers[0] > QUIET * powers[0].max()) & (hz <= BAND_RANGE_HZ[1])[:, None]
     logs = [10 * np.log10(power + QUIET * powers[0].max()) for power in powers]
     air = [power[hz >= 12_000].sum() + 1e-9 * power.sum() for power in powers]
-    (level, coherence, heard), (level_made, coherence_made, _) = image(ours, hz), image(theirs, hz)
+    (level, coherence, loud), (level_made, coherence_made, _) = image(ours, hz), image(theirs, hz)
     return {
         "spectral_error_db": float(np.abs(logs[0] - logs[1])[audible].mean()),
-        "stereo_level_error_db": float(np.abs(level - level_made)[heard].mean()),
-        "stereo_coherence_error": float(np.abs(coherence - coherence_made)[heard].mean()),
+        "stereo_level_error_db": float(np.abs(level - level_made)[loud].mean()),
+        "stereo_coherence_error": float(np.abs(coherence - coherence_made)[loud].mean()),
         "above_12k_db": float(10 * np.log10(air[1] / air[0])),
     }
 

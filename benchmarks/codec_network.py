@@ -19,7 +19,7 @@ from continuo.system.progress import Display
 RUN = 48  # frames of a run that the loss compares
 BATCH, LEARNING_RATE, WARMUP_STEPS, BETAS, MAX_NORM = 12, 1e-3, 100, (0.9, 0.98), 5.0
 CONSTANT_RATE, LAST_RATE = 0.5, 0.03  # fraction of the training at the full learning rate, and the last rate over it
-HEARD, PERTURBED = 0.5, 0.5  # fractions of the steps: statistics of what is heard, and perturbed components
+AUDIO, PERTURBED = 0.5, 0.5  # fractions of the steps: statistics of the audio, and perturbed components
 PERTURBED_FRAMES, PERTURBATIONS = 0.3, (0.03, 0.13)  # fraction of frames, and deviation over that of the components
 MAX_AVERAGE = 0.999  # share of the average of weights that a step keeps
 CHECKPOINT_S = 60.0
@@ -120,13 +120,13 @@ def train_network(
     while used_s < budget_s:
         generator = torch.Generator().manual_seed((seed << 32) + step)
         components, real, phases = sampler.batch(generator)
-        perturb, heard, some = torch.rand(3, generator=generator).tolist()
+        perturb, audio, some = torch.rand(3, generator=generator).tolist()
         if perturb < PERTURBED:
             components = perturbed(components, network.scale, generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=fast):
             corrections = network(components)
         made = codec.looked_up(components[:, PAST : PAST + RUN]) + corrections.float()
-        error = loss(made, real, phases if heard < HEARD else None, passes=PASSES if some < 0.5 else 0)
+        error = loss(made, real, phases if audio < AUDIO else None, passes=PASSES if some < 0.5 else 0)
         optimizer.param_groups[0]["lr"] = learning_rate(step, used_s / budget_s)
         optimizer.zero_grad()
         error.backward()

@@ -26,11 +26,11 @@ RUN = 64  # frames of a run that the loss compares
 SAMPLED = WARM_UP + PAST + RUN + AHEAD  # frames of a run that is read for it
 MAX_RUNS, BATCH, LEARNING_RATE = 256, 6, 1.5e-3
 PASSES_TRIED = 0, 2, PASSES  # of the decoder's phases: few suit steady tones, many suit choirs and noise
-HEARD_FROM = 0.25  # fraction of the adaptation from which on every other step compares what is heard
+AUDIO_FROM = 0.25  # fraction of the adaptation from which on every other step compares the audio
 HELD_OUT = 8  # every eighth run is held out
 REPORTS = 20  # calls of `advance` while the network is adapted
-SAMPLING_COST, HELD_OUT_COST = 0.33, 0.08  # for each run; a step that compares nothing that is heard costs 1
-HEARD_COST = 1.6  # of a step from `HEARD_FROM` on, on average
+SAMPLING_COST, HELD_OUT_COST = 0.33, 0.08  # for each run; a step that compares no audio costs 1
+AUDIO_COST = 1.6  # of a step from `AUDIO_FROM` on, on average
 
 Advance = Callable[[str], None]  # called with a few words before each part of the work
 Tensors = dict[str, torch.Tensor]
@@ -151,11 +151,11 @@ class SpectralCodec:
         generator = torch.Generator().manual_seed(seed % 2**63)
         fast = choose_precision("auto", torch.device("cpu")) == torch.bfloat16
 
-        def error(rows: torch.Tensor, heard: bool = True) -> torch.Tensor:
+        def error(rows: torch.Tensor, audio: bool = True) -> torch.Tensor:
             with torch.autocast("cpu", torch.bfloat16, enabled=fast):
                 corrections = self.network(coded[rows])
             made = self.looked_up(coded[rows, PAST : PAST + RUN]) + corrections.float()
-            return loss(made, real[rows], phases[rows] if heard else None, self.passes)
+            return loss(made, real[rows], phases[rows] if audio else None, self.passes)
 
         def held_out_error() -> float:
             """Return the smallest error over numbers of passes, and choose that number."""
@@ -172,26 +172,26 @@ class SpectralCodec:
         for step in range(self.adaptation_steps):
             if step % math.ceil(self.adaptation_steps / REPORTS) == 0:
                 advance("decoder")
-            if step == int(HEARD_FROM * self.adaptation_steps):
+            if step == int(AUDIO_FROM * self.adaptation_steps):
                 held_out_error()
             done = step / self.adaptation_steps
             rate = LEARNING_RATE * min(1, (step + 1) / 20) * (1 + math.cos(math.pi * done)) / 2
             optimizer.param_groups[0]["lr"] = rate
             rows = train[torch.randint(len(train), (BATCH,), generator=generator)]
             optimizer.zero_grad()
-            error(rows, heard=done >= HEARD_FROM and step % 2 == 0).backward()
+            error(rows, audio=done >= AUDIO_FROM and step % 2 == 0).backward()
             optimizer.step()
         return held_out_error() < first
 
     def phase_costs(self, frames: int) -> list[float]:
-        """Return the relative cost of each phase of `fit` to so many frames, in the order reported to `advance`."""
+        """Return the relative cost of each phase of a `fit` to `frames` frames, as reported to `advance`."""
         steps, runs = self.adaptation_steps, min(MAX_RUNS, frames // SAMPLED)
         if not steps:
             return []
         each, held_out = math.ceil(steps / REPORTS), HELD_OUT_COST * runs
-        costs = [1.0 if step < HEARD_FROM * steps else HEARD_COST for step in range(steps)]
+        costs = [1.0 if step < AUDIO_FROM * steps else AUDIO_COST for step in range(steps)]
         phases = [SAMPLING_COST * runs, *(sum(costs[first : first + each]) for first in range(0, steps, each))]
-        for phase in (0, 1 + int(HEARD_FROM * steps) // each, -1):  # those in which held-out runs are compared
+        for phase in (0, 1 + int(AUDIO_FROM * steps) // each, -1):  # those in which held-out runs are compared
             phases[phase] += held_out
         return phases
 

@@ -1,4 +1,4 @@
-"""The loss of the network that restores spectra: the squared error, and how far statistics of what is heard are apart.
+"""The loss of the network that restores spectra: the squared error, and how far statistics of the audio are apart.
 
 Frames that are a little wrong do not agree with each other, so that the audio which they overlap to flickers between
 them, although the frames themselves do not. So the audio of both sides is analyzed again, half a hop after the frames.
@@ -17,7 +17,7 @@ STATISTICS_WEIGHTS = 0.5, 1.0, 1.0, 1.0, 0.5, 0.5  # relative to the squared err
 BAND_FLOOR = 4e-5  # of full scale, added to the magnitudes of bands before their logarithm
 MEL_BANDS, TOP_HZ = 56, 12_000.0  # of the statistics; the bands above are compared as they are
 STATISTICS_FLOOR = 2e-4  # of full scale, added to magnitudes whose movement is compared
-HEARD_WEIGHT = 8.0  # of the statistics of what is heard, relative to those of the frames
+AUDIO_WEIGHT = 8.0  # of the statistics of the audio, relative to those of the frames
 
 
 class RestorationLoss:
@@ -45,7 +45,7 @@ class RestorationLoss:
     def __call__(
         self, made: torch.Tensor, real: torch.Tensor, phases: torch.Tensor | None = None, passes: int = PASSES
     ) -> torch.Tensor:
-        """Return the loss of vectors `(B, T, F)`; with the real phases `(B, T, K)` of low bins that of what is heard.
+        """Return the loss of vectors `(B, T, F)`; with the real phases `(B, T, K)` of low bins that of the audio.
 
         The squared error is that of the vectors either way. `passes` are those of the decoder's `PhaseStream`.
         """
@@ -53,7 +53,7 @@ class RestorationLoss:
         scale = 1.0
         if phases is not None:
             found = self.found_phases(ours[..., : self.bins].detach(), passes)
-            ours, theirs, scale = self._between(ours, found), self._between(theirs, phases), HEARD_WEIGHT
+            ours, theirs, scale = self._between(ours, found), self._between(theirs, phases), AUDIO_WEIGHT
         measured = (statistics(magnitudes, self.filters, STATISTICS_FLOOR) for magnitudes in (ours, theirs))
         distances = (weight * (a - b).abs().mean() for weight, a, b in zip(STATISTICS_WEIGHTS, *measured, strict=True))
         return F.mse_loss(made, real) + scale * sum(distances, start=torch.zeros(()))
@@ -74,8 +74,8 @@ class RestorationLoss:
         width = (1, len(self.gain))
         audio = F.fold(parts.transpose(1, 2), width, (1, self.n_fft), stride=(1, self.hop)).flatten(1) * self.gain
         frames = audio[:, self.hop // 2 :].unfold(1, self.n_fft, self.hop)[:, self.inner] * self.window
-        heard = torch.fft.rfft(frames).abs()[..., : self.bins]
-        return torch.cat([heard, magnitudes[:, self.inner, self.bins :]], dim=-1)
+        analyzed = torch.fft.rfft(frames).abs()[..., : self.bins]
+        return torch.cat([analyzed, magnitudes[:, self.inner, self.bins :]], dim=-1)
 
     def _magnitudes(self, vectors: torch.Tensor) -> torch.Tensor:
         logs = (vectors / self.weight)[..., : len(self.filters)]

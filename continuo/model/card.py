@@ -37,7 +37,7 @@ def add_evaluation(state_path: Path, facts: Facts, report: Json) -> None:
 def card(name: str, facts: Facts) -> str:
     """Return the card without an evaluation; only the name of the corpus folder is given, not its path."""
     meta = Metadata.model_validate(facts["metadata"])
-    known = {"folder": Path(meta.corpus.path).name, "music": facts.get("heard", {}), "predict": command("predict")}
+    known = {"folder": Path(meta.corpus.path).name, "music": facts.get("amounts", {}), "predict": command("predict")}
     return _filled("card.md", {**facts, **dict(meta), **known, "name": name})
 
 

@@ -62,7 +62,7 @@ class Facts(TypedDict):
     precision: NotRequired[Literal["float32", "bfloat16"]]
     pieces: NotRequired[str]  # fingerprint of the training pieces
     validation: NotRequired[list[str]]  # ids of the held-out pieces
-    heard: NotRequired[dict[str, int | float]]  # amount of music, parameters and steps per second, for the model card
+    amounts: NotRequired[dict[str, int | float]]  # amount of music, parameters and steps per second, for the model card
     begun_with: NotRequired[str]  # description of the state that this training started from, or empty
     soundfont: NotRequired[SoundFont]  # rendered the scores of the corpus; missing if it had none
 

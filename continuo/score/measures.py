@@ -26,7 +26,7 @@ TYPES_Q = {
     "16th": 1 / 4, "32nd": 1 / 8, "64th": 1 / 16, "128th": 1 / 32, "256th": 1 / 64, "512th": 1 / 128, "1024th": 1 / 256,
 }  # fmt: skip
 """Quarter notes of the types of notes."""
-SILENT_STAVES = ("alternate", "cue", "ossia")  # staff types that repeat other music, or stand beside it
+SILENT_STAVES = ("alternate", "cue", "ossia")  # staff types that repeat other music, or stand next to it
 T = TypeVar("T")
 Placed = list[tuple[float, T]]  # marks with their positions in the bar, in quarter notes
 
@@ -126,7 +126,7 @@ class Wedge(NamedTuple):
 
 @dataclass
 class Marks:
-    """The marks of a bar of a staff beside its notes."""
+    """The marks of a bar of a staff other than its notes."""
 
     dynamics: Placed[str | float] = field(default_factory=list)  # names, or MIDI velocities
     wedges: Placed[Wedge] = field(default_factory=list)
@@ -297,9 +297,9 @@ def silence_alternates(staves: list[Staff], warn: Callable[[str], None]) -> None
     ]
     for k, staff in enumerate(staves):
         family = [plain[n] for n, other in enumerate(staves) if other.group == staff.group and n != k]
-        beside = set[tuple[int, float, float]]().union(*family)
-        bars = {i for i, _, _ in beside}
-        strays = {i for i, _, _ in strokes[k] - beside}  # bars with notes that no other staff has
+        shared = set[tuple[int, float, float]]().union(*family)
+        bars = {i for i, _, _ in shared}
+        strays = {i for i, _, _ in strokes[k] - shared}  # bars with notes that no other staff has
         others = [plain[n] for n, other in enumerate(staves) if other.group != staff.group]
         repeats_part = all(c.staff_type for _, c in chords[k] if c.heads) and strokes[k] in others
         for i, chord in chords[k]:

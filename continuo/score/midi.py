@@ -306,7 +306,7 @@ class _Player:
             self._warn(f"the registered parameter {channel.parameter[0] * 128 + channel.parameter[1]} is not performed")
 
     def _set_zone(self, main: int, count: int) -> None:
-        """Make the channels beside a main channel (the first or last of a port) the members of its zone."""
+        """Make the channels next to a main channel (the first or last of a port) the members of its zone."""
         count = min(count, 15)
         self.zones[main] = range(main + 1, main + 1 + count) if main % 16 == 0 else range(main - count, main)
         for number in self.zones[main]:

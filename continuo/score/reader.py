@@ -523,7 +523,7 @@ def _key(key: Element) -> Key:
 
 
 def _dynamic(mark: Element, velocity: float | None = None) -> str | float:
-    """Return a dynamic: its name, or for other words their text, or rather the velocity stated beside them."""
+    """Return a dynamic: its name, or for other words their text, or rather the velocity stated with them."""
     if mark.tag != "other-dynamics":
         return mark.tag
     return (mark.text or "").strip().lower() if velocity is None else velocity

@@ -5,7 +5,7 @@ barline): a repeated section is played twice unless the score gives a number; a 
 each pass of the outer one; an ending is played in the passes of its number; after a da capo or dal segno, repeats are
 not taken again (unless ``after-jump`` says so) and the last ending is played; "to coda" and "fine" count only after
 such a jump, or in the passes of their ``time-only``; after the coda sign repeats are taken again. What ``<sound>``
-states outweighs the words and signs beside it.
+states outweighs the words and signs next to it.
 """
 
 import re
@@ -114,7 +114,7 @@ def read_signs(placed: list[tuple[Element, bool]]) -> list[tuple[dict[str, str],
             stated.append((sign, is_last and sign["sign"] in ("segno", "coda")))
         if words and all(sign["sign"] == "starts" for sign in own):
             written.append((words, is_last and words["sign"] in ("segno", "coda")))
-    # The sign beside a stated jump names the jump, and is no target.
+    # The sign next to a stated jump names the jump, and is no target.
     kinds = {sign["sign"] for sign, _ in stated}
     named = {"coda": "to_coda", "segno": "jump_segno"}
     return [entry for entry in written if named.get(entry[0]["sign"]) not in kinds] + stated

@@ -121,7 +121,7 @@ def check_writable(*paths: Path, force: bool) -> None:
 
 
 def check_space(path: Path, size_bytes: float, advice: str) -> None:
-    """Raise ValueError, with `advice` beside freeing space, if the disk of `path` has not `size_bytes` free."""
+    """Raise ValueError, with `advice` in addition to freeing space, if the disk of `path` has not `size_bytes` free."""
     from rich.filesize import decimal as human_size
 
     if size_bytes > (free := shutil.disk_usage(path.parent).free):

@@ -103,7 +103,7 @@ class TestNetwork:
         assert float(loss(real, real)) == 0
         assert float(loss(real + 0.1, real)) > 0.01
 
-    def test_loss_of_what_is_heard_grows_more_with_flicker_than_with_level(self):
+    def test_loss_of_the_audio_grows_more_with_flicker_than_with_level(self):
         tone = np.sin(2 * np.pi * 0.031 * np.arange(128 + 31 * 32)).astype(np.float32)
         frames = torch.stft(torch.from_numpy(tone), 128, 32, window=torch.hann_window(128), center=False,
                             return_complex=True).T[None] / 64  # fmt: skip

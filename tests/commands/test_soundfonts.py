@@ -165,7 +165,7 @@ def test_missing_soundfont_is_named_with_its_substitute(model, own, tmp_path, mo
     request = take_worker.Request(str(model), str(HYMN), str(tmp_path / "x.wav"), 0.1, 1.0, None, None, 0, 1.0)
     take_worker.make(request, predictor, lambda kind, **facts: answers.append((kind, facts)))
     assert answers[0][0] == "begins"
-    assert answers[0][1]["remark"].startswith(expected)  # the studio shows it beside the take
+    assert answers[0][1]["remark"].startswith(expected)  # the studio shows it with the take
 
 
 def test_state_without_a_soundfont_renders_prompts_as_before(model, other, tmp_path):

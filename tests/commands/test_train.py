@@ -68,7 +68,7 @@ def test_A06_state_holds_everything_to_continue(trained):
     tensors, facts = state_of(trained)
     kinds = {name.split(".")[0] for name in tensors}
     assert kinds == {"weights", "average", "best", "featurizer", "optimizer", "sampler", "lanes", "random"}
-    known = {"version", "metadata", "progress", "precision", "pieces", "validation", "heard", "begun_with"}
+    known = {"version", "metadata", "progress", "precision", "pieces", "validation", "amounts", "begun_with"}
     assert facts.keys() == known
 
 
@@ -565,7 +565,7 @@ def test_model_of_an_earlier_version_is_refused_and_trained_again(tmp_path, musi
     from_words = ["--meta", str(tmp_path / "mine.json"), "--from", str(state), *train_words[2:]]
     refused(main(from_words), state, "start without --from, or from another state")
     old = meta.read_text()
-    meta.write_text(new)  # a state of an earlier version beside metadata of this one
+    meta.write_text(new)  # a state of an earlier version, metadata of this one
     refused(main(train_words), state)
     refused(predict_script.main(predict_words), state)
     meta.unlink()

@@ -44,7 +44,11 @@ def test_load_of_a_state_without_facts_of_a_model_is_refused_where_they_are_need
 
 def test_load_model_of_saved_facts_gives_them_back_with_unknown_keys(tmp_path):
     path = tmp_path / "s.safetensors"
-    facts = FACTS | {"progress": Progress(7, 2.0, [[5, 1.0, 0.5, 0.25]], best_step=5), "heard": {"pieces": 3}, "new": 1}
+    facts = FACTS | {
+        "progress": Progress(7, 2.0, [[5, 1.0, 0.5, 0.25]], best_step=5),
+        "amounts": {"pieces": 3},
+        "new": 1,
+    }
     checkpoint.save(path, {}, facts)
     assert checkpoint.load_model(path)[1] == checkpoint.read_facts(path) == facts
 

@@ -1,4 +1,4 @@
-"""What a MusicXML score says about playback beside its notes: tempo, instruments, transpositions, dynamics, staves."""
+"""Test what a MusicXML score says about playback: tempo, instruments, transpositions, dynamics, staves."""
 
 import io
 import zipfile
