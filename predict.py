@@ -81,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     return run_main(lambda: _run(arguments), name="predict")
 
 
+# Longer than 40 lines with its imports, which wait until the arguments are checked.
 def _run(arguments: Namespace) -> int:
     _check(arguments)
     outs = _outs(arguments)
@@ -113,9 +114,7 @@ def _run(arguments: Namespace) -> int:
         prompt = _prompt(arguments, predictor, display)
         _check_room(arguments, predictor, prompt, outs)
         if meta != arguments.meta and meta == DEMO_MODEL:
-            prepares = is_locked(OWN_MODEL.with_suffix(".safetensors"))
-            reason = "a training still prepares model.json" if prepares else "there is no model.json in this folder"
-            display.say(f"{reason}: the demo model (Bach chorales) is used; {command('train')} trains your own")
+            display.say(_why_demo())
         name = "from nothing:" if prompt is None else printable(arguments.prompt.name)
         options = {"with_prompt": not arguments.continuation_only, "until_end": arguments.until_end}
         first = TakeRequest(outs[0], arguments.frames, arguments.seed, predictor.sampling.but(**flags), name, **options)
@@ -180,6 +179,13 @@ def _check_outs(arguments: Namespace, outs: list[Path], *suffixes: str) -> None:
 def _model(meta: Path | None) -> Path:
     """Return the metadata file to load: the given one, model.json in this folder, or that of the demo model."""
     return meta or (OWN_MODEL if OWN_MODEL.exists() or not DEMO_MODEL.exists() else DEMO_MODEL)
+
+
+def _why_demo() -> str:
+    """Return a sentence that says why the demo model is used."""
+    prepares = is_locked(OWN_MODEL.with_suffix(".safetensors"))
+    reason = "a training still prepares model.json" if prepares else "there is no model.json in this folder"
+    return f"{reason}: the demo model (Bach chorales) is used; {command('train')} trains your own"
 
 
 def _prompt(arguments: Namespace, predictor: Predictor, display: Display) -> Prompt | None:

@@ -73,6 +73,7 @@ class Prepared(Generic[P]):
     soundfont: SoundFont | None  # rendered the scores of the corpus; None if it had none
 
 
+# Longer than 40 lines: the one list of what a training needs, in the order in which processes must agree on it.
 def prepare(
     metadata: Metadata,
     state_path: Path,

@@ -138,6 +138,7 @@ class SpectralCodec:
         weight = self.vectors.weight
         return RestorationLoss(weight, low_hz, HIGH_BANDS, floor=LOW_FLOOR, n_fft=N_FFT, hop=HOP, run=run)
 
+    # Longer than 40 lines: loss, choice of passes and loop share the runs and the random numbers.
     def _adapt(
         self, coded: torch.Tensor, real: torch.Tensor, phases: torch.Tensor, seed: int, advance: Advance
     ) -> bool:

@@ -116,6 +116,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bool]]:
         position = data.find(b"MTrk", stop)
 
 
+# Longer than 40 lines: one walk through the bytes, whose state all branches share.
 def _read_track(data: bytes, number: int, limit: int, *, needs_end: bool) -> tuple[list[Event], int, bool]:
     """Return the events of a track, the tick of its end, and whether messages with impossible data were left out.
 
@@ -138,21 +139,13 @@ def _read_track(data: bytes, number: int, limit: int, *, needs_end: bool) -> tup
         position += first >= 0x80
         if first < 0xF0:  # system and meta events leave the running status as it is, as most programs read it
             status = first if first >= 0x80 else status
-            if not status:
-                raise IndexError
-            length = 1 if 0xC0 <= status < 0xE0 else 2
-            key, value = data[position], data[position + length - 1] if length == 2 else 0
-            position += length
+            key, value, position = _channel_message(data, position, status)
             if key < 0x80 and value < 0x80:
                 events.append(Event(tick, number, port * 16 + status % 16, status & 0xF0, key, value, b""))
             else:
                 left_out = True
         elif first in (META, SYSEX, ESCAPE):
-            kind = data[position] if first == META else 0
-            length, position = _number(data, position + (first == META))
-            content, position = data[position : position + length], position + length
-            if position > len(data) or (first == META and length < META_LENGTHS.get(kind, 0)):
-                raise IndexError
+            kind, content, position = _long_message(data, position, first)
             if first == META:
                 port = content[0] if kind == PORT else port
                 events.append(Event(tick, number, -1, META, kind, port, content))
@@ -169,6 +162,27 @@ def _read_track(data: bytes, number: int, limit: int, *, needs_end: bool) -> tup
     if needs_end or position > len(data):
         raise IndexError
     return events, tick, left_out
+
+
+def _channel_message(data: bytes, position: int, status: int) -> tuple[int, int, int]:
+    """Return key and value of a message, 0 where it has no value, and the position after it; IndexError: no status."""
+    if not status:
+        raise IndexError
+    if 0xC0 <= status < 0xE0:
+        return data[position], 0, position + 1
+    return data[position], data[position + 1], position + 2
+
+
+def _long_message(data: bytes, position: int, first: int) -> tuple[int, bytes, int]:
+    """Return the kind of a meta event, 0 of another message, its content and the position after it.
+
+    IndexError: it is incomplete.
+    """
+    kind = data[position] if first == META else 0
+    length, position = _number(data, position + (first == META))
+    if position + length > len(data) or (first == META and length < META_LENGTHS.get(kind, 0)):
+        raise IndexError
+    return kind, data[position : position + length], position + length
 
 
 def _number(data: bytes, position: int) -> tuple[int, int]:
