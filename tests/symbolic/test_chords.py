@@ -315,6 +315,7 @@ def read(path) -> Song:
     return song(*notes, tempos=tuple(tempos), meters=tuple(meters))
 
 
+@pytest.mark.slow
 def test_codec_on_real_files_decodes_what_it_encodes():
     if not (SHARED / "midi").is_dir():
         pytest.skip("the shared real data is not on this machine")

@@ -412,6 +412,7 @@ def test_import_loads_no_large_package():
     assert done.stdout.strip() == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not MIDI.is_dir(), reason="the shared MIDI files are not here")
 @pytest.mark.parametrize("bpe", [0, 1200])
 def test_codec_on_real_files_decodes_what_it_encodes(bpe):

@@ -144,6 +144,7 @@ def test_codec_with_impossible_values_is_refused():
         RollCodec.from_dict({"kind": "chords"})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared real data is not on this machine")
 def test_codec_on_real_files_decodes_what_it_encodes():
     paths = (
