@@ -503,7 +503,7 @@ def _prompt_source(path: Path, endings: frozenset[str]) -> Source:
     known = f"({', '.join(sorted(endings))})"
     if ADDRESS.match(str(path)):
         raise ValueError("--prompt takes a file, not a web address: download it first")
-    if path.suffix.lower() == ".icloud" or path.with_name(f".{path.name}.icloud").exists():
+    if path.suffix.lower() == ".icloud" or (path.parent / f".{path.name}.icloud").exists():
         raise ValueError(f"the prompt {path} is {NOT_HERE['.icloud']}")
     if not path.exists():
         raise ValueError(f"--prompt {path} does not exist{suggest_path(path) or '; check the spelling'}")

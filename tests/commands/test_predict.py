@@ -518,6 +518,8 @@ BAD = [
     (["--prompt", "missing.musicxml"], "missing.musicxml does not exist"),
     (["--prompt", "README.md"], "not a file of a known kind"),
     (["--prompt", "tests"], "tests is a folder: name a file in it"),
+    (["--prompt", "."], "the prompt . is a folder: name a file in it"),
+    (["--prompt", "/"], "the prompt / is a folder: name a file in it"),
     (["--prompt", "https://example.org/song.mid"], "not a web address: download it first"),
     (["--out", "README.md/take.wav"], "README.md is a file, not a folder"),
     (["--meta", "nowhere.json"], "nowhere.json does not exist"),
