@@ -213,7 +213,7 @@ def test_train_thousands_of_saves_leave_nothing_behind(tmp_path, music_folder):
     result = json.loads(out.read_text())
     print(f"{result['saves']} saves, {result['used'][2]} to {result['used'][-1]}")
     assert (result["status"], result["saves"]) == (0, saves)
-    assert_flat(result["used"][4:])
+    assert_flat(result["used"][10:])  # from then on validations and curves have made their own once
     left = {path.name for path in (tmp_path / "a").iterdir()}
     assert left == {"model.json", "model.safetensors", "model.card.md", "model.runs", "model.curves.png"}
 
