@@ -172,14 +172,14 @@ def test_predict_takes_in_two_processes_equal_the_takes_alone(trained, prompt_wa
     used = []
     monkeypatch.setattr(takes, "process_map", lambda *work: used.append(work[-1]) or process_map(*work))
     flags = ["--meta", str(trained), "--prompt", str(prompt_wav), "--out", str(tmp_path / "t.wav"), "--device", "cpu"]
-    assert main([*flags, "--frames", "30", "--takes", "3", "--json"]) == 0
+    assert main([*flags, "--frames", "30", "--takes", "5", "--json"]) == 0
     out, said = capsys.readouterr()
     songs = json.loads(out.splitlines()[-1])["songs"]
     assert used == [2]
-    assert [song["out"] for song in songs] == [str(tmp_path / f"t-{number}.wav") for number in range(1, 4)]
-    assert all((tmp_path / f"t-{number}.png").exists() for number in range(1, 4))
-    assert all(f"t-{number}.wav: " in said for number in range(1, 4))
-    for number in (1, 3):
+    assert [song["out"] for song in songs] == [str(tmp_path / f"t-{number}.wav") for number in range(1, 6)]
+    assert all((tmp_path / f"t-{number}.png").exists() for number in range(1, 6))
+    assert all(f"t-{number}.wav: " in said for number in range(1, 6))
+    for number in (1, 4):
         predict(trained, prompt_wav, tmp_path / "alone.wav", "--frames", "30", "--seed", str(number - 1), "--force")
         assert (tmp_path / f"t-{number}.wav").read_bytes() == (tmp_path / "alone.wav").read_bytes()
 

@@ -175,7 +175,7 @@ def test_predictor_live_states_are_loaded_whole(tmp_path, music_folder):
     trainer = start_process(fault_processes.train_and_log_averages, log, words)
     wait_for(lambda: step_of(meta.with_name("model.safetensors")) > 0)
     outs = [tmp_path / f"reader{n}.json" for n in range(2)]
-    readers = [start_process(fault_processes.read_often, meta, out, times(5000, 200)) for out in outs]
+    readers = [start_process(fault_processes.read_often, meta, out, times(5000, 500)) for out in outs]
     for reader in readers:
         reader.join()
         assert reader.exitcode == 0
@@ -205,7 +205,7 @@ def assert_flat(used: list[dict[str, int]], megabytes: float = 8.0) -> None:
 
 @pytest.mark.slow
 def test_train_thousands_of_saves_leave_nothing_behind(tmp_path, music_folder):
-    saves, out = times(2000, 300), tmp_path / "used.json"
+    saves, out = times(2000, 600), tmp_path / "used.json"
     running = start_process(
         fault_processes.save_often, out, begin(tmp_path / "a", music_folder, saves), max(saves // 40, 1)
     )
@@ -213,7 +213,7 @@ def test_train_thousands_of_saves_leave_nothing_behind(tmp_path, music_folder):
     result = json.loads(out.read_text())
     print(f"{result['saves']} saves, {result['used'][2]} to {result['used'][-1]}")
     assert (result["status"], result["saves"]) == (0, saves)
-    assert_flat(result["used"][10:])  # from then on validations and curves have made their own once
+    assert_flat(result["used"][4:])
     left = {path.name for path in (tmp_path / "a").iterdir()}
     assert left == {"model.json", "model.safetensors", "model.card.md", "model.runs", "model.curves.png"}
 
@@ -221,7 +221,7 @@ def test_train_thousands_of_saves_leave_nothing_behind(tmp_path, music_folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["codec-lstm", "spectral-lstm"])
 def test_predict_hour_of_music_needs_no_more_memory(tmp_path, music_folder, preset):
-    seconds, out, wav = times(3600, 120), tmp_path / "used.json", tmp_path / "long.wav"
+    seconds, out, wav = times(3600, 240), tmp_path / "used.json", tmp_path / "long.wav"
     assert run_command(train.main, *begin(tmp_path / "a", music_folder, 40, preset)) == (0, "")
     words = ["--meta", str(tmp_path / "a" / "model.json"), "--prompt", str(music_folder / "tune0.wav"), "--quiet"]
     words += ["--frames", str(seconds * RATE_HZ // HOP), "--out", str(wav), "--continuation-only"]

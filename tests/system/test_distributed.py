@@ -52,7 +52,8 @@ def assert_nearly_the_same(meta: Path, other: Path) -> None:
     (tensors, facts), (other_tensors, other_facts) = state_of(meta), state_of(other)
     assert tensors.keys() == other_tensors.keys()
     for name, tensor in tensors.items():
-        near = 1e-5 * max(1.0, float(tensor.abs().max())) if tensor.is_floating_point() and tensor.numel() else 0.0
+        size = float(tensor.abs().max()) if name.startswith("lanes.") else 1.0  # row states may be larger than 1
+        near = 1e-5 * max(1.0, size)
         torch.testing.assert_close(other_tensors[name], tensor, atol=near, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
     history, other_history = (f["progress"]["history"] for f in (facts, other_facts))
     assert [row[0] for row in history] == [row[0] for row in other_history]
