@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -20,7 +20,7 @@ import torch
 from continuo.audio.decoder import Decoder, SpectrumDecoder
 from continuo.audio.piece import Piece
 from continuo.audio.stft import check_hop, from_frames, inverse, spectrum, to_frames
-from continuo.codec.codec import RUN, SAMPLED, Advance, SpectralCodec, Tensors, checked
+from continuo.codec.codec import RUN, SAMPLED, SpectralCodec, Tensors, checked
 from continuo.codec.decoder import PROMPT_FRAMES, CodecDecoder
 from continuo.codec.quantizer import STRETCH
 from continuo.codec.vectors import HOP, N_FFT, RATE_HZ
@@ -38,26 +38,28 @@ NOTE_CODECS: dict[str, type[NoteCodec]] = {"chords": ChordCodec, "roll": RollCod
 FIT_ARGUMENTS = {"strikes": "reattacks", "most": "max_notes"}  # of note codecs, for metadata keys with other names
 ENCODE_ROWS = 256  # spectra that are computed together; they stay in the processor's cache
 MAX_PROMPT_S = 600.0  # s; of a longer sound prompt only the end is encoded
-FIT_VERSION = 8  # part of the cache key of what was fitted; raise it when a fit changes
+FIT_VERSION = 9  # part of the cache key of what was fitted; raise it when a fit or an adaptation changes
 
 
 class Featurizer(ABC, Generic[P]):
     """Represent pieces of type P as streams: `Piece`, which is sound, or `Song`, which is notes."""
 
     modality: str  # "sound" or "notes"
-    fitting: str  # what `fit` does, in a few words for the terminal
+    fitting: str  # what `fit` does, in a few words for the terminal; empty if it takes no time
     spec: StreamSpec  # describes the streams; present once the featurizer is fitted or loaded
 
     @abstractmethod
-    def fit(self, pieces: Sequence[P], *, seed: int, advance: Advance, start: Tensors | None = None) -> None:
-        """Learn what encoding and decoding need; with `start`, an earlier state, codes keep their meaning.
+    def fit(self, pieces: Sequence[P], *, seed: int, start: Tensors | None = None) -> None:
+        """Learn what encoding needs; with `start`, an earlier state, codes keep their meaning."""
 
-        `advance` is called with a few words before each part of the work.
-        """
+    @property
+    def settled(self) -> bool:
+        """Return whether there is nothing left to adapt."""
+        return True
 
-    def phase_costs(self, pieces: Sequence[P]) -> list[float]:
-        """Return the relative cost of each phase of `fit`, in the order reported to `advance`."""
-        return [1.0]
+    def adapt(self, pieces: Sequence[P], *, seed: int) -> Iterator[None]:
+        """Learn what only decoding needs, part by part, while something else goes on; codes stay as they are."""
+        return iter(())
 
     @abstractmethod
     def encode(self, piece: P, start: int = 0, stop: int | None = None) -> torch.Tensor:
@@ -81,10 +83,7 @@ class Featurizer(ABC, Generic[P]):
 
     def fingerprint(self) -> str:
         """Return a digest that changes whenever the same piece would be encoded differently."""
-        digest = hashlib.blake2b(self.layout().encode(), digest_size=20)
-        for name, tensor in sorted(self.state().items()):
-            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return digest(self.layout(), self.state())
 
     @abstractmethod
     def layout(self) -> str:
@@ -179,12 +178,11 @@ class SpectrumFeaturizer(StftFeaturizer):
         super().__init__(section, sample_rate_hz)  # always mono
         self._set_moments(torch.zeros(self.n_fft + 2), torch.ones(self.n_fft + 2))
 
-    def fit(self, pieces: Sequence[Piece], *, seed: int, advance: Advance, start: Tensors | None = None) -> None:
+    def fit(self, pieces: Sequence[Piece], *, seed: int, start: Tensors | None = None) -> None:
         """Measure mean and deviation of every value over at most 20,000 frames, or take those of `start`."""
         if start:
             self.load_state(start)
             return
-        advance("mean and deviation")
         frames = torch.cat([to_frames(run) for run in self.sample(pieces, 20_000, seed)])
         self._set_moments(frames.mean(0), frames.std(0) + 1e-3)
 
@@ -212,7 +210,7 @@ class SpectrumFeaturizer(StftFeaturizer):
 class CodecFeaturizer(StftFeaturizer):
     """Steps are the codes of `SpectralCodec`; `continuo.audio.phase` finds phases that continue the prompt's."""
 
-    fitting = "adapting the codec"
+    fitting = ""
 
     def __init__(self, section: metadata.CodecSection, sample_rate_hz: int, channels: int = 1) -> None:
         if sample_rate_hz != RATE_HZ:
@@ -222,19 +220,27 @@ class CodecFeaturizer(StftFeaturizer):
         centroids, decay = self.codec.quantizer.centroids, self.codec.quantizer.decay
         self.spec = StreamSpec(self.steps_per_second, self.codec.vocabulary, vectors=centroids, decay=decay)
 
-    def fit(self, pieces: Sequence[Piece], *, seed: int, advance: Advance, start: Tensors | None = None) -> None:
-        if not start and all(piece.channels == 1 for piece in pieces):
+    def fit(self, pieces: Sequence[Piece], *, seed: int, start: Tensors | None = None) -> None:
+        """Decide on the number of channels, or take what `start` decided; what a folder teaches is left to `adapt`."""
+        if start:
+            self.codec.load_dict(start | {"settled": torch.tensor(self.settled)})
+        elif all(piece.channels == 1 for piece in pieces):
             self.codec.channels = 1  # a mono corpus stays mono
-        sample = partial(self.sample, pieces, seed=seed, run_frames=SAMPLED)
-        self.codec.fit(sample, seed=seed, advance=advance, start=start)
         self.channels = self.codec.channels
 
-    def phase_costs(self, pieces: Sequence[Piece]) -> list[float]:
-        return self.codec.phase_costs(sum(map(self.steps, pieces)))
+    @property
+    def settled(self) -> bool:
+        return self.codec.settled
+
+    def adapt(self, pieces: Sequence[Piece], *, seed: int) -> Iterator[None]:
+        return self.codec.adapt(partial(self.sample, pieces, seed=seed, run_frames=SAMPLED), seed=seed)
 
     def layout(self) -> str:
         shipped = self.codec.digest.numpy().tobytes().hex()
         return f"{super().layout()}, codec {shipped}, {self.codec.adaptation_steps} steps on the folder"
+
+    def fingerprint(self) -> str:
+        return digest(f"{super().layout()}, codec {self.codec.digest.numpy().tobytes().hex()}", {})
 
     def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
         return self.codec.encode(frames)
@@ -277,12 +283,11 @@ class NotesFeaturizer(Featurizer[Song]):
     ) -> None:
         self.section, self.codec_type = section, NOTE_CODECS[section.kind]
 
-    def fit(self, pieces: Sequence[Song], *, seed: int, advance: Advance, start: Tensors | None = None) -> None:
+    def fit(self, pieces: Sequence[Song], *, seed: int, start: Tensors | None = None) -> None:
         """Collect a vocabulary and measure the pace on at most 64 songs, or take those of `start`."""
         if start:
             self.load_state(start)
             return
-        advance("all songs")
         keys = self.section.model_dump(exclude={"kind"})
         codec = self.codec_type.fit(pieces, **{FIT_ARGUMENTS.get(key, key): value for key, value in keys.items()})
         few = [pieces[i] for i in np.random.default_rng(seed).permutation(len(pieces))[:64]]
@@ -323,6 +328,14 @@ class NotesFeaturizer(Featurizer[Song]):
         if not 0 < pace < math.inf:
             raise ValueError(f"{pace} steps per second")
         self._set_codec(self.codec_type.from_dict(data), pace)
+
+
+def digest(text: str, tensors: Tensors) -> str:
+    """Return a digest of text and of tensors by name."""
+    whole = hashlib.blake2b(text.encode(), digest_size=20)
+    for name, tensor in sorted(tensors.items()):
+        whole.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return whole.hexdigest()
 
 
 Make = Callable[..., Featurizer[Any]]

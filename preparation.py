@@ -1,11 +1,12 @@
 """Prepare a training: load, split and transpose the corpus, fit the featurizer, encode; refuse early what can be."""
 
 import hashlib
+import itertools
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Generic
 
@@ -28,13 +29,11 @@ from continuo.system.paths import command
 from continuo.system.progress import Display
 from continuo.system.text import pluralize
 from dataset import AudioDataset
-from featurizer import FIT_VERSION, Featurizer, P, StftFeaturizer, build_featurizer
+from featurizer import FIT_VERSION, Featurizer, P, StftFeaturizer, build_featurizer, digest
 from model_definition import model_size
 
-TRANSPOSE_SOUND_BELOW_S = 3600.0  # shorter corpora are transposed, or the model memorizes them
-SOUND_SEMITONES = 2  # up and down, unless the metadata says otherwise
-TRANSPOSE_NOTES_BELOW_S = 16 * 3600.0  # corpora of notes are transposed until they are about as long
-MAX_NOTE_SEMITONES = 5
+SOUND_SEMITONES, NOTE_SEMITONES = 2, 5  # up and down, by which pieces are transposed, or the model memorizes them
+TRANSPOSED_SOUND_S, TRANSPOSED_NOTES_S = 6000.0, 16 * 3600.0  # length of a corpus above which no copy is added to it
 FIT_UNSHIFTED_ABOVE_S = 960.0  # enough sound to fit the featurizer to pieces that are not transposed
 WEIGHT_COPIES = 6  # weights, gradients, two moments of the optimizer, average, best average
 Pieces = list[Piece] | list[Song]
@@ -71,6 +70,7 @@ class Prepared(Generic[P]):
     amounts: dict[str, int | float]  # numbers of pieces and seconds of music before transposition, for the model card
     start: Start | None
     soundfont: SoundFont | None  # rendered the scores of the corpus; None if it had none
+    adaptation: Iterator[None]  # adapts the featurizer part by part, in the main process, while training goes on
 
 
 # Longer than 40 lines: the one list of what a training needs, in the order in which processes must agree on it.
@@ -106,10 +106,10 @@ def prepare(
     with group.local_main_first():
         (train, held_out), font = (pieces, None) if pieces else load_corpus(metadata, featurizer, start, display)
         amounts = amounts_of(train, held_out)
-        semitones = transposition(metadata, is_sound, amounts["seconds"] + amounts["held_out_seconds"])
-        if semitones:
-            display.say(f"training pieces are also transposed by up to {pluralize(semitones, 'semitone')} up and down")
-        transposed = [piece.transposed(k) for piece in train for k in range(-semitones, semitones + 1)]
+        transposed = in_more_keys(train, metadata.corpus.transpose, is_sound)
+        if len(transposed) > len(train):
+            minutes = sum(piece.seconds for piece in transposed) / 60
+            display.say(f"training pieces are also learned in other keys, {minutes:.0f} minutes in all")
         to_fit = train if is_sound and amounts["seconds"] >= FIT_UNSHIFTED_ABOVE_S else transposed
     group.check_same("metadata", metadata.model_dump(include={"representation", "architecture", "training"}))
     group.check_same("a corpus", corpus_fingerprint([*transposed, *held_out]))
@@ -123,7 +123,8 @@ def prepare(
         train_set = encode("encoding", transposed, featurizer, metadata.training.window, display)
         held_out_set = encode("encoding held-out pieces", held_out, featurizer, metadata.training.window, display)
     given = metadata, state_path, device, display, group
-    return Prepared(*given, featurizer, transposed, held_out, train_set, held_out_set, amounts, start, font)
+    rest = adaptation(featurizer, to_fit, metadata.training.seed, display) if group.is_main_process else iter(())
+    return Prepared(*given, featurizer, transposed, held_out, train_set, held_out_set, amounts, start, font, rest)
 
 
 def clear_leftovers(state_path: Path) -> None:
@@ -206,13 +207,20 @@ def amounts_of(train: Sequence[P], held_out: Sequence[P]) -> dict[str, int | flo
     return amounts | {"held_out_pieces": len(held_out), "held_out_seconds": sum(piece.seconds for piece in held_out)}
 
 
-def transposition(metadata: Metadata, is_sound: bool, seconds: float) -> int:
-    """Return by how many semitones up and down pieces of a corpus of `seconds` of music are transposed."""
-    if metadata.corpus.transpose is not None:
-        return metadata.corpus.transpose
-    if is_sound:
-        return SOUND_SEMITONES if seconds < TRANSPOSE_SOUND_BELOW_S else 0
-    return min(MAX_NOTE_SEMITONES, int((TRANSPOSE_NOTES_BELOW_S / seconds - 1) / 2))
+def in_more_keys(pieces: Sequence[P], semitones: int | None, is_sound: bool) -> list[P]:
+    """Return pieces with copies in other keys, up to `semitones` up and down; None: until there is enough music."""
+    seconds, enough_s = sum(piece.seconds for piece in pieces), math.inf
+    if semitones is None:
+        semitones, enough_s = (
+            (SOUND_SEMITONES, TRANSPOSED_SOUND_S) if is_sound else (NOTE_SEMITONES, TRANSPOSED_NOTES_S)
+        )
+    shifts = [sign * k for k in range(1, semitones + 1) for sign in (1, -1)]
+    keys: list[list[int]] = [[0] for _ in pieces]
+    for turn, place in itertools.product(range(len(shifts)), range(len(pieces))):
+        if seconds < enough_s:
+            keys[place].append(shifts[(turn + place) % len(shifts)])
+            seconds += pieces[place].seconds
+    return [piece.transposed(k) for piece, own in zip(pieces, keys, strict=True) for k in sorted(own)]
 
 
 def corpus_fingerprint(pieces: Sequence[Piece] | Sequence[Song]) -> str:
@@ -224,27 +232,37 @@ def fitted_state(
     featurizer: Featurizer[P], pieces: Sequence[P], start: Start | None, seed: int, display: Display
 ) -> Tensors:
     """Return the state of a fitted featurizer: that of the training to continue, one from the cache, or a new one."""
-    earlier, origin = checkpoint.under_prefix("featurizer", start.tensors) if start else {}, ""
+    earlier = checkpoint.under_prefix("featurizer", start.tensors) if start else {}
     if start and not start.is_donor:
         return earlier
-    if start:
-        with start.mismatch_refused():
-            featurizer.load_state(earlier)
-        origin = featurizer.fingerprint()
     keys = sorted(piece.key for piece in pieces)
-    key = cache.key_of_values("featurizer", FIT_VERSION, featurizer.layout(), seed, keys, origin)
+    key = cache.key_of_values("featurizer", FIT_VERSION, featurizer.layout(), seed, keys, digest("", earlier))
     entry = cache.entry(key, ".safetensors")
     with suppress(ValueError):  # the entry is missing or damaged
         featurizer.load_state(checkpoint.load(entry)[0])
         return featurizer.state()
-    started, costs = time.monotonic(), featurizer.phase_costs(pieces)
-    task, done = display.task(featurizer.fitting, sum(costs)), accumulate(costs, initial=0.0)
-    featurizer.fit(pieces, seed=seed, advance=lambda words: task.update(next(done, sum(costs)), words), start=earlier)
-    task.close()
+    started = time.monotonic()
+    with start.mismatch_refused() if start else nullcontext():
+        featurizer.fit(pieces, seed=seed, start=earlier)
     checkpoint.save(entry, featurizer.state(), {})
-    if costs:
+    if featurizer.fitting:
         display.say(f"{featurizer.fitting} took {time.monotonic() - started:.1f} s")
     return featurizer.state()
+
+
+def adaptation(featurizer: Featurizer[P], pieces: Sequence[P], seed: int, display: Display) -> Iterator[None]:
+    """Adapt a featurizer, unless it is settled, to pieces: at once if the cache knows the result, or part by part."""
+    if featurizer.settled:
+        return
+    keys, origin = sorted(piece.key for piece in pieces), digest(featurizer.layout(), featurizer.state())
+    entry = cache.entry(cache.key_of_values("adapted", FIT_VERSION, seed, keys, origin), ".safetensors")
+    with suppress(ValueError):  # the entry is missing or damaged
+        featurizer.load_state(checkpoint.load(entry)[0])
+        return
+    display.say("the codec is adapted to the corpus while the training begins")
+    yield from featurizer.adapt(pieces, seed=seed)
+    checkpoint.save(entry, featurizer.state(), {})
+    display.say("the codec is adapted to the corpus")
 
 
 def encode(name: str, pieces: Sequence[P], featurizer: Featurizer[P], window: int, display: Display) -> AudioDataset[P]:

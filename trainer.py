@@ -95,7 +95,9 @@ class Trainer:
         stopped = self.group.any_stopped(self.stopping)
         while not (stopped or self.fraction_done() >= 1):
             with self._advise_on_memory():
+                begun = time.monotonic()
                 self._train_step(next(batches))
+                self._adapt(time.monotonic() - begun)
                 p.seconds = self.group.seconds(before + time.monotonic() - started)
                 if p.step % t.validate_every_steps == 0:
                     self._validate()
@@ -104,12 +106,20 @@ class Trainer:
                 last_save, save_after = p.seconds, t.checkpoint_every_s
             report(self)
             stopped = self.group.any_stopped(self.stopping)
+        adapted = not stopped and self.group.broadcast(lambda: self._adapt(math.inf))
         if not stopped and not (p.history and p.history[-1][0] == p.step):
             self._validate()
             self.save()
             report(self)
-        elif p.step != self.saved_step:
+        elif adapted or p.step != self.saved_step:
             self.save()
+
+    def _adapt(self, seconds: float) -> bool:
+        """Go on adapting the featurizer, if anything is left, for about so many seconds; return whether it was."""
+        until, parts = time.monotonic() + seconds, 0
+        while not self.stopping and time.monotonic() < until and next(self.prepared.adaptation, True) is None:
+            parts += 1
+        return parts > 0
 
     def stop(self) -> None:
         """Ask the loop to save and return after the current step."""

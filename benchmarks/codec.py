@@ -176,7 +176,9 @@ def fitted(folder: Path, name: str, settings: dict[str, Any]) -> tuple[CodecFeat
         featurizer = build_featurizer(preset)
         assert isinstance(featurizer, CodecFeaturizer)
         started = time.monotonic()
-        featurizer.fit(pieces, seed=preset.training.seed, advance=lambda words: None)
+        featurizer.fit(pieces, seed=preset.training.seed)
+        for _ in featurizer.adapt(pieces, seed=preset.training.seed):
+            pass
         display.say(f"codec adapted in {time.monotonic() - started:.1f} s")
     return featurizer, rate_hz
 

@@ -184,7 +184,6 @@ def prepare(hours: float, folder: Path) -> dict[str, float]:
     return {
         "total_s": total,
         "reading_s": watch.seconds["reading the corpus"],
-        "fitting_s": watch.seconds["adapting the codec"],
         "encoding_s": sum(watch.seconds[name] for name in encoding),
         "reading_times_real_time_per_core": seconds / watch.processor["reading the corpus"],
         "encoding_times_real_time_per_core": seconds / sum(watch.processor[name] for name in encoding),
@@ -283,7 +282,6 @@ def sections(results: dict[str, Rows]) -> dict[str, str]:
         columns = {
             "total_s": "s",
             "reading_s": "reading s",
-            "fitting_s": "fitting s",
             "encoding_s": "encoding s",
             "reading_times_real_time_per_core": "reading, x real time per core",
             "encoding_times_real_time_per_core": "encoding, x real time per core",

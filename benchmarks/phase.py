@@ -64,7 +64,9 @@ def held_out_items(train: int, test: int, seed: int) -> list[Item]:
     pieces, others = loaded.split(test / len(loaded.pieces), seed)
     featurizer = build_featurizer(preset)
     assert isinstance(featurizer, CodecFeaturizer)
-    featurizer.fit(pieces, seed=seed, advance=lambda words: None)
+    featurizer.fit(pieces, seed=seed)
+    for _ in featurizer.adapt(pieces, seed=seed):
+        pass
     items = []
     for piece in others:
         start = (len(piece.samples) - 10 * RATE_HZ) // 2

@@ -49,6 +49,7 @@ from continuo.score import synth
 from continuo.score.performance import SCORE_ENDINGS
 from continuo.system.command_line import Parser, run_main
 from continuo.system.files import atomic_write, locked
+from continuo.system.int8 import dequantize_int8, quantize_int8
 from continuo.system.progress import Display
 
 COMPONENTS, LEVELS, CENTROIDS = 160, 3, 1024
@@ -85,7 +86,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if not 0 < arguments.minutes < math.inf or not 0 <= seed < 2**31:
         raise ValueError("--minutes must be more than 0, and --seed 0 to 2,147,483,647")
     groups = find_groups(arguments.audio, out)
-    scores = [path for files in _folders(arguments.scores, "--scores", SCORE_ENDINGS).values() for path in files]
+    scores = [path for files in folders(arguments.scores, "--scores", SCORE_ENDINGS).values() for path in files]
     fonts = [synth.find_soundfont(font) for font in arguments.soundfont or [None]] if scores else []
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / "codec.safetensors", f"another process trains in {out}"), Display() as display:
@@ -93,7 +94,8 @@ def _run(arguments: argparse.Namespace) -> int:
         space = FrameVectors()
         files = measure_groups(space, groups, out / "vectors", display)
         if arguments.start:
-            codec = SpectralCodec(2, 0, {name: tensor.float() for name, tensor in load(arguments.start).items()})
+            tensors = {name: tensor.float() for name, tensor in dequantize_int8(load(arguments.start)).items()}
+            codec = SpectralCodec(2, 0, tensors)
         else:
             codec = new_codec(space, files, out, seed, display)
         decoded = decode_groups(codec, files, out / "decoded", display)
@@ -121,10 +123,10 @@ def find_groups(roots: list[Path], out: Path) -> dict[str, list[Path]]:
     """Return the recordings of each group by its name; ValueError if there are none."""
     if any(out.resolve().is_relative_to(root.resolve()) for root in roots):
         raise ValueError("--out must not lie inside --audio: its rendered scores would become recordings")
-    return _folders(roots, "--audio", AUDIO_ENDINGS)
+    return folders(roots, "--audio", AUDIO_ENDINGS)
 
 
-def _folders(roots: list[Path], flag: str, endings: Iterable[str]) -> dict[str, list[Path]]:
+def folders(roots: list[Path], flag: str, endings: Iterable[str]) -> dict[str, list[Path]]:
     """Return the files with certain endings below `roots`, by folder; ValueError if a root is no folder, or empty."""
     found: dict[str, list[Path]] = {}
     for root in roots:
@@ -262,9 +264,11 @@ def decode_groups(codec: SpectralCodec, files: list[Path], out: Path, display: D
 
 
 def export(codec: SpectralCodec, path: Path) -> None:
-    """Write the tensors of a codec, with its network as it is now, in half precision."""
+    """Write a codec with its network as it is now: matrices of that as 8-bit integers, other tensors as halves."""
     network = {f"network.{name}": tensor for name, tensor in codec.network.state_dict().items()}
-    tensors = {name: tensor.half().contiguous() for name, tensor in (codec.origin | network).items()}
+    matrices = {name: tensor for name, tensor in network.items() if tensor.dim() == 2}
+    halves = {name: tensor.half() for name, tensor in (codec.origin | network).items() if name not in matrices}
+    tensors = {name: tensor.contiguous() for name, tensor in (halves | quantize_int8(matrices)).items()}
     with atomic_write(path) as temporary:
         safetensors.torch.save_file(tensors, temporary)
 

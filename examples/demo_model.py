@@ -40,6 +40,7 @@ def pack(meta: Path, folder: Path) -> None:
 
     from continuo.model import checkpoint, metadata  # not before `train`, which says how torch's threads wait
     from continuo.model.card import write_card
+    from continuo.system.int8 import quantize_int8
 
     described = metadata.load(meta)
     tensors, facts = checkpoint.load_model(meta.parent / described.state)
@@ -49,7 +50,7 @@ def pack(meta: Path, folder: Path) -> None:
     codec = {name: tensor for name, tensor in tensors.items() if name.startswith("featurizer.")}
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / f"{NAME}.safetensors"
-    checkpoint.save(state, checkpoint.quantize_int8(weights | codec), facts)
+    checkpoint.save(state, quantize_int8(weights | codec), facts)
     write_card(state, facts, keep_evaluation=False)
     metadata.save(described.model_copy(update={"state": state.name}), folder / f"{NAME}.json")
     print(f"{state}: {decimal(state.stat().st_size)}")

@@ -1,13 +1,14 @@
 """The codec of sound: shipped principal components, codes and decoder network, for 44.1 kHz in mono or stereo.
 
-`models/codec/codec.safetensors` holds it. Codes mean the same for all models. `fit` goes on training a part of the
-network for up to a minute on a folder, so that it knows its instruments, and keeps the result where held-out music
+`models/codec/codec.safetensors` holds it. Codes mean the same for all models. `adapt` goes on training a part of the
+network for half a minute on a folder, so that it knows its instruments, and keeps the result where held-out music
 improves by it.
 """
 
+import copy
 import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import cache, cached_property
 
 import safetensors.torch
@@ -19,6 +20,7 @@ from continuo.codec.network import AHEAD, PAST, RestorationNetwork, pad_edges
 from continuo.codec.quantizer import WARM_UP, PredictiveQuantizer
 from continuo.codec.vectors import FLOOR, HIGH_BANDS, HOP, LOW_FLOOR, N_FFT, FrameVectors
 from continuo.system.device import choose_precision
+from continuo.system.int8 import dequantize_int8
 from continuo.system.paths import MODELS
 
 SHIPPED = MODELS / "codec" / "codec.safetensors"
@@ -28,11 +30,7 @@ MAX_RUNS, BATCH, LEARNING_RATE = 256, 6, 1.5e-3
 PASSES_TRIED = 0, 2, PASSES  # of the decoder's phases: few suit steady tones, many suit choirs and noise
 AUDIO_FROM = 0.25  # fraction of the adaptation from which on every other step compares the audio
 HELD_OUT = 8  # every eighth run is held out
-REPORTS = 20  # calls of `advance` while the network is adapted
-SAMPLING_COST, HELD_OUT_COST = 0.33, 0.08  # for each run; a step that compares no audio costs 1
-AUDIO_COST = 1.6  # of a step from `AUDIO_FROM` on, on average
 
-Advance = Callable[[str], None]  # called with a few words before each part of the work
 Tensors = dict[str, torch.Tensor]
 
 
@@ -54,7 +52,7 @@ def shipped() -> Tensors:
     """Return the tensors of the codec that the project ships, in float32; ValueError if the file is not there."""
     if not SHIPPED.is_file():
         raise ValueError(f"{SHIPPED} is missing: install Continuo again")
-    return {name: tensor.float() for name, tensor in safetensors.torch.load_file(SHIPPED).items()}
+    return {name: tensor.float() for name, tensor in dequantize_int8(safetensors.torch.load_file(SHIPPED)).items()}
 
 
 class SpectralCodec:
@@ -70,6 +68,7 @@ class SpectralCodec:
 
     def __init__(self, channels: int, adaptation_steps: int, tensors: Tensors | None = None) -> None:
         self.channels, self.adaptation_steps, self.passes = channels, adaptation_steps, PASSES
+        self.settled = not adaptation_steps  # whether there is nothing left to adapt
         self.origin = tensors or shipped()
         self.vectors = FrameVectors()
         levels, centroids, components = self.origin["centroids"].shape
@@ -96,41 +95,28 @@ class SpectralCodec:
             digest.update(name.encode() + tensor.half().contiguous().numpy().tobytes())
         return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
-    def fit(
-        self,
-        sample: Callable[[int], Iterable[torch.Tensor]],
-        *,
-        seed: int,
-        advance: Advance,
-        start: Tensors | None = None,
-    ) -> None:
-        """Adapt the network to a folder of music, and keep the result if held-out runs improve.
+    def adapt(self, sample: Callable[[int], Iterable[torch.Tensor]], *, seed: int) -> Iterator[None]:
+        """Adapt the network to a folder of music, part by part, and keep the result if held-out runs improve.
+
+        What the codec decodes changes with the last part only. The result does not depend on what happens in between.
 
         Args:
             sample: returns about as many complex frames as asked for, in runs of at most `SAMPLED`.
-            start: the tensors of an adapted codec to continue from.
         """
-        if start:
-            self.load_dict(start)
-        if not self.adaptation_steps:
-            return
-        advance("sampling frames")
-        runs = [run for run in sample(MAX_RUNS * SAMPLED) if len(run) == SAMPLED]
-        if len(runs) < 2 * HELD_OUT:
-            return
-        codes = self.quantizer.encode(torch.stack([self.project(run) for run in runs]))
-        coded = self.components(codes)[:, WARM_UP:]
-        inner = [run[WARM_UP + PAST : WARM_UP + PAST + RUN] for run in runs]
-        real = torch.stack([self.vectors.measure(run, LOW_FLOOR) for run in inner])
-        phases = torch.stack([self.vectors.low_phases(run) for run in inner])
+        runs = []
+        for run in sample(MAX_RUNS * SAMPLED):
+            if len(run) == SAMPLED:
+                runs.append(run)
+                yield
         state = self.to_dict()
-        if self._adapt(coded, real, phases, seed, advance):
-            weights = {f"network.{name}": weight.detach().half() for name, weight in self._adapted_parameters().items()}
-            state |= {"passes": torch.tensor(self.passes)} | weights
-        self.load_dict(state)  # in half precision, as another process will
-
-    def _adapted_parameters(self) -> Tensors:
-        return {name: weight for name, weight in self.network.named_parameters() if is_adapted(name)}
+        if len(runs) >= 2 * HELD_OUT:
+            codes = self.quantizer.encode(torch.stack([self.project(run) for run in runs]))
+            coded = self.components(codes)[:, WARM_UP:]
+            inner = [run[WARM_UP + PAST : WARM_UP + PAST + RUN] for run in runs]
+            real = torch.stack([self.vectors.measure(run, LOW_FLOOR) for run in inner])
+            phases = torch.stack([self.vectors.low_phases(run) for run in inner])
+            state |= yield from self._adapt(coded, real, phases, seed)
+        self.load_dict(state | {"settled": torch.tensor(True)})  # in half precision, as another process will
 
     def loss(self, run: int) -> RestorationLoss:
         """Return the loss of the network on runs of `run` frames."""
@@ -140,61 +126,48 @@ class SpectralCodec:
 
     # Longer than 40 lines: loss, choice of passes and loop share the runs and the random numbers.
     def _adapt(
-        self, coded: torch.Tensor, real: torch.Tensor, phases: torch.Tensor, seed: int, advance: Advance
-    ) -> bool:
-        """Train the network on R runs, choose the decoder's passes, and return whether held-out runs improved.
+        self, coded: torch.Tensor, real: torch.Tensor, phases: torch.Tensor, seed: int
+    ) -> Generator[None, None, Tensors]:
+        """Train a copy of the network on R runs, choose the decoder's passes, and return what to change in the state.
 
         Shape: decoded components `(R, PAST + RUN + AHEAD, P)`, vectors `(R, RUN, F)` and phases `(R, RUN, K)`.
         """
-        loss = self.loss(RUN)
+        network, loss = copy.deepcopy(self.network), self.loss(RUN)
+        parameters = {name: weight for name, weight in network.named_parameters() if is_adapted(name)}
         held_out = torch.arange(len(real)) % HELD_OUT == 0
         train = (~held_out).nonzero()[:, 0]
         generator = torch.Generator().manual_seed(seed % 2**63)
         fast = choose_precision("auto", torch.device("cpu")) == torch.bfloat16
 
-        def error(rows: torch.Tensor, audio: bool = True) -> torch.Tensor:
+        def error(rows: torch.Tensor, passes: int, audio: bool = True) -> torch.Tensor:
             with torch.autocast("cpu", torch.bfloat16, enabled=fast):
-                corrections = self.network(coded[rows])
+                corrections = network(coded[rows])
             made = self.looked_up(coded[rows, PAST : PAST + RUN]) + corrections.float()
-            return loss(made, real[rows], phases[rows] if audio else None, self.passes)
+            return loss(made, real[rows], phases[rows] if audio else None, passes)
 
-        def held_out_error() -> float:
-            """Return the smallest error over numbers of passes, and choose that number."""
-            errors = {}
-            for self.passes in PASSES_TRIED:
-                with torch.no_grad():
-                    errors[self.passes] = float(error(held_out))
-            self.passes = min(errors, key=errors.__getitem__)
-            return errors[self.passes]
+        @torch.no_grad()
+        def best_passes() -> tuple[float, int]:
+            """Return the smallest held-out error over numbers of passes, and that number."""
+            return min((float(error(held_out, passes)), passes) for passes in PASSES_TRIED)
 
-        first = held_out_error()
-        parameters = [weight.requires_grad_(True) for weight in self._adapted_parameters().values()]
-        optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, fused=True)
+        first, passes = best_passes()
+        optimizer = torch.optim.AdamW([w.requires_grad_(True) for w in parameters.values()], LEARNING_RATE, fused=True)
         for step in range(self.adaptation_steps):
-            if step % math.ceil(self.adaptation_steps / REPORTS) == 0:
-                advance("decoder")
+            yield
             if step == int(AUDIO_FROM * self.adaptation_steps):
-                held_out_error()
+                _, passes = best_passes()
             done = step / self.adaptation_steps
             rate = LEARNING_RATE * min(1, (step + 1) / 20) * (1 + math.cos(math.pi * done)) / 2
             optimizer.param_groups[0]["lr"] = rate
             rows = train[torch.randint(len(train), (BATCH,), generator=generator)]
             optimizer.zero_grad()
-            error(rows, audio=done >= AUDIO_FROM and step % 2 == 0).backward()
+            error(rows, passes, audio=done >= AUDIO_FROM and step % 2 == 0).backward()
             optimizer.step()
-        return held_out_error() < first
-
-    def phase_costs(self, frames: int) -> list[float]:
-        """Return the relative cost of each phase of a `fit` to `frames` frames, as reported to `advance`."""
-        steps, runs = self.adaptation_steps, min(MAX_RUNS, frames // SAMPLED)
-        if not steps:
-            return []
-        each, held_out = math.ceil(steps / REPORTS), HELD_OUT_COST * runs
-        costs = [1.0 if step < AUDIO_FROM * steps else AUDIO_COST for step in range(steps)]
-        phases = [SAMPLING_COST * runs, *(sum(costs[first : first + each]) for first in range(0, steps, each))]
-        for phase in (0, 1 + int(AUDIO_FROM * steps) // each, -1):  # those in which held-out runs are compared
-            phases[phase] += held_out
-        return phases
+        last, passes = best_passes()
+        if last >= first:
+            return {}
+        weights = {f"network.{name}": weight.detach().half() for name, weight in parameters.items()}
+        return {"passes": torch.tensor(passes)} | weights
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """Return the codes `(T, L)` int64 of one run of complex frames `(T, K)` or `(T, 2, K)`.
@@ -235,8 +208,9 @@ class SpectralCodec:
 
     def to_dict(self) -> Tensors:
         """Return what a folder decided, in half precision, and a digest of the rest, which is shipped."""
-        numbers = {"channels": torch.tensor(self.channels), "passes": torch.tensor(self.passes)}
-        return {"shipped": self.digest} | numbers | {name: tensor.half() for name, tensor in self.adapted.items()}
+        numbers = {"channels": self.channels, "passes": self.passes, "settled": self.settled}
+        decided = {name: torch.tensor(number) for name, number in numbers.items()}
+        return {"shipped": self.digest} | decided | {name: tensor.half() for name, tensor in self.adapted.items()}
 
     def load_dict(self, tensors: Tensors) -> None:
         """Load what `to_dict` returned; ValueError, RuntimeError or KeyError if it is damaged or of another codec."""
@@ -246,4 +220,4 @@ class SpectralCodec:
         if channels not in (1, 2) or passes not in PASSES_TRIED:
             raise ValueError(f"{channels} channels, {passes} passes")
         self._load_network({name: tensor.float() for name, tensor in tensors.items() if name.startswith("network.")})
-        self.channels, self.passes = channels, passes
+        self.channels, self.passes, self.settled = channels, passes, bool(tensors["settled"])

@@ -18,10 +18,10 @@ from typing_extensions import TypedDict
 
 from continuo.model.metadata import Json, SavedMetadata
 from continuo.system.files import atomic_write
+from continuo.system.int8 import dequantize_int8
 from continuo.system.paths import command
 
 FORMAT = "continuo-1"
-SCALE = ":scale"  # ending of the names of tensors that hold the scales of 8-bit ones
 MAX_HEADER_BYTES = 100_000_000  # the limit of safetensors
 DTYPES = frozenset({torch.float32, torch.float64, torch.float16, torch.int64, torch.int8, torch.uint8, torch.bool})
 RESTORE = "name a state (.safetensors), restore a copy of it, or train a new one with --fresh"
@@ -173,36 +173,6 @@ def all_finite(tensors: Mapping[str, torch.Tensor]) -> bool:
 
 def machine_memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def quantize_int8(tensors: Mapping[str, torch.Tensor]) -> Tensors:
-    """Return tensors in a quarter of the space, for a model that is passed on; `load` restores them nearly.
-
-    Matrices become 8-bit integers with one scale per row, at names with `SCALE`; other floats become half precision.
-    """
-    small: Tensors = {}
-    for name, tensor in tensors.items():
-        if tensor.dim() < 2 or not tensor.is_floating_point():
-            small[name] = tensor.half() if tensor.is_floating_point() else tensor
-            continue
-        scale = (tensor.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-7)
-        small[name] = (tensor / scale).round().to(torch.int8)
-        small[name + SCALE] = scale.float()
-    return small
-
-
-def dequantize_int8(tensors: Tensors) -> Tensors:
-    """Return the tensors that `quantize_int8` was given, in float32; tensors that it did not make stay as they are."""
-    whole = {}
-    for name, tensor in tensors.items():
-        if tensor.dtype == torch.int8:
-            scale = tensors[name + SCALE]
-            if scale.shape != (*tensor.shape[:-1], 1):
-                raise ValueError(f"{name} and its scale do not fit")
-            whole[name] = tensor.float() * scale
-        elif not name.endswith(SCALE):
-            whole[name] = tensor.float() if tensor.dtype == torch.float16 else tensor
-    return whole
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -381,6 +382,43 @@ def test_A04_prepare_transposes_small_corpora(tmp_path, music_folder, capsys):
     assert counts == {None: (15, 1), 0: (3, 1), 1: (9, 1)}
 
 
+@pytest.mark.parametrize(
+    ("seconds", "keys"),
+    [
+        ([1200], [[-2, -1, 0, 1, 2]]),
+        ([600, 2400, 1200], [[0, 1], [-1, 0], [0]]),  # 70 minutes, and copies until there are 100
+        ([6000, 10], [[0], [0]]),
+    ],
+)
+def test_in_more_keys_adds_copies_until_there_is_enough_music(seconds, keys):
+    pieces = [Piece(str(n), "", 10, np.zeros(10 * s, np.float32), -20.0) for n, s in enumerate(seconds)]
+    names = [f"{n}{f'{key:+d}' * bool(key)}" for n, own in enumerate(keys) for key in own]
+    assert [piece.id for piece in preparation.in_more_keys(pieces, None, is_sound=True)] == names
+
+
+def test_adaptation_that_was_interrupted_begins_again_and_ends_alike(tmp_path, monkeypatch):
+    (tmp_path / "music").mkdir()
+    for pitch in (60, 64, 67):
+        soundfile.write(tmp_path / "music" / f"{pitch}.wav", np.tile(melody(pitch), 8), RATE_HZ)
+    values = SMALL_CODEC | {"corpus.path": str(tmp_path / "music"), "training.steps": 3, "corpus.transpose": 0}
+    made = presets.from_preset("codec-lstm", values | {"representation.adaptation_steps": 6}, state="m.safetensors")
+
+    def trained(name: str, stops: int = 0) -> dict[str, torch.Tensor]:
+        monkeypatch.setenv("CONTINUO_CACHE", str(tmp_path / f"cache-{name}"))
+        trainer = build_trainer(made, tmp_path / f"{name}.safetensors", torch.device("cpu"))
+        monkeypatch.setattr(trainer, "_adapt", lambda seconds: False) if stops else None
+        trainer.run(lambda trainer: trainer.stop() if trainer.progress.step == stops else None)
+        return checkpoint.load(tmp_path / f"{name}.safetensors")[0]
+
+    early = trained("stopped", stops=2)
+    assert not early["featurizer.settled"]
+    assert not any(name.startswith("featurizer.network") for name in early)
+    whole, resumed = trained("whole"), trained("stopped")
+    assert resumed["featurizer.settled"]
+    assert any(name.startswith("featurizer.network") for name in resumed)
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
+
+
 @pytest.mark.parametrize(("enough_s", "fitted"), [(0, 3), (10_000, 15)])
 def test_prepare_fits_untransposed_music_if_there_is_enough(tmp_path, music_folder, monkeypatch, enough_s, fitted):
     monkeypatch.setattr(preparation, "FIT_UNSHIFTED_ABOVE_S", enough_s)
@@ -400,7 +438,6 @@ def test_prepare_fits_untransposed_music_if_there_is_enough(tmp_path, music_fold
 @pytest.mark.parametrize(
     ("preset", "piece", "words"),
     [
-        ("codec-lstm", melody(70), "adapting the codec took"),
         ("spectral-lstm", melody(70), "measuring the spectra took"),
         ("notes-lstm", tune(70), "collecting the vocabulary took"),
     ],
@@ -636,13 +673,12 @@ def test_state_of_another_codec_is_refused(tmp_path, music_folder, capsys):
     assert main(["--meta", str(meta), *words, "--fresh"]) == 0
 
 
-def test_ctrl_c_while_the_codec_is_adapted_reports_what_is_kept(tmp_path, music_folder, monkeypatch, capsys):
+def test_ctrl_c_while_preparing_reports_what_is_kept(tmp_path, music_folder, monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("continuo.codec.codec.SpectralCodec._adapt", interrupted)
-    monkeypatch.setattr("continuo.codec.codec.HELD_OUT", 1)
+    monkeypatch.setattr(preparation, "encode", interrupted)
     flags = ["--meta", str(tmp_path / "model.json"), "--corpus", str(music_folder), "--device", "cpu", "--steps", "2"]
-    assert main([*flags, *set_flags(SMALL_CODEC | {"representation.adaptation_steps": 3})]) == 130
+    assert main([*flags, *set_flags(SMALL_CODEC)]) == 130
     assert "stopped while preparing: what was read is kept in the cache" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

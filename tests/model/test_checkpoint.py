@@ -12,6 +12,7 @@ from continuo.model import checkpoint
 from continuo.model.checkpoint import Progress
 from continuo.system.command_line import run_main
 from continuo.system.files import atomic_write, check_writable, write_text
+from continuo.system.int8 import quantize_int8
 from continuo.system.progress import Display, duration
 from continuo.system.text import printable
 
@@ -63,7 +64,7 @@ def test_quantize_int8_state_is_small_and_loads_nearly_equal(tmp_path):
         "flag": torch.tensor(True),
     }
     checkpoint.save(tmp_path / "whole.safetensors", tensors, {})
-    checkpoint.save(tmp_path / "small.safetensors", checkpoint.quantize_int8(tensors), {})
+    checkpoint.save(tmp_path / "small.safetensors", quantize_int8(tensors), {})
     whole, small = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("whole", "small"))
     assert small < 0.3 * whole
     loaded, _ = checkpoint.load(tmp_path / "small.safetensors")
@@ -75,7 +76,7 @@ def test_quantize_int8_state_is_small_and_loads_nearly_equal(tmp_path):
             assert ((loaded[name] - tensor).abs() <= 0.5 * step * (1 + 1e-5) + 1e-9).all()
         else:
             torch.testing.assert_close(loaded[name], tensor, rtol=1e-3, atol=1e-4)
-    broken = checkpoint.quantize_int8(tensors)
+    broken = quantize_int8(tensors)
     for change in ({}, {"matrix:scale": torch.ones(3, 3)}):
         content = {name: tensor for name, tensor in broken.items() if name != "matrix:scale"} | change
         checkpoint.save(tmp_path / "broken.safetensors", content, {})
@@ -329,16 +330,14 @@ def test_save_that_fails_says_what_to_do(tmp_path, monkeypatch):
 
 def test_quantize_int8_gives_integers_and_a_scale_for_each_row():
     rows = torch.tensor([[127.0, -63.5, 0.0], [0.0, 0.0, 0.0], [1e-9, -1e-9, 0.0], [2.54, 1.0, -2.54]])
-    small = checkpoint.quantize_int8(
-        {"m": rows, "row": torch.ones(1, 2), "v": torch.ones(3), "n": torch.ones(2, 2).int()}
-    )
+    small = quantize_int8({"m": rows, "row": torch.ones(1, 2), "v": torch.ones(3), "n": torch.ones(2, 2).int()})
     assert {name: tensor.dtype for name, tensor in small.items()} == {
         "m": torch.int8, "m:scale": torch.float32, "row": torch.int8, "row:scale": torch.float32,
         "v": torch.float16, "n": torch.int32,
     }  # fmt: skip
     assert small["m"].tolist() == [[127, -64, 0], [0, 0, 0], [0, 0, 0], [127, 50, -127]]
     torch.testing.assert_close(small["m:scale"], torch.tensor([[1.0], [1e-7], [1e-7], [0.02]]))
-    assert checkpoint.quantize_int8({"m": rows.double()})["m:scale"].dtype == torch.float32
+    assert quantize_int8({"m": rows.double()})["m:scale"].dtype == torch.float32
 
 
 def test_save_of_parameters_drops_their_gradients(tmp_path):

@@ -26,6 +26,7 @@ from continuo.model import checkpoint, metadata
 from continuo.score.musicxml import MAX_XML_BYTES, parse_score, parse_xml, unzip
 from continuo.score.notes import DraftNote, hold_pedal
 from continuo.score.soundfont import is_soundfont, repair
+from continuo.system.int8 import SCALE
 from continuo.system.text import MAX_LETTERS, one_line
 from model_definition import build_model, model_size
 
@@ -436,7 +437,7 @@ def test_predict_state_with_wrong_contents_is_refused(change, reason, refused, t
 
 def test_load_int8_scales_broadcasting_to_terabytes_are_refused(tmp_path):
     path = tmp_path / "m.safetensors"
-    tensors = {"a": torch.ones(1, 10**6, dtype=torch.int8), f"a{checkpoint.SCALE}": torch.ones(10**6, 1)}
+    tensors = {"a": torch.ones(1, 10**6, dtype=torch.int8), f"a{SCALE}": torch.ones(10**6, 1)}
     safetensors.torch.save_file(tensors, path, {"format": checkpoint.FORMAT, "facts": "{}"})
     with pytest.raises(ValueError, match="a and its scale do not fit"):
         checkpoint.load(path)

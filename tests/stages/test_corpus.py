@@ -262,7 +262,7 @@ def test_load_keeps_no_file_open(tmp_path):
     try:
         pieces = corpus.load(section(tmp_path)).pieces
         featurizer = CodecFeaturizer(CodecSection(kind="codec", adaptation_steps=2), RATE_HZ)
-        featurizer.fit(pieces, seed=0, advance=lambda words: None)
+        featurizer.fit(pieces, seed=0)
         dataset = AudioDataset(pieces, featurizer, window=16)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

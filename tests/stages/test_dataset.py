@@ -27,7 +27,7 @@ def pieces() -> list[Piece]:
 @pytest.fixture(scope="module")
 def featurizer(pieces) -> CodecFeaturizer:
     f = CodecFeaturizer(CodecSection(kind="codec", adaptation_steps=0), RATE_HZ)
-    f.fit(pieces[:4], seed=0, advance=lambda words: None)
+    f.fit(pieces[:4], seed=0)
     return f
 
 
