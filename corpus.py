@@ -42,7 +42,7 @@ from continuo.audio.files import (
     in_blocks,
     made_by_a_model,
 )
-from continuo.audio.loudness import audible_range, baseline, loudness_db
+from continuo.audio.loudness import audible_range, baseline, faded_from, loudness_db
 from continuo.audio.piece import Piece, check_audible
 from continuo.audio.samples import Baseline, StoredSamples, channels_differ
 from continuo.model.metadata import EMBEDDED_CORPUS, CorpusSection
@@ -73,7 +73,8 @@ NOTES_PREFIX = "notes:"
 MATCH_TIMEOUT_S = 1.0  # per pattern and path; stops catastrophic backtracking such as (a+)+$
 ADDRESS = regex.compile(r"https?:/")
 GROUP = regex.compile(r"([\d,]+) files?")  # the name under which files of one kind are reported together
-LONE_PIECE_FRACTION = 0.1  # validation fraction of a corpus of one piece, cut from its end
+FEW = 10  # pieces; of fewer, the end of each long one is held out, and no whole piece
+LONG_S, END_FRACTION = 20.0, 0.1  # seconds of a piece that is long enough for that, and the fraction that is held out
 
 
 @dataclass(frozen=True)
@@ -122,18 +123,26 @@ class Corpus(Generic[P]):
         groups = (GROUP.fullmatch(name) for name, _ in self.skipped)
         return sum(int(group[1].replace(",", "")) if group else 1 for group in groups)
 
+    @property
+    def cut_ids(self) -> set[str]:
+        """Return the ids of the pieces that a split cuts: a lone one, or the long ones of a few if they are most."""
+        long = [piece for piece in self.pieces if piece.seconds >= LONG_S or len(self.pieces) == 1]
+        most = sum(piece.seconds for piece in long) >= self.seconds / 2
+        return {piece.id for piece in long} if most and len(self.pieces) < FEW else set()
+
     def split(self, validation_fraction: float, seed: int) -> tuple[list[P], list[P]]:
         """Return training and validation pieces; `validation_fraction` (0..1) of the pieces are drawn with `seed`.
 
         If lengths differ so much that this would hold out less than half of that fraction of the music, or more than
-        half of all music, pieces are chosen by length instead. A lone piece is cut, and its end is held out.
+        half of all music, pieces are chosen by length instead. Of `FEW` pieces the ends are held out.
         """
         from sklearn.model_selection import train_test_split
 
-        if len(self.pieces) == 1:
-            piece = self.pieces[0]
-            cut = int(piece.extent * (1 - LONE_PIECE_FRACTION))
-            return [piece.excerpt(0, cut, "beginning")], [piece.excerpt(cut, piece.extent, "end")]
+        if ids := self.cut_ids:
+            cuts = [(piece, int(piece.extent * (1 - END_FRACTION))) for piece in self.pieces if piece.id in ids]
+            train = [piece for piece in self.pieces if piece.id not in ids]
+            train += [piece.excerpt(0, cut, "beginning") for piece, cut in cuts]
+            return sorted(train, key=lambda p: p.id), [piece.excerpt(cut, piece.extent, "end") for piece, cut in cuts]
         held_out = min(max(1, round(validation_fraction * len(self.pieces))), len(self.pieces) - 1)
         train, validation = train_test_split(list(self.pieces), test_size=held_out, random_state=seed % 2**32)
         wanted_s, held_s = validation_fraction * self.seconds, sum(piece.seconds for piece in validation)
@@ -332,8 +341,9 @@ def prepare(source: Source, section: CorpusSection) -> Piece:
 def load_prompt(path: Path, section: CorpusSection, *, ring_out: bool = False) -> Piece:
     """Return a prompt (score, MIDI or audio) as sound at the model's rate, from its first sample on.
 
-    With `ring_out` a score ends where its last notes have died away, otherwise with its last bar, so that the
-    continuation starts there. ValueError if the file is missing, of another kind, unreadable, silent or too short.
+    With `ring_out` the whole of it is returned. Otherwise a score ends with its last bar, and a recording before it
+    fades or falls silent, so that the continuation starts there. ValueError if the file is missing, of another kind,
+    unreadable, silent or too short.
     """
     if path.name.startswith(NOTES_PREFIX):
         mismatch = f"{path} is a prompt for models of notes, and this is a model of sound"
@@ -341,8 +351,12 @@ def load_prompt(path: Path, section: CorpusSection, *, ring_out: bool = False) -
     source = _prompt_source(path, SCORE_ENDINGS | AUDIO_ENDINGS)
     with _prompt_refused(path):
         piece, facts = _read_sound(source, section)
-    end = None if ring_out or "score_s" not in facts else round(facts["score_s"] * section.sample_rate_hz)
-    return replace(piece, samples=piece.samples[:end], key="")
+    if ring_out:
+        return replace(piece, key="")
+    if "score_s" in facts:
+        return replace(piece, samples=piece.samples[: round(facts["score_s"] * section.sample_rate_hz)], key="")
+    end = faded_from(piece.samples, section.sample_rate_hz, piece.loudness_db)
+    return replace(piece, samples=piece.samples[:end], faded_s=piece.seconds - end / section.sample_rate_hz, key="")
 
 
 def _read_sound(source: Source, section: CorpusSection) -> tuple[Piece, SoundFacts]:

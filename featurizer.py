@@ -221,12 +221,11 @@ class CodecFeaturizer(StftFeaturizer):
         self.spec = StreamSpec(self.steps_per_second, self.codec.vocabulary, vectors=centroids, decay=decay)
 
     def fit(self, pieces: Sequence[Piece], *, seed: int, start: Tensors | None = None) -> None:
-        """Decide on the number of channels, or take what `start` decided; what a folder teaches is left to `adapt`."""
+        """Decide on the number of channels; what a folder teaches is left to `adapt`, which goes on from `start`."""
         if start:
             self.codec.load_dict(start | {"settled": torch.tensor(self.settled)})
-        elif all(piece.channels == 1 for piece in pieces):
-            self.codec.channels = 1  # a mono corpus stays mono
-        self.channels = self.codec.channels
+        mono = all(piece.channels == 1 for piece in pieces)  # a mono corpus stays mono
+        self.channels = self.codec.channels = 1 if mono else self.channels
 
     @property
     def settled(self) -> bool:

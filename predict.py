@@ -36,6 +36,7 @@ SAMPLE_BYTES = 2  # bytes of a sample of one channel in a WAV
 MAX_PICTURE_BYTES = 2e6  # bytes
 NO_PROMPT = Path("none")
 STANDARD_OUTPUT = Path("-")
+EARLY_STEPS = 300  # of a training that started from nothing; its weights before that make noise
 OWN_MODEL, DEMO_MODEL = Path("model.json"), MODELS / "demo" / "chorales.json"
 
 
@@ -260,7 +261,10 @@ def _say(arguments: Namespace, report: TakeReport, display: Display, prefix: str
 
 
 def _validation_trend(predictor: Predictor) -> str:
-    """Say whether the held-out loss still improves; return nothing before the second validation."""
+    """Say whether the held-out loss still improves, or, of the first weights, what to expect of them."""
+    early = predictor.modality == "sound" and predictor.weights_step < EARLY_STEPS
+    if early and not predictor.facts.get("begun_with"):
+        return f": expect noise, and wait for step {EARLY_STEPS} or so"
     if len(predictor.facts["progress"].history) < 2:
         return ""
     latest = predictor.weights_step == predictor.step

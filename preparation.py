@@ -25,7 +25,7 @@ from continuo.symbolic.song import Song
 from continuo.system import cache
 from continuo.system.distributed import ProcessGroup
 from continuo.system.files import remove_leftovers
-from continuo.system.paths import command
+from continuo.system.paths import MODELS, command
 from continuo.system.progress import Display
 from continuo.system.text import pluralize
 from dataset import AudioDataset
@@ -35,6 +35,8 @@ from model_definition import model_size
 SOUND_SEMITONES, NOTE_SEMITONES = 2, 5  # up and down, by which pieces are transposed, or the model memorizes them
 TRANSPOSED_SOUND_S, TRANSPOSED_NOTES_S = 6000.0, 16 * 3600.0  # length of a corpus above which no copy is added to it
 FIT_UNSHIFTED_ABOVE_S = 960.0  # enough sound to fit the featurizer to pieces that are not transposed
+FOUNDATION = MODELS / "foundation" / "foundation.safetensors"
+LITTLE_S = 120.0  # seconds of music that are too few to learn from without copying
 WEIGHT_COPIES = 6  # weights, gradients, two moments of the optimizer, average, best average
 Pieces = list[Piece] | list[Song]
 
@@ -81,6 +83,7 @@ def prepare(
     *,
     fresh: bool = False,
     start_from: Path | None = None,
+    foundation: bool = False,
     pieces: tuple[Pieces, Pieces] | None = None,
     display: Display | None = None,
     group: ProcessGroup | None = None,
@@ -90,6 +93,7 @@ def prepare(
     Args:
         state_path: file of the state, which the training continues unless `fresh`.
         start_from: state of another model; a new training starts from its weights, and fits its featurizer further.
+        foundation: without another state, start from the model that ships with Continuo, if it is of the same kind.
         pieces: training and held-out pieces to use instead of the corpus that the metadata names.
         group: the processes that train together (default: this one alone).
 
@@ -111,6 +115,10 @@ def prepare(
             minutes = sum(piece.seconds for piece in transposed) / 60
             display.say(f"training pieces are also learned in other keys, {minutes:.0f} minutes in all")
         to_fit = train if is_sound and amounts["seconds"] >= FIT_UNSHIFTED_ABOVE_S else transposed
+    if foundation and not start:
+        start = load_foundation(metadata, display)
+    elif start and not start.is_donor:
+        check_same_corpus(metadata, start, corpus_fingerprint(transposed))
     group.check_same("metadata", metadata.model_dump(include={"representation", "architecture", "training"}))
     group.check_same("a corpus", corpus_fingerprint([*transposed, *held_out]))
     group.check_same("a SoundFont", font and font["sha256"])
@@ -151,6 +159,24 @@ def load_start(
     else:
         return None
     check_same_model(metadata, start.facts["metadata"], start.path, is_donor=start.is_donor)
+    return start
+
+
+def load_foundation(metadata: Metadata, display: Display) -> Start | None:
+    """Load the foundation, for a model of its kind; if it does not fit or is damaged, say so and return None."""
+    try:
+        if not FOUNDATION.is_file():
+            raise ValueError(f"{FOUNDATION} is missing (install Continuo again to have it)")
+        facts = checkpoint.read_facts(FOUNDATION)
+        if facts["metadata"]["representation"]["kind"] != metadata.representation.kind:
+            return None
+        check_same_model(metadata, facts["metadata"], FOUNDATION, is_donor=True)
+        start = Start(FOUNDATION, *checkpoint.load_model(FOUNDATION), is_donor=True)
+        with start.mismatch_refused():
+            build_featurizer(metadata).load_state(checkpoint.under_prefix("featurizer", start.tensors))
+    except ValueError as error:
+        display.say(f"training starts from nothing: {error}")
+        return None
     return start
 
 
@@ -196,9 +222,13 @@ def load_corpus(
     display.say(f"corpus: {count}, {minutes:.1f} minutes, {loaded.left_out} skipped")
     size = human_size(cache.size_bytes())
     display.say(f"cache of decoded audio: {size} ({command('corpus')} --clear-cache empties it)")
-    if len(loaded.pieces) == 1:
-        display.say("one piece only: its last tenth is held out to tell learning from copying")
-    return loaded.split(section.validation_share, seed), font
+    train, held_out = loaded.split(section.validation_share, seed)
+    seconds = sum(piece.seconds for piece in held_out)
+    which = f"the ends of {pluralize(len(held_out), 'piece')}" if loaded.cut_ids else pluralize(len(held_out), "piece")
+    display.say(f"held out to tell learning from copying: {which}, {seconds / 60:.1f} minutes")
+    if loaded.seconds < LITTLE_S:
+        display.say(f"{loaded.seconds:.0f} s of music are little: the model will mostly repeat them, so add recordings")
+    return (train, held_out), font
 
 
 def amounts_of(train: Sequence[P], held_out: Sequence[P]) -> dict[str, int | float]:
@@ -221,6 +251,14 @@ def in_more_keys(pieces: Sequence[P], semitones: int | None, is_sound: bool) -> 
             keys[place].append(shifts[(turn + place) % len(shifts)])
             seconds += pieces[place].seconds
     return [piece.transposed(k) for piece, own in zip(pieces, keys, strict=True) for k in sorted(own)]
+
+
+def check_same_corpus(metadata: Metadata, start: Start, fingerprint: str) -> None:
+    """Refuse other music from another place than a state learned, for its card and its losses are of that music."""
+    learned, given = start.facts["metadata"]["corpus"]["path"], metadata.corpus.path
+    if learned != given and start.facts["pieces"] != fingerprint:
+        other = f"name another --meta, with --from {start.path} to start from its weights"
+        raise ValueError(f"{start.path} learned {learned}, and {given} holds other music: {other}")
 
 
 def corpus_fingerprint(pieces: Sequence[Piece] | Sequence[Song]) -> str:

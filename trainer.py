@@ -29,11 +29,15 @@ from continuo.symbolic.song import Song
 from continuo.system.command_line import within_memory
 from continuo.system.device import choose_precision, keep_freed_memory
 from dataset import Batch, RowSampler, training_batches, validation_batches
-from model_definition import SequenceModel, State, build_model
-from preparation import Prepared, Start, corpus_fingerprint, prepare
+from model_definition import UNSEEN_COUNT, LevelHead, SequenceModel, State, build_model
+from preparation import FOUNDATION, Prepared, Start, corpus_fingerprint, prepare
 
 FIRST_SAVE_S = 30.0  # seconds of training before the first save, at most
 OVERFIT_VALIDATIONS = 3  # number of validations after the best one, all worse, that mean overfitting
+STRAY_STEPS, STRAY_SPREAD = 0.3, 30.0  # fraction of the steps at which a history strays; noise of squared distances
+STRAY_NOT_LAST = (
+    8  # steps at the end of a window at which it does not stray, so that the next window begins in the music
+)
 BETAS = (0.9, 0.98)
 MIN_RATE = 0.01  # of the learning rate, at the end of the cosine
 
@@ -171,6 +175,7 @@ class Trainer:
         t, p = self.metadata.training, self.progress
         # every process draws the numbers of all rows
         levels = self.model.sample_n_quantizers(t.batch_size, batch.inputs.shape[1])
+        batch = self._led_astray(batch.to(self.device))
         with self.group.fork_rng(t.seed + p.step):
             nll, count = self._nll(self.loss, batch, None if levels is None else levels[self.group.rows])
         self.optimizer.zero_grad(set_to_none=True)
@@ -182,6 +187,27 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.model.parameters(), t.clip_norm)
         self.optimizer.step()
         return loss
+
+    def _led_astray(self, batch: Batch) -> Batch:
+        """Let the history of some rows stray from the music, where codes can lead back to it."""
+        decoder, head = self.model.change_decoder, self.model.head
+        count = int(self.metadata.training.stray_rows * self.metadata.training.batch_size)
+        if decoder is None or not isinstance(head, LevelHead) or not count:
+            return batch
+        vectors = head.embedding.vectors
+        codes = torch.cat([batch.inputs, batch.targets[:, -1:]], dim=1)
+        # every process draws the numbers of all rows
+        shape = count, codes.shape[1], len(vectors), vectors.shape[1]
+        noise = STRAY_SPREAD * torch.empty(shape, device=self.device).exponential_().log_()
+        strays = torch.rand(shape[:2], device=self.device) < STRAY_STEPS
+        strays[:, -STRAY_NOT_LAST:] = False
+        noise *= strays[..., None, None]
+        own = torch.arange(count)[self.group.rows]
+        last = self.model.reset(self.row_states, batch.is_start)[-1]
+        history, targets = decoder.led_astray(codes[: len(own)], last[: len(own)], vectors, noise[own])
+        inputs, wanted = batch.inputs.clone(), batch.targets.clone()
+        inputs[: len(own)], wanted[: len(own)] = history[:, :-1], targets[:, 1:]
+        return batch._replace(inputs=inputs, targets=wanted)
 
     def _scratch_step(self, scratch: PerceptronTrainer, batch: Batch) -> float:
         (states,) = self.model.reset(self.row_states, batch.is_start)
@@ -217,9 +243,9 @@ class Trainer:
         return nll, count
 
     @torch.no_grad()
-    def _validate(self) -> None:
-        """Measure the held-out loss of the average weights, and keep a copy of them if it is the lowest so far."""
-        p, loss, training_states = self.progress, LossModule(self.average), self.row_states
+    def _held_out_nats(self) -> float:
+        """Return the held-out loss of the average weights, in nats per step."""
+        loss, training_states = LossModule(self.average), self.row_states
         total, count = 0.0, 0
         for run in self.held_out:
             self.row_states = self.average.initial_state(len(run[0].inputs))
@@ -228,7 +254,12 @@ class Trainer:
                 total, count = total + nll.item(), count + int(steps.item())
         self.row_states = training_states
         total, all_steps = self.group.all_reduce(total, count)
-        p.validation_nats = total / max(all_steps, 1)
+        return total / max(all_steps, 1)
+
+    def _validate(self) -> None:
+        """Measure the held-out loss, and keep a copy of the average weights if it is the lowest so far."""
+        p = self.progress
+        p.validation_nats = self._held_out_nats()
         p.history.append([float(p.step), round(p.seconds, 3), p.train_nats or 0.0, p.validation_nats])
         if p.best_nats is None or p.validation_nats < p.best_nats:
             p.best_step, p.best_nats = p.step, p.validation_nats
@@ -300,6 +331,10 @@ class Trainer:
                 model.load_weights(checkpoint.under_prefix(checkpoint.weights_prefix(facts["progress"]), tensors))
             if self.scratch:
                 self.scratch.load({})
+            if start.path == FOUNDATION and not self._knows_the_music():
+                self.display.say("the foundation knows nothing like this music: training starts from nothing")
+                self.started_from = ""
+                self._build()
             return
         self._restore_progress(facts)
         self.model.load_state_dict(checkpoint.under_prefix("weights", tensors))
@@ -317,12 +352,20 @@ class Trainer:
             self.sampler.load_state(checkpoint.under_prefix("sampler", tensors))
             self.row_states = tuple(tensor[self.group.rows].to(self.device) for tensor in row_states)
         else:
-            before, now = facts["metadata"]["corpus"]["path"], self.metadata.corpus.path
-            what = "the corpus or the batch size changed" if before == now else f"the corpus was {before}, it is {now}"
-            self.display.say(f"{what} since the state was saved: every batch row starts with a new piece")
+            what = "the corpus or the batch size changed since the state was saved"
+            self.display.say(f"{what}: every batch row starts with a new piece")
         torch.set_rng_state(tensors["random.cpu"])
         if self.device.type == "cuda" and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
+
+    def _knows_the_music(self) -> bool:
+        """Return whether held-out music is likelier by the model than by the frequencies of codes in other music."""
+        learned, held_out = self.train_set.counts(), self.prepared.held_out_set.counts()
+        assert learned is not None
+        assert held_out is not None
+        frequencies = (learned + UNSEEN_COUNT) / (learned + UNSEEN_COUNT).sum(1, keepdim=True)
+        nats = -(held_out * frequencies.log()).sum() / held_out[0].sum().clamp(min=1)
+        return self._held_out_nats() < float(nats)
 
     def _restore_progress(self, facts: Facts) -> None:
         """Take over the progress; discard the best step if other pieces are held out, whose losses do not compare."""

@@ -9,6 +9,7 @@ from continuo.system.workers import check_cancelled
 
 REFERENCE_DB = -23.0  # dB below full scale: the gated level to which all music is brought for the models
 SILENCE_DB = -35.0  # dB relative to the loudness of a piece
+FADED_DB, FADED_S = -25.0, 1.0  # dB relative to the loudness of a prompt, and seconds below that at its end: it faded
 OFFSET_DB = -26.0  # dB relative to the loudness of a piece, above which its offset is removed
 OFFSET_PART_S = 0.5  # s; an offset may change over such times
 STEP = 0.25  # of the largest offset; it steps where it changes by more from one part to the next
@@ -45,6 +46,17 @@ def audible_range(samples: Samples, sample_rate_hz: int, loudness: float) -> tup
     if not len(loud):
         return 0, len(samples)
     return max(0, (int(loud[0]) - 5) * size), min(len(samples), (int(loud[-1]) + 6) * size)
+
+
+def faded_from(samples: Samples, sample_rate_hz: int, loudness: float) -> int:
+    """Return the sample (exclusive) up to which a prompt sounds: its end, unless that is silence or a long fade.
+
+    Such an end lies `FADED_DB` below `loudness` (dB below full scale) for `FADED_S` or more.
+    """
+    size = max(1, sample_rate_hz // 50)
+    loud = np.flatnonzero(block_powers(samples, size) > 10 ** ((loudness + FADED_DB) / 10))
+    end = min(len(samples), (int(loud[-1]) + 1) * size) if len(loud) else len(samples)
+    return end if len(samples) - end >= FADED_S * sample_rate_hz else len(samples)
 
 
 def loudness_db(samples: Samples, sample_rate_hz: int) -> float:

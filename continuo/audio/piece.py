@@ -27,6 +27,7 @@ class Piece:
     has_ending: bool = True  # the music ends where the samples end
     damage: str = ""  # what is wrong with the file, in words that follow its name
     offset: float = 0.0  # of full scale, what was subtracted from the samples because they did not swing around zero
+    faded_s: float = 0.0  # s of silence or of a fade at the end of a prompt that were cut
     rendering: str = ""  # remark on how a score was rendered, in words that follow its name
 
     @classmethod
@@ -38,11 +39,13 @@ class Piece:
     @property
     def remarks(self) -> list[str]:
         """Return warnings about the piece; each continues a sentence that begins with its name."""
+        faded = f"ends in {self.faded_s:.1f} s of silence or of a fade: they are left out, and the music goes on before"
         loud = f"lies {self.loudness_db:.0f} dB over full scale, and continuations will clip: make it quieter"
         centered = f"lies {self.offset:+.3f} off zero (a DC offset), which was removed from it"
         return (
             [remark for remark in (self.damage, self.rendering) if remark]
             + [centered] * (self.offset != 0)
+            + [faded] * (self.faded_s > 0)
             + [loud] * (self.loudness_db > MAX_LOUDNESS_DB)
         )
 

@@ -60,6 +60,43 @@ class ChangeDecoder(nn.Module):
             steps.append(last)
         return torch.cat([changes, torch.stack(steps, 1)], dim=-1), last
 
+    @torch.no_grad()
+    def led_astray(self, codes: Tensor, last: Tensor, vectors: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a history that strays from a stream, and the codes that lead back to it from there.
+
+        A model that only knows real music does not know how to go on after its own mistakes. So at some steps the
+        history takes codes that are not the nearest ones, and what follows is quantized again from where it then is.
+        Only codes of changes allow this: the next ones make up for a mistake. (Learning from one's own mistakes: Ross,
+        Gordon and Bagnell, "A reduction of imitation learning and structured prediction to no-regret online learning",
+        2011.)
+
+        Shape: codes `(B, T, L)`; the decoded step before them, `last` `(B, P)`; vectors of all codes `(L, V, P)`; noise
+        `(B, T, L, V)`, added to squared distances, 0 where the history does not stray; both results `(B, T, L)`.
+        """
+        real = strayed = last
+        squares, levels = vectors.square().sum(-1), torch.arange(len(vectors), device=codes.device)
+        strays = noise.flatten(2).any(-1)
+        history, leading_back = [], []
+        for t, change in enumerate(vectors[levels, codes].sum(2).unbind(1)):
+            real = torch.addcmul(change, self.decay, real)
+            wanted = real - self.decay * strayed
+            best, rest = [], wanted
+            for level, points in enumerate(vectors):
+                best.append((squares[level] - 2 * rest @ points.T).argmin(-1))
+                rest = rest - points[best[-1]]
+            used = torch.stack(best, -1)
+            leading_back.append(used)
+            if strays[:, t].any():
+                taken, rest = [], wanted
+                for level, points in enumerate(vectors):
+                    distances = squares[level] - 2 * rest @ points.T + noise[:, t, level]
+                    taken.append(torch.where(strays[:, t], distances.argmin(-1), best[level]))
+                    rest = rest - points[taken[-1]]
+                used = torch.stack(taken, -1)
+            history.append(used)
+            strayed = real - rest
+        return torch.stack(history, 1), torch.stack(leading_back, 1)
+
 
 class CodeHead(nn.Module):
     """The shared part of heads over codes: a residual block that combines context, partial step and level."""

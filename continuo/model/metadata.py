@@ -188,6 +188,7 @@ class TrainingSection(Section):
     weight_decay: float = Field(0.01, ge=0)
     clip_norm: float = Field(1.0, gt=0)
     average_decay: float = Field(0.998, ge=0, lt=1)
+    stray_rows: float = Field(0.5, ge=0, le=1)  # of the batch rows whose history strays, where codes can lead back
     validate_every_steps: int = Field(120, ge=1)
     validation_frames: int = Field(16384, ge=1)
     checkpoint_every_s: float = Field(30.0, gt=0)

@@ -97,11 +97,25 @@ def test_A08_predict_musicxml_prompt_writes_audio_and_picture(trained, tmp_path)
 
 @pytest.mark.parametrize(
     ("validations", "step", "words"),
-    [(1, 40, ""), (2, 40, ", still improving on held-out music"), (2, 50, ", better than step 50 on held-out music")],
+    [
+        (1, 400, ""),
+        (2, 400, ", still improving on held-out music"),
+        (2, 500, ", better than step 500 on held-out music"),
+    ],
 )
 def test_validation_trend_is_named_after_the_second_validation(validations, step, words):
-    facts = {"progress": checkpoint.Progress(0, 0.0, [[20 * n, 1.0, 9.0, 9.0] for n in range(validations)])}
-    assert predict_script._validation_trend(SimpleNamespace(facts=facts, weights_step=40, step=step)) == words
+    facts = {"progress": checkpoint.Progress(0, 0.0, [[200 * n, 1.0, 9.0, 9.0] for n in range(validations)])}
+    predictor = SimpleNamespace(facts=facts, weights_step=400, step=step, modality="sound")
+    assert predict_script._validation_trend(predictor) == words
+
+
+@pytest.mark.parametrize(
+    ("modality", "begun_with", "warns"), [("sound", "", True), ("sound", "b", False), ("notes", "", False)]
+)
+def test_first_weights_of_sound_from_nothing_are_said_to_make_noise(modality, begun_with, warns):
+    facts = {"progress": checkpoint.Progress(0, 0.0, []), "begun_with": begun_with}
+    predictor = SimpleNamespace(facts=facts, weights_step=23, step=23, modality=modality)
+    assert (predict_script._validation_trend(predictor) == ": expect noise, and wait for step 300 or so") == warns
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,21 @@ def test_train_corpus_other_than_in_the_metadata_is_reported(tmp_path, music_fol
     assert "still names" not in error
 
 
+def test_train_other_music_than_the_state_learned_is_refused(tmp_path, music_folder, capsys):
+    """It once did nothing, and the card then named music that the model had not learned."""
+    meta = train_small(tmp_path, music_folder, steps=2)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    other = tmp_path / "other"
+    shutil.copytree(music_folder, other)
+    soundfile.write(other / "tune1.wav", melody(60, 4.0), RATE_HZ)
+    for steps in ("2", "3"):
+        assert main(["--meta", str(meta), "--steps", steps, "--corpus", str(other), "--device", "cpu", "--quiet"]) == 2
+        error = capsys.readouterr().err
+        assert f"{other} holds other music: name another --meta, with --from" in error
+        assert error.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
 def test_train_changed_recording_alone_is_encoded_again(tmp_path, music_folder, monkeypatch):
     """Resume after one of four tunes was changed and one touched: one is encoded, with the same codec."""
     music = tmp_path / "music"

@@ -323,7 +323,7 @@ def test_split_is_by_piece_seeded_and_complete(music_folder):
 
 
 @given(
-    lengths=st.lists(st.floats(0.5, 3600), min_size=2, max_size=40),
+    lengths=st.lists(st.floats(0.5, 3600), min_size=corpus.FEW, max_size=40),
     fraction=st.floats(0.01, 0.5),
     seed=st.integers(0, 99),
 )
@@ -339,6 +339,23 @@ def test_split_of_very_different_lengths_holds_out_enough_music(lengths, fractio
     assert held_s >= wanted / 2 or len(train) == 1
     longest = max(piece.seconds for piece in held_out)
     assert held_s <= max(sum(lengths) / 2, wanted * 3 / 2) + 1e-6 or longest <= min(piece.seconds for piece in train)
+
+
+def test_split_of_a_few_long_pieces_holds_out_their_ends_and_trains_on_short_ones_whole():
+    lengths = [60, 30, 8]
+    pieces = [Piece(f"{n}", "", 10, np.arange(10 * s, dtype=np.float32), -20.0) for n, s in enumerate(lengths)]
+    train, held_out = corpus.Corpus(tuple(pieces), ()).split(0.1, seed=0)
+    assert [piece.id for piece in train] == ["0#beginning", "1#beginning", "2"]
+    assert [piece.seconds for piece in train] == [54, 27, 8]
+    assert [(piece.id, piece.seconds) for piece in held_out] == [("0#end", 6), ("1#end", 3)]
+    assert np.array_equal(np.concatenate([train[0].samples, held_out[0].samples]), pieces[0].samples)
+
+
+def test_split_of_few_pieces_most_of_them_short_is_by_piece():
+    lengths = [25, 15, 15, 15]
+    pieces = [Piece(f"{n}", "", 10, np.zeros(10 * s, np.float32), -20.0) for n, s in enumerate(lengths)]
+    train, held_out = corpus.Corpus(tuple(pieces), ()).split(0.25, seed=0)
+    assert sorted(piece.id for piece in [*train, *held_out]) == ["0", "1", "2", "3"]
 
 
 def test_split_lone_recording_is_cut_in_time(tmp_path):
@@ -462,6 +479,25 @@ def test_load_skips_recordings_that_a_model_made(tmp_path):
     assert [piece.id for piece in found.pieces] == ["a.wav"]
     assert found.skipped == (("a.continued.wav", "a model made it, and models learn from people's music"),)
     assert corpus.load_prompt(tmp_path / "a.continued.wav", section(tmp_path)).seconds == 2 * len(sound) / RATE_HZ
+
+
+@pytest.mark.parametrize(("tail", "kept_s"), [("silence", 4.0), ("fade", 5.8), ("short", 4.9), ("none", 4.0)])
+def test_load_prompt_ends_before_it_fades_or_falls_silent(tmp_path, tail, kept_s):
+    """A fade of 80 dB in 6 s is 25 dB below the loudness after about 2 s."""
+    noise = 0.2 * np.random.default_rng(0).standard_normal(10 * RATE_HZ).astype(np.float32)
+    time = np.arange(len(noise)) / RATE_HZ
+    gain = {
+        "silence": np.where(time < 4, 1.0, 0.0),
+        "fade": 10 ** (-np.maximum(0, time - 4) * 80 / 6 / 20),
+        "short": np.where(time < 4, 1.0, 0.0)[: int(4.9 * RATE_HZ)],
+        "none": np.ones(4 * RATE_HZ),
+    }[tail]
+    soundfile.write(tmp_path / "p.wav", noise[: len(gain)] * gain, RATE_HZ, subtype="FLOAT")
+    piece = corpus.load_prompt(tmp_path / "p.wav", section(tmp_path))
+    assert piece.seconds == pytest.approx(kept_s, abs=0.2 if tail == "fade" else 0.03)
+    assert piece.faded_s == pytest.approx(len(gain) / RATE_HZ - piece.seconds, abs=1e-3)
+    assert bool(piece.remarks) == (tail in ("silence", "fade"))
+    assert corpus.load_prompt(tmp_path / "p.wav", section(tmp_path), ring_out=True).seconds == len(gain) / RATE_HZ
 
 
 def test_load_prompt_performs_a_score_once_and_ends_with_its_last_bar(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from conftest import ROOT
 from small_models import KINDS, SECTIONS, model_of, stream
 
 from continuo.model import checkpoint
+from continuo.model.heads import ChangeDecoder
 from continuo.model.metadata import Sampling
 from model_definition import MODELS, LevelHead
 from predictor import Predictor
@@ -246,3 +247,29 @@ def test_load_weights_of_the_demo_model_lacks_nothing():
 
 def test_models_table_has_every_architecture_of_the_metadata():
     assert set(MODELS) == {section.kind for section in SECTIONS.values()}
+
+
+def decoded(codes: torch.Tensor, vectors: torch.Tensor, decoder: ChangeDecoder) -> torch.Tensor:
+    changes = vectors[torch.arange(len(vectors)), codes].sum(2)
+    return decoder(changes, torch.zeros(len(codes), vectors.shape[-1]))[0][..., vectors.shape[-1] :]
+
+
+def test_change_decoder_leads_back_after_it_went_astray():
+    """The history leaves the stream at step 5 alone; codes from there on bring it back, and nothing else changes."""
+    torch.manual_seed(0)
+    vectors = torch.randn(3, 256, 4) * torch.tensor([1.0, 0.4, 0.15])[:, None, None]
+    decoder, codes = ChangeDecoder(torch.full((4,), 0.8)), torch.randint(256, (8, 20, 3))
+    none = torch.zeros(8, 20, 3, 256)
+    history, targets = decoder.led_astray(codes, torch.zeros(8, 4), vectors, none)
+    assert torch.equal(history, targets)
+    near = (decoded(history, vectors, decoder) - decoded(codes, vectors, decoder)).norm(dim=-1)
+    assert near.mean() < 0.1  # nearest codes of a sum of codes are mostly those codes
+    noise = none.clone()
+    noise[:, 5] = 100 * torch.randn(8, 3, 256)
+    history, targets = decoder.led_astray(codes, torch.zeros(8, 4), vectors, noise)
+    assert torch.equal(history[:, :5], targets[:, :5])
+    assert (history[:, 5] != targets[:, 5]).any(-1).all()
+    assert torch.equal(history[:, 6:], targets[:, 6:])
+    away = (decoded(history, vectors, decoder) - decoded(codes, vectors, decoder)).norm(dim=-1)
+    assert away[:, 5].mean() > 1
+    assert away[:, 8:].mean() < 0.2

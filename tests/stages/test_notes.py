@@ -320,7 +320,7 @@ def test_one_file_trains_with_a_warning(tunes, tmp_path, capsys):
 
     flags = ["--meta", str(tmp_path / "m.json"), "--corpus", str(tunes / "tune0.mid"), "--preset", "notes-mlp"]
     assert main([*flags, "--steps", "2", *set_flags(TINY)]) == 0
-    assert "one piece only" in capsys.readouterr().err
+    assert "the ends of 1 piece" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("preset", "layers"), [*((preset, 2) for preset in SYMBOLIC), ("roll-conv", 11)])
