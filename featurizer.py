@@ -37,7 +37,7 @@ P = TypeVar("P", Piece, Song)
 NOTE_CODECS: dict[str, type[NoteCodec]] = {"chords": ChordCodec, "roll": RollCodec, "remi": RemiCodec}
 FIT_ARGUMENTS = {"strikes": "reattacks", "most": "max_notes"}  # of note codecs, for metadata keys with other names
 ENCODE_ROWS = 256  # spectra that are computed together; they stay in the processor's cache
-MAX_PROMPT_S = 600.0  # s; of a longer sound prompt only the end is encoded
+MAX_PROMPT_S = 60.0  # s; of a longer sound prompt only the end is encoded, more than a model remembers
 FIT_VERSION = 9  # part of the cache key of what was fitted; raise it when a fit or an adaptation changes
 
 

@@ -261,14 +261,15 @@ def _say(arguments: Namespace, report: TakeReport, display: Display, prefix: str
 
 
 def _validation_trend(predictor: Predictor) -> str:
-    """Say whether the held-out loss still improves, or, of the first weights, what to expect of them."""
+    """Say what would help the model, or, of the first weights, what to expect of them."""
     early = predictor.modality == "sound" and predictor.weights_step < EARLY_STEPS
+    from continuo.model.advice import lever
+
     if early and not predictor.facts.get("begun_with"):
         return f": expect noise, and wait for step {EARLY_STEPS} or so"
-    if len(predictor.facts["progress"].history) < 2:
-        return ""
     latest = predictor.weights_step == predictor.step
-    return f", {'still improving' if latest else f'better than step {predictor.step:,}'} on held-out music"
+    better = "" if latest else f", better than step {predictor.step:,} on held-out music"
+    return f"{better}{': ' * bool(advice := lever(predictor.facts['progress']))}{advice}"
 
 
 if __name__ == "__main__":

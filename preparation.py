@@ -25,7 +25,7 @@ from continuo.symbolic.song import Song
 from continuo.system import cache
 from continuo.system.distributed import ProcessGroup
 from continuo.system.files import remove_leftovers
-from continuo.system.paths import MODELS, command
+from continuo.system.paths import command
 from continuo.system.progress import Display
 from continuo.system.text import pluralize
 from dataset import AudioDataset
@@ -35,7 +35,6 @@ from model_definition import model_size
 SOUND_SEMITONES, NOTE_SEMITONES = 2, 5  # up and down, by which pieces are transposed, or the model memorizes them
 TRANSPOSED_SOUND_S, TRANSPOSED_NOTES_S = 6000.0, 16 * 3600.0  # length of a corpus above which no copy is added to it
 FIT_UNSHIFTED_ABOVE_S = 960.0  # enough sound to fit the featurizer to pieces that are not transposed
-FOUNDATION = MODELS / "foundation" / "foundation.safetensors"
 LITTLE_S = 120.0  # seconds of music that are too few to learn from without copying
 WEIGHT_COPIES = 6  # weights, gradients, two moments of the optimizer, average, best average
 Pieces = list[Piece] | list[Song]
@@ -83,7 +82,6 @@ def prepare(
     *,
     fresh: bool = False,
     start_from: Path | None = None,
-    foundation: bool = False,
     pieces: tuple[Pieces, Pieces] | None = None,
     display: Display | None = None,
     group: ProcessGroup | None = None,
@@ -93,7 +91,6 @@ def prepare(
     Args:
         state_path: file of the state, which the training continues unless `fresh`.
         start_from: state of another model; a new training starts from its weights, and fits its featurizer further.
-        foundation: without another state, start from the model that ships with Continuo, if it is of the same kind.
         pieces: training and held-out pieces to use instead of the corpus that the metadata names.
         group: the processes that train together (default: this one alone).
 
@@ -115,9 +112,7 @@ def prepare(
             minutes = sum(piece.seconds for piece in transposed) / 60
             display.say(f"training pieces are also learned in other keys, {minutes:.0f} minutes in all")
         to_fit = train if is_sound and amounts["seconds"] >= FIT_UNSHIFTED_ABOVE_S else transposed
-    if foundation and not start:
-        start = load_foundation(metadata, display)
-    elif start and not start.is_donor:
+    if start and not start.is_donor:
         check_same_corpus(metadata, start, corpus_fingerprint(transposed))
     group.check_same("metadata", metadata.model_dump(include={"representation", "architecture", "training"}))
     group.check_same("a corpus", corpus_fingerprint([*transposed, *held_out]))
@@ -159,24 +154,6 @@ def load_start(
     else:
         return None
     check_same_model(metadata, start.facts["metadata"], start.path, is_donor=start.is_donor)
-    return start
-
-
-def load_foundation(metadata: Metadata, display: Display) -> Start | None:
-    """Load the foundation, for a model of its kind; if it does not fit or is damaged, say so and return None."""
-    try:
-        if not FOUNDATION.is_file():
-            raise ValueError(f"{FOUNDATION} is missing (install Continuo again to have it)")
-        facts = checkpoint.read_facts(FOUNDATION)
-        if facts["metadata"]["representation"]["kind"] != metadata.representation.kind:
-            return None
-        check_same_model(metadata, facts["metadata"], FOUNDATION, is_donor=True)
-        start = Start(FOUNDATION, *checkpoint.load_model(FOUNDATION), is_donor=True)
-        with start.mismatch_refused():
-            build_featurizer(metadata).load_state(checkpoint.under_prefix("featurizer", start.tensors))
-    except ValueError as error:
-        display.say(f"training starts from nothing: {error}")
-        return None
     return start
 
 
@@ -275,17 +252,25 @@ def fitted_state(
         return earlier
     keys = sorted(piece.key for piece in pieces)
     key = cache.key_of_values("featurizer", FIT_VERSION, featurizer.layout(), seed, keys, digest("", earlier))
-    entry = cache.entry(key, ".safetensors")
-    with suppress(ValueError):  # the entry is missing or damaged
-        featurizer.load_state(checkpoint.load(entry)[0])
+    if from_cache(featurizer, key, keys):
         return featurizer.state()
     started = time.monotonic()
     with start.mismatch_refused() if start else nullcontext():
         featurizer.fit(pieces, seed=seed, start=earlier)
-    checkpoint.save(entry, featurizer.state(), {})
+    if all(keys):
+        checkpoint.save(cache.entry(key, ".safetensors"), featurizer.state(), {})
     if featurizer.fitting:
         display.say(f"{featurizer.fitting} took {time.monotonic() - started:.1f} s")
     return featurizer.state()
+
+
+def from_cache(featurizer: Featurizer[Any], key: str, pieces: list[str]) -> bool:
+    """Load the state of a featurizer from the cache, and return whether it was there; `pieces`: keys, or empty."""
+    with suppress(ValueError):  # the entry is missing or damaged
+        if all(pieces):
+            featurizer.load_state(checkpoint.load(cache.entry(key, ".safetensors"))[0])
+            return True
+    return False
 
 
 def adaptation(featurizer: Featurizer[P], pieces: Sequence[P], seed: int, display: Display) -> Iterator[None]:
@@ -293,13 +278,13 @@ def adaptation(featurizer: Featurizer[P], pieces: Sequence[P], seed: int, displa
     if featurizer.settled:
         return
     keys, origin = sorted(piece.key for piece in pieces), digest(featurizer.layout(), featurizer.state())
-    entry = cache.entry(cache.key_of_values("adapted", FIT_VERSION, seed, keys, origin), ".safetensors")
-    with suppress(ValueError):  # the entry is missing or damaged
-        featurizer.load_state(checkpoint.load(entry)[0])
+    key = cache.key_of_values("adapted", FIT_VERSION, seed, keys, origin)
+    if from_cache(featurizer, key, keys):
         return
     display.say("the codec is adapted to the corpus while the training begins")
     yield from featurizer.adapt(pieces, seed=seed)
-    checkpoint.save(entry, featurizer.state(), {})
+    if all(keys):
+        checkpoint.save(cache.entry(key, ".safetensors"), featurizer.state(), {})
     display.say("the codec is adapted to the corpus")
 
 

@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu")
     add("--checkpoint-every", type=float, metavar="SECONDS", help="seconds between saves (default: 30)")
     add("--seed", type=int, help="seed of the split, the first weights and the order (default: 0)")
-    from_help = "state (.safetensors) of a model to start from, or none: start from nothing (default: the foundation)"
+    from_help = "state (.safetensors) of another model to start from, to train it on this corpus"
     add("--from", dest="start_from", type=Path, metavar="STATE", help=from_help)
     add("--prepare-only", action="store_true", help="read and encode the corpus into the cache, and stop")
     add("--fresh", action="store_true", help="start a new training and overwrite the existing state")
@@ -103,10 +103,11 @@ def _train_into(state_path: Path, metadata: "Metadata", arguments: argparse.Name
     quiet = arguments.quiet or not group.is_main_process
     stream = None if group.is_main_process else io.StringIO()
     with _journal(arguments, group) as journal, Display(quiet=quiet, stream=stream, journal=journal) as display:
-        device, donor = group.place(device), _donor(arguments)
-        start = {"fresh": fresh, "start_from": donor, "foundation": arguments.start_from is None}
+        device, start_from = group.place(device), arguments.start_from
         try:
-            trainer = build_trainer(metadata, state_path, device, **start, display=display, group=group)
+            trainer = build_trainer(
+                metadata, state_path, device, fresh=fresh, start_from=start_from, display=display, group=group
+            )
         except KeyboardInterrupt:
             display.say("stopped while preparing: what was read is kept in the cache, and no state was touched")
             raise
@@ -170,7 +171,7 @@ def _metadata(arguments: argparse.Namespace) -> "tuple[Metadata, Path]":
     path: Path = arguments.meta
     if path.suffix != ".json":
         raise ValueError(f"--meta {path}: the name of a metadata file ends in .json")
-    donor = _donor(arguments)
+    donor: Path | None = arguments.start_from
     overrides, state = _overrides(arguments), f"{path.stem}.safetensors"
     existing = path if path.exists() else path.with_name(state)
     continues = path.exists() or (existing.exists() and not (arguments.fresh or donor))
@@ -199,11 +200,6 @@ def _metadata(arguments: argparse.Namespace) -> "tuple[Metadata, Path]":
     _check_owner(state_path, path, metadata.state)
     check_writable(state_path, force=True)
     return metadata, state_path
-
-
-def _donor(arguments: argparse.Namespace) -> Path | None:
-    """Return the state that was named to start from, if any."""
-    return None if arguments.start_from in (None, Path("none")) else arguments.start_from
 
 
 def _overrides(arguments: argparse.Namespace) -> "Json":
@@ -341,6 +337,8 @@ def sample_continuation(trainer: "Trainer", seconds: float) -> "np.ndarray":
 
 
 def _conclude(trainer: "Trainer", reporter: Reporter, meta: Path) -> None:
+    from continuo.model.advice import lever, memorizes
+
     p, say = trainer.progress, trainer.display.say
     if trainer.fraction_done() < 1:
         say(f"stopped and saved at step {p.step:,}: the same command continues from there")
@@ -351,7 +349,10 @@ def _conclude(trainer: "Trainer", reporter: Reporter, meta: Path) -> None:
     loss = f", held-out loss {p.best_nats:.2f} nats per step" if p.best_nats is not None else ""
     already = "nothing was left to do: already " if p.step == reporter.first_step else ""
     say(f"{already}trained for {done}{loss}; state in {trainer.state_path}")
-    say(f"to train longer: {command('train')} --meta {meta} {more}")
+    if memorizes(p):
+        say(lever(p))
+    else:
+        say(f"to train longer: {command('train')} --meta {meta} {more}")
 
 
 def _results(trainer: "Trainer", reporter: Reporter) -> dict[str, object]:

@@ -22,6 +22,7 @@ import continuo
 from continuo.audio.piece import Piece
 from continuo.engine.perceptron_trainer import PerceptronTrainer
 from continuo.model import checkpoint
+from continuo.model.advice import OVERFIT_VALIDATIONS, lever, memorizes
 from continuo.model.card import write_card
 from continuo.model.checkpoint import Facts, Progress
 from continuo.model.metadata import Metadata, check_same_model
@@ -29,11 +30,10 @@ from continuo.symbolic.song import Song
 from continuo.system.command_line import within_memory
 from continuo.system.device import choose_precision, keep_freed_memory
 from dataset import Batch, RowSampler, training_batches, validation_batches
-from model_definition import UNSEEN_COUNT, LevelHead, SequenceModel, State, build_model
-from preparation import FOUNDATION, Prepared, Start, corpus_fingerprint, prepare
+from model_definition import LevelHead, SequenceModel, State, build_model
+from preparation import Prepared, Start, corpus_fingerprint, prepare
 
 FIRST_SAVE_S = 30.0  # seconds of training before the first save, at most
-OVERFIT_VALIDATIONS = 3  # number of validations after the best one, all worse, that mean overfitting
 STRAY_STEPS, STRAY_SPREAD = 0.3, 30.0  # fraction of the steps at which a history strays; noise of squared distances
 STRAY_NOT_LAST = (
     8  # steps at the end of a window at which it does not stray, so that the next window begins in the music
@@ -264,9 +264,9 @@ class Trainer:
         if p.best_nats is None or p.validation_nats < p.best_nats:
             p.best_step, p.best_nats = p.step, p.validation_nats
             self.best = {name: tensor.cpu().clone() for name, tensor in self.average.state_dict().items()}
-        if [step for step, *_ in p.history[:-OVERFIT_VALIDATIONS]][-1:] == [p.best_step]:
+        if memorizes(p) and p.best_step == p.history[-1 - OVERFIT_VALIDATIONS][0]:
             rising = f"the held-out loss has been rising since step {p.best_step:,} ({p.best_nats:.2f} nats)"
-            kept = "The state of that step is kept for predictions; more recordings help, longer training does not"
+            kept = f"The state of that step is kept for predictions: {lever(p)}"
             self.display.say(f"{rising}: the model now memorizes. {kept}")
 
     # --- the state --------------------------------------------------------------------------------------------------
@@ -331,10 +331,6 @@ class Trainer:
                 model.load_weights(checkpoint.under_prefix(checkpoint.weights_prefix(facts["progress"]), tensors))
             if self.scratch:
                 self.scratch.load({})
-            if start.path == FOUNDATION and not self._knows_the_music():
-                self.display.say("the foundation knows nothing like this music: training starts from nothing")
-                self.started_from = ""
-                self._build()
             return
         self._restore_progress(facts)
         self.model.load_state_dict(checkpoint.under_prefix("weights", tensors))
@@ -357,15 +353,6 @@ class Trainer:
         torch.set_rng_state(tensors["random.cpu"])
         if self.device.type == "cuda" and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
-
-    def _knows_the_music(self) -> bool:
-        """Return whether held-out music is likelier by the model than by the frequencies of codes in other music."""
-        learned, held_out = self.train_set.counts(), self.prepared.held_out_set.counts()
-        assert learned is not None
-        assert held_out is not None
-        frequencies = (learned + UNSEEN_COUNT) / (learned + UNSEEN_COUNT).sum(1, keepdim=True)
-        nats = -(held_out * frequencies.log()).sum() / held_out[0].sum().clamp(min=1)
-        return self._held_out_nats() < float(nats)
 
     def _restore_progress(self, facts: Facts) -> None:
         """Take over the progress; discard the best step if other pieces are held out, whose losses do not compare."""

@@ -1,6 +1,10 @@
 """Continue excerpts of held-out pieces with a trained model, and compare the result with the real music.
 
     python benchmarks/free_run.py --meta model.json --out runs [--prompt-seconds 4] [--seconds 6] [--pieces 16]
+    python benchmarks/free_run.py --corpus DIR --prompts DIR --out runs [--minutes 10] [--from STATE]
+
+With `--corpus` a model is trained on it first, into `--meta`, which `train.py` continues if it is there. With
+`--prompts` the recordings of that folder, none of them in the corpus, take the place of the model's held-out pieces.
 
 Writes `OUT/real/` (what the piece really does after the prompt), `OUT/generated/` (what the model does) and
 `OUT/codec/` (the real music through the model's codec, which is the upper bound), one WAV for each excerpt, and prints
@@ -9,12 +13,14 @@ the comparison. `evaluate.py` measures the same and more.
 
 import argparse
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
 import corpus
 from continuo.audio.files import write_wav
@@ -27,8 +33,12 @@ from predictor import Predictor
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser("free_run.py", __doc__)
-    parser.add_argument("--meta", type=Path, default=Path("model.json"), help="metadata file (default: model.json)")
+    parser.add_argument("--meta", type=Path, help="metadata file (default: model.json; with --corpus: OUT/model.json)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the WAVs")
+    parser.add_argument("--corpus", metavar="DIR", help="folder of music to train on first")
+    parser.add_argument("--prompts", metavar="DIR", help="folder of recordings to continue")
+    parser.add_argument("--minutes", type=float, default=10.0, help="minutes to train (default: 10)")
+    parser.add_argument("--from", dest="start_from", metavar="STATE", help="state to train from; see train.py")
     parser.add_argument("--prompt-seconds", type=float, default=4.0, help="length of each prompt (default: 4)")
     parser.add_argument("--seconds", type=float, default=6.0, help="length of each continuation (default: 6)")
     parser.add_argument("--pieces", type=int, default=16, help="largest number of excerpts (default: 16)")
@@ -50,10 +60,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    meta = arguments.meta or (arguments.out / "model.json" if arguments.corpus else Path("model.json"))
+    if arguments.corpus and (status := trained(meta, arguments)):
+        return status
     use_one_thread()  # as predict.py does
-    predictor = Predictor.load(arguments.meta)
+    predictor = Predictor.load(meta)
     if predictor.modality != "sound":
-        raise ValueError(f"{arguments.meta} is a model of notes: measure it with evaluate.py --meta {arguments.meta}")
+        raise ValueError(f"{meta} is a model of notes: measure it with evaluate.py --meta {meta}")
     rate = predictor.sample_rate_hz
     how = predictor.sampling.but(
         temperature=arguments.temperature,
@@ -61,7 +74,12 @@ def _run(arguments: argparse.Namespace) -> int:
         fine_temperature=arguments.fine_temperature,
     )
     times = {"prompt_seconds": arguments.prompt_seconds, "seconds": arguments.seconds}
-    found = excerpts(load_split(predictor, arguments.meta, corpus.load)[1], count=arguments.pieces, **times)
+    if arguments.prompts:
+        section = predictor.in_channels(predictor.metadata.corpus).model_copy(update={"path": arguments.prompts})
+        pieces = list(corpus.load(section).pieces)
+    else:
+        pieces = load_split(predictor, meta, corpus.load)[1]
+    found = excerpts(pieces, count=arguments.pieces, **times)
     sides: dict[str, list[np.ndarray]] = {"real": [], "generated": [], "codec": []}
     for number, excerpt in enumerate(found):
         made = {
@@ -81,6 +99,14 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(results))
     return 0
+
+
+def trained(meta: Path, arguments: argparse.Namespace) -> int:
+    """Train the default preset on the corpus in a process of its own, and return the exit status."""
+    meta.parent.mkdir(parents=True, exist_ok=True)
+    script = [sys.executable, str(ROOT / "train.py"), "--meta", str(meta), "--corpus", arguments.corpus]
+    start = ["--from", arguments.start_from] if arguments.start_from else []
+    return subprocess.run([*script, "--minutes", str(arguments.minutes), *start], check=False).returncode
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Train the foundation: the model of the default preset that the trainings of sound start from.
+"""Train a foundation: a model of the default preset that knows many kinds of music, to start trainings from (`--from`).
 
     python benchmarks/train_foundation.py --audio DIR ... [--scores DIR ...] [--soundfont FILE ...] --out FOLDER
 
 Recordings are learned in five keys. Every score is rendered several times, each time with the instruments, SoundFont,
-room, key and tempo that chance gives it. The result is `FOLDER/foundation.safetensors`, which replaces
-`models/foundation/foundation.safetensors`, and `FOLDER/styles.json`: held-out nats per step of each kind of music.
+room, key and tempo that chance gives it. The result is `FOLDER/foundation.safetensors`, and `FOLDER/styles.json`:
+held-out nats per step of each kind of music.
 
 What is done already in FOLDER is not done again: the codes of each recording and score (`codes/`), and the training
 (`training/`), which is saved every minute and goes on with the same command, or with more `--minutes`.

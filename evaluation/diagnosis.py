@@ -7,12 +7,13 @@ import math
 from functools import partial
 from typing import NamedTuple
 
+from continuo.model.advice import MORE_MUSIC
 from continuo.model.metadata import Json
-from continuo.system.paths import command
 
 MAX_CODEC_MMD2 = 0.25  # squared MMD of real music through the codec; the default reaches 0.07 on chorales
 MIN_PULSE_RATIO = 0.65  # music without any pulse reaches about half of that of real music
 MIN_COPY = 24  # events in a row; shorter copies may be common turns of music
+MORE = f"{MORE_MUSIC.capitalize()}."
 PER_REAL = "times as many notes begin as in real music"
 Rule = tuple[str, bool, str, str, bool]
 """Name of a finding, its condition, its text, advice other than to train longer, and whether that helps too."""
@@ -27,31 +28,25 @@ class Finding(NamedTuple):
 
 
 def diagnose(report: Json) -> list[Finding]:
-    """Return the findings on learning, then on the music, then on copies, the most important first; never empty.
+    """Return the findings: what a listener notices, then copies, then what was learned; never empty.
 
-    A model that learned nothing is only advised to train; one that memorizes its training music, not to train longer.
+    A model that learned nothing is said so first, and only advised to train; one that memorizes its training music is
+    not advised to train longer. An advice is given once.
     """
     of_notes = report["model"]["hears"] == "notes"
     music, copies = (_notes, _note_copies) if of_notes else (_sound, _copies)
+    learning = _learning(report)
+    state = next(name for name, condition, *_ in learning if condition)
     findings: list[Finding] = []
-    for name, condition, text, advice, longer in [*_learning(report), *music(report), *copies(report)]:
-        learning = findings[0].name if findings else ""
-        if longer and learning == "memorising":
-            advice = advice or _smaller_model(report["model"])
+    for name, condition, text, advice, longer in [*learning[:1], *music(report), *copies(report), *learning[1:]]:
+        if longer and state == "memorising":
+            advice = advice or MORE
         elif longer:
             advice = f"{advice} Or train longer." if advice else f"Train longer: {report['training']['again']}."
         if condition:
-            findings.append(Finding(name, text, "" if learning == "untrained" else advice))
+            given = any(advice == finding.advice for finding in findings) or (state == "untrained" != name)
+            findings.append(Finding(name, text, "" if given else advice))
     return findings
-
-
-def _smaller_model(model: Json) -> str:
-    hidden, begin = max(1, model["hidden"] // 2), "Add music, or train a smaller model:"
-    if not model["preset"]:
-        return (f"{begin} a copy of its metadata file with another name and state, architecture.hidden {hidden} and "
-                "architecture.dropout 0.2.")  # fmt: skip
-    return (f"{begin} {command('train')} --meta small.json --corpus YOURS --preset {model['preset']} "
-            f"--set architecture.hidden={hidden} --set architecture.dropout=0.2.")  # fmt: skip
 
 
 def _learning(report: Json) -> list[Rule]:
@@ -72,7 +67,7 @@ def _learning(report: Json) -> list[Rule]:
         ("memorising", memorizes,
          f"The model memorizes its training music: its loss there is {held_out - train:.2f} nats per step lower than "
          f"on held-out music{rose}.",
-         f"{_smaller_model(report['model'])} (predict.py uses the best weights, not the last.)", False),
+         f"{MORE} (predict.py uses the best weights, not the last.)", False),
         ("learning", learned,
          f"The model has learned: on held-out music its loss is {held_out:.2f} nats per step, and that of the better "
          f"simple guess {baseline:.2f}{saved}.", "", False),
@@ -80,7 +75,7 @@ def _learning(report: Json) -> list[Rule]:
          f"What it learned carries over: only {max(lost, 0):.0%} of what it gained on its training music is lost on "
          "held-out music.", "", False),
         ("overfitting", learned and lost >= 0.2,
-         f"{lost:.0%} of what it gained on its training music is lost on held-out music.", "More music would help.",
+         f"{lost:.0%} of what it gained on its training music is lost on held-out music.", MORE,
          False),
         ("improving", learned and report["training"]["improving"],
          "The held-out loss was still falling when training ended.", "", True),
@@ -97,16 +92,16 @@ def _sound(report: Json) -> list[Rule]:
     still_s = longest_s if longest_s > max(3.0, 3 * run("real_still_s", default=0.0)) else 0.0
     loop_s = 0.0 if run("real_loop_s", default=0.0) else run("loop_s", default=0.0)
     drift_db = run("level_drift_db", "at_the_end", default=0.0)
-    frozen = not silent and (still_s > 0 or onsets < 0.2)
+    frozen = not silent and still_s > 0
     noisy = onsets > 1.5 or flux > 1.2 * max(1.0, codec("flux_ratio", default=1.0))
-    sluggish = 0.2 <= onsets < 0.65 and not noisy and not frozen
+    sluggish = onsets < 0.65 and not noisy and not frozen
     unsteady = pulse < MIN_PULSE_RATIO and not (silent or frozen or sluggish or loop_s)
     begun = "" if math.isnan(onsets) else f", and {onsets:.2f} {PER_REAL}"
     return [
         ("silent", silent, f"It falls silent: {silence:.0%} of the generated music is silence.",
          "Leave out recordings with long pauses (--set corpus.exclude=...).", True),
         ("frozen", frozen,
-         f"It freezes: the sound does not change{f' for {still_s:.1f} s of the long run' if still_s else ''}{begun}.",
+         f"It freezes: the sound does not change for {still_s:.1f} s of the long run{begun}.",
          "Raise predict.py --coarse-temperature (try 1.2).", True),
         ("looping", loop_s > 0, f"The long run repeats itself every {loop_s:.2f} s.",
          "Raise predict.py --temperature (try 1.1).", True),
@@ -155,11 +150,11 @@ def _copies(report: Json) -> list[Rule]:
     text = (f"It {'copies' if copies else 'stays close to' if close else 'does not copy'} its training music: at most "
             f"{copied:.1f} s in a row follow one piece (held-out music: {chance:.1f} s), and its most familiar seconds "
             f"differ from it {near:.2f} times as much as those of held-out music.")  # fmt: skip
-    return [_copying(report, text) if copies or close else ("novel", True, text, "", False)]
+    return [_copying(text) if copies or close else ("novel", True, text, "", False)]
 
 
-def _copying(report: Json, text: str) -> Rule:
-    return "copying", True, text, _smaller_model(report["model"]), False
+def _copying(text: str) -> Rule:
+    return "copying", True, text, MORE, False
 
 
 def _notes(report: Json) -> list[Rule]:
@@ -209,7 +204,7 @@ def _note_copies(report: Json) -> list[Rule]:
     text = (f"It {'copies' if copies else 'does not copy'}: {fraction:.0%} of its stretches of {new['stretch']} events "
             f"are in its training songs too (held-out music: {usual:.0%}), the longest{source} with {longest} events "
             f"(held-out music: {chance}).")  # fmt: skip
-    return [_copying(report, text) if copies else ("novel", True, text, "", False)]
+    return [_copying(text) if copies else ("novel", True, text, "", False)]
 
 
 def _figure(report: Json, *keys: str, default: float = math.nan) -> float:

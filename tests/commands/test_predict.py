@@ -99,12 +99,14 @@ def test_A08_predict_musicxml_prompt_writes_audio_and_picture(trained, tmp_path)
     ("validations", "step", "words"),
     [
         (1, 400, ""),
-        (2, 400, ", still improving on held-out music"),
-        (2, 500, ", better than step 500 on held-out music"),
+        (2, 400, ": longer training still helps"),
+        (3, 500, ", better than step 500 on held-out music"),
+        (6, 900, ", better than step 900 on held-out music: more recordings help most; longer training does not"),
     ],
 )
 def test_validation_trend_is_named_after_the_second_validation(validations, step, words):
-    facts = {"progress": checkpoint.Progress(0, 0.0, [[200 * n, 1.0, 9.0, 9.0] for n in range(validations)])}
+    history = [[200 * (n + 1), 1.0, 9.0, 9.0] for n in range(validations)]
+    facts = {"progress": checkpoint.Progress(0, 0.0, history, best_step=400 if validations > 1 else None)}
     predictor = SimpleNamespace(facts=facts, weights_step=400, step=step, modality="sound")
     assert predict_script._validation_trend(predictor) == words
 

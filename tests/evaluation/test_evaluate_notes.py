@@ -255,12 +255,6 @@ def test_A12_diagnosis_of_notes_needs_only_the_losses():
     assert found == {"learning", "generalising", "improving"}
 
 
-def test_A12_advice_names_the_preset_to_make_smaller():
-    changes = {MODEL: 7.0, TRAIN: 2.0, "model.preset": "roll-conv", "model.hidden": 256}
-    (finding,) = diagnose(losses_alone(changes))
-    assert "--preset roll-conv --set architecture.hidden=128" in finding.advice
-
-
 # --- the command -----------------------------------------------------------------------------------------------------
 
 

@@ -43,7 +43,10 @@ def test_train_codec_makes_a_codec_that_is_loaded_and_goes_on(recordings, tmp_pa
     assert tensors["components"].shape == (160, 819)
     assert tensors["centroids"].shape == (3, 1024, 160)
     assert 0 <= tensors["decay"].min() <= tensors["decay"].max() <= 0.8
-    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+    assert tensors["network.out.weight"].dtype == torch.int8
+    scales = {name for name, tensor in tensors.items() if tensor.dtype == torch.float32}
+    assert scales == {f"{name}:scale" for name, tensor in tensors.items() if tensor.dtype == torch.int8}
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16, torch.int8, torch.float32}
     assert all(tensor.isfinite().all() for tensor in tensors.values())
     monkeypatch.setattr(module, "SHIPPED", out / "codec.safetensors")
     module.shipped.cache_clear()
