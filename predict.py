@@ -36,7 +36,7 @@ SAMPLE_BYTES = 2  # bytes of a sample of one channel in a WAV
 MAX_PICTURE_BYTES = 2e6  # bytes
 NO_PROMPT = Path("none")
 STANDARD_OUTPUT = Path("-")
-EARLY_STEPS = 300  # of a training that started from nothing; its weights before that make noise
+EARLY_STEPS = 120  # of a training that started from nothing; its weights before that make noise
 OWN_MODEL, DEMO_MODEL = Path("model.json"), MODELS / "demo" / "chorales.json"
 
 

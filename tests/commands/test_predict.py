@@ -117,7 +117,7 @@ def test_validation_trend_is_named_after_the_second_validation(validations, step
 def test_first_weights_of_sound_from_nothing_are_said_to_make_noise(modality, begun_with, warns):
     facts = {"progress": checkpoint.Progress(0, 0.0, []), "begun_with": begun_with}
     predictor = SimpleNamespace(facts=facts, weights_step=23, step=23, modality=modality)
-    assert (predict_script._validation_trend(predictor) == ": expect noise, and wait for step 300 or so") == warns
+    assert (predict_script._validation_trend(predictor) == ": expect noise, and wait for step 120 or so") == warns
 
 
 @pytest.mark.parametrize(
