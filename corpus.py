@@ -74,7 +74,7 @@ MATCH_TIMEOUT_S = 1.0  # per pattern and path; stops catastrophic backtracking s
 ADDRESS = regex.compile(r"https?:/")
 GROUP = regex.compile(r"([\d,]+) files?")  # the name under which files of one kind are reported together
 FEW = 10  # pieces; of fewer, the end of each long one is held out, and no whole piece
-LONG_S, END_FRACTION = 20.0, 0.1  # seconds of a piece that is long enough for that, and the fraction that is held out
+LONG_S, END_FRACTION = 120.0, 0.1  # seconds of a piece that is long enough for that, and the fraction that is held out
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,8 @@ def test_commands_show_progress_and_colors_on_a_terminal_only(tmp_path, music_fo
     script = lambda name, *flags: [sys.executable, str(ROOT / f"{name}.py"), *map(str, flags)]  # noqa: E731
     from conftest import SMALL_CODEC, set_flags
 
-    learn = script("train", "--corpus", music_folder, "--steps", 40, *set_flags(SMALL_CODEC))
+    small = SMALL_CODEC | {"representation.adaptation_steps": 2}
+    learn = script("train", "--corpus", music_folder, "--steps", 40, *set_flags(small))
     fresh_cache = {"CONTINUO_CACHE": str(tmp_path / "cache")}
     shown = on_a_terminal(learn, tmp_path, **fresh_cache)
     for part in ("reading the corpus", "encoding", "the codec is adapted to the corpus", "training"):

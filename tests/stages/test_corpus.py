@@ -342,17 +342,17 @@ def test_split_of_very_different_lengths_holds_out_enough_music(lengths, fractio
 
 
 def test_split_of_a_few_long_pieces_holds_out_their_ends_and_trains_on_short_ones_whole():
-    lengths = [60, 30, 8]
+    lengths = [600, 300, 80]
     pieces = [Piece(f"{n}", "", 10, np.arange(10 * s, dtype=np.float32), -20.0) for n, s in enumerate(lengths)]
     train, held_out = corpus.Corpus(tuple(pieces), ()).split(0.1, seed=0)
     assert [piece.id for piece in train] == ["0#beginning", "1#beginning", "2"]
-    assert [piece.seconds for piece in train] == [54, 27, 8]
-    assert [(piece.id, piece.seconds) for piece in held_out] == [("0#end", 6), ("1#end", 3)]
+    assert [piece.seconds for piece in train] == [540, 270, 80]
+    assert [(piece.id, piece.seconds) for piece in held_out] == [("0#end", 60), ("1#end", 30)]
     assert np.array_equal(np.concatenate([train[0].samples, held_out[0].samples]), pieces[0].samples)
 
 
 def test_split_of_few_pieces_most_of_them_short_is_by_piece():
-    lengths = [25, 15, 15, 15]
+    lengths = [130, 60, 60, 60]
     pieces = [Piece(f"{n}", "", 10, np.zeros(10 * s, np.float32), -20.0) for n, s in enumerate(lengths)]
     train, held_out = corpus.Corpus(tuple(pieces), ()).split(0.25, seed=0)
     assert sorted(piece.id for piece in [*train, *held_out]) == ["0", "1", "2", "3"]
